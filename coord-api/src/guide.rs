@@ -1,0 +1,1 @@
+//! Implementing a backend.

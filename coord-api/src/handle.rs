@@ -1,0 +1,130 @@
+//! What everything leased has in common: a fencing number, a state to read, `lost()`, and a release.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::error::Result;
+use crate::registry::ServiceInstance;
+use crate::types::FencingToken;
+
+/// Why a handle stands for nothing any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Loss {
+    /// It was not renewed in time: its local deadline passed, or the store said that the lease is gone (R32).
+    Expired,
+    /// Someone removed its entry from the store (R32).
+    Removed,
+    /// Another owner, or a later handle of the same provider, took its place (R34).
+    Superseded,
+    /// The provider was closed (R8).
+    Closed,
+    /// It was released, or dropped.
+    Released,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Loss::Expired => "expired",
+            Loss::Removed => "removed",
+            Loss::Superseded => "superseded",
+            Loss::Closed => "closed",
+            Loss::Released => "released",
+        })
+    }
+}
+
+/// What a handle stands for at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HandleState {
+    /// It holds what it was given for: the lock, the registration, the id.
+    Held,
+    /// It is gone from the store for now and being brought back. Only registrations heal (R37).
+    Lost,
+    /// It is over, for good.
+    Ended(Loss),
+}
+
+impl HandleState {
+    /// Whether this is [`HandleState::Held`].
+    pub fn is_held(self) -> bool {
+        self == HandleState::Held
+    }
+}
+
+/// What a backend provides behind [`LockGuard`](crate::LockGuard), [`Registration`](crate::Registration) and [`InstanceId`](crate::InstanceId).
+///
+/// # Contract
+///
+/// - **R9** Dropping never blocks and never panics, also outside a runtime; it hands the release to the provider.
+/// - **R32** `state` compares the clock with the local deadline itself, so that it is right also when nothing else runs. `lost` fires at that deadline, at most
+///   100 ms of scheduling later.
+#[async_trait]
+pub trait Leased: fmt::Debug + Send + Sync + 'static {
+    /// The number that orders the grants of this key. It may rise while a registration heals.
+    fn fencing_token(&self) -> FencingToken;
+
+    /// What the handle stands for at this moment.
+    fn state(&self) -> HandleState;
+
+    /// The time left to the local deadline, zero when not held (R33).
+    fn ttl(&self) -> Duration;
+
+    /// Resolves once the handle is over for good, also when it is released or dropped.
+    fn lost(&self) -> Lost;
+
+    /// Gives it back. Idempotent; it never harms a successor.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` when there was nothing left to give back (locks and ids). `Unavailable` or `Timeout`, outcome `Unknown`, when the store did
+    /// not answer: the handle is over all the same, and the provider goes on trying (R9).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a dropped call leaves the release to the provider.
+    async fn release(&self) -> Result<()>;
+}
+
+/// What a backend provides behind [`Registration`](crate::Registration).
+#[async_trait]
+pub trait LeasedRegistration: Leased {
+    /// Replaces the registered content in place.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registration::update`](crate::Registration::update).
+    async fn update(&self, instance: ServiceInstance) -> Result<()>;
+}
+
+/// A future that resolves once a handle is over for good. It borrows nothing, so it may outlive the handle or move to another task.
+#[must_use = "futures do nothing unless polled"]
+pub struct Lost(Pin<Box<dyn Future<Output = Loss> + Send>>);
+
+impl Lost {
+    /// Wraps a backend's future.
+    pub fn new(future: impl Future<Output = Loss> + Send + 'static) -> Self {
+        Lost(Box::pin(future))
+    }
+}
+
+impl Future for Lost {
+    type Output = Loss;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Loss> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lost").finish_non_exhaustive()
+    }
+}
