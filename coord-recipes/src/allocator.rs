@@ -1,0 +1,311 @@
+//! Instance ids: the smallest free numbers, claimed for many callers at once (R41 to R44).
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use coord_api::store::{Change, Compare, Op, OpReply, Range, RangeReply, Span, round_ttl};
+use coord_api::{Error, ErrorKind, IdOptions, InstanceId, InstanceIdAllocator, Outcome, Result, Wait, key};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use crate::core::{Core, require_runtime};
+use crate::keys;
+use crate::lock::within;
+use crate::session::{Holding, Leased, Write};
+use crate::watch::{Feed, Resuming};
+
+/// Ids that one claim takes at most: each needs a compare, and a transaction has room for 128.
+const CLAIM: usize = 100;
+
+/// Instance ids over a store.
+#[derive(Debug)]
+pub(crate) struct Allocators {
+    core: Arc<Core>,
+    /// Bounded by the number of services that the program allocates for.
+    pools: Mutex<HashMap<String, Arc<Pool>>>,
+}
+
+/// The callers of one service, and the one task that serves them.
+#[derive(Debug)]
+struct Pool {
+    core: Arc<Core>,
+    directory: Bytes,
+    range: RangeInclusive<u32>,
+    waiting: Mutex<Waiting>,
+    /// A caller came or went.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Bounded by the calls under way.
+    requests: Vec<Request>,
+    /// Whether the task runs.
+    served: bool,
+}
+
+#[derive(Debug)]
+struct Request {
+    ttl: Duration,
+    /// Whether to wait where no id is free.
+    patient: bool,
+    answer: oneshot::Sender<Result<(u32, Holding)>>,
+}
+
+impl Allocators {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Allocators { core, pools: Mutex::default() }
+    }
+
+    fn pool(&self, operation: &'static str, service: &str, range: &RangeInclusive<u32>) -> Result<Arc<Pool>> {
+        let mut pools = self.pools.lock();
+        if let Some(pool) = pools.get(service) {
+            if pool.range != *range {
+                return Err(Error::invalid_argument(operation, "this provider allocates for this service from another range already"));
+            }
+            return Ok(Arc::clone(pool));
+        }
+        let pool = Pool {
+            core: Arc::clone(&self.core),
+            directory: keys::ids(service),
+            range: range.clone(),
+            waiting: Mutex::default(),
+            changed: Notify::new(),
+        };
+        let pool = Arc::new(pool);
+        pools.insert(service.to_owned(), Arc::clone(&pool));
+        Ok(pool)
+    }
+}
+
+#[async_trait]
+impl InstanceIdAllocator for Allocators {
+    async fn acquire_id_with(&self, service: &str, options: IdOptions) -> Result<InstanceId> {
+        const OPERATION: &str = "allocator.acquire_id";
+        key::check_segment(OPERATION, service)?;
+        let ttl = round_ttl(OPERATION, options.ttl)?;
+        if options.range.is_empty() || *options.range.end() < 1 {
+            return Err(Error::invalid_argument(OPERATION, "a range of ids that is empty, or whose greatest id is less than 1"));
+        }
+        let acquire = async {
+            let pool = self.pool(OPERATION, service, &options.range)?;
+            // Declared before the answer, and so dropped after it.
+            let _leaving = Leaving(&pool);
+            let (answer, answered) = oneshot::channel();
+            pool.ask(Request { ttl, patient: options.wait != Wait::Never, answer })?;
+            let answered = async { answered.await.unwrap_or_else(|_| Err(Error::closed(OPERATION))) };
+            match options.wait {
+                Wait::For(limit) => within(OPERATION, limit, answered).await,
+                _ => answered.await,
+            }
+        };
+        let (id, holding) = self.core.run(OPERATION, Outcome::NotApplied, acquire).await?;
+        Ok(InstanceId::new(service, id, holding))
+    }
+}
+
+impl Pool {
+    /// Queues a request, and starts the task that serves it where none runs.
+    fn ask(self: &Arc<Self>, request: Request) -> Result<()> {
+        require_runtime("allocator.acquire_id")?;
+        let start = {
+            let mut waiting = self.waiting.lock();
+            waiting.requests.push(request);
+            !std::mem::replace(&mut waiting.served, true)
+        };
+        self.changed.notify_one();
+        if start {
+            // Ends when nobody waits any more.
+            tokio::spawn(Arc::clone(self).serve());
+        }
+        Ok(())
+    }
+
+    /// Everyone who waits, or `None` when nobody does: then the task must end.
+    fn take(&self, mut patient: Vec<Request>) -> Option<Vec<Request>> {
+        let mut waiting = self.waiting.lock();
+        patient.append(&mut waiting.requests);
+        patient.retain(|request| !request.answer.is_closed());
+        waiting.served = !patient.is_empty();
+        waiting.served.then_some(patient)
+    }
+
+    async fn serve(self: Arc<Self>) {
+        tokio::select! {
+            biased;
+            () = self.core.closing.cancelled() => {}
+            () = self.serve_while_asked() => return,
+        }
+        // Their answers end as closed.
+        let mut waiting = self.waiting.lock();
+        waiting.requests.clear();
+        waiting.served = false;
+    }
+
+    async fn serve_while_asked(&self) {
+        let mut patient = Vec::new();
+        let mut freed: Option<Resuming> = None;
+        loop {
+            // Lets the callers of one moment come together in one claim.
+            tokio::task::yield_now().await;
+            let Some(requests) = self.take(std::mem::take(&mut patient)) else { return };
+            patient = self.round(requests).await;
+            if patient.is_empty() {
+                freed = None;
+                continue;
+            }
+            // None is free. The watch starts with the state, so that an id freed meanwhile is not slept over (R42).
+            let feed = freed.get_or_insert_with(|| Resuming::from_snapshot(Arc::clone(&self.core), Span::prefix(self.directory.clone())));
+            let news = tokio::select! {
+                biased;
+                news = self.until_freed(feed) => news,
+                () = self.changed.notified() => Ok(()),
+            };
+            if let Err(error) = news {
+                patient.drain(..).for_each(|request| request.refuse(error.clone()));
+            }
+        }
+    }
+
+    /// Waits until an id may be free.
+    async fn until_freed(&self, feed: &mut Resuming) -> Result<()> {
+        loop {
+            match feed.next().await? {
+                Feed::Batch(batch) if batch.changes.iter().any(|change| matches!(change, Change::Delete { .. })) => return Ok(()),
+                Feed::Resync { state, .. } if self.free(&self.taken(&state)).next().is_some() => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Serves requests once; returns those that go on waiting.
+    async fn round(&self, mut requests: Vec<Request>) -> Vec<Request> {
+        let mut patient = Vec::new();
+        while let Some(ttl) = requests.first().map(|request| request.ttl) {
+            let (mut claimants, others): (Vec<_>, Vec<_>) = requests.into_iter().partition(|request| request.ttl == ttl);
+            requests = claimants.split_off(claimants.len().min(CLAIM));
+            requests.extend(others);
+            match self.claim(ttl, &mut claimants).await {
+                Ok(()) => patient.extend(claimants.into_iter().filter_map(|request| {
+                    if request.patient {
+                        return Some(request);
+                    }
+                    request.refuse(Error::new(ErrorKind::Exhausted, "allocator.acquire_id", "every id of the range is held"));
+                    None
+                })),
+                Err(error) => claimants.into_iter().for_each(|request| request.refuse(error.clone())),
+            }
+        }
+        patient
+    }
+
+    /// Claims the smallest free ids for as many of the claimants as there are, in their order, and leaves the others in the list (R41).
+    ///
+    /// One read and one transaction; one transaction more for each conflict with another provider, which has then made progress.
+    async fn claim(&self, ttl: Duration, claimants: &mut Vec<Request>) -> Result<()> {
+        let session = self.core.sessions.enter(&self.core, "allocator.acquire_id", ttl).await?;
+        let ids = Range::prefix(self.directory.clone()).with_keys_only();
+        let mut state = self.core.store.range(ids.clone()).await?;
+        loop {
+            claimants.retain(|request| !request.answer.is_closed());
+            let taken = self.taken(&state);
+            let claimed: Vec<(u32, Holding)> = self
+                .free(&taken)
+                .take(claimants.len())
+                .map(|id| (id, Holding::new(session.clone(), keys::id(&self.directory, id))))
+                .collect();
+            if claimed.is_empty() {
+                return Ok(());
+            }
+            let mut write = Leased { otherwise: vec![Op::Range(ids.clone())], ..Leased::default() };
+            for (_, holding) in &claimed {
+                write.compares.push(Compare::Absent(holding.key().clone()));
+                write.then.push(Op::put_leased(holding.key().clone(), self.core.name.clone(), session.lease()));
+                holding.sending();
+            }
+            match session.write(&write).await {
+                Ok(Some(Write::Done(reply))) => {
+                    claimed.iter().for_each(|(_, holding)| holding.written(reply.revision, reply.revision));
+                    hand_out(claimed, claimants);
+                    return Ok(());
+                }
+                Ok(Some(Write::Refused(mut reply))) => {
+                    claimed.iter().for_each(|(_, holding)| holding.not_written());
+                    state = match reply.replies.pop() {
+                        Some(OpReply::Range(state)) => state,
+                        _ => return Err(Error::new(ErrorKind::Internal, "allocator.acquire_id", "the store left out an answer")),
+                    };
+                }
+                Ok(None) => {
+                    // All or none was applied, and what hangs on this lease under a key that was free is this claim's.
+                    state = self.core.store.range(ids.clone()).await?;
+                    let ours = |holding: &Holding| {
+                        state.entries.iter().find(|entry| entry.key == *holding.key() && entry.lease == Some(session.lease()))
+                    };
+                    let mut applied = false;
+                    for (_, holding) in &claimed {
+                        match ours(holding) {
+                            Some(entry) => {
+                                holding.written(entry.created, entry.modified);
+                                applied = true;
+                            }
+                            None => holding.not_written(),
+                        }
+                    }
+                    if applied {
+                        hand_out(claimed, claimants);
+                        return Ok(());
+                    }
+                }
+                Err(error) => {
+                    if error.outcome() == Outcome::NotApplied {
+                        claimed.iter().for_each(|(_, holding)| holding.not_written());
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// The ids that are held. Keys that are no ids were left by someone else.
+    fn taken(&self, state: &RangeReply) -> BTreeSet<u32> {
+        let id = |key: &Bytes| {
+            let digits = std::str::from_utf8(keys::segment(&self.directory, key)?).ok()?;
+            digits.parse::<u32>().ok().filter(|id| id.to_string() == digits)
+        };
+        state.entries.iter().filter_map(|entry| id(&entry.key)).collect()
+    }
+
+    /// The ids that are free, the smallest first.
+    fn free<'a>(&self, taken: &'a BTreeSet<u32>) -> impl Iterator<Item = u32> + use<'a> {
+        self.range.clone().filter(|id| !taken.contains(id))
+    }
+}
+
+impl Request {
+    fn refuse(self, error: Error) {
+        // A caller that is gone needs no answer.
+        let _ = self.answer.send(Err(error));
+    }
+}
+
+/// Gives each claimant an id. An id whose claimant went away is dropped, and so released (R29).
+fn hand_out(claimed: Vec<(u32, Holding)>, claimants: &mut Vec<Request>) {
+    let served = claimants.drain(..claimed.len().min(claimants.len()));
+    for (request, grant) in served.zip(claimed) {
+        let _ = request.answer.send(Ok(grant));
+    }
+}
+
+/// Tells the task that a caller went away, so that it does not wait for nobody.
+struct Leaving<'a>(&'a Pool);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.changed.notify_one();
+    }
+}

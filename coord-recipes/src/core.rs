@@ -1,0 +1,151 @@
+//! What all contracts of one provider share: the store, the sessions, the watches, and the word that it is over.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use coord_api::store::{Entry, Range, RangeReply, Span, Store};
+use coord_api::{Error, ErrorKind, LeaseId, Outcome, Result};
+use parking_lot::Mutex;
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+use crate::session::Sessions;
+use crate::watch::Hub;
+
+/// Entries that one page of a long list asks for.
+const PAGE: usize = 1_000;
+
+/// Shared by all contracts of one provider, its sessions and its handles.
+pub(crate) struct Core {
+    pub(crate) store: Arc<dyn Store>,
+    /// The provider's name, for people who look into the store.
+    pub(crate) name: String,
+    pub(crate) sessions: Sessions,
+    pub(crate) hub: Hub,
+    /// Checked on every call, so it is not the token, whose check takes a lock.
+    closed: AtomicBool,
+    pub(crate) closing: CancellationToken,
+    /// The provider was dropped: what is not held any more is not kept for later.
+    pub(crate) abandoned: CancellationToken,
+    /// The leases that were granted and not yet seen to be gone: what closing revokes.
+    pub(crate) leases: Mutex<HashSet<LeaseId>>,
+    store_id: OnceCell<String>,
+}
+
+impl Core {
+    pub(crate) fn new(store: Arc<dyn Store>, name: String) -> Arc<Self> {
+        Arc::new(Core {
+            store,
+            name,
+            sessions: Sessions::default(),
+            hub: Hub::default(),
+            closed: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+            abandoned: CancellationToken::new(),
+            leases: Mutex::new(HashSet::new()),
+            store_id: OnceCell::new(),
+        })
+    }
+
+    /// Whether the provider was closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Refuses new work from now on and ends what is pending (R8).
+    pub(crate) fn begin_close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.closing.cancel();
+    }
+
+    /// Runs one call of a contract: `Closed` without I/O once the provider is closed, and `Closed` with `outcome` if that happens meanwhile (R8).
+    pub(crate) async fn run<T>(&self, operation: &'static str, outcome: Outcome, call: impl Future<Output = Result<T>>) -> Result<T> {
+        if self.is_closed() {
+            return Err(Error::closed(operation));
+        }
+        tokio::select! {
+            biased;
+            result = call => result.map_err(|error| error.in_operation(operation)),
+            () = self.closing.cancelled() => Err(Error::closed(operation).with_outcome(outcome)),
+        }
+    }
+
+    /// The store's identity, asked for once.
+    pub(crate) async fn store_id(&self) -> Result<&str> {
+        let id = self.store_id.get_or_try_init(|| async { Ok::<_, Error>(self.store.status().await?.store_id) }).await?;
+        Ok(id)
+    }
+
+    /// Whether a lease is, or may still be, this provider's.
+    pub(crate) fn owns(&self, lease: LeaseId) -> bool {
+        self.leases.lock().contains(&lease)
+    }
+
+    /// Revokes a lease.
+    pub(crate) async fn revoke(&self, lease: LeaseId) -> Result<()> {
+        self.store.revoke_lease(lease).await?;
+        self.leases.lock().remove(&lease);
+        Ok(())
+    }
+
+    /// All of a span at one revision, in pages (R14).
+    pub(crate) async fn list(&self, span: Span) -> Result<RangeReply> {
+        'snapshot: loop {
+            let mut all = self.store.range(Range::new(span.clone()).with_limit(PAGE)).await?;
+            while all.more {
+                let Some(last) = all.entries.last() else {
+                    return Err(Error::new(ErrorKind::Internal, "store.range", "a page without entries says that more follow"));
+                };
+                let page = Range::new(span.clone()).with_limit(PAGE).with_after_key(last.key.clone()).with_at(all.revision);
+                match self.store.range(page).await {
+                    Ok(page) => {
+                        all.entries.extend(page.entries);
+                        all.more = page.more;
+                    }
+                    // The history under the pages was compacted: a newer snapshot is as good.
+                    Err(error) if error.kind() == ErrorKind::Compacted => continue 'snapshot,
+                    Err(error) => return Err(error),
+                }
+            }
+            return Ok(all);
+        }
+    }
+
+    /// One key, as it is now.
+    pub(crate) async fn read(&self, key: bytes::Bytes) -> Result<Option<Entry>> {
+        Ok(self.store.range(Range::key(key)).await?.entries.into_iter().next())
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("name", &self.name)
+            .field("store", &self.store)
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether trying again can help: everything but what the caller or an administrator must repair (R20).
+pub(crate) fn is_permanent(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::InvalidArgument | ErrorKind::Closed | ErrorKind::Unauthenticated | ErrorKind::PermissionDenied | ErrorKind::Codec
+    )
+}
+
+/// Checks that background work can be started and timed here: everything that is leased or watched needs a tokio runtime.
+///
+/// # Errors
+///
+/// `Internal` outside of one, where tokio itself would panic.
+pub(crate) fn require_runtime(operation: &'static str) -> Result<()> {
+    match tokio::runtime::Handle::try_current() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::new(ErrorKind::Internal, operation, "called outside of a tokio runtime").with_source(error)),
+    }
+}

@@ -1,0 +1,16 @@
+#![doc = include_str!("../README.md")]
+
+mod allocator;
+mod backoff;
+mod config;
+//config_manager
+mod core;
+mod keys;
+//layers
+mod lock;
+mod provider;
+mod registry;
+mod session;
+mod watch;
+
+pub use provider::{ProviderOptions, StoreProvider};

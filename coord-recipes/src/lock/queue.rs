@@ -1,0 +1,191 @@
+//! Who is next: one ordered view of each lock's queue, shared by all waiters of the process.
+//!
+//! A view that follows the queue in order needs no confirming read at a hand-over: the deletion that makes an entry the oldest shows the entry itself to be
+//! there (R28, R30).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use coord_api::store::{Change, Span};
+use coord_api::{Error, Result, Revision};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::core::Core;
+use crate::keys;
+use crate::watch::{Feed, Resuming};
+
+/// The queues in which someone waits.
+#[derive(Debug, Default)]
+pub(crate) struct Queues {
+    by_prefix: Mutex<HashMap<Bytes, Weak<Queue>>>,
+}
+
+/// What a waiter is told.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// Its entry is the oldest.
+    Granted,
+    /// Its entry is gone.
+    Gone,
+}
+
+impl Queues {
+    /// Waits for the turn of the entry `key`, created at `created`, in the queue `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// Only what trying again cannot repair.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe. The entry itself is the caller's.
+    pub(crate) async fn wait(&self, core: &Arc<Core>, prefix: &Bytes, created: Revision, key: &Bytes) -> Result<Turn> {
+        let queue = self.queue(core, prefix);
+        let (tell, told) = oneshot::channel();
+        queue.view.lock().admit(created, key.clone(), tell);
+        let waiting = Waiting { queue, key: key.clone() };
+        let turn = told.await;
+        drop(waiting);
+        turn.unwrap_or_else(|_| Err(Error::closed("lock.acquire")))
+    }
+
+    fn queue(&self, core: &Arc<Core>, prefix: &Bytes) -> Arc<Queue> {
+        let mut queues = self.by_prefix.lock();
+        if let Some(queue) = queues.get(prefix).and_then(Weak::upgrade).filter(|queue| !queue.view.lock().ended) {
+            return queue;
+        }
+        queues.retain(|_, queue| queue.strong_count() > 0);
+        let queue = Arc::new_cyclic(|queue| Queue {
+            view: Mutex::new(View::default()),
+            _driver: AbortOnDropHandle::new(tokio::spawn(follow(Weak::clone(queue), Arc::clone(core), prefix.clone()))),
+        });
+        queues.insert(prefix.clone(), Arc::downgrade(&queue));
+        queue
+    }
+}
+
+/// A queue, as far as its watch has come. Dropped with its last waiter, and its task with it.
+#[derive(Debug)]
+struct Queue {
+    view: Mutex<View>,
+    _driver: AbortOnDropHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct View {
+    /// The revision of the view; `None` until it was read.
+    at: Option<Revision>,
+    /// The entries, the oldest first.
+    entries: BTreeSet<(Revision, Bytes)>,
+    created: HashMap<Bytes, Revision>,
+    waiters: HashMap<Bytes, oneshot::Sender<Result<Turn>>>,
+    ended: bool,
+}
+
+impl View {
+    /// Takes a waiter in, whose entry may have come and gone before the view was read.
+    fn admit(&mut self, created: Revision, key: Bytes, tell: oneshot::Sender<Result<Turn>>) {
+        let gone = self.at.is_some_and(|at| at >= created) && !self.created.contains_key(&key);
+        self.waiters.insert(key.clone(), tell);
+        if gone {
+            self.tell(&key, Turn::Gone);
+        } else {
+            self.tell_first();
+        }
+    }
+
+    fn apply(&mut self, prefix: &Bytes, feed: Feed) {
+        match feed {
+            Feed::Batch(batch) => {
+                for change in batch.changes {
+                    match change {
+                        Change::Put(entry) => self.add(prefix, entry.key, entry.created),
+                        Change::Delete { key } => self.remove(&key),
+                    }
+                }
+                self.at = Some(batch.revision);
+            }
+            Feed::Resync { state, .. } => {
+                // What was here and is not there any more is gone; what the view has not seen yet may still come.
+                let known = std::mem::take(&mut self.created);
+                self.entries.clear();
+                for entry in state.entries {
+                    self.add(prefix, entry.key, entry.created);
+                }
+                for key in known.into_keys().filter(|key| !self.created.contains_key(key)).collect::<Vec<_>>() {
+                    self.tell(&key, Turn::Gone);
+                }
+                self.at = Some(state.revision);
+            }
+        }
+        self.tell_first();
+    }
+
+    fn add(&mut self, prefix: &Bytes, key: Bytes, created: Revision) {
+        // Deeper keys are the queues of other names.
+        if keys::segment(prefix, &key).is_some() {
+            self.entries.insert((created, key.clone()));
+            self.created.insert(key, created);
+        }
+    }
+
+    fn remove(&mut self, key: &Bytes) {
+        if let Some(created) = self.created.remove(key) {
+            self.entries.remove(&(created, key.clone()));
+            self.tell(key, Turn::Gone);
+        }
+    }
+
+    fn tell(&mut self, key: &Bytes, turn: Turn) {
+        if let Some(tell) = self.waiters.remove(key) {
+            // A waiter that went away meanwhile gives its entry back by itself.
+            let _ = tell.send(Ok(turn));
+        }
+    }
+
+    /// Tells the waiter whose entry is the oldest. An entry that the view holds was there at the view's revision (R30).
+    fn tell_first(&mut self) {
+        if let Some((_, key)) = self.entries.first() {
+            let key = key.clone();
+            self.tell(&key, Turn::Granted);
+        }
+    }
+}
+
+/// A waiter's place in the view.
+struct Waiting {
+    queue: Arc<Queue>,
+    key: Bytes,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.queue.view.lock().waiters.remove(&self.key);
+    }
+}
+
+/// Follows a queue until nobody waits in it any more.
+async fn follow(queue: Weak<Queue>, core: Arc<Core>, prefix: Bytes) {
+    let mut feed = Resuming::from_snapshot(core, Span::prefix(prefix.clone()));
+    loop {
+        let news = feed.next().await;
+        let Some(queue) = queue.upgrade() else { return };
+        match news {
+            Ok(news) => queue.view.lock().apply(&prefix, news),
+            Err(error) => {
+                let waiters = {
+                    let mut view = queue.view.lock();
+                    view.ended = true;
+                    std::mem::take(&mut view.waiters)
+                };
+                for tell in waiters.into_values() {
+                    let _ = tell.send(Err(error.clone()));
+                }
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! One registered entry: how it gets into the store, how its loss is noticed, how it goes (R34, R37, R38).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use coord_api::handle::Leased as _;
+use coord_api::store::{Change, Compare, Entry, Op, Range, Span};
+use coord_api::{ErrorKind, LeaseId, Loss, Outcome, Result, Revision, Takeover, Value};
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
+use crate::core::Core;
+use crate::session::{Holding, Leased, Write};
+use crate::watch::{Feed, Resuming};
+
+/// What should be in the store.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) content: Value,
+    /// A whole number of seconds.
+    pub(super) ttl: Duration,
+    /// What to do with a live foreign owner; `None` when healing, which never fights (R37).
+    pub(super) takeover: Option<Takeover>,
+}
+
+/// What happened to an entry.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// It is in the store as wanted.
+    Held,
+    /// It was lost, and must be written again.
+    Lost,
+    /// A live foreign owner holds the key.
+    Foreign,
+    /// An attempt to write it failed.
+    Failed(coord_api::Error),
+}
+
+/// The entry under one key, as one provider wants it.
+#[derive(Debug)]
+pub(super) struct RegisteredEntry {
+    core: Arc<Core>,
+    key: Bytes,
+    wanted: Option<Wanted>,
+    /// Whether the store holds what is wanted, as far as is known.
+    placed: bool,
+    holding: Option<Arc<Holding>>,
+    /// The entry under the lease of another TTL, until it has moved.
+    moving: Option<Arc<Holding>>,
+    feed: Option<Resuming>,
+    backoff: Backoff,
+    retry_at: Option<Instant>,
+}
+
+impl RegisteredEntry {
+    pub(super) fn new(core: Arc<Core>, key: Bytes) -> Self {
+        RegisteredEntry {
+            core,
+            key,
+            wanted: None,
+            placed: false,
+            holding: None,
+            moving: None,
+            feed: None,
+            backoff: Backoff::new(),
+            retry_at: None,
+        }
+    }
+
+    /// What is wanted now.
+    pub(super) fn wanted(&self) -> Option<&Wanted> {
+        self.wanted.as_ref()
+    }
+
+    /// Wants something else, to be written at once.
+    pub(super) fn want(&mut self, wanted: Wanted) {
+        self.wanted = Some(wanted);
+        self.placed = false;
+        self.retry_at = None;
+    }
+
+    /// The entry on its lease.
+    pub(super) fn holding(&self) -> Option<&Arc<Holding>> {
+        self.holding.as_ref()
+    }
+
+    /// Tries again after a pause.
+    pub(super) fn retry_later(&mut self) {
+        self.retry_at = Some(Instant::now() + self.backoff.pause());
+    }
+
+    /// The next event; pending for ever while nothing is wanted.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a write that was under way is fenced off before the next one.
+    pub(super) async fn next(&mut self) -> Event {
+        if self.wanted.is_none() {
+            return std::future::pending().await;
+        }
+        if self.placed {
+            return self.follow().await;
+        }
+        if let Some(retry_at) = self.retry_at {
+            tokio::time::sleep_until(retry_at).await;
+            self.retry_at = None;
+        }
+        match self.place().await {
+            Ok(event) => event,
+            Err(error) => Event::Failed(error),
+        }
+    }
+
+    async fn place(&mut self) -> Result<Event> {
+        let Some(wanted) = self.wanted.clone() else { return Ok(Event::Lost) };
+        let holding = self.live_holding(wanted.ttl).await?;
+        let session = holding.session();
+        let put = Op::put_leased(self.key.clone(), wanted.content.clone(), session.lease());
+        let mut seen = holding.created().zip(holding.modified());
+        loop {
+            if holding.is_in_flight() {
+                session.settle().await?;
+                let found = session.read(&self.key).await?;
+                holding.not_written();
+                match found {
+                    Some(entry) if entry.lease == Some(session.lease()) && entry.value == wanted.content => {
+                        return Ok(self.on_placed(&holding, entry.created, entry.modified));
+                    }
+                    Some(entry) if !self.may_replace(&entry, &wanted) => return Ok(Event::Foreign),
+                    found => seen = found.map(|entry| (entry.created, entry.modified)),
+                }
+            }
+            let condition = match seen {
+                Some((_, modified)) => Compare::Modified(self.key.clone(), modified),
+                None => Compare::Absent(self.key.clone()),
+            };
+            let look = Op::Range(Range::key(self.key.clone()).with_keys_only());
+            let write = Leased { compares: vec![condition], then: vec![put.clone()], otherwise: vec![look] };
+            holding.sending();
+            match session.write(&write).await {
+                Ok(Some(Write::Done(reply))) => {
+                    let created = seen.map_or(reply.revision, |(created, _)| created);
+                    return Ok(self.on_placed(&holding, created, reply.revision));
+                }
+                Ok(Some(Write::Refused(reply))) => {
+                    holding.not_written();
+                    match reply.range(0).and_then(|found| found.entries.first()) {
+                        Some(entry) if !self.may_replace(entry, &wanted) => return Ok(Event::Foreign),
+                        found => seen = found.map(|entry| (entry.created, entry.modified)),
+                    }
+                }
+                // Settled: the next turn looks what became of it.
+                Ok(None) => {}
+                Err(error) => {
+                    if error.outcome() == Outcome::NotApplied {
+                        holding.not_written();
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// The holding to write with, on a live session of this TTL.
+    async fn live_holding(&mut self, ttl: Duration) -> Result<Arc<Holding>> {
+        if let Some(holding) = self.holding.take() {
+            if !holding.state().is_held() {
+                if let Err(error) = bury(&self.core, &holding).await {
+                    self.holding = Some(holding);
+                    return Err(error);
+                }
+            } else if holding.session().ttl() == ttl {
+                self.holding = Some(Arc::clone(&holding));
+                return Ok(holding);
+            } else {
+                self.moving = Some(holding);
+            }
+        }
+        let session = self.core.sessions.enter(&self.core, "registry.register", ttl).await?;
+        let holding = Arc::new(Holding::new(session, self.key.clone()));
+        self.holding = Some(Arc::clone(&holding));
+        Ok(holding)
+    }
+
+    /// Whether the entry that stands there may be overwritten: it is this provider's, or a takeover was asked for.
+    fn may_replace(&self, entry: &Entry, wanted: &Wanted) -> bool {
+        self.is_ours(entry.lease) || wanted.takeover == Some(Takeover::Replace)
+    }
+
+    fn is_ours(&self, lease: Option<LeaseId>) -> bool {
+        lease.is_some_and(|lease| self.core.owns(lease))
+    }
+
+    fn on_placed(&mut self, holding: &Arc<Holding>, created: Revision, modified: Revision) -> Event {
+        holding.written(created, modified);
+        if let Some(moved) = self.moving.take() {
+            moved.disown(Loss::Superseded);
+        }
+        self.placed = true;
+        self.backoff.reset();
+        if let Some(wanted) = &mut self.wanted {
+            wanted.takeover = None;
+        }
+        self.feed.get_or_insert_with(|| Resuming::after(Arc::clone(&self.core), Span::Key(self.key.clone()), modified));
+        Event::Held
+    }
+
+    /// Waits until the entry is gone, or another's.
+    async fn follow(&mut self) -> Event {
+        let (Some(holding), Some(feed)) = (self.holding.clone(), &mut self.feed) else { return Event::Lost };
+        let event = loop {
+            tokio::select! {
+                biased;
+                _ = holding.loss().wait() => break Event::Lost,
+                fed = feed.next() => match fed {
+                    Ok(fed) => if let Some(event) = judge(&self.core, &holding, &fed) { break event },
+                    // What cannot be watched is still noticed by the renewals, only later.
+                    Err(_) => {
+                        holding.loss().wait().await;
+                        break Event::Lost;
+                    }
+                },
+            }
+        };
+        self.placed = false;
+        if matches!(event, Event::Lost) {
+            tracing::debug!(key = ?self.key, "registration lost");
+            if holding.loss().get().is_none() {
+                holding.disown(Loss::Removed);
+            }
+        }
+        event
+    }
+
+    /// Lets the entry be, for it is another's.
+    pub(super) fn disown(&mut self, loss: Loss) {
+        for holding in self.holding.take().into_iter().chain(self.moving.take()) {
+            holding.disown(loss);
+        }
+    }
+
+    /// Removes the entry for good (R38). What the store does not acknowledge becomes a debt.
+    ///
+    /// # Errors
+    ///
+    /// Whatever kept the store from answering.
+    pub(super) async fn remove(&mut self) -> Result<()> {
+        self.wanted = None;
+        self.feed = None;
+        let mut result = Ok(());
+        for holding in self.holding.take().into_iter().chain(self.moving.take()) {
+            let lease = holding.session().lease();
+            let lost = !holding.state().is_held() && holding.loss().get() != Some(Loss::Removed);
+            let removed = if lost && self.core.owns(lease) {
+                // The lease may live on in the store, and the entry with it.
+                self.core.revoke(lease).await.map_err(|error| error.with_outcome(Outcome::Unknown))
+            } else {
+                holding.release().await
+            };
+            match removed {
+                Err(error) if error.kind() != ErrorKind::LeaseLost => result = Err(error),
+                _ => {}
+            }
+        }
+        result
+    }
+}
+
+/// Makes sure that nothing comes back from a holding that was lost while a write of it was under way: its lease must be gone for good.
+async fn bury(core: &Core, lost: &Holding) -> Result<()> {
+    let lease = lost.session().lease();
+    if lost.is_in_flight() && core.owns(lease) && lost.loss().get() != Some(Loss::Removed) {
+        core.revoke(lease).await?;
+    }
+    Ok(())
+}
+
+/// What a delivery of the entry's watch means.
+fn judge(core: &Core, holding: &Holding, fed: &Feed) -> Option<Event> {
+    let known = holding.modified().unwrap_or_default();
+    let theirs = |entry: &Entry| entry.modified > known && !entry.lease.is_some_and(|lease| core.owns(lease));
+    match fed {
+        Feed::Batch(batch) if batch.revision <= known => None,
+        Feed::Batch(batch) => batch.changes.iter().find_map(|change| match change {
+            Change::Put(entry) => theirs(entry).then_some(Event::Foreign),
+            Change::Delete { .. } => Some(Event::Lost),
+        }),
+        Feed::Resync { state, .. } => match state.entries.first() {
+            Some(entry) => theirs(entry).then_some(Event::Foreign),
+            None => Some(Event::Lost),
+        },
+    }
+}

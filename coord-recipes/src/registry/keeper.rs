@@ -1,0 +1,411 @@
+//! Keeps one instance registered: one task, one mailbox, one entry in the store (R34, R37, R38).
+//!
+//! All that happens to an entry happens in its keeper's task, one thing after the other, so that a heal under way and an unregister can never cross.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use coord_api::handle::{Leased, LeasedRegistration};
+use coord_api::{
+    Error, ErrorKind, FencingToken, HandleState, Loss, Lost, Outcome, RegisterOptions, Result, Revision, ServiceInstance, Takeover, Value,
+};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use super::entry::{Event, RegisteredEntry, Wanted};
+use super::record;
+use crate::core::Core;
+use crate::session::{Holding, LossCell};
+
+/// An order to a keeper. Bounded: one for each call under way, and one for each handle that was dropped.
+enum Order {
+    /// Register this content, for a new handle.
+    Register { content: Value, ttl: Duration, takeover: Takeover, answer: oneshot::Sender<Result<Handle>> },
+    /// Replace the content, for the handle whose end this is.
+    Update { owner: Arc<LossCell>, content: Value, answer: oneshot::Sender<Result<()>> },
+    /// Remove the entry, if this is still its owner.
+    Unregister { owner: Arc<LossCell>, answer: Option<oneshot::Sender<Result<()>>> },
+}
+
+/// An order that is being carried out.
+enum Pending {
+    Register { previous: Option<Wanted>, answer: oneshot::Sender<Result<Handle>> },
+    Update { answer: oneshot::Sender<Result<()>> },
+}
+
+impl Pending {
+    /// Resolves when nobody waits for a registration any more. An update is carried out all the same.
+    async fn abandoned(pending: &mut Option<Pending>) {
+        match pending {
+            Some(Pending::Register { answer, .. }) => answer.closed().await,
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+/// How to reach a keeper, and what can be seen of it.
+#[derive(Clone)]
+pub(super) struct Mailbox {
+    orders: mpsc::UnboundedSender<Order>,
+    status: Arc<Mutex<Status>>,
+}
+
+/// What handles read.
+#[derive(Default)]
+struct Status {
+    holding: Option<Arc<Holding>>,
+    /// The last create revision; it stays readable while the registration heals.
+    created: Revision,
+    /// The end of the present owner's handle.
+    owner: Option<Arc<LossCell>>,
+}
+
+impl Mailbox {
+    pub(super) fn is_open(&self) -> bool {
+        !self.orders.is_closed()
+    }
+
+    /// Ends the registration, because the provider was closed.
+    pub(super) fn close(&self) {
+        if let Some(owner) = &self.status.lock().owner {
+            owner.set(Loss::Closed);
+        }
+    }
+
+    /// Registers, for a new handle; `None` when the keeper takes no more orders.
+    pub(super) async fn register(&self, content: Value, ttl: Duration, options: RegisterOptions) -> Option<Result<Handle>> {
+        let (answer, answered) = oneshot::channel();
+        self.orders.send(Order::Register { content, ttl, takeover: options.takeover, answer }).ok()?;
+        answered.await.ok()
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox").field("open", &self.is_open()).finish_non_exhaustive()
+    }
+}
+
+/// The task that keeps an entry.
+pub(super) struct Keeper {
+    core: Arc<Core>,
+    mailbox: mpsc::UnboundedReceiver<Order>,
+    /// For the handles that it makes; weak, so that the mailbox closes with the last handle.
+    orders: mpsc::WeakUnboundedSender<Order>,
+    status: Arc<Mutex<Status>>,
+    owner: Option<Arc<LossCell>>,
+    entry: RegisteredEntry,
+    pending: Option<Pending>,
+}
+
+/// Whether a keeper goes on.
+#[derive(PartialEq, Eq)]
+enum Next {
+    GoOn,
+    End,
+}
+
+impl Keeper {
+    pub(super) fn start(core: Arc<Core>, key: Bytes) -> Mailbox {
+        let (orders, mailbox) = mpsc::unbounded_channel();
+        let status = Arc::new(Mutex::new(Status::default()));
+        let keeper = Keeper {
+            entry: RegisteredEntry::new(Arc::clone(&core), key),
+            core,
+            mailbox,
+            orders: orders.downgrade(),
+            status: Arc::clone(&status),
+            owner: None,
+            pending: None,
+        };
+        // Ends with the registration.
+        tokio::spawn(keeper.run());
+        Mailbox { orders, status }
+    }
+
+    async fn run(mut self) {
+        let core = Arc::clone(&self.core);
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = core.closing.cancelled() => self.end(Loss::Closed),
+                () = Pending::abandoned(&mut self.pending) => self.on_abandoned().await,
+                order = self.mailbox.recv(), if self.pending.is_none() => match order {
+                    Some(order) => self.obey(order).await,
+                    None => self.end(Loss::Released),
+                },
+                event = self.entry.next() => self.on_event(event).await,
+            };
+            if next == Next::End {
+                return;
+            }
+            self.show();
+        }
+    }
+
+    /// Shows the handles how the entry is.
+    fn show(&self) {
+        let mut status = self.status.lock();
+        status.holding = self.entry.holding().cloned();
+        if let Some(created) = status.holding.as_ref().and_then(|holding| holding.created()) {
+            status.created = created;
+        }
+    }
+
+    async fn obey(&mut self, order: Order) -> Next {
+        match order {
+            Order::Register { content, ttl, takeover, answer } => {
+                let previous = self.entry.wanted().cloned();
+                self.pending = Some(Pending::Register { previous, answer });
+                self.entry.want(Wanted { content, ttl, takeover: Some(takeover) });
+                Next::GoOn
+            }
+            Order::Update { owner, content, answer } => {
+                let Some(wanted) = self.entry.wanted().cloned().filter(|_| self.is_owner(&owner)) else {
+                    let _ = answer.send(Err(ended("registry.update")));
+                    return Next::GoOn;
+                };
+                self.pending = Some(Pending::Update { answer });
+                self.entry.want(Wanted { content, ..wanted });
+                Next::GoOn
+            }
+            Order::Unregister { owner, answer } => {
+                if !self.is_owner(&owner) {
+                    // A later handle of this provider owns the entry now.
+                    answer.map(|answer| answer.send(Ok(())));
+                    return Next::GoOn;
+                }
+                let removed = self.entry.remove().await;
+                answer.map(|answer| answer.send(removed));
+                self.end(Loss::Released)
+            }
+        }
+    }
+
+    async fn on_event(&mut self, event: Event) -> Next {
+        match event {
+            Event::Held => {
+                self.show();
+                match self.pending.take() {
+                    Some(Pending::Register { answer, .. }) => self.hand_over(answer),
+                    Some(Pending::Update { answer }) => {
+                        let _ = answer.send(Ok(()));
+                    }
+                    None => {}
+                }
+                Next::GoOn
+            }
+            Event::Lost => Next::GoOn,
+            Event::Foreign => {
+                match self.pending.take() {
+                    Some(Pending::Register { answer, .. }) => {
+                        let conflict = Error::new(ErrorKind::Conflict, "registry.register", "a live foreign owner holds the id");
+                        let _ = answer.send(Err(conflict));
+                    }
+                    Some(Pending::Update { answer }) => {
+                        let _ = answer.send(Err(ended("registry.update")));
+                    }
+                    None => {}
+                }
+                self.entry.disown(Loss::Superseded);
+                self.end(Loss::Superseded)
+            }
+            Event::Failed(error) => self.on_failure(error).await,
+        }
+    }
+
+    async fn on_failure(&mut self, error: Error) -> Next {
+        self.entry.retry_later();
+        // A lease that died under the write is no answer: the next attempt makes a new one.
+        if error.kind() == ErrorKind::LeaseLost {
+            return Next::GoOn;
+        }
+        tracing::debug!(kind = %error.kind(), healing = self.pending.is_none(), "registration could not be written");
+        match self.pending.take() {
+            Some(Pending::Register { previous, answer }) => {
+                let next = self.back_to(previous).await;
+                let _ = answer.send(Err(error));
+                next
+            }
+            Some(Pending::Update { answer }) => {
+                // The content stays wanted, and is written as soon as the store answers.
+                let _ = answer.send(Err(error.with_outcome(Outcome::Unknown)));
+                Next::GoOn
+            }
+            None => Next::GoOn,
+        }
+    }
+
+    /// The caller that registered went away.
+    async fn on_abandoned(&mut self) -> Next {
+        match self.pending.take() {
+            Some(Pending::Register { previous, .. }) => self.back_to(previous).await,
+            pending => {
+                self.pending = pending;
+                Next::GoOn
+            }
+        }
+    }
+
+    /// Undoes a registration that came to nothing: what was registered before stays, else nothing may be left.
+    async fn back_to(&mut self, previous: Option<Wanted>) -> Next {
+        if let Some(previous) = previous {
+            self.entry.want(previous);
+            self.entry.retry_later();
+            return Next::GoOn;
+        }
+        // A failure leaves a debt behind.
+        let _ = self.entry.remove().await;
+        self.end(Loss::Released)
+    }
+
+    /// Gives the registration to its new handle; the old one ends as superseded (R34).
+    fn hand_over(&mut self, answer: oneshot::Sender<Result<Handle>>) {
+        let owner = Arc::new(LossCell::default());
+        self.status.lock().owner = Some(Arc::clone(&owner));
+        if let Some(previous) = self.owner.replace(Arc::clone(&owner)) {
+            previous.set(Loss::Superseded);
+        }
+        if let Some(orders) = self.orders.upgrade() {
+            // A caller that went away drops the handle, and that unregisters.
+            let _ = answer.send(Ok(Handle { mailbox: Mailbox { orders, status: Arc::clone(&self.status) }, owner }));
+        }
+    }
+
+    fn is_owner(&self, owner: &Arc<LossCell>) -> bool {
+        self.owner.as_ref().is_some_and(|present| Arc::ptr_eq(present, owner))
+    }
+
+    fn end(&mut self, loss: Loss) -> Next {
+        self.mailbox.close();
+        if let Some(owner) = self.owner.take() {
+            owner.set(loss);
+        }
+        Next::End
+    }
+}
+
+fn ended(operation: &'static str) -> Error {
+    Error::lease_lost(operation, "the registration is over")
+}
+
+/// The owner's end of a registration.
+pub(super) struct Handle {
+    mailbox: Mailbox,
+    owner: Arc<LossCell>,
+}
+
+impl Handle {
+    /// The handle for this instance.
+    pub(super) fn of(self, core: &Arc<Core>, instance: ServiceInstance) -> RegisteredInstance {
+        RegisteredInstance {
+            core: Arc::clone(core),
+            name: instance.name,
+            id: instance.id,
+            handle: self,
+            removed: tokio::sync::Mutex::new(None),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.owner.set(Loss::Released) {
+            let _ = self.mailbox.orders.send(Order::Unregister { owner: Arc::clone(&self.owner), answer: None });
+        }
+    }
+}
+
+/// What is behind a [`Registration`](coord_api::Registration).
+pub(super) struct RegisteredInstance {
+    core: Arc<Core>,
+    name: String,
+    id: String,
+    handle: Handle,
+    /// How the removal ended; locked while one is under way.
+    removed: tokio::sync::Mutex<Option<Result<()>>>,
+}
+
+#[async_trait]
+impl Leased for RegisteredInstance {
+    fn fencing_token(&self) -> FencingToken {
+        self.handle.mailbox.status.lock().created.into()
+    }
+
+    fn state(&self) -> HandleState {
+        if let Some(loss) = self.handle.owner.get() {
+            return HandleState::Ended(loss);
+        }
+        let holding = self.handle.mailbox.status.lock().holding.clone();
+        match holding.is_some_and(|holding| holding.state().is_held()) {
+            true => HandleState::Held,
+            false => HandleState::Lost,
+        }
+    }
+
+    fn ttl(&self) -> Duration {
+        let holding = self.handle.mailbox.status.lock().holding.clone();
+        match (self.state(), holding) {
+            (HandleState::Held, Some(holding)) => holding.ttl(),
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn lost(&self) -> Lost {
+        self.handle.owner.lost()
+    }
+
+    async fn release(&self) -> Result<()> {
+        const OPERATION: &str = "registry.unregister";
+        let mut removed = self.removed.lock().await;
+        if let Some(removed) = &*removed {
+            return removed.clone();
+        }
+        let (answer, answered) = oneshot::channel();
+        let order = Order::Unregister { owner: Arc::clone(&self.handle.owner), answer: Some(answer) };
+        let result = match self.handle.mailbox.orders.send(order) {
+            Ok(()) => {
+                // Should this call be dropped, the order stands.
+                let answered = async { answered.await.unwrap_or(Ok(())) };
+                self.core.run(OPERATION, Outcome::Unknown, answered).await
+            }
+            Err(_) if self.core.is_closed() => Err(Error::closed(OPERATION)),
+            // Superseded: nothing of this handle is left.
+            Err(_) => Ok(()),
+        };
+        *removed = Some(result.clone());
+        result
+    }
+}
+
+#[async_trait]
+impl LeasedRegistration for RegisteredInstance {
+    async fn update(&self, instance: ServiceInstance) -> Result<()> {
+        const OPERATION: &str = "registry.update";
+        instance.validate(OPERATION)?;
+        if instance.name != self.name || instance.id != self.id {
+            return Err(Error::invalid_argument(OPERATION, "another name or id than the registration's"));
+        }
+        let content = record::encode(OPERATION, &instance)?;
+        let (answer, answered) = oneshot::channel();
+        let order = Order::Update { owner: Arc::clone(&self.handle.owner), content, answer };
+        let answered = async {
+            self.handle.mailbox.orders.send(order).map_err(|_| ended(OPERATION))?;
+            answered.await.unwrap_or_else(|_| Err(ended(OPERATION)))
+        };
+        self.core.run(OPERATION, Outcome::Unknown, answered).await
+    }
+}
+
+impl fmt::Debug for RegisteredInstance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegisteredInstance")
+            .field("name", &self.name)
+            .field("id", &self.id)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}

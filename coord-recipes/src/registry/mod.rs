@@ -1,0 +1,96 @@
+//! Registration and discovery over a store (R34 to R39).
+
+mod entry;
+mod keeper;
+mod record;
+mod watch;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use coord_api::store::{Span, round_ttl};
+use coord_api::{
+    Outcome, RegisterOptions, Registration, Result, ServiceEvent, ServiceInstance, ServiceRegistry, Snapshot, Watch, WatchStart, key,
+};
+use parking_lot::Mutex;
+
+use crate::core::{Core, require_runtime};
+use crate::keys;
+use keeper::{Handle, Keeper, Mailbox};
+use watch::ServiceWatch;
+
+/// The service registry over a store.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    core: Arc<Core>,
+    /// What this provider registered: bounded by the registrations that are alive.
+    keepers: Mutex<HashMap<Bytes, Mailbox>>,
+}
+
+impl Registry {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Registry { core, keepers: Mutex::default() }
+    }
+
+    /// Ends every registration (R8).
+    pub(crate) fn close(&self) {
+        for keeper in self.keepers.lock().drain().map(|(_, keeper)| keeper) {
+            keeper.close();
+        }
+    }
+
+    /// The mailbox of whoever keeps `key` registered for this provider, starting one where nobody does.
+    fn keeper(&self, key: &Bytes) -> Mailbox {
+        let mut keepers = self.keepers.lock();
+        if let Some(keeper) = keepers.get(key).filter(|keeper| keeper.is_open()) {
+            return keeper.clone();
+        }
+        keepers.retain(|_, keeper| keeper.is_open());
+        let mailbox = Keeper::start(Arc::clone(&self.core), key.clone());
+        keepers.insert(key.clone(), mailbox.clone());
+        mailbox
+    }
+
+    async fn register(&self, instance: &ServiceInstance, ttl: Duration, options: RegisterOptions) -> Result<Handle> {
+        let key = keys::instance(&instance.name, &instance.id);
+        let content = record::encode("registry.register", instance)?;
+        loop {
+            // A keeper that is just ending takes no more orders; the next one starts where it left off.
+            let keeper = self.keeper(&key);
+            if let Some(answer) = keeper.register(content.clone(), ttl, options).await {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[async_trait]
+impl ServiceRegistry for Registry {
+    async fn register_with(&self, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+        const OPERATION: &str = "registry.register";
+        instance.validate(OPERATION)?;
+        let ttl = round_ttl(OPERATION, options.ttl)?;
+        require_runtime(OPERATION)?;
+        let handle = self.core.run(OPERATION, Outcome::Unknown, self.register(&instance, ttl, options)).await?;
+        Ok(Registration::new(instance.name.clone(), instance.id.clone(), handle.of(&self.core, instance)))
+    }
+
+    async fn discover(&self, service: &str) -> Result<Snapshot<ServiceInstance>> {
+        const OPERATION: &str = "registry.discover";
+        let directory = keys::service(key::check_segment(OPERATION, service)?);
+        let reply = self.core.run(OPERATION, Outcome::NotApplied, self.core.list(Span::Prefix(directory.clone()))).await?;
+        Ok(record::snapshot(&directory, reply.revision, &reply.entries))
+    }
+
+    async fn watch(&self, service: &str) -> Result<Watch<ServiceEvent>> {
+        const OPERATION: &str = "registry.watch";
+        let directory = keys::service(key::check_segment(OPERATION, service)?);
+        let subscribe = self.core.hub.subscribe(&self.core, Span::Prefix(directory.clone()), WatchStart::Snapshot);
+        let subscription = self.core.run(OPERATION, Outcome::NotApplied, subscribe).await?;
+        Ok(Watch::new(ServiceWatch::new(directory, subscription)))
+    }
+}

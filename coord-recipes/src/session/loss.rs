@@ -1,0 +1,51 @@
+//! The end of a handle, told once to everyone who asks.
+
+use std::sync::{Arc, OnceLock};
+
+use coord_api::{Loss, Lost};
+use tokio::sync::Notify;
+
+/// Set once, when a handle is over for good.
+#[derive(Debug, Default)]
+pub(crate) struct LossCell {
+    loss: OnceLock<Loss>,
+    told: Notify,
+}
+
+impl LossCell {
+    /// The end, if it has come.
+    pub(crate) fn get(&self) -> Option<Loss> {
+        self.loss.get().copied()
+    }
+
+    /// Ends the handle; only the first reason counts. Says whether this was the first.
+    pub(crate) fn set(&self, loss: Loss) -> bool {
+        let first = self.loss.set(loss).is_ok();
+        if first {
+            self.told.notify_waiters();
+        }
+        first
+    }
+
+    /// Resolves when the end has come.
+    pub(crate) async fn wait(&self) -> Loss {
+        let told = self.told.notified();
+        tokio::pin!(told);
+        // Registered before the look, so that an end between the two is not missed.
+        told.as_mut().enable();
+        loop {
+            if let Some(loss) = self.get() {
+                return loss;
+            }
+            told.as_mut().await;
+            told.set(self.told.notified());
+            told.as_mut().enable();
+        }
+    }
+
+    /// A future of the end that borrows nothing.
+    pub(crate) fn lost(self: &Arc<Self>) -> Lost {
+        let cell = Arc::clone(self);
+        Lost::new(async move { cell.wait().await })
+    }
+}

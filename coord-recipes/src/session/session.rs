@@ -1,0 +1,449 @@
+//! One lease, what hangs on it, and until when that may be believed.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use coord_api::store::{Compare, Entry, Op, OpReply, Range, Txn, TxnReply};
+use coord_api::{Error, ErrorKind, LeaseId, Loss, Outcome, Result, Revision, Value};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::debts::Debts;
+use super::loss::LossCell;
+use super::tasks;
+use crate::core::Core;
+use crate::keys;
+
+/// How far the local deadline lies before the lease's own: a twentieth of the TTL, within 10 and 500 ms.
+fn margin(ttl: Duration) -> Duration {
+    (ttl / 20).clamp(Duration::from_millis(10), Duration::from_millis(500))
+}
+
+/// One lease of one provider, with a key of its own whose mod revision fences the session's writes (R2).
+pub(crate) struct Session {
+    pub(super) core: Arc<Core>,
+    pub(super) lease: LeaseId,
+    /// The granted TTL.
+    pub(super) ttl: Duration,
+    /// The session's own key.
+    pub(super) key: Bytes,
+    pub(super) state: Mutex<State>,
+    /// Held while the session's key is rewritten: one fence at a time.
+    fencing: tokio::sync::Mutex<()>,
+    pub(super) debts: Debts,
+    /// Something changed that the session's task should look at.
+    pub(super) changed: Notify,
+    /// Set when the session is over, for whatever reason.
+    pub(super) over: Arc<LossCell>,
+}
+
+pub(super) struct State {
+    /// Until here the lease is certainly alive, by the local clock.
+    pub(super) deadline: Instant,
+    /// When the last answered renewal was sent.
+    pub(super) renewed: Instant,
+    /// The mod revision of the session's key: what leased writes compare with.
+    fence: Revision,
+    /// The newest fence under which a write's outcome was left open; settled by a newer fence.
+    in_doubt: Option<Revision>,
+    /// What is held, by its number.
+    pub(super) holdings: HashMap<u64, Held>,
+    next: u64,
+    /// Calls and handles that need the session.
+    pub(super) uses: usize,
+    /// Since when nothing needs it.
+    pub(super) idle_since: Instant,
+    /// A debt grew too old: the lease must run out, so that nothing dropped is held for ever (R9).
+    pub(super) expiring: bool,
+    /// It was retired for want of use, or is over: nobody may enter any more.
+    pub(super) shut: bool,
+}
+
+/// An entry on the lease that a handle stands for.
+pub(super) struct Held {
+    pub(super) key: Bytes,
+    pub(super) loss: Arc<LossCell>,
+}
+
+/// A write under the session's lease; the fence is added to it.
+#[derive(Debug, Default)]
+pub(crate) struct Leased {
+    pub(crate) compares: Vec<Compare>,
+    pub(crate) then: Vec<Op>,
+    pub(crate) otherwise: Vec<Op>,
+}
+
+/// How a leased write ended.
+#[derive(Debug)]
+pub(crate) enum Write {
+    /// Its own compares held.
+    Done(TxnReply),
+    /// One of its own compares did not hold; the answers of its `otherwise`.
+    Refused(TxnReply),
+}
+
+impl Session {
+    /// Makes a session: a grant, and the write of its key.
+    pub(super) async fn open(core: &Arc<Core>, ttl: Duration) -> Result<Arc<Self>> {
+        let sent = Instant::now();
+        let lease = core.store.grant_lease(ttl).await?;
+        core.leases.lock().insert(lease.id);
+        let key = keys::session(lease.id);
+        let put = Op::put_leased(key.clone(), core.name.clone(), lease.id);
+        let written = match core.store.txn(Txn::new().when(Compare::Absent(key.clone())).then(put)).await {
+            Ok(written) if written.succeeded => written,
+            failed => {
+                // Nothing hangs on the lease; should this not reach the store either, it ends by itself.
+                let _ = core.revoke(lease.id).await;
+                core.leases.lock().remove(&lease.id);
+                failed?;
+                return Err(Error::new(ErrorKind::Internal, "session", "the key of a new lease exists already"));
+            }
+        };
+        let session = Arc::new(Session {
+            core: Arc::clone(core),
+            lease: lease.id,
+            ttl: lease.ttl,
+            key,
+            state: Mutex::new(State {
+                deadline: sent + lease.ttl.saturating_sub(margin(lease.ttl)),
+                renewed: sent,
+                fence: written.revision,
+                in_doubt: None,
+                holdings: HashMap::new(),
+                next: 0,
+                uses: 0,
+                idle_since: Instant::now(),
+                expiring: false,
+                shut: false,
+            }),
+            fencing: tokio::sync::Mutex::new(()),
+            debts: Debts::default(),
+            changed: Notify::new(),
+            over: Arc::new(LossCell::default()),
+        });
+        tracing::debug!(lease = %session.lease, ttl_s = session.ttl.as_secs(), "session opened");
+        // The task owns the session and ends with it: lost, retired or closed.
+        tokio::spawn(tasks::run(Arc::clone(&session), written.revision));
+        Ok(session)
+    }
+
+    /// Counts the caller in, unless the session is over or may not live on.
+    pub(super) fn enter(self: Arc<Self>) -> Option<SessionUse> {
+        self.check();
+        {
+            let mut state = self.state.lock();
+            if state.shut || state.expiring {
+                return None;
+            }
+            state.uses += 1;
+        }
+        Some(SessionUse { session: self })
+    }
+
+    /// Compares the clock with the local deadline, and says whether the session is over (R32).
+    pub(super) fn check(&self) -> Option<Loss> {
+        if let Some(loss) = self.over.get() {
+            return Some(loss);
+        }
+        let passed = self.state.lock().deadline <= Instant::now();
+        if passed {
+            self.lose(Loss::Expired);
+        }
+        self.over.get()
+    }
+
+    /// Ends the session, and with it everything on it, for ever (R32).
+    pub(super) fn lose(&self, loss: Loss) {
+        let holdings = {
+            let mut state = self.state.lock();
+            state.shut = true;
+            std::mem::take(&mut state.holdings)
+        };
+        if self.over.set(loss) {
+            tracing::debug!(lease = %self.lease, reason = %loss, handles = holdings.len(), "session over");
+        }
+        for held in holdings.into_values() {
+            held.loss.set(loss);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Moves the local deadline on after a renewal that was sent at `sent`. Too late is too late: a deadline that passed is never moved.
+    pub(super) fn renewed(&self, sent: Instant, granted: Duration) {
+        let mut state = self.state.lock();
+        if !state.shut && Instant::now() < state.deadline {
+            state.deadline = state.deadline.max(sent + granted.saturating_sub(margin(granted)));
+            state.renewed = state.renewed.max(sent);
+        }
+    }
+
+    /// Notices which of the holdings that were there before `sent_before` are gone from the lease's `keys` (R32).
+    pub(super) fn notice_removed(&self, numbers: &[u64], keys: &[Bytes]) {
+        let removed: Vec<Held> = {
+            let mut state = self.state.lock();
+            let gone = |state: &State, number: &u64| {
+                state.holdings.get(number).is_some_and(|held| keys.binary_search_by(|key| key.as_ref().cmp(held.key.as_ref())).is_err())
+            };
+            let gone: Vec<u64> = numbers.iter().filter(|number| gone(&state, number)).copied().collect();
+            gone.iter().filter_map(|number| state.holdings.remove(number)).collect()
+        };
+        for held in removed {
+            held.loss.set(Loss::Removed);
+        }
+    }
+
+    /// The fence that leased writes compare with, learnt from a look at the session's key.
+    fn learn_fence(&self, seen: Revision) {
+        let mut state = self.state.lock();
+        state.fence = state.fence.max(seen);
+        if state.in_doubt.is_some_and(|in_doubt| in_doubt < state.fence) {
+            state.in_doubt = None;
+        }
+    }
+
+    /// Runs a leased write (R2): under the session's lease and its fence. What fails on the fence alone is sent again.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` when the lease is gone. With outcome `Unknown`, the session remembers the doubt until it is [fenced off](Self::settle).
+    ///
+    /// # Cancel safety
+    ///
+    /// As an outcome that is `Unknown`.
+    pub(super) async fn write(&self, write: &Leased) -> Result<Write> {
+        loop {
+            if let Some(loss) = self.check() {
+                return Err(self.lost_error(loss));
+            }
+            let fence = self.state.lock().fence;
+            let mut txn = Txn { compares: write.compares.clone(), then: write.then.clone(), otherwise: write.otherwise.clone() };
+            txn.compares.push(Compare::Modified(self.key.clone(), fence));
+            txn.otherwise.push(Op::Range(Range::key(self.key.clone()).with_keys_only()));
+            let doubt = Doubt { session: self, fence, settled: false };
+            let answer = self.core.store.txn(txn).await;
+            let mut reply = match answer {
+                Ok(reply) => reply,
+                Err(error) => {
+                    if error.outcome() == Outcome::NotApplied {
+                        doubt.settle();
+                    }
+                    if error.kind() == ErrorKind::LeaseLost {
+                        self.lose(Loss::Expired);
+                    }
+                    return Err(error);
+                }
+            };
+            doubt.settle();
+            if reply.succeeded {
+                return Ok(Write::Done(reply));
+            }
+            let Some(OpReply::Range(own)) = reply.replies.pop() else {
+                return Err(Error::new(ErrorKind::Internal, "session", "the store left out an answer"));
+            };
+            let Some(own) = own.entries.first() else {
+                self.lose(Loss::Expired);
+                return Err(self.lost_error(Loss::Expired));
+            };
+            if own.modified == fence {
+                return Ok(Write::Refused(reply));
+            }
+            self.learn_fence(own.modified);
+        }
+    }
+
+    /// Whether an earlier write of this session may yet be applied.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.state.lock().in_doubt.is_some()
+    }
+
+    /// Makes every write of this session fail for good that may still be on its way, by rewriting the session's key (R2). Nothing is sent when
+    /// there is no doubt.
+    ///
+    /// # Errors
+    ///
+    /// Whatever kept the store from answering; the doubt stays.
+    pub(super) async fn settle(&self) -> Result<()> {
+        let _one_at_a_time = self.fencing.lock().await;
+        if !self.is_in_doubt() {
+            return Ok(());
+        }
+        let fence = self.state.lock().fence;
+        let rewrite = Txn::new()
+            .when(Compare::Modified(self.key.clone(), fence))
+            .then(Op::put_leased(self.key.clone(), Value::from(self.core.name.clone()), self.lease))
+            .otherwise(Op::Range(Range::key(self.key.clone()).with_keys_only()));
+        let reply = self.core.store.txn(rewrite).await.inspect_err(|error| {
+            if error.kind() == ErrorKind::LeaseLost {
+                self.lose(Loss::Expired);
+            }
+        })?;
+        if reply.succeeded {
+            self.learn_fence(reply.revision);
+            return Ok(());
+        }
+        // An earlier rewrite, whose answer was lost, has moved the fence: that is as good.
+        match reply.range(0).and_then(|own| own.entries.first()) {
+            Some(own) => {
+                self.learn_fence(own.modified);
+                Ok(())
+            }
+            None => {
+                self.lose(Loss::Expired);
+                Err(self.lost_error(Loss::Expired))
+            }
+        }
+    }
+
+    pub(super) fn lost_error(&self, loss: Loss) -> Error {
+        match loss {
+            Loss::Closed => Error::closed("session"),
+            _ => Error::lease_lost("session", "the lease is gone"),
+        }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("lease", &self.lease)
+            .field("ttl", &self.ttl)
+            .field("over", &self.over.get())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A leased write on its way. Dropped without an answer, it leaves the session in doubt.
+struct Doubt<'a> {
+    session: &'a Session,
+    fence: Revision,
+    settled: bool,
+}
+
+impl Doubt<'_> {
+    fn settle(mut self) {
+        self.settled = true;
+    }
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            let mut state = self.session.state.lock();
+            if state.fence <= self.fence {
+                state.in_doubt = Some(self.fence);
+            }
+        }
+    }
+}
+
+/// A reason for a session to live: a call under way, or a handle.
+pub(crate) struct SessionUse {
+    session: Arc<Session>,
+}
+
+impl SessionUse {
+    /// The session.
+    pub(super) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// The lease.
+    pub(crate) fn lease(&self) -> LeaseId {
+        self.session.lease
+    }
+
+    /// A number that this session gives once.
+    pub(crate) fn nonce(&self) -> u64 {
+        let mut state = self.session.state.lock();
+        state.next += 1;
+        state.next
+    }
+
+    /// Runs a leased write, and finds out by itself what became of one whose answer was lost: `None` then says that it was not applied, or
+    /// that it was and the caller must look; it will not be applied later (R2).
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost`, or whatever kept the store from answering. The doubt then stays, and a [`Holding`](super::Holding) or a debt must carry it.
+    pub(crate) async fn write(&self, write: &Leased) -> Result<Option<Write>> {
+        match self.session.write(write).await {
+            Ok(done) => Ok(Some(done)),
+            Err(error) if error.is_transient() && error.outcome() == Outcome::Unknown => {
+                // The first error says more to the caller than a second one.
+                self.session.settle().await.map_err(|second| if second.kind() == ErrorKind::LeaseLost { second } else { error })?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The granted TTL.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.session.ttl
+    }
+
+    /// Fences off whatever of this session may still be on its way (R2). Nothing is sent when there is no doubt.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost`, or whatever kept the store from answering.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        self.session.settle().await
+    }
+
+    /// One key, as it is now.
+    pub(crate) async fn read(&self, key: &Bytes) -> Result<Option<Entry>> {
+        self.session.core.read(key.clone()).await
+    }
+
+    /// Makes sure that at least half of the TTL is left, renewing if need be (R30).
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost`, or whatever kept the store from answering.
+    pub(crate) async fn freshen(&self) -> Result<()> {
+        let session = &self.session;
+        if let Some(loss) = session.check() {
+            return Err(session.lost_error(loss));
+        }
+        let left = session.state.lock().deadline.saturating_duration_since(Instant::now());
+        if left >= session.ttl / 2 {
+            return Ok(());
+        }
+        tasks::renew(session).await
+    }
+}
+
+impl Clone for SessionUse {
+    fn clone(&self) -> Self {
+        self.session.state.lock().uses += 1;
+        SessionUse { session: Arc::clone(&self.session) }
+    }
+}
+
+impl Drop for SessionUse {
+    fn drop(&mut self) {
+        let idle = {
+            let mut state = self.session.state.lock();
+            state.uses -= 1;
+            if state.uses == 0 {
+                state.idle_since = Instant::now();
+            }
+            state.uses == 0
+        };
+        if idle {
+            self.session.changed.notify_one();
+        }
+    }
+}
+
+impl fmt::Debug for SessionUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.session.fmt(f)
+    }
+}

@@ -1,0 +1,224 @@
+//! One watch on the store that never goes silently deaf: resumed after every fault, resynced where history was lost.
+
+use std::sync::Arc;
+
+use coord_api::store::{Batch, Range, RangeReply, Span, StoreEvent, StoreWatch};
+use coord_api::{ErrorKind, Result, Revision};
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
+use crate::core::{Core, is_permanent};
+
+/// What a resumed watch delivers.
+#[derive(Debug)]
+pub(crate) enum Feed {
+    /// The changes of one revision.
+    Batch(Batch),
+    /// History was lost: the whole span at one revision (R19).
+    Resync {
+        /// The whole span.
+        state: RangeReply,
+        /// Whether the store was replaced, so that its revisions may have gone back (S1).
+        replaced: bool,
+    },
+}
+
+/// A watch on the store that is resumed for ever (R18 to R20).
+#[derive(Debug)]
+pub(crate) struct Resuming {
+    core: Arc<Core>,
+    span: Span,
+    /// The store whose history this is; asked for when it first matters.
+    store_id: Option<String>,
+    /// Everything up to here was delivered.
+    seen: Revision,
+    stream: Option<StoreWatch>,
+    /// What to do before the stream is opened again.
+    detached: Detached,
+    retry_at: Option<Instant>,
+    backoff: Backoff,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Detached {
+    /// Never attached, or the state was just read: nothing can have been lost.
+    Fresh,
+    /// The stream broke. The store behind the next one must be shown to be the same.
+    Broken,
+    /// History was lost: the state must be read anew.
+    Lost,
+    /// As lost, and revisions count from where the new store stands.
+    Replaced,
+}
+
+impl Resuming {
+    /// Arms a watch for every change after `after`, or after now (R16).
+    pub(crate) async fn arm(core: Arc<Core>, span: Span, after: Option<Revision>) -> Result<Self> {
+        let store_id = Some(core.store_id().await?.to_owned());
+        let seen = after.unwrap_or_default();
+        let mut watch = Resuming { store_id, seen, detached: Detached::Fresh, ..Resuming::from_snapshot(core, span) };
+        match watch.core.store.watch(watch.span.clone(), after).await {
+            Ok(stream) => {
+                if after.is_none() {
+                    watch.seen = stream.armed();
+                    watch.stream = Some(stream);
+                } else if stream.armed() < watch.seen {
+                    watch.detached = Detached::Broken;
+                } else {
+                    watch.stream = Some(stream);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Compacted => watch.detached = Detached::Lost,
+            Err(error) => return Err(error),
+        }
+        Ok(watch)
+    }
+
+    /// A watch that starts with a `Resync` of the present state (R17).
+    pub(crate) fn from_snapshot(core: Arc<Core>, span: Span) -> Self {
+        Resuming {
+            core,
+            span,
+            store_id: None,
+            seen: Revision::ZERO,
+            stream: None,
+            detached: Detached::Lost,
+            retry_at: None,
+            backoff: Backoff::new(),
+        }
+    }
+
+    /// A watch for every change after `after`, which attaches when it is first polled.
+    pub(crate) fn after(core: Arc<Core>, span: Span, after: Revision) -> Self {
+        Resuming { seen: after, detached: Detached::Fresh, ..Resuming::from_snapshot(core, span) }
+    }
+
+    /// Everything up to this revision was delivered.
+    pub(crate) fn seen(&self) -> Revision {
+        self.seen
+    }
+
+    /// Whether it is attached to the store.
+    pub(crate) fn is_live(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// The next delivery. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// Only what trying again cannot repair.
+    pub(crate) async fn next(&mut self) -> Result<Feed> {
+        loop {
+            if let Some(feed) = self.step().await? {
+                return Ok(feed);
+            }
+        }
+    }
+
+    /// One step: a delivery, or a change of [`is_live`](Self::is_live), or nothing of interest. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// Only what trying again cannot repair.
+    pub(crate) async fn step(&mut self) -> Result<Option<Feed>> {
+        let Some(stream) = &mut self.stream else { return self.attach().await };
+        match stream.next().await {
+            Some(Ok(StoreEvent::Batch(batch))) => {
+                self.backoff.reset();
+                // A store that resumes inclusively, or replays, delivers what was seen.
+                if batch.revision <= self.seen {
+                    return Ok(None);
+                }
+                self.seen = batch.revision;
+                Ok(Some(Feed::Batch(batch)))
+            }
+            Some(Ok(StoreEvent::Progress(revision))) => {
+                self.backoff.reset();
+                self.seen = self.seen.max(revision);
+                Ok(None)
+            }
+            Some(Err(error)) if is_permanent(&error) => Err(error),
+            Some(Err(error)) if error.kind() == ErrorKind::Compacted => {
+                self.detach(Detached::Lost);
+                Ok(None)
+            }
+            Some(Err(error)) => {
+                tracing::debug!(span = ?self.span, kind = %error.kind(), seen = %self.seen, "watch broke");
+                self.detach(Detached::Broken);
+                self.pause();
+                Ok(None)
+            }
+            None => {
+                self.detach(Detached::Broken);
+                self.pause();
+                Ok(None)
+            }
+        }
+    }
+
+    fn detach(&mut self, why: Detached) {
+        self.stream = None;
+        self.detached = why;
+    }
+
+    fn pause(&mut self) {
+        self.retry_at = Some(Instant::now() + self.backoff.pause());
+    }
+
+    async fn attach(&mut self) -> Result<Option<Feed>> {
+        if let Some(retry_at) = self.retry_at {
+            tokio::time::sleep_until(retry_at).await;
+            self.retry_at = None;
+        }
+        match self.try_attach().await {
+            Ok(feed) => Ok(feed),
+            Err(error) if is_permanent(&error) => Err(error),
+            Err(error) if error.kind() == ErrorKind::Compacted => {
+                self.detached = Detached::Lost;
+                Ok(None)
+            }
+            Err(_) => {
+                self.pause();
+                Ok(None)
+            }
+        }
+    }
+
+    async fn try_attach(&mut self) -> Result<Option<Feed>> {
+        if self.detached == Detached::Broken && self.is_another_store().await? {
+            self.detached = Detached::Replaced;
+        }
+        if matches!(self.detached, Detached::Lost | Detached::Replaced) {
+            let state = self.core.list(self.span.clone()).await?;
+            let replaced = self.detached == Detached::Replaced;
+            self.seen = state.revision;
+            self.detached = Detached::Fresh;
+            return Ok(Some(Feed::Resync { state, replaced }));
+        }
+        let stream = self.core.store.watch(self.span.clone(), Some(self.seen)).await?;
+        if stream.armed() < self.seen {
+            // The store is behind what was seen: a replica that lags, or a store that was restored. A linearizable read tells which.
+            let probe = Range::new(self.span.clone()).with_limit(1).with_keys_only();
+            if self.core.store.range(probe).await?.revision < self.seen {
+                self.detached = Detached::Replaced;
+                return Ok(None);
+            }
+        }
+        self.stream = Some(stream);
+        self.detached = Detached::Fresh;
+        Ok(None)
+    }
+
+    /// Whether the store was replaced, for example from a backup: then its history has nothing to do with what was seen (S1).
+    async fn is_another_store(&mut self) -> Result<bool> {
+        let known = match &self.store_id {
+            Some(known) => known,
+            None => self.core.store_id().await?,
+        };
+        let present = self.core.store.status().await?.store_id;
+        let changed = present != *known;
+        self.store_id = Some(present);
+        Ok(changed)
+    }
+}
