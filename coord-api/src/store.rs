@@ -43,7 +43,7 @@ pub const MAX_TTL_SECONDS: u64 = 9_000_000_000;
 ///   A store reports `NotApplied` only where it is proven.
 /// - **R4, R6, R7** Requests are checked with [`Txn::validate`], [`Range::validate`] and [`round_ttl`] before any I/O.
 ///
-/// A store repeats nothing by itself that could apply a write twice, and does not resume a watch that broke: the recipes do both, once for
+/// Every call ends by itself: a store bounds each attempt, and says `Timeout` or `Unavailable` then. It repeats nothing by itself that could apply a write twice, and does not resume a watch that broke: the recipes do both, once for
 /// every store.
 ///
 /// # Cancel safety
@@ -51,7 +51,7 @@ pub const MAX_TTL_SECONDS: u64 = 9_000_000_000;
 /// Every future may be dropped at any await point. A dropped write counts as [`Unknown`](crate::Outcome::Unknown): it may have been applied, or may yet be.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
-    /// Reads a range at one revision (S2).
+    /// Reads a range at one revision (S2). Linearizable unless [`Range::at`] names a revision.
     ///
     /// # Errors
     ///
@@ -63,18 +63,20 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for a request that [`Txn::validate`] refuses, `LeaseLost` when a put names a lease that is gone (the transaction fails whole, S5),
+    /// `InvalidArgument` for a request that [`Txn::validate`] refuses, `LeaseLost` when a put of the list that runs names a lease that is gone (the transaction fails whole, S5),
     /// `Exhausted` when the store is out of space; `Unavailable`, `Timeout`, `Closed`, `Unauthenticated`, `PermissionDenied`. A compare that does not hold is no error.
     async fn txn(&self, txn: Txn) -> Result<TxnReply>;
 
     /// Watches a span (S4): every change after revision `after`, or after the present one where `None`.
     ///
     /// A stream ends after its first error: `Compacted` when history was lost, `Closed`, or whatever broke it. A transient fault ends it too; the caller
-    /// watches again from the last revision it saw.
+    /// watches again from the last revision it saw. A store that must drain its connection may end the stream of a caller who does not read, as `Unavailable`.
+    ///
+    /// Noticing that a watch has gone deaf is the store's duty: it then ends the stream with `Unavailable`.
     ///
     /// # Errors
     ///
-    /// `Compacted` when the history after `after` is gone (also as the stream's first item); `Unavailable`, `Timeout`, `Closed`, `Unauthenticated`,
+    /// `InvalidArgument` for a span that [`Span::validate`] refuses; `Compacted` when the history after `after` is gone (also as the stream's first item); `Unavailable`, `Timeout`, `Closed`, `Unauthenticated`,
     /// `PermissionDenied`.
     async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch>;
 
@@ -87,12 +89,17 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Renews a lease for its full granted TTL, which it returns (S5).
     ///
+    /// `LeaseLost` is final: a store whose replicas can be out of date confirms it before it says so.
+    ///
     /// # Errors
     ///
     /// `LeaseLost` when the lease is gone, never silence; `Unavailable`, `Timeout`, `Closed`, …
     async fn keep_alive(&self, id: LeaseId) -> Result<Duration>;
 
     /// Looks a lease up: the time left and the keys on it, in byte order; `None` when it is gone (S5).
+    ///
+    /// The answer is not older than the last write that was acknowledged to anyone, and `None` is final: handles are declared lost by it (R32). Where a store's own
+    /// lookup can be stale, a linearizable read on the same connection comes first.
     ///
     /// # Errors
     ///
@@ -188,6 +195,28 @@ impl Span {
         Span::Prefix(prefix.into())
     }
 
+    /// Checks what every store refuses: an empty key, and an interval in which no key can lie.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument`.
+    pub fn validate(&self, operation: &'static str) -> Result<()> {
+        match self {
+            Span::Key(key) if key.is_empty() => Err(Error::invalid_argument(operation, "an empty key")),
+            Span::Interval(from, to) if from >= to => {
+                Err(Error::invalid_argument(operation, "an interval that ends where it begins, or before"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Span::Key(key) | Span::Prefix(key) => key.len(),
+            Span::Interval(from, to) => from.len().saturating_add(to.len()),
+        }
+    }
+
     /// Whether `key` lies in the span.
     pub fn contains(&self, key: &[u8]) -> bool {
         match self {
@@ -231,9 +260,9 @@ pub enum Order {
     /// By key, in byte order.
     #[default]
     Key,
-    /// By create revision, the smallest first; keys of one revision in byte order.
+    /// By create revision, the smallest first; keys of one revision in no particular order.
     OldestFirst,
-    /// By create revision, the greatest first; keys of one revision in reverse byte order.
+    /// By create revision, the greatest first; keys of one revision in no particular order.
     NewestFirst,
 }
 
@@ -315,14 +344,19 @@ impl Range {
         self
     }
 
-    /// Checks what every store refuses: limit zero, and a continuation in an order other than by key.
+    /// Checks what every store refuses: a bad span, limit zero, revision zero (which to some stores means the present), and a continuation in an order other
+    /// than by key.
     ///
     /// # Errors
     ///
     /// `InvalidArgument`.
     pub fn validate(&self) -> Result<()> {
+        self.span.validate("store.range")?;
         if self.limit == Some(0) {
             return Err(Error::invalid_argument("store.range", "a limit of zero entries"));
+        }
+        if self.at == Some(Revision::ZERO) || self.max_created == Some(Revision::ZERO) {
+            return Err(Error::invalid_argument("store.range", "revision zero"));
         }
         if self.after_key.is_some() && self.order != Order::Key {
             return Err(Error::invalid_argument("store.range", "a continuation needs the order by key"));
@@ -450,63 +484,93 @@ impl Txn {
         self
     }
 
-    /// Checks what every store refuses: too many operations or bytes, a value over 1 MiB, two writes of one key in one list, an empty key, a bad range.
+    /// Checks what every store refuses: too many operations or bytes, a value over 1 MiB, two writes of one key in one list, an empty key, revision or lease zero
+    /// (which to some stores mean "absent" and "none"), a bad range.
     ///
     /// # Errors
     ///
     /// `InvalidArgument`.
     pub fn validate(&self) -> Result<()> {
-        const OPERATION: &str = "store.txn";
-        let refuse = |message: &'static str| Err(Error::invalid_argument(OPERATION, message));
         if [self.compares.len(), self.then.len(), self.otherwise.len()].iter().any(|length| *length > MAX_TXN_OPS) {
             return refuse("more than 128 operations in a list");
         }
         let mut bytes = 0_usize;
         for compare in &self.compares {
-            bytes = bytes.saturating_add(match compare {
-                Compare::Absent(key)
-                | Compare::Present(key)
-                | Compare::Modified(key, _)
-                | Compare::Created(key, _)
-                | Compare::Lease(key, _) => key.len(),
-                Compare::RangeAbsent(span) => span.start().len(),
-            });
+            bytes = bytes.saturating_add(compare.validate()?);
         }
         for list in [&self.then, &self.otherwise] {
             let mut written: Vec<&[u8]> = Vec::new();
             for op in list {
-                match op {
-                    Op::Put { key, value, .. } => {
-                        if value.len() > MAX_VALUE_BYTES {
-                            return refuse("a value over 1 MiB");
-                        }
-                        bytes = bytes.saturating_add(key.len()).saturating_add(value.len());
-                        written.push(key);
-                    }
-                    Op::Delete { key } => {
-                        bytes = bytes.saturating_add(key.len());
-                        written.push(key);
-                    }
-                    Op::Range(range) => {
-                        range.validate().map_err(|error| error.in_operation(OPERATION))?;
-                        if range.at.is_some() {
-                            return refuse("a range inside a transaction reads the present revision");
-                        }
-                    }
+                bytes = bytes.saturating_add(op.validate()?);
+                written.extend(op.written_key().map(AsRef::as_ref));
+            }
+            if written.len() > 1 {
+                written.sort_unstable();
+                if written.windows(2).any(|pair| matches!(pair, [one, other] if one == other)) {
+                    return refuse("two writes of one key");
                 }
-            }
-            if written.iter().any(|key| key.is_empty()) {
-                return refuse("an empty key");
-            }
-            written.sort_unstable();
-            if written.windows(2).any(|pair| matches!(pair, [one, other] if one == other)) {
-                return refuse("two writes of one key");
             }
         }
         if bytes > MAX_TXN_BYTES {
             return refuse("more than 1.25 MiB of keys and values");
         }
         Ok(())
+    }
+}
+
+fn refuse<T>(message: &'static str) -> Result<T> {
+    Err(Error::invalid_argument("store.txn", message))
+}
+
+fn check_store_key(key: &Bytes) -> Result<usize> {
+    if key.is_empty() { refuse("an empty key") } else { Ok(key.len()) }
+}
+
+impl Compare {
+    /// Checks one compare; returns its bytes.
+    fn validate(&self) -> Result<usize> {
+        match self {
+            Compare::Modified(_, Revision::ZERO) | Compare::Created(_, Revision::ZERO) => {
+                refuse("revision zero in a compare; absence has its own")
+            }
+            Compare::Lease(_, lease) if lease.get() == 0 => refuse("lease zero in a compare"),
+            Compare::Absent(key)
+            | Compare::Present(key)
+            | Compare::Modified(key, _)
+            | Compare::Created(key, _)
+            | Compare::Lease(key, _) => check_store_key(key),
+            Compare::RangeAbsent(span) => {
+                span.validate("store.txn")?;
+                Ok(span.bytes())
+            }
+        }
+    }
+}
+
+impl Op {
+    /// The key that it writes or deletes.
+    fn written_key(&self) -> Option<&Bytes> {
+        match self {
+            Op::Put { key, .. } | Op::Delete { key } => Some(key),
+            Op::Range(_) => None,
+        }
+    }
+
+    /// Checks one operation; returns its bytes.
+    fn validate(&self) -> Result<usize> {
+        match self {
+            Op::Put { value, .. } if value.len() > MAX_VALUE_BYTES => refuse("a value over 1 MiB"),
+            Op::Put { lease: Some(lease), .. } if lease.get() == 0 => refuse("a put under lease zero"),
+            Op::Put { key, value, .. } => Ok(check_store_key(key)?.saturating_add(value.len())),
+            Op::Delete { key } => check_store_key(key),
+            Op::Range(range) => {
+                range.validate().map_err(|error| error.in_operation("store.txn"))?;
+                if range.at.is_some() {
+                    return refuse("a range inside a transaction reads the present revision");
+                }
+                Ok(range.span.bytes().saturating_add(range.after_key.as_ref().map_or(0, Bytes::len)))
+            }
+        }
     }
 }
 
@@ -565,7 +629,7 @@ pub struct Lease {
 /// What a store knows of a live lease (S5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseInfo {
-    /// The time left until it expires unless it is renewed.
+    /// The time left until it expires unless it is renewed, as coarse as whole seconds rounded down. For people; deadlines count from when a renewal was sent.
     pub remaining: Duration,
     /// The keys on it, in byte order.
     pub keys: Vec<Bytes>,
@@ -574,7 +638,8 @@ pub struct LeaseInfo {
 /// Who a store is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreStatus {
-    /// The store's identity: another one after a restore from a backup, unless the restore raised its revisions (S1).
+    /// The store's identity. A store that was restored from a backup is another one, or has raised its revisions (S1); where the store cannot tell by itself, that is
+    /// its operator's duty.
     pub store_id: String,
     /// The kind of the store and its version, for people.
     pub version: String,
@@ -585,7 +650,7 @@ pub struct StoreStatus {
 pub enum StoreEvent {
     /// All changes of one revision inside the span.
     Batch(Batch),
-    /// Everything up to this revision was delivered.
+    /// Everything up to this revision was delivered. It may be rare, and nothing waits for it.
     Progress(Revision),
 }
 
@@ -632,7 +697,8 @@ impl StoreWatch {
         StoreWatch { armed, stream: Box::pin(stream) }
     }
 
-    /// The revision at which it is armed: every later change is delivered. With `after` given, that revision; else the store's present one.
+    /// The revision at which it is armed: every later change is delivered. With `after` given, that revision; else one that is at most the store's present one, so
+    /// that a replica which lags may deliver once more what its caller knows already.
     ///
     /// A store that is behind a given `after` (it was restored from a backup, or a replica lags) reports its own, smaller one.
     pub fn armed(&self) -> Revision {
@@ -709,6 +775,23 @@ mod tests {
         assert!(twice.validate().is_err());
         let either = Txn::new().then(Op::put("a", "1")).otherwise(Op::delete("a"));
         assert!(either.validate().is_ok());
+    }
+
+    #[test]
+    fn what_means_something_else_to_some_store_is_refused() {
+        let range = |range: Range| range.validate().is_err();
+        assert!(range(Range::key("")));
+        assert!(range(Range::new(Span::Interval("b".into(), "a".into()))));
+        assert!(range(Range::new(Span::Interval("a".into(), "a".into()))));
+        assert!(range(Range::key("a").with_at(Revision::ZERO)));
+        assert!(range(Range::key("a").with_max_created(Revision::ZERO)));
+        let txn = |txn: Txn| txn.validate().is_err();
+        assert!(txn(Txn::new().when(Compare::Modified("a".into(), Revision::ZERO))));
+        assert!(txn(Txn::new().when(Compare::Created("a".into(), Revision::ZERO))));
+        assert!(txn(Txn::new().when(Compare::Lease("a".into(), LeaseId::new(0)))));
+        assert!(txn(Txn::new().when(Compare::Absent("".into()))));
+        assert!(txn(Txn::new().then(Op::put_leased("a", "", LeaseId::new(0)))));
+        assert!(txn(Txn::new().otherwise(Op::delete(""))));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::session::Session;
+use super::lease::Session;
 use crate::backoff::Backoff;
 
 /// Debts that one transaction settles at most.

@@ -11,8 +11,8 @@ use coord_api::{Error, ErrorKind, FencingToken, HandleState, Loss, Lost, Outcome
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::lease::{Held, Session, SessionUse};
 use super::loss::LossCell;
-use super::session::{Held, Session, SessionUse};
 
 /// An entry that is being written, is held, or is being given back.
 ///

@@ -2,8 +2,8 @@
 
 mod debts;
 mod holding;
+mod lease;
 mod loss;
-mod session;
 mod tasks;
 
 use std::collections::HashMap;
@@ -17,9 +17,9 @@ use parking_lot::Mutex;
 use crate::core::{Core, require_runtime};
 
 pub(crate) use holding::Holding;
+use lease::Session;
+pub(crate) use lease::{Leased, SessionUse, Write};
 pub(crate) use loss::LossCell;
-use session::Session;
-pub(crate) use session::{Leased, SessionUse, Write};
 
 /// The sessions of one provider, one for each TTL.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use coord_api::store::{Change, Span};
 use coord_api::{Error, ErrorKind, Loss, Result, Revision};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::session::Session;
+use super::lease::Session;
 use crate::backoff::Backoff;
 use crate::core::is_permanent;
 use crate::watch::{Feed, Resuming};

@@ -277,11 +277,21 @@ impl Session {
             .when(Compare::Modified(self.key.clone(), fence))
             .then(Op::put_leased(self.key.clone(), Value::from(self.core.name.clone()), self.lease))
             .otherwise(Op::Range(Range::key(self.key.clone()).with_keys_only()));
-        let reply = self.core.store.txn(rewrite).await.inspect_err(|error| {
-            if error.kind() == ErrorKind::LeaseLost {
+        let reply = match self.core.store.txn(rewrite).await {
+            Ok(reply) => reply,
+            // A store that is out of space takes no rewrite. Ending the lease fences as well, at the price of all that hangs on it.
+            Err(error) if error.kind() == ErrorKind::Exhausted => {
+                self.core.revoke(self.lease).await?;
                 self.lose(Loss::Expired);
+                return Err(self.lost_error(Loss::Expired));
             }
-        })?;
+            Err(error) => {
+                if error.kind() == ErrorKind::LeaseLost {
+                    self.lose(Loss::Expired);
+                }
+                return Err(error);
+            }
+        };
         if reply.succeeded {
             self.learn_fence(reply.revision);
             return Ok(());
