@@ -1,1 +1,1 @@
-//! Implementing a backend.
+#![doc = include_str!("../GUIDE.md")]
