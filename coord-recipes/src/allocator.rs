@@ -11,6 +11,7 @@ use coord_api::store::{Change, Compare, Op, OpReply, Range, RangeReply, Span, ro
 use coord_api::{Error, ErrorKind, IdOptions, InstanceId, InstanceIdAllocator, Outcome, Result, Wait, key};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
+use tokio::task::AbortHandle;
 
 use crate::core::{Core, require_runtime};
 use crate::keys;
@@ -44,8 +45,8 @@ struct Pool {
 struct Waiting {
     /// Bounded by the calls under way.
     requests: Vec<Request>,
-    /// Whether the task runs.
-    served: bool,
+    /// The task, while it runs. Should its runtime go down, the next request starts another.
+    task: Option<AbortHandle>,
 }
 
 #[derive(Debug)]
@@ -112,16 +113,14 @@ impl Pool {
     /// Queues a request, and starts the task that serves it where none runs.
     fn ask(self: &Arc<Self>, request: Request) -> Result<()> {
         require_runtime("allocator.acquire_id")?;
-        let start = {
-            let mut waiting = self.waiting.lock();
-            waiting.requests.push(request);
-            !std::mem::replace(&mut waiting.served, true)
-        };
-        self.changed.notify_one();
-        if start {
+        let mut waiting = self.waiting.lock();
+        waiting.requests.push(request);
+        if waiting.task.as_ref().is_none_or(AbortHandle::is_finished) {
             // Ends when nobody waits any more.
-            tokio::spawn(Arc::clone(self).serve());
+            waiting.task = Some(tokio::spawn(Arc::clone(self).serve()).abort_handle());
         }
+        drop(waiting);
+        self.changed.notify_one();
         Ok(())
     }
 
@@ -130,8 +129,11 @@ impl Pool {
         let mut waiting = self.waiting.lock();
         patient.append(&mut waiting.requests);
         patient.retain(|request| !request.answer.is_closed());
-        waiting.served = !patient.is_empty();
-        waiting.served.then_some(patient)
+        if patient.is_empty() {
+            waiting.task = None;
+            return None;
+        }
+        Some(patient)
     }
 
     async fn serve(self: Arc<Self>) {
@@ -143,7 +145,7 @@ impl Pool {
         // Their answers end as closed.
         let mut waiting = self.waiting.lock();
         waiting.requests.clear();
-        waiting.served = false;
+        waiting.task = None;
     }
 
     async fn serve_while_asked(&self) {

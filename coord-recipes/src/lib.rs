@@ -3,10 +3,10 @@
 mod allocator;
 mod backoff;
 mod config;
-//config_manager
+pub mod config_manager;
 mod core;
 mod keys;
-//layers
+pub mod layers;
 mod lock;
 mod provider;
 mod registry;

@@ -54,13 +54,13 @@ impl Queues {
 
     fn queue(&self, core: &Arc<Core>, prefix: &Bytes) -> Arc<Queue> {
         let mut queues = self.by_prefix.lock();
-        if let Some(queue) = queues.get(prefix).and_then(Weak::upgrade).filter(|queue| !queue.view.lock().ended) {
+        if let Some(queue) = queues.get(prefix).and_then(Weak::upgrade).filter(|queue| queue.is_followed()) {
             return queue;
         }
         queues.retain(|_, queue| queue.strong_count() > 0);
         let queue = Arc::new_cyclic(|queue| Queue {
             view: Mutex::new(View::default()),
-            _driver: AbortOnDropHandle::new(tokio::spawn(follow(Weak::clone(queue), Arc::clone(core), prefix.clone()))),
+            driver: AbortOnDropHandle::new(tokio::spawn(follow(Weak::clone(queue), Arc::clone(core), prefix.clone()))),
         });
         queues.insert(prefix.clone(), Arc::downgrade(&queue));
         queue
@@ -71,7 +71,14 @@ impl Queues {
 #[derive(Debug)]
 struct Queue {
     view: Mutex<View>,
-    _driver: AbortOnDropHandle<()>,
+    driver: AbortOnDropHandle<()>,
+}
+
+impl Queue {
+    /// Whether its view still moves: it did not fail, and the runtime of its task is still there.
+    fn is_followed(&self) -> bool {
+        !self.driver.is_finished() && !self.view.lock().ended
+    }
 }
 
 #[derive(Debug, Default)]

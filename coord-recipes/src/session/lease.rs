@@ -10,6 +10,7 @@ use coord_api::store::{Compare, Entry, Op, OpReply, Range, Txn, TxnReply};
 use coord_api::{Error, ErrorKind, LeaseId, Loss, Outcome, Result, Revision, Value};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::debts::Debts;
@@ -61,6 +62,8 @@ pub(super) struct State {
     pub(super) expiring: bool,
     /// It was retired for want of use, or is over: nobody may enter any more.
     pub(super) shut: bool,
+    /// What renews it.
+    task: Option<AbortHandle>,
 }
 
 /// An entry on the lease that a handle stands for.
@@ -120,6 +123,7 @@ impl Session {
                 idle_since: Instant::now(),
                 expiring: false,
                 shut: false,
+                task: None,
             }),
             fencing: tokio::sync::Mutex::new(()),
             debts: Debts::default(),
@@ -128,7 +132,8 @@ impl Session {
         });
         tracing::debug!(lease = %session.lease, ttl_s = session.ttl.as_secs(), "session opened");
         // The task owns the session and ends with it: lost, retired or closed.
-        tokio::spawn(tasks::run(Arc::clone(&session), written.revision));
+        let task = tokio::spawn(tasks::run(Arc::clone(&session), written.revision));
+        session.state.lock().task = Some(task.abort_handle());
         Ok(session)
     }
 
@@ -137,7 +142,8 @@ impl Session {
         self.check();
         {
             let mut state = self.state.lock();
-            if state.shut || state.expiring {
+            // A session whose task went down with its runtime is not renewed any more; what it carries is lost at its deadline.
+            if state.shut || state.expiring || state.task.as_ref().is_some_and(AbortHandle::is_finished) {
                 return None;
             }
             state.uses += 1;

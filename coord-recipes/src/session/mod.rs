@@ -49,6 +49,10 @@ impl Sessions {
         }
         let session = Session::open(core, ttl).await?;
         self.remember(&session);
+        // Closing tells every session that it finds; this one may have come too late to be found.
+        if core.is_closed() {
+            session.lose(Loss::Closed);
+        }
         *current = Arc::downgrade(&session);
         Session::enter(session).ok_or_else(|| Error::lease_lost(operation, "the new lease was lost at once"))
     }

@@ -154,9 +154,13 @@ impl Channel {
         })
     }
 
-    /// Whether it will deliver nothing any more.
+    /// Whether it will deliver nothing any more: it ended, or its driver went down with the runtime that it ran on.
     pub(crate) fn has_ended(&self) -> bool {
-        self.window.lock().end.is_some()
+        self.driver_is_gone() || self.window.lock().end.is_some()
+    }
+
+    fn driver_is_gone(&self) -> bool {
+        self.driver.get().is_some_and(AbortOnDropHandle::is_finished)
     }
 
     /// Whether everything after `revision` can be read from it.
@@ -205,6 +209,8 @@ impl Channel {
     fn add_reader(self: &Arc<Self>, core: &Arc<Core>, start: WatchStart) -> Subscription {
         let mut window = self.window.lock();
         let (cursor, skip_through) = match start {
+            // What left the window since it was chosen must be resynced: the reader starts before the window.
+            WatchStart::After(revision) if window.floor > revision => (window.first.saturating_sub(1), revision),
             WatchStart::After(revision) => (window.first, revision),
             _ => (window.next(), Revision::ZERO),
         };
@@ -344,6 +350,7 @@ impl Subscription {
             let Some(item) = usize::try_from(index).ok().and_then(|index| window.items.get(index)) else {
                 return match &window.end {
                     Some(error) => Next::End(error.clone()),
+                    None if self.channel.driver_is_gone() => Next::End(Error::closed("watch")),
                     None => {
                         reader.waker = Some(cx.waker().clone());
                         Next::Pending
