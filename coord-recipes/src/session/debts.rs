@@ -105,6 +105,7 @@ impl Session {
         let unknown: Vec<&Debt> = debts.iter().filter(|debt| debt.modified.is_none()).collect();
         let mut known: Vec<(Bytes, Revision)> =
             debts.iter().filter_map(|debt| debt.modified.map(|modified| (debt.key.clone(), modified))).collect();
+        let mut contested = HashSet::new();
         if !unknown.is_empty() {
             // Nothing of theirs is on its way any more: what is not there now never comes.
             let mut look = Txn::new();
@@ -114,13 +115,18 @@ impl Session {
                 let Some(range) = found.range(index) else {
                     return Err(Error::new(ErrorKind::Internal, "session", "the store left out an answer").with_outcome(Outcome::Unknown));
                 };
-                let ours = range.entries.first().filter(|entry| entry.lease == Some(self.lease) && !self.holds(&debt.key));
+                if self.holds(&debt.key) {
+                    contested.insert(debt.key.clone());
+                    continue;
+                }
+                let ours = range.entries.first().filter(|entry| entry.lease == Some(self.lease));
                 known.extend(ours.map(|entry| (debt.key.clone(), entry.modified)));
             }
         }
         self.delete_all(&known).await?;
-        self.debts.paid(&debts.into_iter().map(|debt| debt.key).collect());
-        Ok(())
+        self.debts.paid(&debts.into_iter().map(|debt| debt.key).filter(|key| !contested.contains(key)).collect());
+        // A later holding of the same key is just being written: it settles the matter, or the debt is looked at again.
+        if contested.is_empty() { Ok(()) } else { Err(Error::new(ErrorKind::Conflict, "session", "a debt must wait")) }
     }
 
     /// Deletes what was not written since; together where nothing was, else one by one.

@@ -50,12 +50,24 @@ impl Holding {
 
     /// A write of the entry is sent: from here on it may exist.
     pub(crate) fn sending(&self) {
-        self.entry.lock().in_flight = true;
+        let written = {
+            let mut entry = self.entry.lock();
+            entry.in_flight = true;
+            entry.known.is_some()
+        };
+        self.track(written);
     }
 
     /// The write changed nothing, and will not.
     pub(crate) fn not_written(&self) {
-        self.entry.lock().in_flight = false;
+        let known = {
+            let mut entry = self.entry.lock();
+            entry.in_flight = false;
+            entry.known.is_some()
+        };
+        if !known {
+            self.untrack();
+        }
     }
 
     /// The entry was written: from here on its loss is noticed.
@@ -63,18 +75,24 @@ impl Holding {
         let session = self.session.session();
         // An unpaid debt of an earlier handle on the same key must not take the entry away again.
         session.debts.forget(&self.key);
-        let number = {
+        {
             let mut entry = self.entry.lock();
-            let number = entry.number.unwrap_or_else(|| self.session.nonce());
-            *entry = Entry { known: Some((created, modified)), in_flight: false, number: Some(number) };
-            number
-        };
+            entry.known = Some((created, modified));
+            entry.in_flight = false;
+        }
+        self.track(true);
+    }
+
+    /// Has the session count it among its holdings, or learns that the session is over.
+    fn track(&self, written: bool) {
+        let number = *self.entry.lock().number.get_or_insert_with(|| self.session.nonce());
+        let session = self.session.session();
         let mut state = session.state.lock();
         if state.shut {
             drop(state);
             self.loss.set(session.over.get().unwrap_or(Loss::Expired));
         } else {
-            state.holdings.insert(number, Held { key: self.key.clone(), loss: Arc::clone(&self.loss) });
+            state.holdings.insert(number, Held { key: self.key.clone(), loss: Arc::clone(&self.loss), written });
         }
     }
 
@@ -232,11 +250,12 @@ impl Leased for Holding {
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        if self.over().is_none() {
-            self.untrack();
+        let over = self.over().is_some();
+        if !over {
             self.loss.set(Loss::Released);
             self.owe();
         }
+        self.untrack();
     }
 }
 

@@ -70,6 +70,8 @@ pub(super) struct State {
 pub(super) struct Held {
     pub(super) key: Bytes,
     pub(super) loss: Arc<LossCell>,
+    /// Whether it is known to be there; until then its write is under way.
+    pub(super) written: bool,
 }
 
 /// A write under the session's lease; the fence is added to it.
@@ -188,7 +190,12 @@ impl Session {
         }
     }
 
-    /// Notices which of the holdings that were there before `sent_before` are gone from the lease's `keys` (R32).
+    /// The holdings that are known to be in the store.
+    pub(super) fn written(&self) -> Vec<u64> {
+        self.state.lock().holdings.iter().filter(|(_, held)| held.written).map(|(number, _)| *number).collect()
+    }
+
+    /// Notices which of these holdings are gone from the lease's `keys`, which were read later (R32).
     pub(super) fn notice_removed(&self, numbers: &[u64], keys: &[Bytes]) {
         let removed: Vec<Held> = {
             let mut state = self.state.lock();

@@ -75,7 +75,7 @@ async fn renew_for_ever(session: &Session) {
 /// One round: a renewal, and one look at the lease's keys for all handles.
 async fn round(session: &Session) -> Result<()> {
     renew(session).await?;
-    let numbers: Vec<u64> = session.state.lock().holdings.keys().copied().collect();
+    let numbers = session.written();
     let look = timeout(session.attempt_timeout(), session.core.store.lease(session.lease)).await;
     match look {
         Ok(Ok(Some(info))) if info.keys.binary_search(&session.key).is_ok() => session.notice_removed(&numbers, &info.keys),
