@@ -17,7 +17,7 @@ use coord_recipes::config_manager::{
     ConfigManager, ConfigManagerBuilder, ConfigReader, ConfigSource, ConfigStatus, DeletePolicy, FaultStage,
 };
 use coord_recipes::{ProviderOptions, StoreProvider};
-use futures_util::Stream;
+use futures_util::{FutureExt, Stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -458,10 +458,9 @@ async fn a_closed_provider_ends_the_watch_and_leaves_the_value() {
 fn outside_of_a_runtime_nothing_panics() {
     let provider = provider();
     let manager = builder(provider.config()).default_value(limits(1)).build().unwrap();
-    let block_on = futures_util::FutureExt::now_or_never;
-    let status = block_on(manager.start()).unwrap();
+    let status = manager.start().now_or_never().unwrap();
     assert_eq!(stage(&status), Some(FaultStage::Load));
-    block_on(manager.stop()).unwrap();
+    manager.stop().now_or_never().unwrap();
 
     // A runtime that goes away takes the task with it; another one can go on.
     for rate in 2..4 {
@@ -473,7 +472,7 @@ fn outside_of_a_runtime_nothing_panics() {
         assert_eq!(manager.current().rate, rate);
         drop(runtime);
         assert_eq!(manager.status().watch, None);
-        block_on(manager.stop()).unwrap();
+        manager.stop().now_or_never().unwrap();
     }
     let reader = manager.reader();
     drop(manager);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use coord_api::handle::Leased as _;
-use coord_api::store::{Compare, Op, Order, Range, Span, TxnReply, round_ttl};
+use coord_api::store::{Compare, Op, Range, Span, TxnReply, round_ttl};
 use coord_api::{DistributedLock, Error, ErrorKind, LockGuard, LockOptions, Outcome, Result, Wait, key};
 
 use crate::backoff::Backoff;
@@ -72,17 +72,17 @@ impl Locks {
     /// Enters the queue: one request, which says whether anyone stands before.
     async fn join(&self, operation: &'static str, queue: &Bytes, ttl: Duration) -> Result<(Holding, Place)> {
         let holding = self.new_entry(operation, queue, ttl).await?;
-        // Its own entry and the one before it.
-        let newest = Range::prefix(queue.clone()).with_order(Order::NewestFirst).with_limit(2).with_keys_only();
+        // Two entries, in whatever order the store has them at hand: they tell whether it is alone, which is all that matters here.
+        let others = Range::prefix(queue.clone()).with_limit(2).with_keys_only();
         let join = Leased {
             compares: vec![Compare::Absent(holding.key().clone())],
-            then: vec![self.put(&holding), Op::Range(newest)],
+            then: vec![self.put(&holding), Op::Range(others)],
             otherwise: Vec::new(),
         };
         match write_entry(&holding, &join).await? {
             Placed::Written(reply) => {
-                let newest = reply.range(1).ok_or_else(missing_answer)?;
-                let alone = newest.entries.iter().all(|entry| entry.key == *holding.key());
+                let found = reply.range(1).ok_or_else(missing_answer)?;
+                let alone = found.entries.iter().all(|entry| entry.key == *holding.key());
                 Ok((holding, if alone { Place::Head } else { Place::Waiting }))
             }
             Placed::Recovered => Ok((holding, Place::Waiting)),

@@ -4,7 +4,7 @@
 //! there (R28, R30).
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use coord_api::store::{Change, Span};
@@ -58,10 +58,10 @@ impl Queues {
             return queue;
         }
         queues.retain(|_, queue| queue.strong_count() > 0);
-        let queue = Arc::new_cyclic(|queue| Queue {
-            view: Mutex::new(View::default()),
-            driver: AbortOnDropHandle::new(tokio::spawn(follow(Weak::clone(queue), Arc::clone(core), prefix.clone()))),
-        });
+        let queue = Arc::new(Queue { view: Mutex::new(View::default()), driver: OnceLock::new() });
+        // Started once the queue is complete: another thread may run the task at once, and a queue that it cannot reach yet looks deserted to it.
+        let task = tokio::spawn(follow(Arc::downgrade(&queue), Arc::clone(core), prefix.clone()));
+        let _ = queue.driver.set(AbortOnDropHandle::new(task));
         queues.insert(prefix.clone(), Arc::downgrade(&queue));
         queue
     }
@@ -71,13 +71,13 @@ impl Queues {
 #[derive(Debug)]
 struct Queue {
     view: Mutex<View>,
-    driver: AbortOnDropHandle<()>,
+    driver: OnceLock<AbortOnDropHandle<()>>,
 }
 
 impl Queue {
     /// Whether its view still moves: it did not fail, and the runtime of its task is still there.
     fn is_followed(&self) -> bool {
-        !self.driver.is_finished() && !self.view.lock().ended
+        self.driver.get().is_some_and(|driver| !driver.is_finished()) && !self.view.lock().ended
     }
 }
 
