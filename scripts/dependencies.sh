@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Who may import whom. The contracts stay free of runtimes, I/O and backends; what is built on them stays free of
+# backends; nothing points upwards. Tests may import anything: only normal and build dependencies count here.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# The whole list of what coord-api may name, features included.
+readonly API_ALLOWED="async-trait bytes futures-core serde serde_json thiserror"
+# What must not reach coord-api by any way: runtimes, I/O, transports, stores.
+readonly API_DENIED='^(tokio|tokio-.*|mio|async-std|async-io|async-executor|smol|polling|futures-executor|socket2|libc|rustix|hyper|hyper-.*|h2|http|tower|tower-.*|tonic|reqwest|sled|redb|rocksdb|rusqlite|etcd-client|metrics|tracing|coord-.*)$'
+
+# Which of our own crates a crate may reach, directly or not.
+may_reach() {
+    case $1 in
+        coord-api) echo "" ;;
+        coord-recipes | coord-testkit) echo "coord-api" ;;
+        coord-memory) echo "coord-api coord-recipes" ;;
+        coord-examples) echo "coord-api coord-recipes coord-memory coord-testkit" ;;
+        *) return 1 ;;
+    esac
+}
+
+# tree PACKAGE [OPTION...]: the names of what a package depends on, itself left out.
+tree() {
+    local package=$1
+    shift
+    cargo tree --locked --package "$package" --edges normal,build --target all --all-features --prefix none --format '{p}' "$@" |
+        awk -v self="$package" '$1 != self && $1 != "" { print $1 }' | sort -u
+}
+
+# outside LIST ALLOWED: prints what of LIST is not in ALLOWED.
+outside() {
+    local name
+    for name in $1; do
+        case " $2 " in
+            *" $name "*) ;;
+            *) echo "$name" ;;
+        esac
+    done
+}
+
+status=0
+complain() {
+    printf '%s\n' "$*" >&2
+    status=1
+}
+
+direct=$(tree coord-api --depth 1)
+for name in $(outside "$direct" "$API_ALLOWED"); do
+    complain "coord-api depends on $name; it may only name: $API_ALLOWED"
+done
+
+all=$(tree coord-api)
+while IFS= read -r name; do
+    [ -z "$name" ] || complain "coord-api reaches $name, which is a runtime, I/O or a backend: cargo tree --package coord-api --invert $name"
+done < <(grep -E "$API_DENIED" <<<"$all" || true)
+
+members=$(cargo tree --locked --workspace --depth 0 --prefix none --format '{p}' | awk '$1 != "" { print $1 }' | sort -u)
+for member in $members; do
+    if ! allowed=$(may_reach "$member"); then
+        complain "$member is new: say in scripts/dependencies.sh which crates it may import"
+        continue
+    fi
+    all=$(tree "$member")
+    for name in $(outside "$(grep '^coord-' <<<"$all" || true)" "$allowed"); do
+        complain "$member reaches $name; of our own crates it may reach: ${allowed:-none}"
+    done
+done
+
+if [ "$status" -eq 0 ]; then
+    echo "    coord-api names ${direct//$'\n'/, }; the other crates import only what they may"
+fi
+exit "$status"
