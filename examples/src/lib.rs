@@ -1,0 +1,11 @@
+//! What the examples are made of. Not published; read it, and copy what you need.
+
+pub mod ledger;
+pub mod limiter;
+pub mod load;
+pub mod rules;
+
+/// The code in the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
