@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use coord_api::store::{
     Batch, Change, Compare, Entry, Lease, LeaseInfo, Op, OpReply, Range, RangeReply, Span, Store, StoreEvent, StoreStatus, StoreWatch, Txn,
     TxnReply,
@@ -62,7 +62,9 @@ impl<S: Store> Store for Namespace<S> {
     async fn range(&self, range: Range) -> Result<RangeReply> {
         range.validate()?;
         let range = self.root.range("store.range", range)?;
-        Ok(self.root.relative_range(self.store.range(range).await?))
+        let mut found = self.store.range(range).await?;
+        self.root.relative_range(&mut found);
+        Ok(found)
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply> {
@@ -71,7 +73,7 @@ impl<S: Store> Store for Namespace<S> {
         let mut reply = self.store.txn(txn).await?;
         for answer in &mut reply.replies {
             if let OpReply::Range(found) = answer {
-                *found = self.root.relative_range(std::mem::take(found));
+                self.root.relative_range(found);
             }
         }
         Ok(reply)
@@ -96,7 +98,7 @@ impl<S: Store> Store for Namespace<S> {
     async fn lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
         let mut info = self.store.lease(id).await?;
         if let Some(info) = &mut info {
-            info.keys = info.keys.iter().filter_map(|key| self.root.relative(key)).collect();
+            info.keys.retain_mut(|key| self.root.relative(key));
         }
         Ok(info)
     }
@@ -132,10 +134,14 @@ impl Root {
         Err(Error::invalid_argument(operation, "in a namespace a key begins with `/`"))
     }
 
-    /// The key as the user knows it; `None` outside of the namespace.
-    fn relative(&self, key: &Bytes) -> Option<Bytes> {
-        let relative = key.strip_prefix(self.0.as_ref())?;
-        (relative.len() > FIRST.len() && relative.starts_with(FIRST)).then(|| key.slice(self.0.len()..))
+    /// Makes a key of the store below what the user knows it as, if it lies in the namespace.
+    fn relative(&self, key: &mut Bytes) -> bool {
+        let relative = key.strip_prefix(self.0.as_ref());
+        let inside = relative.is_some_and(|relative| relative.len() > FIRST.len() && relative.starts_with(FIRST));
+        if inside {
+            key.advance(self.0.len());
+        }
+        inside
     }
 
     /// A span that holds no key of the namespace: that of its directory's own name, which is never written.
@@ -198,22 +204,15 @@ impl Root {
         })
     }
 
-    fn relative_entry(&self, entry: Entry) -> Option<Entry> {
-        Some(Entry { key: self.relative(&entry.key)?, ..entry })
-    }
-
-    fn relative_range(&self, mut reply: RangeReply) -> RangeReply {
-        reply.entries = reply.entries.into_iter().filter_map(|entry| self.relative_entry(entry)).collect();
-        reply
+    fn relative_range(&self, found: &mut RangeReply) {
+        found.entries.retain_mut(|entry| self.relative(&mut entry.key));
     }
 
     fn relative_event(&self, event: StoreEvent) -> StoreEvent {
-        let StoreEvent::Batch(Batch { revision, changes }) = event else { return event };
-        let relative = |change| match change {
-            Change::Put(entry) => self.relative_entry(entry).map(Change::Put),
-            Change::Delete { key } => self.relative(&key).map(|key| Change::Delete { key }),
-        };
-        let changes: Vec<_> = changes.into_iter().filter_map(relative).collect();
+        let StoreEvent::Batch(Batch { revision, mut changes }) = event else { return event };
+        changes.retain_mut(|change| match change {
+            Change::Put(Entry { key, .. }) | Change::Delete { key } => self.relative(key),
+        });
         if changes.is_empty() { StoreEvent::Progress(revision) } else { StoreEvent::Batch(Batch { revision, changes }) }
     }
 }
@@ -269,7 +268,10 @@ mod tests {
 
     #[test]
     fn what_lies_outside_is_not_shown() {
-        let relative = |key: &'static str| root().relative(&Bytes::from_static(key.as_bytes()));
+        let relative = |key: &'static str| {
+            let mut key = Bytes::from(key);
+            root().relative(&mut key).then_some(key)
+        };
         assert_eq!(relative("/ns/a").as_deref(), Some(b"/a".as_slice()));
         for outside in ["/nsx", "/nsx/a", "/n", "/ns", "/ns/", ""] {
             assert_eq!(relative(outside), None, "{outside}");

@@ -80,9 +80,9 @@ impl RegisteredEntry {
         self.retry_at = None;
     }
 
-    /// The entry on its lease.
+    /// The entry on its lease, once it was written there; until then under the lease that it moves away from.
     pub(super) fn holding(&self) -> Option<&Arc<Holding>> {
-        self.holding.as_ref()
+        self.holding.as_ref().filter(|holding| holding.created().is_some()).or(self.moving.as_ref())
     }
 
     /// Tries again after a pause.
@@ -117,7 +117,7 @@ impl RegisteredEntry {
         let holding = self.live_holding(wanted.ttl).await?;
         let session = holding.session();
         let put = Op::put_leased(self.key.clone(), wanted.content.clone(), session.lease());
-        let mut seen = holding.created().zip(holding.modified());
+        let mut seen = holding.modified();
         loop {
             if holding.is_in_flight() {
                 session.settle().await?;
@@ -125,29 +125,26 @@ impl RegisteredEntry {
                 holding.not_written();
                 match found {
                     Some(entry) if entry.lease == Some(session.lease()) && entry.value == wanted.content => {
-                        return Ok(self.on_placed(&holding, entry.created, entry.modified));
+                        return Ok(self.on_placed(&holding, entry.modified));
                     }
                     Some(entry) if !self.may_replace(&entry, &wanted) => return Ok(Event::Foreign),
-                    found => seen = found.map(|entry| (entry.created, entry.modified)),
+                    found => seen = found.map(|entry| entry.modified),
                 }
             }
             let condition = match seen {
-                Some((_, modified)) => Compare::Modified(self.key.clone(), modified),
+                Some(modified) => Compare::Modified(self.key.clone(), modified),
                 None => Compare::Absent(self.key.clone()),
             };
             let look = Op::Range(Range::key(self.key.clone()).with_keys_only());
             let write = Leased { compares: vec![condition], then: vec![put.clone()], otherwise: vec![look] };
             holding.sending();
             match session.write(&write).await {
-                Ok(Some(Write::Done(reply))) => {
-                    let created = seen.map_or(reply.revision, |(created, _)| created);
-                    return Ok(self.on_placed(&holding, created, reply.revision));
-                }
+                Ok(Some(Write::Done(reply))) => return Ok(self.on_placed(&holding, reply.revision)),
                 Ok(Some(Write::Refused(reply))) => {
                     holding.not_written();
                     match reply.range(0).and_then(|found| found.entries.first()) {
                         Some(entry) if !self.may_replace(entry, &wanted) => return Ok(Event::Foreign),
-                        found => seen = found.map(|entry| (entry.created, entry.modified)),
+                        found => seen = found.map(|entry| entry.modified),
                     }
                 }
                 // Settled: the next turn looks what became of it.
@@ -192,8 +189,9 @@ impl RegisteredEntry {
         lease.is_some_and(|lease| self.core.owns(lease))
     }
 
-    fn on_placed(&mut self, holding: &Arc<Holding>, created: Revision, modified: Revision) -> Event {
-        holding.written(created, modified);
+    fn on_placed(&mut self, holding: &Arc<Holding>, modified: Revision) -> Event {
+        // The number that orders the owners is the revision at which this one came: who takes over writes over what was created before it.
+        holding.written(holding.created().unwrap_or(modified), modified);
         if let Some(moved) = self.moving.take() {
             moved.disown(Loss::Superseded);
         }

@@ -1,0 +1,217 @@
+//! One typed setting of a service: loaded, watched, checked and swapped while the service runs (R23, R24).
+//!
+//! # Examples
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use coord_api::prelude::*;
+//! use coord_memory::MemoryStore;
+//! use coord_recipes::config_manager::ConfigManager;
+//! use coord_recipes::{ProviderOptions, StoreProvider};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+//! struct Limits {
+//!     per_second: u32,
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> coord_api::Result<()> {
+//! let provider = StoreProvider::new(std::sync::Arc::new(MemoryStore::new()), ProviderOptions::default());
+//! let manager = ConfigManager::<Limits>::builder(provider.config().clone(), "gateway", "limits")
+//!     .env("prod")
+//!     .default_value(Limits { per_second: 10 })
+//!     .validate(|limits: &Limits| if limits.per_second == 0 { Err("no request would pass") } else { Ok(()) })
+//!     .build()?;
+//!
+//! let status = manager.start().await;
+//! assert!(status.missing);
+//! assert_eq!(manager.current().per_second, 10);
+//!
+//! provider.config().set("prod/gateway/limits", &Limits { per_second: 50 }).await?;
+//! while manager.current().per_second != 50 {
+//!     tokio::time::sleep(Duration::from_millis(1)).await;
+//! }
+//!
+//! manager.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod builder;
+mod reader;
+mod status;
+mod updates;
+mod worker;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coord_api::{ConfigCenter, Error, ErrorKind};
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use builder::ConfigManagerBuilder;
+pub use reader::{ConfigReader, Current};
+pub use status::{ConfigFault, ConfigSource, ConfigStatus, FaultStage};
+pub use updates::DeletePolicy;
+
+use updates::Updates;
+use worker::Worker;
+
+/// Keeps one typed setting up to date (R23, R24): the JSON under `{env}/{service}/{component}` of a config centre.
+///
+/// - **R23** [`current`](Self::current) never blocks and never fails: it is the default until a value is loaded, and while the value is missing, invalid or out of
+///   reach. A new document is decoded, validated, handed to the update callback and swapped in, in this order; whatever fails keeps the old value, and
+///   [`status`](Self::status) shows it.
+/// - **R24** No change is missed between loading and watching. A resync reloads. [`start`](Self::start) and [`stop`](Self::stop) are idempotent and can be repeated.
+/// - A document counts as changed when its bytes differ from those of the value in use. Written again unchanged, it only raises the version. A
+///   document that was refused is looked at again when it is written again, or after a new start.
+///
+/// The manager owns its background task: it ends with [`stop`](Self::stop), or with the manager, wherever that is dropped. Share the manager in an
+/// [`Arc`], or hand out [readers](Self::reader), which only read.
+pub struct ConfigManager<T> {
+    reader: ConfigReader<T>,
+    config: Arc<dyn ConfigCenter>,
+    updates: Arc<Updates<T>>,
+    load_timeout: Duration,
+    running: Mutex<Option<Running>>,
+}
+
+/// A task that was started.
+#[derive(Clone)]
+struct Running {
+    stop: CancellationToken,
+    /// Whether the first load is over. It closes when the task has ended.
+    loaded: watch::Receiver<bool>,
+}
+
+impl Running {
+    fn has_ended(&self) -> bool {
+        self.loaded.has_changed().is_err()
+    }
+
+    async fn ended(mut self) {
+        while self.loaded.changed().await.is_ok() {}
+    }
+}
+
+impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManager<T> {
+    /// A manager for the setting `component` of `service`, with `T`'s default for as long as nothing was loaded.
+    pub fn builder(config: Arc<dyn ConfigCenter>, service: impl Into<String>, component: impl Into<String>) -> ConfigManagerBuilder<T>
+    where
+        T: Default,
+    {
+        ConfigManager::builder_with(config, service, component, T::default())
+    }
+
+    /// As [`builder`](Self::builder), for a type without a default of its own.
+    pub fn builder_with(
+        config: Arc<dyn ConfigCenter>,
+        service: impl Into<String>,
+        component: impl Into<String>,
+        default: T,
+    ) -> ConfigManagerBuilder<T> {
+        ConfigManagerBuilder::new(config, service.into(), component.into(), default)
+    }
+
+    /// Begins to load and to watch, and waits for the first load, at most for the load timeout.
+    ///
+    /// It never fails: what went wrong stands in the status that it returns, and the manager goes on trying in the background, with capped and jittered pauses. The
+    /// first load is over when the centre answered, be it that the key is missing or that its document is refused. Started already, it only waits.
+    ///
+    /// Needs a tokio runtime with its timers enabled, on which the task then runs. Outside of one nothing is started, and the status says so.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call leaves the manager running.
+    pub async fn start(&self) -> ConfigStatus {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            let error = Error::new(ErrorKind::Internal, "config_manager.start", "called outside of a tokio runtime");
+            self.reader.cell.failed(ConfigFault::new(FaultStage::Load, None, error));
+            return self.status();
+        };
+        let mut running = loop {
+            let stopping = {
+                let mut slot = self.running.lock();
+                match &*slot {
+                    Some(running) if running.has_ended() => *slot = None,
+                    Some(running) if !running.stop.is_cancelled() => break running.clone(),
+                    _ => {}
+                }
+                match &*slot {
+                    Some(stopping) => stopping.clone(),
+                    None => break slot.insert(self.spawn(&runtime)).clone(),
+                }
+            };
+            stopping.ended().await;
+        };
+        // Loaded, ended or timed out: the status tells which.
+        let _ = tokio::time::timeout(self.load_timeout, running.loaded.wait_for(|loaded| *loaded)).await;
+        self.status()
+    }
+
+    fn spawn(&self, runtime: &tokio::runtime::Handle) -> Running {
+        let (report, loaded) = watch::channel(false);
+        let stop = CancellationToken::new();
+        let worker = Worker::new(Arc::clone(&self.config), &self.reader, Arc::clone(&self.updates), stop.clone(), report);
+        runtime.spawn(worker.run());
+        Running { stop, loaded }
+    }
+}
+
+impl<T> ConfigManager<T> {
+    /// Ends loading and watching. Once it returned, no callback runs and the value changes no more; [`current`](Self::current) keeps the last one.
+    ///
+    /// Idempotent. A callback that is running is waited for, so do not wait for this inside a callback.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call has begun to stop the manager; call again to wait for the end.
+    pub async fn stop(&self) {
+        let running = self.running.lock().clone();
+        if let Some(running) = running {
+            running.stop.cancel();
+            running.ended().await;
+        }
+    }
+
+    /// The value in use. Never blocks, never fails (R23).
+    #[inline]
+    pub fn current(&self) -> Current<T> {
+        self.reader.current()
+    }
+
+    /// How the manager is doing.
+    pub fn status(&self) -> ConfigStatus {
+        self.reader.status()
+    }
+
+    /// A handle that only reads, cheap to clone. It outlives the manager and then keeps the last value.
+    pub fn reader(&self) -> ConfigReader<T> {
+        self.reader.clone()
+    }
+
+    /// The managed key in the config centre: `{env}/{service}/{component}`.
+    pub fn key(&self) -> &str {
+        &self.reader.cell.key
+    }
+}
+
+impl<T> Drop for ConfigManager<T> {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.get_mut() {
+            running.stop.cancel();
+        }
+    }
+}
+
+impl<T> fmt::Debug for ConfigManager<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConfigManager").field("key", &self.key()).field("status", &self.status()).finish_non_exhaustive()
+    }
+}

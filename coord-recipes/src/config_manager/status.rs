@@ -1,0 +1,88 @@
+//! What can be seen of a config manager besides its value.
+
+use std::fmt;
+
+use coord_api::{Error, Version, WatchState};
+
+/// How a config manager is doing (R23).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ConfigStatus {
+    /// Where the value in use comes from.
+    pub source: ConfigSource,
+    /// Whether the key was absent when last heard of. A loaded value may still be in use then, by [policy](super::DeletePolicy).
+    pub missing: bool,
+    /// What went wrong last, until something goes right.
+    pub last_error: Option<ConfigFault>,
+    /// How the watch is doing; `None` when the manager is not running. `Suspended` also while the first load is under way or tried again. `Ended` when the config
+    /// centre was closed.
+    pub watch: Option<WatchState>,
+}
+
+impl ConfigStatus {
+    /// The version of the value in use; `None` while that is the default.
+    pub fn version(&self) -> Option<Version> {
+        match self.source {
+            ConfigSource::Loaded(version) => Some(version),
+            ConfigSource::Default => None,
+        }
+    }
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// It is the default: nothing was loaded yet, or it was deleted and the [policy](super::DeletePolicy) says so.
+    Default,
+    /// It was loaded; the last version that had these very bytes.
+    Loaded(Version),
+}
+
+/// Why an update did not happen.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ConfigFault {
+    /// Where it failed.
+    pub stage: FaultStage,
+    /// The version of the document that was refused; `None` when the fault is about none.
+    pub version: Option<Version>,
+    /// What went wrong. The cause, where there is one, is what the validator or the callback returned.
+    pub error: Error,
+}
+
+impl ConfigFault {
+    pub(super) fn new(stage: FaultStage, version: Option<Version>, error: Error) -> Self {
+        ConfigFault { stage, version, error }
+    }
+}
+
+impl fmt::Display for ConfigFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.stage, self.error)
+    }
+}
+
+/// The steps of an update, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FaultStage {
+    /// The config centre did not give the document: out of reach, closed, or it refuses.
+    Load,
+    /// The document is not a value of the type.
+    Decode,
+    /// The validator refused the value.
+    Validate,
+    /// The update callback refused the value.
+    Callback,
+}
+
+impl fmt::Display for FaultStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FaultStage::Load => "load",
+            FaultStage::Decode => "decode",
+            FaultStage::Validate => "validate",
+            FaultStage::Callback => "callback",
+        })
+    }
+}

@@ -1,0 +1,149 @@
+//! The task of a config manager: opens the watch, follows it, and opens it again for as long as it takes.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use coord_api::{ConfigCenter, ConfigEvent, Error, ErrorKind, Invalid, Result, WatchStart};
+use futures_util::Stream;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::reader::{Cell, ConfigReader, Watching};
+use super::status::{ConfigFault, FaultStage};
+use super::updates::{Follower, Updates};
+use crate::backoff::Backoff;
+
+const OPERATION: &str = "config_manager.load";
+
+/// How long opening the watch may take before it is tried anew: a centre that never answers must not stop the trying.
+const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// One run of a manager, from a start to its stop.
+pub(super) struct Worker<T> {
+    config: Arc<dyn ConfigCenter>,
+    cell: Arc<Cell<T>>,
+    follower: Follower<T>,
+    stop: CancellationToken,
+    backoff: Backoff,
+    /// Whether the centre was out of reach at the last try: then another failure is no news.
+    unreachable: bool,
+    /// Told when the first load is over. It closes with this task, which is how others know that the task has ended; so it is the last field.
+    loaded: watch::Sender<bool>,
+}
+
+impl<T: DeserializeOwned> Worker<T> {
+    pub(super) fn new(
+        config: Arc<dyn ConfigCenter>,
+        reader: &ConfigReader<T>,
+        updates: Arc<Updates<T>>,
+        stop: CancellationToken,
+        loaded: watch::Sender<bool>,
+    ) -> Self {
+        let cell = Arc::clone(&reader.cell);
+        let follower = Follower::new(Arc::clone(&cell), updates);
+        cell.set_watch(Watching::Opening);
+        Worker { config, cell, follower, stop, backoff: Backoff::new(), unreachable: false, loaded }
+    }
+
+    /// Runs until it is stopped or the config centre is closed.
+    pub(super) async fn run(mut self) {
+        while let Some(error) = self.watch().await {
+            let closed = error.kind() == ErrorKind::Closed;
+            self.cell.set_watch(if closed { Watching::Ended } else { Watching::Opening });
+            self.out_of_reach(error);
+            if closed {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                () = sleep(self.backoff.pause()) => {}
+            }
+        }
+    }
+
+    /// Watches until that fails, and says why; `None` when the manager was stopped.
+    async fn watch(&mut self) -> Option<Error> {
+        let opened = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return None,
+            opened = timeout(ATTEMPT, self.config.watch_raw(&self.cell.key, WatchStart::Snapshot)) => opened,
+        };
+        match opened {
+            Ok(Ok(watch)) => self.cell.set_watch(Watching::Open(watch)),
+            Ok(Err(error)) => return Some(error),
+            Err(_) => return Some(Error::new(ErrorKind::Timeout, OPERATION, "the config centre did not answer in time")),
+        }
+        loop {
+            let item = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return None,
+                item = next_event(&self.cell) => item,
+            };
+            match item {
+                Some(Ok(event)) => self.take(event),
+                Some(Err(error)) => return Some(error),
+                None => return Some(Error::new(ErrorKind::Unavailable, OPERATION, "the watch ended")),
+            }
+            // Changes that come faster than they are taken must not keep the thread from other tasks.
+            tokio::task::consume_budget().await;
+        }
+    }
+
+    fn take(&mut self, event: ConfigEvent) {
+        self.backoff.reset();
+        self.unreachable = false;
+        match event {
+            ConfigEvent::Put { entry, .. } => self.follower.found(entry.value, entry.version),
+            ConfigEvent::Delete { .. } => self.follower.absent(),
+            ConfigEvent::Invalid { record, .. } => self.unreadable(record),
+            ConfigEvent::Resync(snapshot) => {
+                let key = &self.cell.key;
+                let entry = snapshot.items.into_iter().find(|entry| entry.key == *key);
+                let record = snapshot.invalid.into_iter().find(|record| record.key == key.as_bytes());
+                match (entry, record) {
+                    (Some(entry), _) => self.follower.found(entry.value, entry.version),
+                    (None, Some(record)) => self.unreadable(record),
+                    (None, None) => self.follower.absent(),
+                }
+                self.loaded.send_replace(true);
+            }
+        }
+    }
+
+    fn unreadable(&mut self, record: Invalid) {
+        self.follower.refuse(FaultStage::Decode, record.error, record.version, record.value);
+    }
+
+    fn out_of_reach(&mut self, error: Error) {
+        let (key, kind) = (self.cell.key.as_str(), error.kind().as_str());
+        if self.unreachable {
+            tracing::debug!(key, kind, "configuration still out of reach");
+        } else {
+            tracing::warn!(key, kind, "configuration out of reach");
+        }
+        self.unreachable = true;
+        self.cell.failed(ConfigFault::new(FaultStage::Load, None, error));
+    }
+}
+
+/// The next event of the open watch. Cancel safe.
+async fn next_event<T>(cell: &Cell<T>) -> Option<Result<ConfigEvent>> {
+    poll_fn(|cx| match &mut *cell.watch.lock() {
+        Watching::Open(watch) => Pin::new(watch).poll_next(cx),
+        _ => Poll::Ready(None),
+    })
+    .await
+}
+
+impl<T> Drop for Worker<T> {
+    /// However the task ended, also with its runtime: nothing watches any more.
+    fn drop(&mut self) {
+        self.cell.stop_watch();
+    }
+}
