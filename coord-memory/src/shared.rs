@@ -1,0 +1,274 @@
+//! The store that all its clients share: the engine and the watchers under one lock, the clock, and what follows a commit.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use coord_api::{Error, Result, Revision};
+use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
+
+use crate::engine::{Engine, LeaseChange, Window};
+use crate::expiry::Expiry;
+use crate::journal::Journal;
+use crate::storage::Mutation;
+use crate::watchers::{Watcher, Watchers};
+
+/// The history that a store keeps: 16,384 changes and 64 MiB at most.
+pub(crate) const WINDOW: Window = Window { changes: 16_384, bytes: 64 * 1024 * 1024 };
+
+pub(crate) struct Shared {
+    state: RwLock<State>,
+    epoch: Instant,
+    expiry: Arc<Expiry>,
+    journal: Option<Arc<Journal>>,
+    clients: Mutex<usize>,
+    next_client: AtomicU64,
+    me: Weak<Shared>,
+    pub(crate) store_id: String,
+    pub(crate) version: &'static str,
+}
+
+/// What the lock guards.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) engine: Engine,
+    pub(crate) watchers: Watchers,
+}
+
+/// What an operation saw or made, and so what must be durable before it is answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    number: u64,
+    /// Whether the operation itself changed the store.
+    pub(crate) wrote: bool,
+}
+
+impl Shared {
+    pub(crate) fn volatile() -> Arc<Self> {
+        Shared::new(Engine::new(WINDOW), None, random_id(), concat!("coord-memory ", env!("CARGO_PKG_VERSION"), " (volatile)"))
+    }
+
+    pub(crate) fn new(engine: Engine, journal: Option<Journal>, store_id: String, version: &'static str) -> Arc<Self> {
+        Arc::new_cyclic(|me| Shared {
+            state: RwLock::new(State { engine, watchers: Watchers::default() }),
+            epoch: Instant::now(),
+            expiry: Arc::default(),
+            journal: journal.map(Arc::new),
+            clients: Mutex::new(0),
+            next_client: AtomicU64::new(0),
+            me: Weak::clone(me),
+            store_id,
+            version,
+        })
+    }
+
+    /// Counts a client in and names it. `None` once a durable store lost its last client, and with that let go of its directory.
+    pub(crate) fn enter(&self) -> Option<u64> {
+        let mut clients = self.clients.lock();
+        if self.is_released() {
+            return None;
+        }
+        *clients += 1;
+        Some(self.next_client.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Counts a client out and ends what it waits for. It must already know that it is closed.
+    pub(crate) fn leave(&self, client: u64) {
+        let watchers: Vec<_> = self.state.read().watchers.of_client(client).map(Arc::clone).collect();
+        wake(watchers);
+        let mut clients = self.clients.lock();
+        *clients = clients.saturating_sub(1);
+        if let Some(journal) = &self.journal {
+            if *clients == 0 {
+                journal.release();
+            } else {
+                journal.tick();
+            }
+        }
+    }
+
+    /// Whether answers may have to wait for the disk.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.journal.is_some()
+    }
+
+    pub(crate) fn is_released(&self) -> bool {
+        self.journal.as_ref().is_some_and(|journal| journal.is_released())
+    }
+
+    /// The time since the store's epoch, on tokio's clock.
+    pub(crate) fn now(&self) -> Duration {
+        Instant::now().saturating_duration_since(self.epoch)
+    }
+
+    /// The instant that lies `time` after the epoch.
+    pub(crate) fn instant(&self, time: Duration) -> Option<Instant> {
+        self.epoch.checked_add(time)
+    }
+
+    /// Reads, after whatever has expired by now is gone.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&State) -> T) -> (T, Seen) {
+        let mut state = self.state.read();
+        if let Some(expiry) = state.engine.next_expiry() {
+            // Not under the lock: a runtime that is ending drops the task at once, and that looks at the watchers.
+            drop(state);
+            self.expiry.ensure(&self.me);
+            if expiry <= self.now() {
+                self.write(|_| ());
+            }
+            state = self.state.read();
+        }
+        (read(&state), Seen { number: self.queued(), wrote: false })
+    }
+
+    /// Reads as it stands.
+    pub(crate) fn peek<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        read(&self.state.read())
+    }
+
+    /// Writes, after whatever has expired by now is gone, and sees to what follows a write: the journal, the watchers, the history's window.
+    pub(crate) fn write<T>(&self, write: impl FnOnce(&mut State) -> T) -> (T, Seen) {
+        let mut woken = Vec::new();
+        let mut granted = false;
+        let (result, seen, leases) = {
+            let mut state = self.state.write();
+            if state.engine.next_expiry().is_some() {
+                let before = state.engine.revision();
+                state.engine.expire(self.now());
+                self.publish(&mut state, before, &mut woken, &mut granted);
+            }
+            let before = state.engine.revision();
+            let result = write(&mut state);
+            let wrote = self.publish(&mut state, before, &mut woken, &mut granted);
+            (result, Seen { number: self.queued(), wrote }, state.engine.next_expiry().is_some())
+        };
+        if leases {
+            self.expiry.ensure(&self.me);
+        }
+        if granted {
+            self.expiry.poke();
+        }
+        wake(woken);
+        (result, seen)
+    }
+
+    /// Waits until what an operation saw is durable. Volatile stores never wait.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the storage; `Closed` when `closed` says so.
+    pub(crate) async fn durable(&self, seen: Seen, closed: impl Fn() -> bool) -> Result<()> {
+        match &self.journal {
+            Some(journal) => journal.durable(&self.me, seen.number, closed).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the disk is not too far behind for another write.
+    ///
+    /// # Errors
+    ///
+    /// As [`durable`](Self::durable).
+    pub(crate) async fn room(&self, closed: impl Fn() -> bool) -> Result<()> {
+        match &self.journal {
+            Some(journal) => journal.room(&self.me, closed).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes to the disk what nobody waits for.
+    pub(crate) fn start_flush(&self) {
+        if let Some(journal) = &self.journal {
+            journal.start_flush(&self.me);
+        }
+    }
+
+    /// The newest revision that watchers may see.
+    pub(crate) fn visible(&self) -> Option<Revision> {
+        self.journal.as_ref().map(|journal| journal.visible())
+    }
+
+    /// Why the store does not work any more, if so.
+    pub(crate) fn failure(&self) -> Option<&Error> {
+        self.journal.as_ref()?.failure()
+    }
+
+    /// Sees to it that somebody expires leases while there are any.
+    pub(crate) fn keep_expiring(&self) {
+        if self.state.read().engine.next_expiry().is_some() {
+            self.expiry.ensure(&self.me);
+        }
+    }
+
+    /// Forgets a watcher.
+    pub(crate) fn unwatch(&self, watcher: &Watcher) {
+        self.state.write().watchers.remove(watcher);
+    }
+
+    /// Makes every watcher look again.
+    pub(crate) fn wake_all(&self) {
+        let watchers: Vec<_> = self.state.read().watchers.all().map(Arc::clone).collect();
+        wake(watchers);
+    }
+
+    /// What follows a write. Says whether it changed anything.
+    fn publish(&self, state: &mut State, before: Revision, woken: &mut Vec<Arc<Watcher>>, granted: &mut bool) -> bool {
+        let State { engine, watchers } = state;
+        let first = woken.len();
+        let mut changed = engine.revision() != before;
+        if changed {
+            for record in engine.changes_since(before) {
+                watchers.note(&record.key, record.revision, |watcher| woken.push(Arc::clone(watcher)));
+            }
+        }
+        let mut leases = Vec::new();
+        for change in engine.take_lease_changes() {
+            changed = true;
+            *granted |= matches!(change, LeaseChange::Granted(_));
+            if self.journal.is_some() {
+                leases.push(Mutation::Lease(change));
+            }
+        }
+        if changed {
+            if let Some(journal) = &self.journal {
+                let keys = engine.changes_since(before).map(Mutation::from);
+                journal.queue(keys.chain(leases), engine.counters(), woken.split_off(first));
+            }
+            engine.trim();
+        }
+        changed
+    }
+
+    fn queued(&self) -> u64 {
+        self.journal.as_ref().map_or(0, |journal| journal.queued())
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // So that the task sees that it is over.
+        self.expiry.poke();
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("store_id", &self.store_id).field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+/// Wakes watchers. Never under a lock: a waker may run anything.
+pub(crate) fn wake(watchers: Vec<Arc<Watcher>>) {
+    for waker in watchers.iter().filter_map(|watcher| watcher.take_waker()) {
+        waker.wake();
+    }
+}
+
+/// 128 bits that no other store has, from the seeds that the standard library draws for its hash maps.
+pub(crate) fn random_id() -> String {
+    let draw = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", draw(), draw())
+}

@@ -1,0 +1,72 @@
+//! Where commits are kept. The volatile store keeps them nowhere; a durable one hands them to a [`Storage`].
+
+#![cfg_attr(not(feature = "sled"), allow(dead_code, reason = "only a durable store has a storage"))]
+
+#[cfg(feature = "sled")]
+pub(crate) mod sled;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use coord_api::Result;
+use coord_api::store::Lease;
+
+use crate::engine::{Counters, LeaseChange, Record, Stored};
+
+/// What a commit changed, ready to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Mutation {
+    Put(Bytes, Arc<Stored>),
+    Delete(Bytes),
+    Lease(LeaseChange),
+}
+
+impl Mutation {
+    /// The memory that it holds until it is written.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<Mutation>()
+            + match self {
+                Mutation::Put(key, stored) => key.len() + stored.value.len(),
+                Mutation::Delete(key) => key.len(),
+                Mutation::Lease(_) => 0,
+            }
+    }
+}
+
+impl From<&Record> for Mutation {
+    fn from(record: &Record) -> Self {
+        match &record.after {
+            Some(stored) => Mutation::Put(record.key.clone(), Arc::clone(stored)),
+            None => Mutation::Delete(record.key.clone()),
+        }
+    }
+}
+
+/// One or more commits, written as one.
+#[derive(Debug)]
+pub(crate) struct Write {
+    /// In the order of the commits: of several mutations of one key the last one counts.
+    pub(crate) mutations: Vec<Mutation>,
+    /// How the store stands after them.
+    pub(crate) counters: Counters,
+}
+
+/// Keeps commits.
+pub(crate) trait Storage: fmt::Debug + Send + Sync {
+    /// Writes all or nothing. When it returns, the write survives the end of the process (S6). Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The storage is then never written again: it is not known what it holds.
+    fn write(&self, write: &Write) -> Result<()>;
+}
+
+/// What a storage held when it was opened.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    pub(crate) store_id: String,
+    pub(crate) counters: Counters,
+    pub(crate) leases: Vec<Lease>,
+    pub(crate) keys: Vec<(Bytes, Stored)>,
+}

@@ -1,0 +1,334 @@
+//! The store as its users see it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply, round_ttl};
+use coord_api::{Error, LeaseId, Outcome, Result, Revision};
+
+use crate::engine::Engine;
+use crate::shared::{Seen, Shared};
+use crate::watch::WatchStream;
+
+/// One client of an embedded store (S1 to S6).
+///
+/// Cloning it gives another handle of the same client; [`client`](Self::client) gives another client, as another process would be. The
+/// client ends with [`close`](Store::close), [`abandon`](Self::abandon) or its last handle.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> coord_api::Result<()> {
+/// use coord_api::store::{Op, Range, Store, Txn};
+/// use coord_memory::MemoryStore;
+///
+/// let store = MemoryStore::new();
+/// store.txn(Txn::new().then(Op::put("greeting", "hello"))).await?;
+///
+/// let stranger = store.client();
+/// let found = stranger.range(Range::key("greeting")).await?;
+/// assert_eq!(found.entries[0].value, "hello".into());
+///
+/// stranger.close().await?;
+/// assert!(stranger.range(Range::key("greeting")).await.is_err());
+/// assert!(store.range(Range::key("greeting")).await.is_ok());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct MemoryStore {
+    handle: Arc<Handle>,
+}
+
+impl MemoryStore {
+    /// A new, empty, volatile store: it ends with its last handle.
+    ///
+    /// Needs no runtime. Leases expire on time once an operation ran inside a tokio runtime with its timers enabled; without one they expire
+    /// when next looked at.
+    pub fn new() -> Self {
+        MemoryStore::of(Shared::volatile())
+    }
+
+    /// Opens the durable store in the directory `path`, making it where there is none.
+    ///
+    /// - **S6** What was acknowledged is there again. Revisions and lease numbers go on rising. Leases resume with their full TTL.
+    /// - History starts empty: older reads and watches get `Compacted`.
+    /// - The store lives in memory as a whole; opening reads all of it, and blocks meanwhile.
+    ///
+    /// One process opens a directory once; several clients of it are made with [`client`](Self::client). The directory is let go when the last
+    /// client ends.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when the directory is already open, here or in another process, or cannot be read; `PermissionDenied`; `Exhausted` when the disk is
+    /// full; `Internal` when what it holds is damaged or not a store: the message says what to do.
+    #[cfg(feature = "sled")]
+    pub fn open(path: impl AsRef<std::path::Path>) -> Result<Self> {
+        use crate::journal::Journal;
+        use crate::storage::sled::{SledStorage, damaged};
+
+        let path = path.as_ref();
+        let (storage, contents) = SledStorage::open(path)?;
+        let mut engine = Engine::at(contents.counters.revision, contents.counters.next_lease, crate::shared::WINDOW);
+        contents.leases.into_iter().for_each(|lease| engine.restore_lease(lease));
+        for (key, stored) in contents.keys {
+            if !engine.restore_key(key, stored) {
+                return Err(damaged(path, "its entries do not fit each other"));
+            }
+        }
+        let journal = Journal::new(Arc::new(storage), engine.revision());
+        let version = concat!("coord-memory ", env!("CARGO_PKG_VERSION"), " (sled 0.34)");
+        Ok(MemoryStore::of(Shared::new(engine, Some(journal), contents.store_id, version)))
+    }
+
+    pub(crate) fn of(shared: Arc<Shared>) -> Self {
+        let id = shared.enter();
+        let client = Client { id: id.unwrap_or(u64::MAX), closed: AtomicBool::new(id.is_none()), shared };
+        MemoryStore { handle: Arc::new(Handle(Arc::new(client))) }
+    }
+
+    /// A further client of the same store, independent of this one: closing or abandoning either leaves the other alone.
+    ///
+    /// A closed client can be asked too. Only a durable store whose last client ended has let go of its directory: a further client of it is
+    /// closed from the start.
+    #[must_use]
+    pub fn client(&self) -> MemoryStore {
+        MemoryStore::of(Arc::clone(&self.client_ref().shared))
+    }
+
+    /// Ends this client as a crash would: nothing is revoked, and every pending and later call and stream of it ends with `Closed`.
+    ///
+    /// A write that was pending may have been applied. The leases of the client run out by themselves.
+    pub fn abandon(&self) {
+        self.client_ref().close();
+    }
+
+    /// Forgets the history up to revision `through`, or up to the present one where that is later: older reads and watches get `Compacted` (S4).
+    ///
+    /// # Errors
+    ///
+    /// `Closed`; on a durable store also whatever made it stop.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn compact(&self, through: Revision) -> Result<()> {
+        let client = self.client_ref();
+        client.check("store.compact")?;
+        // Not before everything is durable that this makes unreadable; a watcher might still be waiting for it.
+        let (head, seen) = client.shared.read(|state| state.engine.revision());
+        client.seen("store.compact", seen).await?;
+        client.shared.write(|state| state.engine.compact(through.min(head)));
+        Ok(())
+    }
+
+    /// The engine's own revision, durable or not.
+    #[cfg(test)]
+    pub(crate) fn applied_revision(&self) -> Revision {
+        self.client_ref().shared.peek(|state| state.engine.revision())
+    }
+
+    fn client_ref(&self) -> &Arc<Client> {
+        &self.handle.0
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        MemoryStore::new()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let client = self.client_ref();
+        f.debug_struct("MemoryStore").field("client", &client.id).field("store", &client.shared).finish_non_exhaustive()
+    }
+}
+
+/// What the handles of one client share: with the last one the client ends.
+struct Handle(Arc<Client>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// A client, held by its handle and by its streams.
+#[derive(Debug)]
+pub(crate) struct Client {
+    shared: Arc<Shared>,
+    id: u64,
+    closed: AtomicBool,
+}
+
+impl Client {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Whether operations can be begun.
+    pub(crate) fn check(&self, operation: &'static str) -> Result<()> {
+        if self.is_closed() {
+            return Err(closed(operation));
+        }
+        match self.shared.failure() {
+            Some(failure) => Err(failure.clone().in_operation(operation)),
+            None => Ok(()),
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    fn close(&self) {
+        if !self.closed.swap(true, Ordering::SeqCst) {
+            self.shared.leave(self.id);
+        }
+    }
+
+    /// Waits until an answer may be given.
+    async fn seen(&self, operation: &'static str, seen: Seen) -> Result<()> {
+        self.shared.durable(seen, || self.is_closed()).await.map_err(|error| {
+            let outcome = if seen.wrote { Outcome::Unknown } else { Outcome::NotApplied };
+            self.failed(operation, error).with_outcome(outcome)
+        })
+    }
+
+    /// Waits until a write may be begun.
+    async fn room(&self, operation: &'static str) -> Result<()> {
+        self.shared.room(|| self.is_closed()).await.map_err(|error| self.failed(operation, error))
+    }
+
+    fn failed(&self, operation: &'static str, error: Error) -> Error {
+        if self.is_closed() { closed(operation) } else { error.in_operation(operation) }
+    }
+}
+
+fn closed(operation: &'static str) -> Error {
+    Error::new(coord_api::ErrorKind::Closed, operation, "the store's client is closed")
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    /// A revision that the store has not reached yet is `Compacted`, like one that is gone.
+    async fn range(&self, range: Range) -> Result<RangeReply> {
+        const OPERATION: &str = "store.range";
+        range.validate()?;
+        let client = self.client_ref();
+        client.check(OPERATION)?;
+        let (reply, seen) = client.shared.read(|state| read(&state.engine, range));
+        if client.shared.is_durable() {
+            // Boxed here and below: a future that never waits for a disk is not made as large as one that does.
+            Box::pin(client.seen(OPERATION, seen)).await?;
+        }
+        reply
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnReply> {
+        const OPERATION: &str = "store.txn";
+        txn.validate()?;
+        let client = self.client_ref();
+        client.check(OPERATION)?;
+        if client.shared.is_durable() {
+            Box::pin(client.room(OPERATION)).await?;
+        }
+        let (reply, seen) = client.shared.write(|state| state.engine.txn(txn));
+        if client.shared.is_durable() {
+            Box::pin(client.seen(OPERATION, seen)).await?;
+        }
+        reply
+    }
+
+    async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
+        const OPERATION: &str = "store.watch";
+        span.validate(OPERATION)?;
+        let client = self.client_ref();
+        client.check(OPERATION)?;
+        let (armed, seen) = client.shared.write(|state| {
+            let head = state.engine.revision();
+            let oldest = state.engine.oldest();
+            if after.is_some_and(|after| after < oldest) {
+                return Err(Error::compacted(OPERATION, Some(oldest)));
+            }
+            let watcher = state.watchers.add(client.id, span, after, head);
+            Ok((after.map_or(head, |after| after.min(head)), watcher))
+        });
+        // From here on dropping the stream, also by dropping this future, ends the watch.
+        let armed = armed.map(|(armed, watcher)| StoreWatch::new(armed, WatchStream::new(Arc::clone(client), watcher)));
+        client.seen(OPERATION, seen).await?;
+        armed
+    }
+
+    async fn grant_lease(&self, ttl: Duration) -> Result<Lease> {
+        const OPERATION: &str = "store.grant_lease";
+        let ttl = round_ttl(OPERATION, ttl)?;
+        let client = self.client_ref();
+        client.check(OPERATION)?;
+        client.room(OPERATION).await?;
+        let now = client.shared.now();
+        let (lease, seen) = client.shared.write(|state| state.engine.grant(now, ttl));
+        client.seen(OPERATION, seen).await?;
+        Ok(lease)
+    }
+
+    async fn keep_alive(&self, id: LeaseId) -> Result<Duration> {
+        const OPERATION: &str = "store.keep_alive";
+        let client = self.client_ref();
+        client.check(OPERATION)?;
+        let now = client.shared.now();
+        let (ttl, seen) = client.shared.write(|state| state.engine.keep_alive(now, id));
+        if let Some(ttl) = ttl {
+            // Nothing of it is written: a reopened store gives every lease its full TTL anyway.
+            return Ok(ttl);
+        }
+        client.seen(OPERATION, seen).await?;
+        Err(Error::lease_lost(OPERATION, "the lease is gone"))
+    }
+
+    async fn lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
+        const OPERATION: &str = "store.lease";
+        let client = self.client_ref();
+        client.check(OPERATION)?;
+        let now = client.shared.now();
+        let (info, seen) = client.shared.read(|state| state.engine.lease(now, id));
+        client.seen(OPERATION, seen).await?;
+        Ok(info)
+    }
+
+    async fn revoke_lease(&self, id: LeaseId) -> Result<()> {
+        const OPERATION: &str = "store.revoke_lease";
+        let client = self.client_ref();
+        client.check(OPERATION)?;
+        client.room(OPERATION).await?;
+        let ((), seen) = client.shared.write(|state| state.engine.revoke(id));
+        client.seen(OPERATION, seen).await
+    }
+
+    async fn status(&self) -> Result<StoreStatus> {
+        let client = self.client_ref();
+        client.check("store.status")?;
+        Ok(StoreStatus { store_id: client.shared.store_id.clone(), version: client.shared.version.to_owned() })
+    }
+
+    /// Never fails. The last client of a durable store lets go of its directory.
+    async fn close(&self) -> Result<()> {
+        self.client_ref().close();
+        Ok(())
+    }
+}
+
+/// Reads a range; one key of the present, which is asked for most, without a walk.
+fn read(engine: &Engine, range: Range) -> Result<RangeReply> {
+    let Range { span: Span::Key(key), after_key: None, at: None, max_created: None, keys_only: false, .. } = range else {
+        return engine.range(&range);
+    };
+    let entries = engine.get(&key).map(|stored| vec![stored.to_entry(key)]).unwrap_or_default();
+    Ok(RangeReply { revision: engine.revision(), entries, more: false })
+}
