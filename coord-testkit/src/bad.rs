@@ -1,0 +1,39 @@
+//! Input that no backend may take (R4, R6, R7), and bytes that no contract wrote.
+
+use std::time::Duration;
+
+use coord_api::key::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
+
+/// Keys that break R4: empty, over-long, with an empty segment, with `.` or `..`, with control characters.
+pub fn keys() -> Vec<String> {
+    let mut bad: Vec<String> =
+        ["", "/", "//a", "a//b", "a/", ".", "..", "../a", "a/..", "a/../b", "a/./b", "a\nb", "a\0b", "a\u{7f}", "a\u{85}b"]
+            .map(str::to_owned)
+            .into();
+    bad.push("k".repeat(MAX_KEY_BYTES + 1));
+    bad.push("é".repeat(MAX_KEY_BYTES / 2 + 1));
+    bad
+}
+
+/// Prefixes that break R4. The empty one and one trailing `/` are legal.
+pub fn prefixes() -> Vec<String> {
+    keys().into_iter().filter(|key| !["", "/", "a/"].contains(&key.as_str())).collect()
+}
+
+/// Names that are not one good segment: service names, instance ids.
+pub fn segments() -> Vec<String> {
+    let mut bad = keys();
+    bad.extend(["a/b", "/a"].map(str::to_owned));
+    bad
+}
+
+/// TTLs that break R7.
+pub const TTLS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(9_000_000_001), Duration::MAX];
+
+/// A value that breaks R6: one byte over 1 MiB.
+pub fn value() -> Vec<u8> {
+    vec![b'x'; MAX_VALUE_BYTES + 1]
+}
+
+/// Bytes that are neither UTF-8 nor JSON.
+pub const GARBAGE: &[u8] = b"\xff\xfe{";

@@ -1,0 +1,107 @@
+//! Instance ids: R41 to R44.
+
+use coord_api::{IdOptions, InstanceId, Provider, Result, Wait};
+
+use crate::case::Case;
+use crate::fixture::Fixture;
+
+mod r41;
+mod r42;
+mod r43;
+mod r44;
+
+/// The list of these cases, for a macro that makes something of it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! ids_cases {
+    ([$($callback:tt)*] $($arguments:tt)*) => {
+        $($callback)*! {
+            $($arguments)*
+            r41 {
+                one_after_the_other_gets_the_smallest_free_id,
+                several_providers_share_one_range,
+                n_at_once_of_one_provider_hold_the_n_smallest,
+                n_at_once_of_several_providers_hold_the_n_smallest,
+                n_at_once_fill_the_gaps,
+                hundreds_at_once_hold_the_smallest,
+                the_range_is_inclusive_and_may_start_anywhere,
+                the_default_range_starts_at_one,
+                a_range_without_a_good_id_is_an_invalid_argument,
+                another_range_of_the_same_service_is_an_invalid_argument,
+                services_are_unrelated,
+                bad_input_is_an_invalid_argument_before_any_request,
+                what_is_no_id_is_passed_over,
+                an_id_that_others_hold_is_passed_over,
+                sixteen_at_once_cost_at_most_four_requests,
+                the_cost_does_not_grow_with_what_is_held,
+            }
+            r42 {
+                when_none_is_free_it_is_exhausted_at_once,
+                no_id_is_one_past_the_end,
+                exhausted_callers_leave_nothing_behind,
+                a_waiting_call_gets_a_released_id,
+                a_waiting_call_gets_a_dropped_id,
+                a_waiting_call_gets_a_crashed_holders_id,
+                a_waiting_call_times_out,
+                a_freed_id_goes_to_one_contender,
+                waiters_of_one_provider_share_what_is_freed,
+                nobody_sleeps_while_an_id_is_free,
+                no_freed_id_is_missed_with_a_broken_watch,
+                a_call_dropped_at_any_await_point_leaks_no_id,
+                a_waiting_call_dropped_at_any_await_point_leaks_no_id,
+                a_dropped_call_that_is_applied_late_leaks_no_id,
+                a_call_whose_answer_was_lost_leaks_no_id,
+            }
+            r43 {
+                no_two_live_handles_share_an_id,
+                each_grant_has_a_larger_generation,
+                the_generation_is_the_keys_create_revision,
+                generations_rise_across_crashes,
+                generations_rise_across_reopening: persistent,
+                an_id_is_held_for_as_long_as_its_client_lives,
+                after_a_crash_it_is_free_by_ttl_and_lag,
+                a_lost_lease_is_noticed_within_a_second,
+                a_removed_entry_is_noticed_with_the_next_renewal,
+                lost_fires_at_the_local_deadline,
+                under_a_partition_the_loss_comes_before_the_next_grant,
+                a_lost_id_is_never_held_again,
+            }
+            r44 {
+                a_released_id_is_free_at_once,
+                a_released_id_returns_every_time,
+                a_second_release_repeats_nothing,
+                a_late_release_never_frees_a_successor,
+                releasing_what_was_lost_is_lease_lost,
+                a_failed_release_is_unknown_and_a_debt,
+                a_release_applied_late_harms_no_successor,
+                a_release_dropped_at_any_await_point_frees_the_id,
+                one_provider_holds_several_ids,
+                lost_fires_on_release,
+            }
+        }
+    };
+}
+
+pub(crate) const CASES: &[Case] = ids_cases!([crate::list_cases]);
+
+/// Ids from `1..=max`, for the TTL of the case.
+fn up_to(cx: &Fixture, max: u32) -> IdOptions {
+    IdOptions::default().with_range(1..=max).with_ttl(cx.ttl())
+}
+
+/// Acquires an id of the service `s` from `1..=max`.
+async fn acquire(cx: &Fixture, provider: &dyn Provider, max: u32) -> Result<InstanceId> {
+    provider.allocator().acquire_id_with("s", up_to(cx, max)).await
+}
+
+/// Waits for one, as long as it takes.
+async fn await_one(cx: &Fixture, provider: &dyn Provider, max: u32) -> Result<InstanceId> {
+    provider.allocator().acquire_id_with("s", up_to(cx, max).with_wait(Wait::Forever)).await
+}
+
+/// The ids of some handles, sorted.
+fn numbers<'a>(held: impl IntoIterator<Item = &'a InstanceId>) -> Vec<u32> {
+    let mut ids: Vec<u32> = held.into_iter().map(InstanceId::id).collect();
+    ids.sort_unstable();
+    ids
+}

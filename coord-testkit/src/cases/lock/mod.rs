@@ -1,0 +1,147 @@
+//! Locks: R25 to R33.
+
+use std::sync::Arc;
+
+use coord_api::prelude::*;
+use coord_api::{LockGuard, Provider, Result};
+use tokio::task::JoinHandle;
+
+use super::leased::queue;
+use crate::case::Case;
+use crate::fixture::Fixture;
+use crate::wait::eventually;
+
+mod r25;
+mod r26;
+mod r27;
+mod r28;
+mod r29;
+mod r30;
+mod r31;
+mod r32;
+mod r33;
+
+/// The list of these cases, for a macro that makes something of it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! lock_cases {
+    ([$($callback:tt)*] $($arguments:tt)*) => {
+        $($callback)*! {
+            $($arguments)*
+            r25 {
+                increments_under_the_lock_are_all_counted,
+                no_two_guards_are_held_at_once,
+                tokens_rise_with_every_grant,
+                tokens_rise_across_crashes,
+                tokens_rise_across_closed_providers_and_compactions,
+                tokens_rise_across_reopening: persistent,
+                no_grant_before_the_holders_lease_is_over: persistent,
+            }
+            r26 {
+                a_second_acquire_by_the_same_provider_waits,
+                a_second_try_by_the_same_provider_is_a_conflict,
+                nested_names_are_unrelated,
+                names_that_look_escaped_are_unrelated,
+                a_leading_slash_makes_no_other_lock,
+                what_others_keep_deeper_in_the_queue_is_unrelated,
+            }
+            r27 {
+                a_held_lock_is_a_conflict_at_once,
+                a_failed_try_leaves_no_entry_and_disturbs_no_waiter,
+                of_many_tries_exactly_one_succeeds,
+                a_queue_of_waiters_is_a_conflict,
+                a_free_lock_is_taken,
+                a_foreign_entry_is_a_conflict,
+            }
+            r28 {
+                waiters_are_served_in_the_order_of_their_entries,
+                an_unlock_grants_to_the_next_waiter_alone,
+                a_dropped_guard_grants_to_the_next_waiter_alone,
+                a_hand_over_costs_at_most_two_requests,
+                the_cost_of_a_hand_over_does_not_grow_with_the_queue,
+                many_waiters_of_a_provider_share_one_watch,
+                no_watch_reaches_another_lock,
+                a_hand_over_inside_a_process_goes_through_the_store,
+                no_wake_up_is_lost_with_a_broken_watch,
+                no_wake_up_is_lost_over_a_compaction,
+                a_waiter_is_served_after_the_holder_crashed,
+            }
+            r29 {
+                an_acquire_dropped_at_any_await_point_leaves_no_lock,
+                a_waiter_dropped_at_any_await_point_leaves_no_ghost,
+                a_waiter_dropped_as_it_is_granted_passes_the_lock_on,
+                a_try_dropped_at_any_await_point_leaves_no_lock,
+                a_timed_out_acquire_leaves_no_ghost,
+                an_acquire_times_out_when_it_should,
+                a_join_whose_answer_was_lost_leaves_no_ghost,
+                a_dropped_join_that_is_applied_late_leaves_no_ghost,
+                a_refused_join_leaves_no_ghost,
+                a_cut_off_waiter_is_gone_by_ttl_and_lag,
+                a_pending_acquire_dropped_outside_a_runtime_leaves_no_ghost,
+            }
+            r30 {
+                a_granted_entry_is_the_guards_own_and_live,
+                a_waiter_whose_lease_died_is_not_granted_without_an_entry,
+                a_waiter_whose_entry_was_removed_is_not_granted_without_one,
+                a_waiter_removed_while_it_was_cut_off_is_not_granted_without_an_entry,
+                a_guard_has_at_least_half_its_ttl_left,
+            }
+            r31 {
+                a_lock_is_held_for_as_long_as_its_client_lives,
+                renewals_come_at_the_latest_every_third_of_the_ttl,
+                a_waiter_is_renewed_too,
+                the_smallest_ttl_is_held_as_well,
+            }
+            r32 {
+                is_held_compares_the_clock_itself,
+                lost_fires_at_the_local_deadline_while_the_store_hangs,
+                lost_fires_at_the_local_deadline_while_cut_off,
+                renewals_whose_answers_are_lost_do_not_count,
+                a_lost_lease_is_noticed_within_a_second,
+                a_removed_entry_is_noticed_with_the_next_renewal,
+                a_removed_entry_is_noticed_among_many,
+                one_look_a_round_serves_all_handles,
+                under_a_partition_the_loss_comes_before_the_next_grant,
+                a_lost_guard_is_never_held_again,
+                a_short_cut_loses_nothing,
+            }
+            r33 {
+                after_unlock_the_next_try_succeeds,
+                a_second_unlock_repeats_nothing,
+                an_old_guard_never_frees_its_successor,
+                unlocking_what_was_lost_is_lease_lost,
+                unlocking_what_was_removed_is_lease_lost,
+                a_failed_unlock_is_unknown_and_a_debt,
+                an_unlock_whose_answer_was_lost_harms_no_successor,
+                an_unlock_applied_late_harms_no_successor,
+                an_unlock_dropped_at_any_await_point_frees_the_lock,
+                lost_fires_on_unlock,
+                ttl_is_the_time_left,
+                key_is_the_callers_key,
+            }
+        }
+    };
+}
+
+pub(crate) const CASES: &[Case] = lock_cases!([crate::list_cases]);
+
+type Waiter = JoinHandle<Result<LockGuard>>;
+
+/// Acquires a lock in a task of its own.
+fn acquire(cx: &Fixture, provider: &Arc<dyn Provider>, key: &'static str) -> Waiter {
+    let (lock, ttl) = (Arc::clone(provider.lock()), cx.ttl());
+    tokio::spawn(async move { lock.acquire(key, ttl).await })
+}
+
+/// Acquires a lock that is held, in a task of its own, and waits until it stands in the queue.
+async fn stand_in_line(cx: &Fixture, provider: &Arc<dyn Provider>, key: &'static str) -> Waiter {
+    let store = cx.store().await;
+    let before = queue(&*store, key).await;
+    let waiter = acquire(cx, provider, key);
+    eventually(cx.soon(), "the waiter stands in the queue", || async {
+        let stands = queue(&*store, key).await.iter().any(|entry| !before.contains(entry));
+        stands.then_some(())
+    })
+    .await;
+    waiter
+}

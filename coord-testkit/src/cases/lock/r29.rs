@@ -1,0 +1,220 @@
+//! R29 Cancel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coord_api::prelude::*;
+use coord_api::{ErrorKind, Outcome, Provider};
+use tokio::time::{Instant, sleep};
+
+use super::super::leased::{ONE_SECOND, drop_outside_a_runtime, queue};
+use super::stand_in_line;
+use crate::cancel::{Polled, poll_times};
+use crate::fixture::Fixture;
+use crate::layout;
+use crate::wait::{eventually, never_within, within};
+use crate::wrap::Fault;
+
+/// Acquires a lock that nobody may hold: what stood before may delay that by a second at most.
+async fn is_free(cx: &Fixture, provider: &Arc<dyn Provider>, key: &str, what: &str) {
+    let guard = within(ONE_SECOND + cx.slack(), what, provider.lock().acquire(key, cx.ttl())).await.unwrap();
+    guard.unlock().await.unwrap();
+}
+
+/// How long a future is waited for that may never wake again.
+fn patience(cx: &Fixture) -> Duration {
+    cx.slack()
+}
+
+pub(super) async fn an_acquire_dropped_at_any_await_point_leaves_no_lock(cx: Fixture) {
+    let other = cx.provider().await;
+    // With the first of a TTL, which makes a session, and with later ones.
+    for warm in [false, true] {
+        for polls in 0.. {
+            let provider = cx.provider().await;
+            if warm {
+                provider.lock().acquire("warm", cx.ttl()).await.unwrap().unlock().await.unwrap();
+            }
+            let polled = poll_times(polls, patience(&cx), provider.lock().acquire("k", cx.ttl())).await;
+            let done = matches!(polled, Polled::Done(_));
+            drop(polled);
+            is_free(&cx, &other, "k", &format!("the lock is free after an acquire was dropped after {polls} polls")).await;
+            if done {
+                break;
+            }
+        }
+    }
+}
+
+pub(super) async fn a_waiter_dropped_at_any_await_point_leaves_no_ghost(cx: Fixture) {
+    let (holder, other, store) = (cx.provider().await, cx.provider().await, cx.store().await);
+    for warm in [false, true] {
+        for polls in 0.. {
+            let provider = cx.provider().await;
+            if warm {
+                provider.lock().acquire("warm", cx.ttl()).await.unwrap().unlock().await.unwrap();
+            }
+            let guard = holder.lock().acquire("k", cx.ttl()).await.unwrap();
+            let idle = poll_times(polls, patience(&cx), provider.lock().acquire("k", cx.ttl())).await;
+            assert!(!matches!(idle, Polled::Done(_)), "granted, though another holds it");
+            let mut next = stand_in_line(&cx, &other, "k").await;
+            never_within(Duration::from_millis(1), "a grant", &mut next).await;
+            guard.unlock().await.unwrap();
+            let what = format!("the next waiter is granted after one before it was dropped after {polls} polls");
+            let next = within(ONE_SECOND + cx.slack(), &what, next).await.unwrap().unwrap();
+            eventually(ONE_SECOND + cx.slack(), "no ghost is left", || async { (queue(&*store, "k").await.len() == 1).then_some(()) })
+                .await;
+            next.unlock().await.unwrap();
+            if matches!(idle, Polled::Idle) {
+                break;
+            }
+        }
+    }
+}
+
+pub(super) async fn a_waiter_dropped_as_it_is_granted_passes_the_lock_on(cx: Fixture) {
+    let (holder, provider, other) = (cx.provider().await, cx.provider().await, cx.provider().await);
+    for polls in 0..5 {
+        let guard = holder.lock().acquire("k", cx.ttl()).await.unwrap();
+        let mut waiter = Box::pin(provider.lock().acquire("k", cx.ttl()));
+        never_within(cx.slack(), "a grant", &mut waiter).await;
+        let next = stand_in_line(&cx, &other, "k").await;
+        guard.unlock().await.unwrap();
+        // It is its turn, and it may know.
+        drop(poll_times(polls, patience(&cx), waiter).await);
+        let what = format!("the next waiter is granted after the one before it was dropped after {polls} polls of its turn");
+        let next = within(ONE_SECOND + cx.slack(), &what, next).await.unwrap().unwrap();
+        next.unlock().await.unwrap();
+    }
+}
+
+pub(super) async fn a_try_dropped_at_any_await_point_leaves_no_lock(cx: Fixture) {
+    let other = cx.provider().await;
+    for polls in 0.. {
+        let provider = cx.provider().await;
+        let polled = poll_times(polls, patience(&cx), provider.lock().try_acquire("k", cx.ttl())).await;
+        let done = matches!(polled, Polled::Done(_));
+        drop(polled);
+        is_free(&cx, &other, "k", &format!("the lock is free after a try was dropped after {polls} polls")).await;
+        if done {
+            return;
+        }
+    }
+}
+
+pub(super) async fn a_timed_out_acquire_leaves_no_ghost(cx: Fixture) {
+    let (holder, provider, store) = (cx.provider().await, cx.provider().await, cx.store().await);
+    let guard = holder.lock().acquire("k", cx.ttl()).await.unwrap();
+    for timeout in [Duration::ZERO, Duration::from_nanos(1), cx.ttl() / 4, cx.ttl() / 4] {
+        let error = provider.lock().acquire_timeout("k", cx.ttl(), timeout).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied), "after {timeout:?}");
+    }
+    eventually(ONE_SECOND + cx.slack(), "no ghost is left", || async { (queue(&*store, "k").await.len() == 1).then_some(()) }).await;
+    assert!(guard.is_held());
+    guard.unlock().await.unwrap();
+    is_free(&cx, &cx.provider().await, "k", "the lock is free after all gave up").await;
+}
+
+pub(super) async fn an_acquire_times_out_when_it_should(cx: Fixture) {
+    let (holder, provider) = (cx.provider().await, cx.provider().await);
+    let guard = holder.lock().acquire("k", cx.ttl()).await.unwrap();
+    let (start, timeout) = (Instant::now(), cx.ttl() / 2);
+    let error = provider.lock().acquire_timeout("k", cx.ttl(), timeout).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(start.elapsed() >= timeout && start.elapsed() <= timeout + cx.slack(), "after {:?}", start.elapsed());
+    // In time it is granted.
+    let lock = Arc::clone(provider.lock());
+    let (ttl, timeout) = (cx.ttl(), cx.soon());
+    let waiter = tokio::spawn(async move { lock.acquire_timeout("k", ttl, timeout).await });
+    sleep(cx.ttl() / 4).await;
+    guard.unlock().await.unwrap();
+    let _ = within(ONE_SECOND + cx.slack(), "it is granted", waiter).await.unwrap().unwrap();
+}
+
+pub(super) async fn a_join_whose_answer_was_lost_leaves_no_ghost(cx: Fixture) {
+    let other = cx.provider().await;
+    for fault in [Fault::LoseAnswer, Fault::LoseRequest] {
+        let (client, faults) = cx.faulty().await;
+        client.provider.lock().acquire("warm", cx.ttl()).await.unwrap().unlock().await.unwrap();
+        for polls in 0.. {
+            faults.next_put(fault, layout::lock_queue("k"));
+            let polled = poll_times(polls, patience(&cx), client.provider.lock().acquire("k", cx.ttl())).await;
+            let done = matches!(polled, Polled::Done(_));
+            if let Polled::Done(Ok(guard)) = &polled {
+                assert_eq!(queue(&*cx.store().await, "k").await[0].created.get(), guard.fencing_token().get());
+            }
+            drop(polled);
+            is_free(&cx, &other, "k", &format!("the lock is free after a join met {fault:?} and was dropped after {polls} polls")).await;
+            if done {
+                break;
+            }
+        }
+    }
+}
+
+pub(super) async fn a_dropped_join_that_is_applied_late_leaves_no_ghost(cx: Fixture) {
+    let (other, store) = (cx.provider().await, cx.store().await);
+    let (client, faults) = cx.faulty().await;
+    client.provider.lock().acquire("warm", cx.ttl()).await.unwrap().unlock().await.unwrap();
+    for polls in 1.. {
+        faults.next_put(Fault::Hold, layout::lock_queue("k"));
+        let polled = poll_times(polls, patience(&cx), client.provider.lock().acquire("k", cx.ttl())).await;
+        let done = matches!(polled, Polled::Done(_));
+        drop(polled);
+        let guard = within(ONE_SECOND + cx.slack(), "the lock is free", other.lock().acquire("k", cx.ttl())).await.unwrap();
+        for held in faults.take_held() {
+            // Too late for the lease of an entry that nobody wants any more.
+            let _ = held.apply().await;
+        }
+        let what = format!("no ghost is left of a join that was dropped after {polls} polls and came late");
+        eventually(ONE_SECOND + cx.slack(), &what, || async { (queue(&*store, "k").await.len() == 1).then_some(()) }).await;
+        guard.unlock().await.unwrap();
+        is_free(&cx, &other, "k", &what).await;
+        if done {
+            return;
+        }
+    }
+}
+
+pub(super) async fn a_refused_join_leaves_no_ghost(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    client.provider.lock().acquire("warm", cx.ttl()).await.unwrap().unlock().await.unwrap();
+    faults.next_put(Fault::Refuse, layout::lock_queue("k"));
+    let refused = client.provider.lock().acquire("k", cx.ttl()).await;
+    // Whether it is sent again or reported: it was proven not applied.
+    if let Err(error) = &refused {
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+    }
+    drop(refused);
+    is_free(&cx, &cx.provider().await, "k", "the lock is free").await;
+}
+
+pub(super) async fn a_cut_off_waiter_is_gone_by_ttl_and_lag(cx: Fixture) {
+    let (holder, store) = (cx.provider().await, cx.store().await);
+    let (client, faults) = cx.faulty().await;
+    let guard = holder.lock().acquire("k", cx.ttl()).await.unwrap();
+    let waiter = stand_in_line(&cx, &client.provider, "k").await;
+    faults.cut();
+    waiter.abort();
+    let cut = Instant::now();
+    let next = stand_in_line(&cx, &cx.provider().await, "k").await;
+    guard.unlock().await.unwrap();
+    let limit = cx.gone_by(cx.ttl()).saturating_sub(cut.elapsed()) + ONE_SECOND;
+    let next = within(limit, "the next waiter is granted", next).await.unwrap().unwrap();
+    assert_eq!(queue(&*store, "k").await.len(), 1);
+    assert!(next.is_held());
+}
+
+pub(super) async fn a_pending_acquire_dropped_outside_a_runtime_leaves_no_ghost(cx: Fixture) {
+    let (holder, provider, store) = (cx.provider().await, cx.provider().await, cx.store().await);
+    let guard = holder.lock().acquire("k", cx.ttl()).await.unwrap();
+    let lock = Arc::clone(provider.lock());
+    let ttl = cx.ttl();
+    let mut waiter = Box::pin(async move { lock.acquire("k", ttl).await });
+    never_within(cx.slack(), "a grant", &mut waiter).await;
+    assert_eq!(queue(&*store, "k").await.len(), 2);
+    drop_outside_a_runtime(waiter);
+    eventually(ONE_SECOND + cx.slack(), "no ghost is left", || async { (queue(&*store, "k").await.len() == 1).then_some(()) }).await;
+    guard.unlock().await.unwrap();
+    is_free(&cx, &holder, "k", "the lock is free").await;
+}

@@ -1,0 +1,391 @@
+//! R34 Register.
+
+use std::time::Duration;
+
+use coord_api::prelude::*;
+use coord_api::{ErrorKind, HandleState, Loss, Outcome, RegisterOptions, Registration, ServiceInstance};
+use futures_util::future::join_all;
+use tokio::time::sleep;
+
+use super::super::leased::{ONE_SECOND, entry, lease_of, lost_within};
+use super::{eventually_found, found, instance, register, register_exclusively, version};
+use crate::bad;
+use crate::cancel::{Polled, poll_times};
+use crate::fixture::Fixture;
+use crate::layout;
+use crate::view::{ServiceView, Told};
+use crate::wait::{never_within, within};
+use crate::wrap::Fault;
+
+/// Asserts that `work` replaces the instance `a` in place: nothing but updates, to these versions.
+async fn replaces_in_place(cx: &Fixture, versions: &[&str], work: impl Future<Output = ()>) {
+    let (store, watcher) = (cx.store().await, cx.provider().await);
+    let (mut watch, mut view) = (watcher.registry().watch("s").await.unwrap(), ServiceView::new());
+    view.follow(&mut watch, "the full set", cx.soon(), |view| view.resyncs() > 0).await;
+    let before = entry(&*store, layout::service("s", "a")).await.unwrap();
+    work.await;
+    let after = entry(&*store, layout::service("s", "a")).await.unwrap();
+    assert_eq!(after.created, before.created, "it was not created anew");
+    view.follow(&mut watch, "the last update is told", cx.soon(), |view| view.seen() >= after.modified).await;
+    let updates: Vec<Told> = versions.iter().map(|n| Told::Updated(version("a", *n))).collect();
+    // A `Resync` tells the outcome alone.
+    assert!(view.told() == updates || view.resyncs() > 1, "{:?}", view.told());
+    assert_eq!(view.instances(), [version("a", versions[versions.len() - 1])]);
+}
+
+pub(super) async fn what_is_registered_is_discovered_by_every_client(cx: Fixture) {
+    let providers = join_all((0..3).map(|_| cx.provider())).await;
+    let mut held = Vec::new();
+    let mut expected = Vec::new();
+    for (n, provider) in providers.iter().cycle().take(9).enumerate() {
+        let instance = version(format!("i{n}"), "1").with_metadata("zone", "ü").with_metadata("", "");
+        held.push(register(&cx, &**provider, instance.clone()).await.unwrap());
+        expected.push(instance);
+        for provider in &providers {
+            assert_eq!(found(&**provider).await, expected, "at once");
+        }
+    }
+    assert!(held.iter().all(|registration| registration.state() == HandleState::Held));
+    assert_eq!((held[3].service(), held[3].id()), ("s", "i3"));
+}
+
+pub(super) async fn the_same_owner_again_replaces_in_place(cx: Fixture) {
+    let (provider, other) = (cx.provider().await, cx.provider().await);
+    let old = register(&cx, &*provider, version("a", "1")).await.unwrap();
+    let mut new = None;
+    replaces_in_place(&cx, &["2"], async {
+        new = Some(register(&cx, &*provider, version("a", "2")).await.unwrap());
+        assert_eq!(found(&*other).await, [version("a", "2")]);
+    })
+    .await;
+    let new = new.unwrap();
+    assert_eq!(lost_within(ONE_SECOND, "the old handle is over", old.lost()).await.0, Loss::Superseded);
+    assert!(new.state().is_held() && !old.state().is_held());
+    assert!(new.fencing_token() >= old.fencing_token());
+}
+
+pub(super) async fn the_same_owner_again_with_another_ttl_moves_the_entry(cx: Fixture) {
+    let (provider, store) = (cx.provider().await, cx.store().await);
+    let old = register(&cx, &*provider, version("a", "1")).await.unwrap();
+    let lease = lease_of(&*store, layout::service("s", "a")).await;
+    let mut new = None;
+    replaces_in_place(&cx, &["2"], async {
+        let options = RegisterOptions::default().with_ttl(cx.ttl() * 2);
+        new = Some(provider.registry().register_with(version("a", "2"), options).await.unwrap());
+    })
+    .await;
+    let new = new.unwrap();
+    assert_ne!(lease_of(&*store, layout::service("s", "a")).await, lease);
+    drop(old);
+    sleep(cx.ttl() * 3).await;
+    assert_eq!(found(&*provider).await, [version("a", "2")]);
+    assert!(new.state().is_held() && new.ttl() > cx.ttl());
+    new.unregister().await.unwrap();
+    assert_eq!(found(&*provider).await, []);
+}
+
+pub(super) async fn an_update_replaces_in_place(cx: Fixture) {
+    let (provider, other) = (cx.provider().await, cx.provider().await);
+    let registration = register(&cx, &*provider, version("a", "1")).await.unwrap();
+    replaces_in_place(&cx, &["2", "3", "4"], async {
+        for n in ["2", "3", "4"] {
+            registration.update(version("a", n)).await.unwrap();
+            assert_eq!(found(&*other).await, [version("a", n)]);
+        }
+    })
+    .await;
+    assert_eq!(registration.state(), HandleState::Held);
+}
+
+pub(super) async fn registering_many_times_at_once_leaves_one(cx: Fixture) {
+    let (provider, other) = (cx.provider().await, cx.provider().await);
+    let versions: Vec<String> = (0..10).map(|n| n.to_string()).collect();
+    let registered = join_all(versions.iter().map(|n| register(&cx, &*provider, version("a", n)))).await;
+    let (held, over): (Vec<Registration>, Vec<Registration>) =
+        registered.into_iter().map(Result::unwrap).partition(|registration| registration.state().is_held());
+    assert_eq!((held.len(), over.len()), (1, 9));
+    for old in &over {
+        old.unregister().await.unwrap();
+    }
+    drop(over);
+    sleep(cx.slack()).await;
+    assert_eq!(found(&*other).await.len(), 1);
+    held[0].unregister().await.unwrap();
+    assert_eq!(found(&*other).await, []);
+}
+
+pub(super) async fn a_dropped_handle_of_a_replaced_registration_removes_nothing(cx: Fixture) {
+    let provider = cx.provider().await;
+    let old = register(&cx, &*provider, version("a", "1")).await.unwrap();
+    let new = register(&cx, &*provider, version("a", "2")).await.unwrap();
+    drop(old);
+    sleep(cx.ttl() * 2).await;
+    assert_eq!(found(&*provider).await, [version("a", "2")]);
+    assert_eq!(new.state(), HandleState::Held);
+}
+
+pub(super) async fn a_live_foreign_owner_is_taken_over(cx: Fixture) {
+    let (one, other) = (cx.provider().await, cx.provider().await);
+    let old = register(&cx, &*one, version("a", "1")).await.unwrap();
+    let new = register(&cx, &*other, version("a", "2")).await.unwrap();
+    assert_eq!(found(&*one).await, [version("a", "2")]);
+    let (loss, _) = lost_within(ONE_SECOND + cx.slack(), "the old handle is over", old.lost()).await;
+    assert_eq!(loss, Loss::Superseded);
+    assert_eq!(old.state(), HandleState::Ended(Loss::Superseded));
+    assert_eq!(old.update(version("a", "3")).await.unwrap_err().kind(), ErrorKind::LeaseLost);
+    assert_eq!(found(&*one).await, [version("a", "2")]);
+    assert_eq!(new.state(), HandleState::Held);
+}
+
+pub(super) async fn a_superseded_owner_never_fights_back(cx: Fixture) {
+    let (one, other, store) = (cx.provider().await, cx.provider().await, cx.store().await);
+    let old = register(&cx, &*one, version("a", "1")).await.unwrap();
+    let new = register(&cx, &*other, version("a", "2")).await.unwrap();
+    let record = entry(&*store, layout::service("s", "a")).await;
+    let mut lost = new.lost();
+    never_within(cx.ttl() * 3, "the loss of the new owner's registration", &mut lost).await;
+    assert_eq!(entry(&*store, layout::service("s", "a")).await, record, "nobody wrote it again");
+    drop(old);
+    one.close().await.unwrap();
+    sleep(cx.ttl() * 2).await;
+    assert_eq!(entry(&*store, layout::service("s", "a")).await, record);
+    assert_eq!(new.state(), HandleState::Held);
+}
+
+pub(super) async fn a_takeover_has_a_greater_fencing_number(cx: Fixture) {
+    let providers = join_all((0..3).map(|_| cx.provider())).await;
+    let mut held: Vec<Registration> = Vec::new();
+    for provider in providers.iter().cycle().take(6) {
+        let registration = register(&cx, &**provider, instance("a")).await.unwrap();
+        if let Some(last) = held.last() {
+            assert!(registration.fencing_token() > last.fencing_token(), "the number orders the owners of the id");
+            lost_within(ONE_SECOND + cx.slack(), "the old handle is over", last.lost()).await;
+        }
+        held.push(registration);
+    }
+}
+
+pub(super) async fn a_restarted_process_takes_its_own_id_back(cx: Fixture) {
+    let client = cx.client().await;
+    let _old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
+    client.crash().await;
+    // The lease of the process before it still lives.
+    let restarted = cx.provider().await;
+    let new = register(&cx, &*restarted, version("a", "2")).await.unwrap();
+    assert_eq!(found(&*restarted).await, [version("a", "2")]);
+    sleep(cx.gone_by(cx.ttl()) * 2).await;
+    assert_eq!(found(&*cx.provider().await).await, [version("a", "2")], "the old lease takes nothing along");
+    assert_eq!(new.state(), HandleState::Held);
+}
+
+pub(super) async fn an_exclusive_registration_of_a_live_foreign_id_is_a_conflict(cx: Fixture) {
+    let (one, other, store) = (cx.provider().await, cx.provider().await, cx.store().await);
+    let old = register(&cx, &*one, version("a", "1")).await.unwrap();
+    let record = entry(&*store, layout::service("s", "a")).await;
+    for _ in 0..3 {
+        let error = register_exclusively(&cx, &*other, version("a", "2")).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Conflict, Outcome::NotApplied));
+    }
+    sleep(cx.ttl()).await;
+    assert_eq!(entry(&*store, layout::service("s", "a")).await, record);
+    assert_eq!(old.state(), HandleState::Held);
+    old.unregister().await.unwrap();
+    let new = register_exclusively(&cx, &*other, version("a", "2")).await.unwrap();
+    assert!(new.state().is_held());
+    // How it was registered does not matter to whoever asks to replace.
+    let last = register(&cx, &*one, version("a", "3")).await.unwrap();
+    assert_eq!(found(&*other).await, [version("a", "3")]);
+    assert!(last.state().is_held());
+}
+
+pub(super) async fn an_exclusive_registration_of_ones_own_id_replaces(cx: Fixture) {
+    let provider = cx.provider().await;
+    let old = register_exclusively(&cx, &*provider, version("a", "1")).await.unwrap();
+    let new = register_exclusively(&cx, &*provider, version("a", "2")).await.unwrap();
+    assert_eq!(found(&*provider).await, [version("a", "2")]);
+    assert_eq!(lost_within(ONE_SECOND, "the old handle is over", old.lost()).await.0, Loss::Superseded);
+    assert!(new.state().is_held());
+}
+
+pub(super) async fn an_exclusive_registration_of_what_is_gone_succeeds(cx: Fixture) {
+    let client = cx.client().await;
+    let _old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
+    client.crash().await;
+    let provider = cx.provider().await;
+    assert_eq!(register_exclusively(&cx, &*provider, version("a", "2")).await.unwrap_err().kind(), ErrorKind::Conflict);
+    sleep(cx.gone_by(cx.ttl())).await;
+    let new = register_exclusively(&cx, &*provider, version("a", "2")).await.unwrap();
+    assert_eq!(found(&*provider).await, [version("a", "2")]);
+    assert!(new.state().is_held());
+}
+
+pub(super) async fn of_many_exclusive_registrations_one_succeeds(cx: Fixture) {
+    let providers = join_all((0..6).map(|_| cx.provider())).await;
+    let (won, lost): (Vec<_>, Vec<_>) =
+        join_all(providers.iter().enumerate().map(|(n, provider)| register_exclusively(&cx, &**provider, version("a", n.to_string()))))
+            .await
+            .into_iter()
+            .partition(Result::is_ok);
+    assert_eq!((won.len(), lost.len()), (1, 5));
+    assert!(lost.into_iter().all(|tried| tried.unwrap_err().kind() == ErrorKind::Conflict));
+    assert_eq!(found(&*providers[0]).await.len(), 1);
+}
+
+pub(super) async fn ids_are_unique_per_service_only(cx: Fixture) {
+    let (one, other) = (cx.provider().await, cx.provider().await);
+    let mut held = Vec::new();
+    for (provider, service) in [(&one, "s"), (&other, "t"), (&one, "st"), (&other, "u")] {
+        let instance = ServiceInstance::new(service, "a", "localhost", 80);
+        held.push(register_exclusively(&cx, &**provider, instance).await.unwrap());
+    }
+    sleep(cx.ttl()).await;
+    assert!(held.iter().all(|registration| registration.state() == HandleState::Held));
+    for service in ["s", "t", "st", "u"] {
+        assert_eq!(one.registry().discover(service).await.unwrap().items.len(), 1);
+    }
+}
+
+pub(super) async fn bad_input_is_an_invalid_argument_before_any_request(cx: Fixture) {
+    let (client, counter) = cx.counting().await;
+    let good = ServiceInstance::new("s", "a", "localhost", 80);
+    let mut bad = vec![ServiceInstance::new("s", "a", "localhost", 0)];
+    for segment in bad::segments() {
+        bad.push(ServiceInstance::new("s", segment.clone(), "localhost", 80));
+        bad.push(ServiceInstance::new(segment, "a", "localhost", 80));
+    }
+    for address in ["", " ", "a b", "a\nb", "a\0"] {
+        bad.push(ServiceInstance::new("s", "a", address, 80));
+    }
+    for instance in bad {
+        let error = register(&cx, &*client.provider, instance.clone()).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied), "{instance:?}");
+    }
+    for ttl in bad::TTLS {
+        let options = RegisterOptions::default().with_ttl(ttl);
+        let error = client.provider.registry().register_with(good.clone(), options).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied), "{ttl:?}");
+    }
+    assert_eq!(counter.counts().all(), 0, "nothing was sent");
+    assert!(register(&cx, &*client.provider, good).await.unwrap().state().is_held());
+}
+
+pub(super) async fn a_bad_update_changes_nothing(cx: Fixture) {
+    let (client, counter) = cx.counting().await;
+    let store = cx.store().await;
+    let registration = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
+    let record = entry(&*store, layout::service("s", "a")).await;
+    let good = version("a", "2");
+    let before = counter.counts();
+    for bad in [
+        ServiceInstance::new("s", "a", "localhost", 0),
+        ServiceInstance::new("s", "a", "", 80),
+        ServiceInstance::new("s", "b", "localhost", 80),
+        ServiceInstance::new("t", "a", "localhost", 80),
+        ServiceInstance::new("..", "a", "localhost", 80),
+    ] {
+        let error = registration.update(bad.clone()).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied), "{bad:?}");
+    }
+    assert_eq!(counter.counts().since(&before).txn, 0, "nothing was sent");
+    assert_eq!(entry(&*store, layout::service("s", "a")).await, record);
+    registration.update(good.clone()).await.unwrap();
+    assert_eq!(found(&*client.provider).await, [good]);
+}
+
+pub(super) async fn a_record_over_one_mebibyte_is_an_invalid_argument(cx: Fixture) {
+    let (client, counter) = cx.counting().await;
+    let large = instance("a").with_metadata("large", "x".repeat(coord_api::key::MAX_VALUE_BYTES + 1));
+    let error = register(&cx, &*client.provider, large.clone()).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied));
+    assert_eq!(counter.counts().all(), 0, "nothing was sent");
+    let registration = register(&cx, &*client.provider, instance("a")).await.unwrap();
+    assert_eq!(registration.update(large).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
+    assert_eq!(found(&*client.provider).await, [instance("a")]);
+}
+
+pub(super) async fn a_registration_whose_answer_was_lost_is_there_or_gone(cx: Fixture) {
+    let other = cx.provider().await;
+    for fault in [Fault::LoseAnswer, Fault::LoseRequest, Fault::Refuse] {
+        let (client, faults) = cx.faulty().await;
+        for warm in [false, true] {
+            faults.next_put(fault, layout::service("s", "a"));
+            match within(cx.soon(), "an answer", register(&cx, &*client.provider, instance("a"))).await {
+                Ok(registration) => {
+                    assert_eq!(found(&*other).await, [instance("a")], "{fault:?}, {warm}");
+                    sleep(cx.ttl() / 2).await;
+                    assert_eq!(registration.state(), HandleState::Held, "it does not take itself for a stranger");
+                    registration.unregister().await.unwrap();
+                }
+                Err(error) => {
+                    assert!(error.is_transient(), "{fault:?}: {error}");
+                    eventually_found(cx.ttl(), &*other, "a failed registration leaves nothing", &[]).await;
+                }
+            }
+            assert_eq!(found(&*other).await, []);
+        }
+    }
+}
+
+pub(super) async fn a_register_dropped_at_any_await_point_leaves_nothing(cx: Fixture) {
+    let other = cx.provider().await;
+    for warm in [false, true] {
+        for polls in 0.. {
+            let provider = cx.provider().await;
+            if warm {
+                register(&cx, &*provider, instance("warm")).await.unwrap().unregister().await.unwrap();
+            }
+            let polled = poll_times(polls, cx.slack(), register(&cx, &*provider, instance("a"))).await;
+            let done = matches!(polled, Polled::Done(_));
+            drop(polled);
+            // It may take a moment to come, and then to go.
+            let what = format!("nothing is left of a registration that was dropped after {polls} polls");
+            sleep(Duration::from_millis(50)).await;
+            eventually_found(ONE_SECOND + cx.slack(), &*other, &what, &[]).await;
+            sleep(cx.slack()).await;
+            assert_eq!(found(&*other).await, [], "{what}");
+            if done {
+                break;
+            }
+        }
+    }
+}
+
+pub(super) async fn a_dropped_register_that_is_applied_late_leaves_nothing(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let (other, kept) = (cx.provider().await, register(&cx, &*client.provider, instance("kept")).await.unwrap());
+    for polls in 1.. {
+        faults.next_put(Fault::Hold, layout::service("s", "a"));
+        let polled = poll_times(polls, cx.slack(), register(&cx, &*client.provider, instance("a"))).await;
+        let done = matches!(polled, Polled::Done(_));
+        drop(polled);
+        sleep(Duration::from_millis(50)).await;
+        eventually_found(ONE_SECOND + cx.slack(), &*other, "nothing is left", &[instance("kept")]).await;
+        for held in faults.take_held() {
+            let _ = held.apply().await;
+        }
+        let what = format!("nothing is left of a registration that was dropped after {polls} polls and came late");
+        eventually_found(ONE_SECOND + cx.slack(), &*other, &what, &[instance("kept")]).await;
+        sleep(cx.slack()).await;
+        assert_eq!(found(&*other).await, [instance("kept")], "{what}");
+        if done {
+            break;
+        }
+    }
+    assert_eq!(kept.state(), HandleState::Held);
+}
+
+pub(super) async fn a_failed_register_leaves_what_was_registered_before(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let other = cx.provider().await;
+    let old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
+    faults.cut();
+    let error = within(cx.soon(), "an answer", register(&cx, &*client.provider, version("a", "2"))).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    faults.heal();
+    eventually_found(super::healed_within(&cx), &*other, "what was registered before is there", &[version("a", "1")]).await;
+    sleep(cx.ttl() * 2).await;
+    assert_eq!(found(&*other).await, [version("a", "1")]);
+    assert_eq!(old.state(), HandleState::Held);
+    old.unregister().await.unwrap();
+    assert_eq!(found(&*other).await, []);
+}

@@ -1,0 +1,225 @@
+//! R38 Unregister wins.
+
+use coord_api::store::{Change, Span, StoreEvent};
+use coord_api::{HandleState, Loss, Outcome};
+use tokio::time::{sleep, timeout};
+
+use super::super::leased::{Lasting, ONE_SECOND, delete, entry, lease_of, lost_within};
+use super::{eventually_found, found, instance, register, version};
+use crate::cancel::{Polled, poll_times};
+use crate::fixture::Fixture;
+use crate::layout;
+use crate::wait::{eventually, within};
+use crate::wrap::Fault;
+
+/// Asserts that nothing is put under `a` for a while.
+async fn never_comes_back(cx: &Fixture) {
+    let store = cx.store().await;
+    let mut watch = store.watch(Span::key(layout::service("s", "a")), None).await.unwrap();
+    assert_eq!(entry(&*store, layout::service("s", "a")).await, None);
+    let put = async {
+        loop {
+            match watch.next().await {
+                Some(Ok(StoreEvent::Batch(batch))) if batch.changes.iter().any(|change| matches!(change, Change::Put(_))) => return batch,
+                Some(Ok(_)) => {}
+                // A watch may break; what counts is what is there.
+                _ => std::future::pending().await,
+            }
+        }
+    };
+    if let Ok(batch) = timeout(cx.ttl() * 3, put).await {
+        panic!("it came back at revision {}", batch.revision);
+    }
+    assert_eq!(entry(&*store, layout::service("s", "a")).await, None);
+}
+
+pub(super) async fn after_unregister_it_is_gone_for_good(cx: Fixture) {
+    let (provider, other) = (cx.provider().await, cx.provider().await);
+    let kept = register(&cx, &*provider, instance("b")).await.unwrap();
+    let registration = register(&cx, &*provider, instance("a")).await.unwrap();
+    registration.unregister().await.unwrap();
+    assert_eq!(found(&*other).await, [instance("b")], "at once");
+    assert_eq!(registration.state(), HandleState::Ended(Loss::Released));
+    never_comes_back(&cx).await;
+    assert_eq!(kept.state(), HandleState::Held);
+    assert!(registration.update(version("a", "2")).await.is_err());
+    assert_eq!(found(&*other).await, [instance("b")]);
+    // Someone may register it again.
+    let again = register(&cx, &*provider, version("a", "3")).await.unwrap();
+    assert_eq!(found(&*other).await, [version("a", "3"), instance("b")]);
+    assert!(again.fencing_token() > registration.fencing_token());
+}
+
+pub(super) async fn unregister_is_idempotent_and_harms_no_successor(cx: Fixture) {
+    let (provider, other) = (cx.provider().await, cx.provider().await);
+    for successor in [&provider, &other] {
+        let old = register(&cx, &*provider, version("a", "1")).await.unwrap();
+        old.unregister().await.unwrap();
+        old.unregister().await.unwrap();
+        let new = register(&cx, &**successor, version("a", "2")).await.unwrap();
+        old.unregister().await.unwrap();
+        drop(old);
+        sleep(cx.ttl()).await;
+        assert_eq!(found(&*other).await, [version("a", "2")]);
+        assert_eq!(new.state(), HandleState::Held);
+        new.unregister().await.unwrap();
+    }
+}
+
+pub(super) async fn unregister_after_a_takeover_is_ok_and_removes_nothing(cx: Fixture) {
+    let (one, other) = (cx.provider().await, cx.provider().await);
+    for told in [false, true] {
+        let old = register(&cx, &*one, version("a", "1")).await.unwrap();
+        let new = register(&cx, &*other, version("a", "2")).await.unwrap();
+        if told {
+            lost_within(ONE_SECOND + cx.slack(), "the old handle is over", old.lost()).await;
+        }
+        within(cx.soon(), "an answer", old.unregister()).await.unwrap();
+        sleep(cx.ttl()).await;
+        assert_eq!(found(&*one).await, [version("a", "2")]);
+        assert_eq!(new.state(), HandleState::Held);
+        new.unregister().await.unwrap();
+    }
+}
+
+pub(super) async fn unregister_while_healing_wins(cx: Fixture) {
+    let store = cx.store().await;
+    for revoked in [true, false] {
+        let (client, faults) = cx.faulty().await;
+        let registration = register(&cx, &*client.provider, instance("a")).await.unwrap();
+        // It cannot come back for now.
+        let refused = Lasting::begin(&faults, Fault::Refuse, |request| request.puts(&layout::service("s", "a")));
+        if revoked {
+            store.revoke_lease(lease_of(&*store, layout::service("s", "a")).await).await.unwrap();
+        } else {
+            delete(&*store, layout::service("s", "a")).await;
+        }
+        eventually(ONE_SECOND + cx.slack(), "the loss is seen", || async { (registration.state() == HandleState::Lost).then_some(()) })
+            .await;
+        within(cx.soon(), "an answer", registration.unregister()).await.unwrap();
+        refused.end();
+        never_comes_back(&cx).await;
+        // At the very moment of the loss.
+        let registration = register(&cx, &*client.provider, instance("a")).await.unwrap();
+        delete(&*store, layout::service("s", "a")).await;
+        within(cx.soon(), "an answer", registration.unregister()).await.unwrap();
+        never_comes_back(&cx).await;
+    }
+}
+
+pub(super) async fn unregister_while_cut_off_is_unknown_and_a_debt(cx: Fixture) {
+    let other = cx.provider().await;
+    for long in [false, true] {
+        let (client, faults) = cx.faulty().await;
+        let registration = register(&cx, &*client.provider, instance("a")).await.unwrap();
+        let kept = register(&cx, &*client.provider, instance("b")).await.unwrap();
+        faults.cut();
+        if long {
+            sleep(cx.gone_by(cx.ttl())).await;
+        }
+        let unregistered = within(cx.soon(), "an answer", registration.unregister()).await;
+        if !long {
+            let error = unregistered.unwrap_err();
+            assert!(error.is_transient(), "{error}");
+            assert_eq!(error.outcome(), Outcome::Unknown);
+        }
+        assert!(matches!(registration.state(), HandleState::Ended(_)), "it is over all the same");
+        faults.heal();
+        eventually_found(cx.ttl(), &*other, "only the other one is there", &[instance("b")]).await;
+        never_comes_back(&cx).await;
+        eventually(ONE_SECOND, "the other one is registered", || async { (kept.state() == HandleState::Held).then_some(()) }).await;
+        kept.unregister().await.unwrap();
+    }
+}
+
+pub(super) async fn an_unregister_whose_answer_was_lost_does_not_bring_it_back(cx: Fixture) {
+    let other = cx.provider().await;
+    for fault in [Fault::LoseAnswer, Fault::LoseRequest, Fault::Refuse] {
+        let (client, faults) = cx.faulty().await;
+        let kept = register(&cx, &*client.provider, instance("b")).await.unwrap();
+        let registration = register(&cx, &*client.provider, instance("a")).await.unwrap();
+        faults.next_delete(fault, layout::service("s", "a"));
+        if let Err(error) = within(cx.soon(), "an answer", registration.unregister()).await {
+            assert_eq!(error.outcome(), Outcome::Unknown, "{fault:?}");
+        }
+        eventually_found(cx.ttl(), &*other, "it is gone", &[instance("b")]).await;
+        never_comes_back(&cx).await;
+        assert_eq!(kept.state(), HandleState::Held, "{fault:?}");
+        kept.unregister().await.unwrap();
+    }
+}
+
+pub(super) async fn an_update_applied_late_does_not_bring_it_back(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let (other, kept) = (cx.provider().await, register(&cx, &*client.provider, instance("b")).await.unwrap());
+    for dropped in [false, true] {
+        let registration = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
+        faults.next_put(Fault::Hold, layout::service("s", "a"));
+        // Whatever it says: its first write is still on its way.
+        let updated = timeout(cx.slack(), registration.update(version("a", "2"))).await;
+        let held = faults.take_held();
+        assert_eq!(held.len(), 1, "{updated:?}");
+        if dropped {
+            drop(registration);
+            eventually_found(ONE_SECOND + cx.slack(), &*other, "it is gone", &[instance("b")]).await;
+        } else {
+            within(cx.soon(), "an answer", registration.unregister()).await.unwrap();
+            assert_eq!(found(&*other).await, [instance("b")]);
+        }
+        for held in held {
+            let _ = held.apply().await;
+        }
+        never_comes_back(&cx).await;
+    }
+    assert_eq!(kept.state(), HandleState::Held);
+}
+
+pub(super) async fn a_heal_applied_late_does_not_bring_it_back(cx: Fixture) {
+    let store = cx.store().await;
+    for revoked in [false, true] {
+        let (client, faults) = cx.faulty().await;
+        let registration = register(&cx, &*client.provider, instance("a")).await.unwrap();
+        let lease = lease_of(&*store, layout::service("s", "a")).await;
+        faults.next_put(Fault::Hold, layout::service("s", "a"));
+        // The healer's next write, too, so that nothing but the one that is held can bring it back.
+        let refused = Lasting::begin(&faults, Fault::Refuse, |request| request.puts(&layout::service("s", "a")));
+        if revoked {
+            store.revoke_lease(lease).await.unwrap();
+        } else {
+            delete(&*store, layout::service("s", "a")).await;
+        }
+        let held = eventually(super::healed_within(&cx), "it is being healed", || async { faults.take_held().pop() }).await;
+        within(cx.soon(), "an answer", registration.unregister()).await.unwrap();
+        refused.end();
+        let _ = held.apply().await;
+        never_comes_back(&cx).await;
+    }
+}
+
+pub(super) async fn an_unregister_dropped_at_any_await_point_wins_too(cx: Fixture) {
+    let (provider, other) = (cx.provider().await, cx.provider().await);
+    for polls in 1.. {
+        let registration = register(&cx, &*provider, instance("a")).await.unwrap();
+        let polled = poll_times(polls, cx.slack(), registration.unregister()).await;
+        let what = format!("it is gone after an unregister was dropped after {polls} polls");
+        eventually_found(ONE_SECOND + cx.slack(), &*other, &what, &[]).await;
+        within(cx.soon(), "an answer", registration.unregister()).await.unwrap();
+        sleep(cx.ttl()).await;
+        assert_eq!(found(&*other).await, [], "{what}");
+        if matches!(polled, Polled::Done(_)) {
+            return;
+        }
+    }
+}
+
+pub(super) async fn lost_fires_on_unregister(cx: Fixture) {
+    let provider = cx.provider().await;
+    let registration = register(&cx, &*provider, instance("a")).await.unwrap();
+    let lost = registration.lost();
+    registration.unregister().await.unwrap();
+    assert_eq!(lost_within(cx.slack(), "lost() fires", lost).await.0, Loss::Released);
+    let registration = register(&cx, &*provider, instance("a")).await.unwrap();
+    let lost = registration.lost();
+    drop(registration);
+    assert_eq!(lost_within(ONE_SECOND, "lost() fires", lost).await.0, Loss::Released);
+}

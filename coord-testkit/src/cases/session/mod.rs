@@ -1,0 +1,53 @@
+//! Sessions and dropped handles: R9 and R9a.
+
+use crate::case::Case;
+
+mod r9;
+mod r9a;
+
+/// The list of these cases, for a macro that makes something of it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! session_cases {
+    ([$($callback:tt)*] $($arguments:tt)*) => {
+        $($callback)*! {
+            $($arguments)*
+            r9 {
+                a_dropped_guard_frees_the_lock,
+                a_dropped_registration_is_gone,
+                a_dropped_id_is_free,
+                handles_may_be_dropped_outside_a_runtime,
+                a_provider_may_be_dropped_outside_a_runtime,
+                a_provider_may_be_dropped_before_its_handles,
+                a_drop_never_blocks_on_a_store_that_hangs,
+                a_release_that_failed_is_repeated,
+                a_release_of_a_registration_that_failed_is_repeated,
+                many_releases_that_failed_are_repeated,
+                a_release_that_is_owed_harms_no_successor,
+                nothing_dropped_is_held_for_ever,
+            }
+            r9a {
+                everything_of_one_ttl_shares_one_lease,
+                n_registrations_of_one_ttl_share_one_lease,
+                ttls_that_round_up_to_the_same_share_one_lease,
+                every_ttl_has_a_lease_of_its_own,
+                a_session_has_a_key_of_its_own,
+                first_acquires_at_once_share_one_grant,
+                after_the_first_of_its_ttl_an_acquire_is_one_request,
+                after_the_first_of_its_ttl_a_try_is_one_request,
+                an_unlock_is_one_request,
+                the_cost_does_not_grow_with_what_is_held,
+                a_lease_that_carried_nothing_for_one_ttl_is_revoked,
+                a_lease_that_is_used_again_in_time_lives_on,
+                releasing_one_handle_never_revokes_the_lease,
+                losing_the_lease_loses_every_handle_on_it,
+                a_lost_lease_is_replaced,
+                close_revokes_every_lease,
+                after_its_deadline_a_lease_is_revoked_and_never_renewed,
+                after_a_hang_a_lease_is_revoked_and_never_renewed,
+            }
+        }
+    };
+}
+
+pub(crate) const CASES: &[Case] = session_cases!([crate::list_cases]);

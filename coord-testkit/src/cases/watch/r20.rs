@@ -1,0 +1,118 @@
+//! R20 End.
+
+use std::time::Duration;
+
+use coord_api::prelude::*;
+use coord_api::{ErrorKind, Revision, WatchStart, WatchState};
+use tokio::time::{Instant, sleep};
+
+use super::Writer;
+use crate::fixture::Fixture;
+use crate::view::ConfigView;
+use crate::wait::{eventually, within};
+use crate::wrap::{Fault, Request};
+
+pub(super) async fn closing_ends_it_with_closed(cx: Fixture) {
+    let client = cx.client().await;
+    let config = client.provider.config();
+    let mut idle = config.watch_raw("k", WatchStart::Now).await.unwrap();
+    let mut waiting = config.watch_prefix_raw("d", WatchStart::Now).await.unwrap();
+    let waiter = tokio::spawn(async move {
+        let item = waiting.next().await;
+        (item, waiting)
+    });
+    tokio::task::yield_now().await;
+    client.provider.close().await.unwrap();
+    let closed = Instant::now();
+    let (item, mut waiting) = within(Duration::from_secs(5), "a pending watch ends", waiter).await.unwrap();
+    assert_eq!(item.expect("the last item says why").unwrap_err().kind(), ErrorKind::Closed);
+    for watch in [&mut waiting, &mut idle] {
+        let mut last = within(Duration::from_secs(5), "a watch ends", watch.next()).await;
+        if let Some(Err(error)) = &last {
+            assert_eq!(error.kind(), ErrorKind::Closed);
+            last = within(Duration::from_secs(5), "after the error comes the end", watch.next()).await;
+        }
+        assert!(last.is_none(), "{last:?}");
+        assert_eq!(watch.state(), WatchState::Ended);
+    }
+    assert!(closed.elapsed() <= Duration::from_secs(5));
+}
+
+pub(super) async fn it_outlives_a_long_outage(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let mut writer = Writer::new(&cx).await;
+    let mut watch = client.provider.config().watch_prefix_raw("d", WatchStart::Now).await.unwrap();
+    let mut view = ConfigView::after(Revision::ZERO);
+    let long = if cx.virtual_time() { Duration::from_secs(3_600) } else { Duration::from_secs(5) };
+    for hang in [false, true] {
+        if hang {
+            faults.hang();
+        } else {
+            faults.cut();
+        }
+        let meanwhile = writer.put("d/k", "meanwhile").await;
+        let read = tokio::time::timeout(long, view.follow(&mut watch, meanwhile, long * 2)).await;
+        assert!(read.is_err(), "nothing can be told while cut off, and the watch does not end");
+        faults.heal();
+        // It is tried again after a capped pause, however long the outage was.
+        view.follow(&mut watch, meanwhile, cx.soon() * 3).await;
+        view.check(&writer.log);
+    }
+}
+
+pub(super) async fn its_state_says_how_it_is_doing(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let mut writer = Writer::new(&cx).await;
+    let mut watch = client.provider.config().watch_prefix_raw("d", WatchStart::Now).await.unwrap();
+    let mut view = ConfigView::after(Revision::ZERO);
+    let last = writer.put("d/k", "1").await;
+    view.follow(&mut watch, last, cx.soon()).await;
+    assert_eq!(watch.state(), WatchState::Live);
+    faults.cut();
+    eventually(cx.soon(), "the watch says that it is cut off", async || (watch.state() == WatchState::Suspended).then_some(())).await;
+    faults.heal();
+    eventually(cx.soon() * 3, "the watch says that it is back", async || (watch.state() == WatchState::Live).then_some(())).await;
+    let last = writer.put("d/k", "2").await;
+    view.follow(&mut watch, last, cx.soon()).await;
+    view.check(&writer.log);
+    client.provider.close().await.unwrap();
+    eventually(cx.soon(), "the watch says that it is over", async || (watch.state() == WatchState::Ended).then_some(())).await;
+}
+
+pub(super) async fn a_permanent_error_is_the_last_item(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let mut watch = client.provider.config().watch_prefix_raw("d", WatchStart::Now).await.unwrap();
+    faults.next(Fault::Deny, |request| matches!(request, Request::Watch(_)));
+    faults.break_watches();
+    let last = within(cx.soon() * 3, "the watch ends", async {
+        loop {
+            match watch.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return error,
+                None => panic!("the watch ended and did not say why"),
+            }
+        }
+    })
+    .await;
+    assert_eq!(last.kind(), ErrorKind::PermissionDenied);
+    assert!(within(cx.soon(), "after the error comes the end", watch.next()).await.is_none());
+    assert_eq!(watch.state(), WatchState::Ended);
+    // Others are not harmed: a new watch works.
+    let mut writer = Writer::new(&cx).await;
+    let mut watch = client.provider.config().watch_prefix_raw("d", WatchStart::Now).await.unwrap();
+    let last = writer.put("d/k", "1").await;
+    ConfigView::after(Revision::ZERO).follow(&mut watch, last, cx.soon()).await;
+}
+
+pub(super) async fn it_outlives_the_provider_value_that_opened_it(cx: Fixture) {
+    let mut writer = Writer::new(&cx).await;
+    let provider = cx.provider().await;
+    let mut watch = provider.config().watch_prefix_raw("d", WatchStart::Now).await.unwrap();
+    // A watch ends for three reasons, and dropping the value that opened it is none of them.
+    drop(provider);
+    sleep(Duration::from_millis(10)).await;
+    let last = writer.put("d/k", "1").await;
+    let mut view = ConfigView::after(Revision::ZERO);
+    view.follow(&mut watch, last, cx.soon()).await;
+    view.check(&writer.log);
+}

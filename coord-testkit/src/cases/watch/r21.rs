@@ -1,0 +1,158 @@
+//! R21 Content.
+
+use coord_api::prelude::*;
+use coord_api::store::{Op, Txn};
+use coord_api::{ConfigEvent, ErrorKind, Revision, Value, Watch, WatchStart};
+use tokio::time::Instant;
+
+use super::Writer;
+use crate::fixture::Fixture;
+use crate::view::ConfigView;
+use crate::wait::within;
+use crate::{bad, layout};
+
+/// The next `count` events; `None` when a resync came among them, which is always legal and tells the outcome alone.
+async fn changes<V>(cx: &Fixture, watch: &mut Watch<ConfigEvent<V>>, count: usize) -> Option<Vec<ConfigEvent<V>>> {
+    let mut changes = Vec::new();
+    while changes.len() < count {
+        match within(cx.soon(), "the next change", watch.next()).await {
+            Some(Ok(ConfigEvent::Resync(_))) => return None,
+            Some(Ok(event)) => changes.push(event),
+            Some(Err(error)) => panic!("wanted a change, got {error:?}"),
+            None => panic!("wanted a change, and the watch ended"),
+        }
+    }
+    Some(changes)
+}
+
+/// Tries again where a resync came in between, until a try tells.
+async fn without_resync(attempt: impl AsyncFn() -> Option<()>) {
+    for _ in 0..20 {
+        if attempt().await.is_some() {
+            return;
+        }
+    }
+    panic!("a resync came every time");
+}
+
+pub(super) async fn a_put_tells_key_value_version_and_whether_it_created(cx: Fixture) {
+    without_resync(async || {
+        let (watcher, mut writer) = (cx.provider().await, Writer::new(&cx).await);
+        let mut watch = watcher.config().watch_prefix_raw("d", WatchStart::Now).await.unwrap();
+        let mut expected = Vec::new();
+        for (text, created) in [("1", true), ("2", false), ("", false), ("4", true)] {
+            if text == "4" {
+                writer.delete("d/k").await;
+            }
+            expected.push((writer.put("d/k", text).await, Value::from(text), created));
+        }
+        let mut told = Vec::new();
+        for event in changes(&cx, &mut watch, 5).await? {
+            if let ConfigEvent::Put { entry, created, last } = event {
+                assert!(last, "the only change of its revision is the last");
+                assert_eq!(entry.key, "d/k");
+                told.push((entry.version, entry.value, created));
+            }
+        }
+        assert_eq!(told, expected);
+        writer.delete("d/k").await;
+        Some(())
+    })
+    .await;
+}
+
+pub(super) async fn a_deletion_tells_key_and_version(cx: Fixture) {
+    without_resync(async || {
+        let (watcher, mut writer) = (cx.provider().await, Writer::new(&cx).await);
+        let written = writer.put("d/k", "1").await;
+        let mut watch = watcher.config().watch_prefix_raw("d", WatchStart::Now).await.unwrap();
+        assert!(writer.provider.config().delete("d/k").await.unwrap());
+        let listed = watcher.config().list_raw("d").await.unwrap();
+        let told = changes(&cx, &mut watch, 1).await?;
+        let [ConfigEvent::Delete { key, version, last: true }] = told.as_slice() else { panic!("not a deletion: {told:?}") };
+        assert_eq!(key, "d/k");
+        assert!(*version > written && *version <= listed.revision, "the revision of the deletion");
+        assert!(writer.put("d/k", "2").await > *version);
+        Some(())
+    })
+    .await;
+}
+
+pub(super) async fn an_expired_key_shows_as_a_deletion(cx: Fixture) {
+    let client = cx.client().await;
+    let watcher = cx.provider().await;
+    let mut watch = watcher.config().watch_prefix_raw("d", WatchStart::Now).await.unwrap();
+    let start = Instant::now();
+    let lease = client.store.grant_lease(cx.ttl()).await.unwrap();
+    let txn = Txn::new().then(Op::put_leased(layout::config("d/leased"), "1", lease.id)).then(Op::put(layout::config("d/free"), "1"));
+    let written = client.store.txn(txn).await.unwrap().revision;
+    let mut view = ConfigView::after(Revision::ZERO);
+    view.follow(&mut watch, written, cx.soon()).await;
+    view.follow(&mut watch, written.next(), cx.gone_by(lease.ttl) + cx.soon()).await;
+    assert!(start.elapsed() <= cx.gone_by(lease.ttl) + cx.slack(), "after {:?}", start.elapsed());
+    assert_eq!(view.state().keys().collect::<Vec<_>>(), ["d/free"]);
+    assert!(view.told().iter().any(|told| told.0 == "d/leased" && told.2.is_none()) || view.resyncs() > 0);
+}
+
+pub(super) async fn what_does_not_decode_comes_with_its_bytes_and_the_stream_goes_on(cx: Fixture) {
+    without_resync(async || {
+        let (watcher, mut writer) = (cx.provider().await, Writer::new(&cx).await);
+        let mut watch = watcher.config().watch_prefix::<u32>("d", WatchStart::Now).await.unwrap();
+        writer.put("d/a", "1").await;
+        let bad = writer.put("d/b", "\"secret\"").await;
+        writer.put("d/c", "3").await;
+        writer.put("d/b", "4").await;
+        let told = changes(&cx, &mut watch, 4).await?;
+        let [
+            ConfigEvent::Put { entry: a, .. },
+            ConfigEvent::Invalid { record, last: true },
+            ConfigEvent::Put { entry: c, .. },
+            ConfigEvent::Put { entry: b, .. },
+        ] = told.as_slice()
+        else {
+            panic!("wanted put, invalid, put, put: {told:?}")
+        };
+        assert_eq!([(a.key.as_str(), a.value), (c.key.as_str(), c.value), (b.key.as_str(), b.value)], [("d/a", 1), ("d/c", 3), ("d/b", 4)]);
+        assert_eq!((record.key.as_ref(), &record.value, record.version), (&b"d/b"[..], &Value::from("\"secret\""), bad));
+        assert_eq!(record.error.kind(), ErrorKind::Codec);
+        assert!(!format!("{record:?} {}", record.error).contains("secret"), "an error shows no value");
+        Some(())
+    })
+    .await;
+    let mut writer = Writer::new(&cx).await;
+    writer.put("d/b", "broken").await;
+    let mut anew = writer.provider.config().watch_prefix::<u32>("d", WatchStart::Snapshot).await.unwrap();
+    let first = within(cx.soon(), "the snapshot comes", anew.next()).await;
+    let Some(Ok(ConfigEvent::Resync(snapshot))) = first else { panic!("not a snapshot") };
+    assert_eq!(snapshot.items.iter().map(|entry| entry.value).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(snapshot.invalid.iter().map(|record| record.value.as_bytes()).collect::<Vec<_>>(), [b"broken"]);
+}
+
+pub(super) async fn a_key_that_is_not_utf_8_harms_no_other(cx: Fixture) {
+    without_resync(async || {
+        let (watcher, mut writer) = (cx.provider().await, Writer::new(&cx).await);
+        let mut watch = watcher.config().watch_prefix_raw("d", WatchStart::Now).await.unwrap();
+        writer.put("d/a", "1").await;
+        let foreign = [layout::config("d/").as_bytes(), bad::GARBAGE].concat();
+        let version = writer.store.txn(Txn::new().then(Op::put(foreign.clone(), bad::GARBAGE))).await.unwrap().revision;
+        writer.put("d/b", "2").await;
+        writer.store.txn(Txn::new().then(Op::delete(foreign.clone()))).await.unwrap();
+        let last = writer.put("d/a", "3").await;
+        let told = changes(&cx, &mut watch, 3).await?;
+        let [ConfigEvent::Put { entry: a, .. }, ConfigEvent::Invalid { record, .. }, ConfigEvent::Put { entry: b, .. }] = told.as_slice()
+        else {
+            panic!("wanted put, invalid, put: {told:?}")
+        };
+        assert_eq!((a.key.as_str(), b.key.as_str()), ("d/a", "d/b"));
+        assert!(foreign.ends_with(&record.key) && record.key.ends_with(bad::GARBAGE));
+        assert_eq!((record.value.as_bytes(), record.version, record.error.kind()), (bad::GARBAGE, version, ErrorKind::Codec));
+        // However the deletion of such a key is told, what follows arrives.
+        loop {
+            if let [ConfigEvent::Put { entry, .. }] = changes(&cx, &mut watch, 1).await?.as_slice() {
+                assert_eq!(entry.version, last);
+                return Some(());
+            }
+        }
+    })
+    .await;
+}

@@ -1,0 +1,125 @@
+//! What a case is given: a fresh store, clients of it, and the times that are right for it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coord_api::store::Store;
+use coord_api::{Provider, Revision};
+
+use crate::harness::{Client, Harness, Reopened, Time};
+use crate::wrap::{Counter, Counting, Delayed, Faults, Faulty};
+
+/// What a case is given. Cheap to clone.
+#[derive(Clone)]
+pub struct Fixture {
+    harness: Arc<dyn Harness>,
+}
+
+impl Fixture {
+    pub(crate) fn new(harness: Arc<dyn Harness>) -> Self {
+        Fixture { harness }
+    }
+
+    /// A further client of the store.
+    pub async fn client(&self) -> Client {
+        self.harness.client().await
+    }
+
+    /// The provider of a further client, for cases that need no more of it.
+    pub async fn provider(&self) -> Arc<dyn Provider> {
+        self.client().await.provider
+    }
+
+    /// The store of a further client, bare.
+    pub async fn store(&self) -> Arc<dyn Store> {
+        self.client().await.store
+    }
+
+    /// A further client whose requests are counted.
+    pub async fn counting(&self) -> (Client, Counter) {
+        let counter = Counter::default();
+        let client = self.wrapped(|store| Arc::new(Counting::new(store, counter.clone()))).await;
+        (client, counter)
+    }
+
+    /// A further client that can be cut off, and whose answers can be lost. Its requests are counted too: [`Faults::counter`].
+    pub async fn faulty(&self) -> (Client, Faults) {
+        let faults = Faults::default();
+        let client = self.wrapped(|store| Arc::new(Counting::new(Faulty::new(store, faults.clone()), faults.counter().clone()))).await;
+        (client, faults)
+    }
+
+    /// A further client whose requests and answers take their time, so that they overlap with those of other clients.
+    pub async fn delayed(&self, seed: u64) -> Client {
+        self.wrapped(|store| Arc::new(Delayed::new(store, Duration::from_millis(20), seed))).await
+    }
+
+    /// A further client over a store inside a wrapper.
+    pub async fn wrapped(&self, wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Client {
+        let client = self.harness.client().await;
+        let store = wrap(Arc::clone(&client.store));
+        let provider = self.harness.assemble(Arc::clone(&store));
+        client.rewrapped(store, provider)
+    }
+
+    /// The backend's provider over any store.
+    pub fn assemble(&self, store: Arc<dyn Store>) -> Arc<dyn Provider> {
+        self.harness.assemble(store)
+    }
+
+    /// The provider of a further client, inside a namespace.
+    pub async fn namespaced(&self, namespace: &str) -> Arc<dyn Provider> {
+        let client = self.harness.client().await;
+        self.harness.namespaced(client.store, namespace)
+    }
+
+    /// Forgets the history up to and including `through`.
+    pub async fn compact(&self, through: Revision) {
+        self.harness.compact(through).await;
+    }
+
+    /// Kills the store and opens its data again. Only for cases that need a persistent store.
+    pub async fn reopen(&self) {
+        assert_eq!(self.harness.reopen().await, Reopened::Done, "the harness calls its store persistent and did not open it again");
+    }
+
+    /// Whether time is the kit's own.
+    pub fn virtual_time(&self) -> bool {
+        self.harness.time() == Time::Virtual
+    }
+
+    /// A TTL, where any would do.
+    pub fn ttl(&self) -> Duration {
+        self.harness.ttl()
+    }
+
+    /// How late the store may notice an expiry (R7).
+    pub fn lag(&self) -> Duration {
+        self.harness.lag()
+    }
+
+    /// By when what nobody renews is gone (R7): granted TTL + lag, and what scheduling takes.
+    pub fn gone_by(&self, granted: Duration) -> Duration {
+        granted + self.lag() + self.slack()
+    }
+
+    /// How much later than promised something may be seen to happen, because of scheduling alone.
+    pub fn slack(&self) -> Duration {
+        match self.harness.time() {
+            Time::Virtual => Duration::from_millis(100),
+            Time::Real => Duration::from_secs(1),
+        }
+    }
+
+    /// By when something that needs a few requests and no waiting is done: for deadlines that a good backend never comes near.
+    pub fn soon(&self) -> Duration {
+        Duration::from_secs(20)
+    }
+}
+
+impl fmt::Debug for Fixture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fixture").field("time", &self.harness.time()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,112 @@
+//! What a backend's author fills in.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use coord_api::Provider;
+use coord_api::Revision;
+use coord_api::store::Store;
+use futures_util::future::BoxFuture;
+
+/// One fresh, empty store, and what the kit must be able to do to it. Every case gets a harness of its own.
+#[async_trait]
+pub trait Harness: Send + Sync + 'static {
+    /// A further client of the store, as independent of the others as another process would be.
+    async fn client(&self) -> Client;
+
+    /// The backend's provider over `store`, which is one of the harness's own stores inside a wrapper of the kit's: one that counts requests, or loses answers.
+    ///
+    /// A store that may be out of reach at this moment is no reason to fail: the provider connects lazily (R3).
+    fn assemble(&self, store: Arc<dyn Store>) -> Arc<dyn Provider>;
+
+    /// As [`assemble`](Self::assemble), with everything of the provider's under a namespace (R5).
+    fn namespaced(&self, store: Arc<dyn Store>, namespace: &str) -> Arc<dyn Provider>;
+
+    /// Forgets the history up to and including `through`.
+    async fn compact(&self, through: Revision);
+
+    /// Kills the store's process, as `kill -9` would, and opens its data again. Earlier clients are dead; later ones are clients of the reopened store.
+    ///
+    /// Only a persistent store can; say so in the macro: `conformance!(persistent, …)`.
+    async fn reopen(&self) -> Reopened {
+        Reopened::Volatile
+    }
+
+    /// Which clock the store lives by.
+    fn time(&self) -> Time;
+
+    /// How late an expiry may be noticed (R7). With a leader election among its causes, its longest.
+    fn lag(&self) -> Duration;
+
+    /// The TTL that the cases ask for where any would do: short where time is real. Whole seconds, at least 1 s, and granted as asked for.
+    fn ttl(&self) -> Duration {
+        match self.time() {
+            Time::Virtual => Duration::from_secs(10),
+            Time::Real => Duration::from_secs(2),
+        }
+    }
+}
+
+/// Which clock a store lives by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Time {
+    /// `tokio::time`, so that the kit may pause it: hours pass in microseconds, and the same way each time.
+    Virtual,
+    /// Real time.
+    Real,
+}
+
+/// What [`Harness::reopen`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reopened {
+    /// The store runs again, on the data of before.
+    Done,
+    /// Nothing: the store keeps its data in memory alone.
+    Volatile,
+}
+
+type Crash = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// A client of a store: what one process holds.
+pub struct Client {
+    /// The store, as this client sees it.
+    pub store: Arc<dyn Store>,
+    /// The provider over it.
+    pub provider: Arc<dyn Provider>,
+    crash: Crash,
+    /// Kept so that a provider that a wrapped one replaced does not end the client when it is dropped.
+    replaced: Option<Arc<dyn Provider>>,
+}
+
+impl Client {
+    /// A client. `crash` makes it die as a killed process does: it revokes nothing, and all that it does or waits for ends with `Closed`.
+    pub fn new<F>(store: Arc<dyn Store>, provider: Arc<dyn Provider>, crash: impl FnOnce() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Client { store, provider, crash: Box::new(move || Box::pin(crash())), replaced: None }
+    }
+
+    /// The same client over a wrapped store.
+    pub(crate) fn rewrapped(self, store: Arc<dyn Store>, provider: Arc<dyn Provider>) -> Self {
+        Client { store, provider, crash: self.crash, replaced: Some(self.provider) }
+    }
+
+    /// Dies without revoking anything.
+    pub async fn crash(self) {
+        (self.crash)().await;
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("store", &self.store)
+            .field("provider", &self.provider)
+            .field("rewrapped", &self.replaced.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,23 @@
+#![doc = include_str!("../README.md")]
+
+mod case;
+mod cases;
+mod fixture;
+mod harness;
+mod run;
+
+pub mod bad;
+pub mod cancel;
+pub mod layout;
+pub mod linearizability;
+pub mod view;
+pub mod wait;
+pub mod wrap;
+
+pub use case::{Case, Need, cases};
+pub use fixture::Fixture;
+pub use harness::{Client, Harness, Reopened, Time};
+pub use run::{Verdict, run};
+
+#[doc(hidden)]
+pub use run::test;

@@ -1,0 +1,111 @@
+//! Runs a case: in a runtime of its own, with a deadline, and never taking "did not run" for "passed".
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::case::Case;
+use crate::fixture::Fixture;
+use crate::harness::{Harness, Time};
+
+/// How long a case may take by the clock on the wall. A case that hangs fails by name.
+const REAL_LIMIT: Duration = Duration::from_secs(300);
+
+/// How long a case may take by the store's clock, where that is virtual. Idle time passes at once, so that a case that waits for what never comes
+/// fails here.
+const VIRTUAL_LIMIT: Duration = Duration::from_secs(86_400);
+
+/// What became of a case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The rule was kept.
+    Passed,
+    /// The rule was broken, or the case hung; what was seen.
+    Failed(String),
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::Passed => f.write_str("passed"),
+            Verdict::Failed(why) => write!(f, "failed: {why}"),
+        }
+    }
+}
+
+/// Runs a case on a harness, which `harness` makes inside the runtime of the case.
+pub fn run(case: &Case, harness: impl Future<Output = Arc<dyn Harness>> + Send + 'static) -> Verdict {
+    let program = case.program;
+    let (report, reported) = mpsc::channel();
+    // A thread of its own: a case that spins or blocks cannot be stopped, but its name can still be told.
+    let spawned = thread::Builder::new().name(format!("{}::{}", case.rule, case.sentence)).spawn(move || {
+        let verdict = match catch_unwind(AssertUnwindSafe(|| drive(program, harness))) {
+            Ok(verdict) => verdict,
+            Err(panic) => Verdict::Failed(message(&*panic)),
+        };
+        let _ = report.send(verdict);
+    });
+    match spawned {
+        Err(error) => Verdict::Failed(format!("no thread for the case: {error}")),
+        Ok(_) => reported.recv_timeout(REAL_LIMIT).unwrap_or_else(|_| Verdict::Failed(format!("it hung for {REAL_LIMIT:?}"))),
+    }
+}
+
+/// The body of the tests that [`conformance!`](crate::conformance) makes.
+#[doc(hidden)]
+pub fn test<'a>(
+    cases: impl IntoIterator<Item = &'a Case>,
+    rule: &str,
+    sentence: &str,
+    harness: impl Future<Output = Arc<dyn Harness>> + Send + 'static,
+) {
+    let verdict = match cases.into_iter().find(|case| case.rule == rule && case.sentence == sentence) {
+        Some(case) => run(case, harness),
+        None => Verdict::Failed("no such case".to_owned()),
+    };
+    assert!(verdict == Verdict::Passed, "{rule}::{sentence} {verdict}");
+}
+
+fn drive(
+    program: fn(Fixture) -> futures_util::future::LocalBoxFuture<'static, ()>,
+    harness: impl Future<Output = Arc<dyn Harness>>,
+) -> Verdict {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Verdict::Failed(format!("no runtime for the case: {error}")),
+    };
+    // Dropped last: it may hold the directory, or the server, that the clients work on.
+    let mut kept = None;
+    let verdict = runtime.block_on(async {
+        let harness = harness.await;
+        kept = Some(Arc::clone(&harness));
+        let limit = match harness.time() {
+            Time::Virtual => {
+                tokio::time::pause();
+                VIRTUAL_LIMIT
+            }
+            Time::Real => REAL_LIMIT,
+        };
+        match tokio::time::timeout(limit, program(Fixture::new(harness))).await {
+            Ok(()) => Verdict::Passed,
+            Err(_) => Verdict::Failed(format!("it was not done after {limit:?} of its own time")),
+        }
+    });
+    drop(runtime);
+    drop(kept);
+    verdict
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("it panicked with something that is no text")
+        .to_owned()
+}

@@ -1,0 +1,158 @@
+//! The view of one who watches the config centre.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use coord_api::{ConfigEntry, ConfigEvent, Revision, Snapshot, Value, Version, Watch};
+
+use crate::wait::within;
+
+/// A change as it was made, or as it was told: key, version, and the value unless the key was deleted.
+pub type Change = (String, Version, Option<Value>);
+
+/// The view of one who watches the config centre.
+#[derive(Debug)]
+pub struct ConfigView {
+    start: Revision,
+    /// Everything up to here was told.
+    seen: Revision,
+    /// The revision that is being told, and the keys that it told so far.
+    open: Option<(Revision, BTreeSet<String>)>,
+    state: BTreeMap<String, (Value, Version)>,
+    /// Whether `state` is all there is: after the first `Resync`.
+    whole: bool,
+    told: Vec<Change>,
+    /// After which revision, and up to which, a `Resync` told the outcome alone.
+    skipped: Vec<(Revision, Revision)>,
+}
+
+impl ConfigView {
+    /// The view of a watch of everything that comes after `start`.
+    pub fn after(start: Revision) -> Self {
+        ConfigView { start, seen: start, open: None, state: BTreeMap::new(), whole: false, told: Vec::new(), skipped: Vec::new() }
+    }
+
+    /// Takes an event.
+    ///
+    /// # Panics
+    ///
+    /// When it does not follow from the ones before (R18, R19, R21).
+    pub fn take(&mut self, event: ConfigEvent) {
+        match event {
+            ConfigEvent::Put { entry, created, last } => {
+                self.change(&entry.key, entry.version, last);
+                if self.whole || self.state.contains_key(&entry.key) {
+                    assert_eq!(created, !self.state.contains_key(&entry.key), "a put says whether it created: {entry:?}");
+                }
+                self.state.insert(entry.key.clone(), (entry.value.clone(), entry.version));
+                self.told.push((entry.key, entry.version, Some(entry.value)));
+            }
+            ConfigEvent::Delete { key, version, last } => {
+                self.change(&key, version, last);
+                let was = self.state.remove(&key);
+                assert!(was.is_some() || !self.whole, "deleted, but not there: {key} at {version}");
+                self.told.push((key, version, None));
+            }
+            ConfigEvent::Invalid { record, last } => {
+                let key = String::from_utf8_lossy(&record.key).into_owned();
+                self.change(&key, record.version, last);
+                self.state.insert(key.clone(), (record.value.clone(), record.version));
+                self.told.push((key, record.version, Some(record.value)));
+            }
+            ConfigEvent::Resync(snapshot) => self.resync(snapshot),
+        }
+    }
+
+    /// Reads a watch until everything up to `revision` was told, which must come within `limit`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not, when the watch ends, and as [`take`](Self::take).
+    pub async fn follow(&mut self, watch: &mut Watch<ConfigEvent>, revision: Revision, limit: Duration) {
+        let what = format!("everything up to revision {revision} is told");
+        let told = within(limit, &what, async {
+            while self.seen < revision {
+                match watch.next().await {
+                    Some(Ok(event)) => self.take(event),
+                    other => return Err(format!("the watch ended before revision {revision}: {other:?}")),
+                }
+            }
+            Ok(())
+        });
+        assert_eq!(told.await, Ok(()));
+    }
+
+    /// Everything up to this revision was told.
+    pub fn seen(&self) -> Revision {
+        self.seen
+    }
+
+    /// How often a `Resync` came.
+    pub fn resyncs(&self) -> usize {
+        self.skipped.len()
+    }
+
+    /// What was told, one by one.
+    pub fn told(&self) -> &[Change] {
+        &self.told
+    }
+
+    /// What is there, as far as it was told.
+    pub fn state(&self) -> &BTreeMap<String, (Value, Version)> {
+        &self.state
+    }
+
+    /// Checks what was told against what was done: `log` holds every change in the watched span in order, at least as far as was told.
+    ///
+    /// # Panics
+    ///
+    /// When a change is missing, invented, or out of order.
+    pub fn check(&self, log: &[Change]) {
+        let skipped = |revision: Revision| self.skipped.iter().any(|(after, through)| revision > *after && revision <= *through);
+        let expected: Vec<&Change> =
+            log.iter().filter(|(_, revision, _)| *revision > self.start && *revision <= self.seen && !skipped(*revision)).collect();
+        assert_eq!(self.told.iter().collect::<Vec<_>>(), expected, "told, and done; skipped: {:?}", self.skipped);
+    }
+
+    /// Checks the state against a listing of the watched span.
+    ///
+    /// # Panics
+    ///
+    /// When they differ.
+    pub fn check_state(&self, listed: &[ConfigEntry]) {
+        let listed: Vec<_> = listed.iter().map(|entry| (&entry.key, &entry.value, entry.version)).collect();
+        let told: Vec<_> = self.state.iter().map(|(key, (value, version))| (key, value, *version)).collect();
+        assert_eq!(told, listed, "the state as told, and as listed");
+    }
+
+    fn change(&mut self, key: &str, revision: Revision, last: bool) {
+        match &mut self.open {
+            Some((open, keys)) => {
+                assert_eq!(*open, revision, "the changes of revision {open} were not complete");
+                assert!(keys.insert(key.to_owned()), "{key} was told twice at revision {revision}");
+            }
+            None => {
+                assert!(revision > self.seen, "{key} at revision {revision} came after revision {}", self.seen);
+                self.open = Some((revision, BTreeSet::from([key.to_owned()])));
+            }
+        }
+        if last {
+            self.seen = revision;
+            self.open = None;
+        }
+    }
+
+    fn resync(&mut self, snapshot: Snapshot<ConfigEntry>) {
+        assert!(snapshot.revision >= self.seen, "a resync goes back from {} to {}", self.seen, snapshot.revision);
+        assert!(snapshot.items.windows(2).all(|pair| matches!(pair, [one, other] if one.key < other.key)), "a resync is in byte order");
+        assert!(snapshot.items.iter().all(|entry| entry.version <= snapshot.revision), "a resync holds nothing newer than itself");
+        self.skipped.push((self.seen, snapshot.revision));
+        self.open = None;
+        self.seen = snapshot.revision;
+        self.whole = true;
+        self.state = snapshot.items.into_iter().map(|entry| (entry.key, (entry.value, entry.version))).collect();
+        for record in snapshot.invalid {
+            self.state.insert(String::from_utf8_lossy(&record.key).into_owned(), (record.value, record.version));
+        }
+    }
+}

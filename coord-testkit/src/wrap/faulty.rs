@@ -1,0 +1,369 @@
+//! A store that fails on demand: its link can be cut or hang, and single requests can be refused, lost, or applied late.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use coord_api::store::{Lease, LeaseInfo, Op, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
+use coord_api::{Error, ErrorKind, LeaseId, Outcome, Result, Revision};
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use tokio::sync::watch;
+
+use super::counting::Counter;
+
+/// The link between a client and its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Link {
+    /// It works.
+    Up,
+    /// Calls fail at once, and watches break.
+    Down,
+    /// Calls get no answer and watches are silent, until it is up again: what was waiting then fails. A black hole.
+    Hung,
+}
+
+/// What happens to one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// It is not sent, and the caller is told so: `Unavailable`, `NotApplied`.
+    Refuse,
+    /// The store refuses it for good: `PermissionDenied`.
+    Deny,
+    /// It gets lost on the way: `Timeout`, `Unknown`; never applied.
+    LoseRequest,
+    /// Its answer gets lost: `Timeout`, `Unknown`; it was applied.
+    LoseAnswer,
+    /// It gets stuck on the way: `Timeout`, `Unknown`; applied when the case lets it through ([`Faults::take_held`]).
+    Hold,
+}
+
+/// A request on its way to the store.
+#[derive(Clone, Copy, Debug)]
+pub enum Request<'a> {
+    /// A read.
+    Range(&'a Range),
+    /// A transaction.
+    Txn(&'a Txn),
+    /// A watch to be opened.
+    Watch(&'a Span),
+    /// A lease to be granted.
+    Grant,
+    /// A lease to be renewed.
+    KeepAlive(LeaseId),
+    /// A lease to be looked up.
+    Lease(LeaseId),
+    /// A lease to be revoked.
+    Revoke(LeaseId),
+    /// A look at the status.
+    Status,
+}
+
+impl Request<'_> {
+    /// Whether it is a transaction that may put a key that starts with `prefix`.
+    pub fn puts(&self, prefix: &str) -> bool {
+        self.holds(|op| matches!(op, Op::Put { key, .. } if key.starts_with(prefix.as_bytes())))
+    }
+
+    /// Whether it is a transaction that may delete a key that starts with `prefix`.
+    pub fn deletes(&self, prefix: &str) -> bool {
+        self.holds(|op| matches!(op, Op::Delete { key } if key.starts_with(prefix.as_bytes())))
+    }
+
+    /// Whether it changes the store.
+    pub fn is_write(&self) -> bool {
+        matches!(self, Request::Grant | Request::KeepAlive(_) | Request::Revoke(_)) || self.puts("") || self.deletes("")
+    }
+
+    fn holds(&self, matches: impl Fn(&Op) -> bool) -> bool {
+        match self {
+            Request::Txn(txn) => txn.then.iter().chain(&txn.otherwise).any(matches),
+            _ => false,
+        }
+    }
+}
+
+type Matches = Box<dyn FnMut(&Request<'_>) -> bool + Send>;
+
+/// A request that got stuck on its way.
+pub struct Held {
+    send: BoxFuture<'static, Result<bool>>,
+}
+
+impl Held {
+    /// Lets it through to the store. Says whether it did what it was to do: `false` for a transaction whose compares did not hold.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn apply(self) -> Result<bool> {
+        self.send.await
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    link: Link,
+    /// Raised whenever the link stops working or watches break: older watches are broken.
+    generation: u64,
+    closed: bool,
+}
+
+struct Shared {
+    counter: Counter,
+    state: watch::Sender<State>,
+    script: Mutex<VecDeque<(Matches, Fault)>>,
+    held: Mutex<Vec<Held>>,
+}
+
+/// Rules the faults of a [`Faulty`] store. Cheap to clone.
+#[derive(Clone)]
+pub struct Faults {
+    shared: Arc<Shared>,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        let (state, _) = watch::channel(State { link: Link::Up, generation: 0, closed: false });
+        let shared = Shared { counter: Counter::default(), state, script: Mutex::default(), held: Mutex::default() };
+        Faults { shared: Arc::new(shared) }
+    }
+}
+
+impl Faults {
+    /// Cuts the client off: calls fail at once.
+    pub fn cut(&self) {
+        self.set(Link::Down);
+    }
+
+    /// Lets the link hang: calls get no answer.
+    pub fn hang(&self) {
+        self.set(Link::Hung);
+    }
+
+    /// Makes the link work again.
+    pub fn heal(&self) {
+        self.set(Link::Up);
+    }
+
+    /// Breaks every open watch, and nothing else.
+    pub fn break_watches(&self) {
+        self.shared.state.send_modify(|state| state.generation += 1);
+    }
+
+    /// Does `fault` to the next request that `matches`. Faults given before, and not used up, come first; the later ones are not asked about a request that one
+    /// of them takes.
+    pub fn next(&self, fault: Fault, matches: impl FnMut(&Request<'_>) -> bool + Send + 'static) {
+        lock(&self.shared.script).push_back((Box::new(matches), fault));
+    }
+
+    /// Does `fault` to the next transaction that may put a key that starts with `prefix`.
+    pub fn next_put(&self, fault: Fault, prefix: impl Into<String>) {
+        let prefix = prefix.into();
+        self.next(fault, move |request| request.puts(&prefix));
+    }
+
+    /// Does `fault` to the next transaction that may delete a key that starts with `prefix`.
+    pub fn next_delete(&self, fault: Fault, prefix: impl Into<String>) {
+        let prefix = prefix.into();
+        self.next(fault, move |request| request.deletes(&prefix));
+    }
+
+    /// Takes back the faults that still wait for their request.
+    pub fn forget(&self) {
+        lock(&self.shared.script).clear();
+    }
+
+    /// How many faults still wait for their request.
+    pub fn unused(&self) -> usize {
+        lock(&self.shared.script).len()
+    }
+
+    /// Takes the requests that are stuck, the oldest first.
+    pub fn take_held(&self) -> Vec<Held> {
+        std::mem::take(&mut *lock(&self.shared.held))
+    }
+
+    /// The requests that the client made, whatever became of them: [`Fixture::faulty`](crate::Fixture::faulty) counts them here.
+    pub fn counter(&self) -> &Counter {
+        &self.shared.counter
+    }
+
+    fn set(&self, link: Link) {
+        self.shared.state.send_modify(|state| {
+            if state.link == Link::Up {
+                state.generation += 1;
+            }
+            state.link = link;
+        });
+    }
+
+    fn scripted(&self, request: &Request<'_>) -> Option<Fault> {
+        let mut script = lock(&self.shared.script);
+        let index = script.iter_mut().position(|(matches, _)| matches(request))?;
+        script.remove(index).map(|(_, fault)| fault)
+    }
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Faults").field("state", &*self.shared.state.borrow()).field("unused", &self.unused()).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A store that fails on demand.
+pub struct Faulty<S> {
+    inner: Arc<S>,
+    faults: Faults,
+}
+
+impl<S: Store> Faulty<S> {
+    /// Does to the requests for `inner` what `faults` say.
+    pub fn new(inner: S, faults: Faults) -> Self {
+        Faulty { inner: Arc::new(inner), faults }
+    }
+
+    /// Sends a request through the link and the script. `did` reads from an answer whether a request that was held did what it was to do.
+    async fn pass<T, F>(&self, request: Request<'_>, send: impl FnOnce(Arc<S>) -> F + Send, did: fn(&T) -> bool) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let writes = request.is_write();
+        let fault = self.faults.scripted(&request);
+        let call = send(Arc::clone(&self.inner));
+        match fault {
+            Some(Fault::Refuse) => return Err(Error::new(ErrorKind::Unavailable, "faulty", "refused")),
+            Some(Fault::Deny) => return Err(Error::new(ErrorKind::PermissionDenied, "faulty", "denied")),
+            Some(Fault::LoseRequest) => return Err(timed_out(writes)),
+            Some(Fault::LoseAnswer) => return call.await.and_then(|_| Err(timed_out(writes))),
+            Some(Fault::Hold) => {
+                let send = Box::pin(async move { call.await.map(|answer| did(&answer)) });
+                lock(&self.faults.shared.held).push(Held { send });
+                return Err(timed_out(writes));
+            }
+            None => {}
+        }
+        let mut state = self.faults.shared.state.subscribe();
+        let at_first = *state.borrow();
+        if at_first.closed || at_first.link == Link::Up {
+            tokio::select! {
+                biased;
+                answer = call => return answer,
+                () = broken(&mut state, at_first.generation) => {}
+            }
+        } else if at_first.link == Link::Down {
+            return Err(Error::new(ErrorKind::Unavailable, "faulty", "cut off"));
+        }
+        // Sent into the void, or its answer was.
+        let now = unhung(&mut state).await;
+        Err(if now.closed { closed(writes) } else { cut_off(writes) })
+    }
+}
+
+/// Resolves when the link stopped working after `generation`.
+async fn broken(state: &mut watch::Receiver<State>, generation: u64) {
+    if state.wait_for(|now| !now.closed && now.generation != generation).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Resolves when the link does not hang, or the client was closed.
+async fn unhung(state: &mut watch::Receiver<State>) -> State {
+    let last = *state.borrow();
+    state.wait_for(|now| now.closed || now.link != Link::Hung).await.map_or(last, |now| *now)
+}
+
+fn outcome(writes: bool) -> Outcome {
+    if writes { Outcome::Unknown } else { Outcome::NotApplied }
+}
+
+fn timed_out(writes: bool) -> Error {
+    Error::new(ErrorKind::Timeout, "faulty", "no answer in time").with_outcome(outcome(writes))
+}
+
+fn cut_off(writes: bool) -> Error {
+    Error::new(ErrorKind::Unavailable, "faulty", "cut off before the answer came").with_outcome(outcome(writes))
+}
+
+fn closed(writes: bool) -> Error {
+    Error::closed("faulty").with_outcome(outcome(writes))
+}
+
+impl<S: fmt::Debug> fmt::Debug for Faulty<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Faulty").field("inner", &self.inner).field("faults", &self.faults).finish()
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<S: Store> Store for Faulty<S> {
+    async fn range(&self, range: Range) -> Result<RangeReply> {
+        self.pass(Request::Range(&range.clone()), |inner| async move { inner.range(range).await }, |_| true).await
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnReply> {
+        self.pass(Request::Txn(&txn.clone()), |inner| async move { inner.txn(txn).await }, |reply| reply.succeeded).await
+    }
+
+    async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
+        let state = self.faults.shared.state.subscribe();
+        let generation = state.borrow().generation;
+        let opened = self.pass(Request::Watch(&span.clone()), |inner| async move { inner.watch(span, after).await }, |_| true).await?;
+        let armed = opened.armed();
+        let stream = stream::unfold(Some((opened, state)), move |open| async move {
+            let (mut opened, mut state) = open?;
+            let item = tokio::select! {
+                biased;
+                () = broken(&mut state, generation) => {
+                    let now = unhung(&mut state).await;
+                    Err(if now.closed { closed(false) } else { cut_off(false) })
+                }
+                item = opened.next() => item?,
+            };
+            let open = item.is_ok().then_some((opened, state));
+            Some((item, open))
+        });
+        Ok(StoreWatch::new(armed, stream))
+    }
+
+    async fn grant_lease(&self, ttl: Duration) -> Result<Lease> {
+        self.pass(Request::Grant, |inner| async move { inner.grant_lease(ttl).await }, |_| true).await
+    }
+
+    async fn keep_alive(&self, id: LeaseId) -> Result<Duration> {
+        self.pass(Request::KeepAlive(id), |inner| async move { inner.keep_alive(id).await }, |_| true).await
+    }
+
+    async fn lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
+        self.pass(Request::Lease(id), |inner| async move { inner.lease(id).await }, |_| true).await
+    }
+
+    async fn revoke_lease(&self, id: LeaseId) -> Result<()> {
+        self.pass(Request::Revoke(id), |inner| async move { inner.revoke_lease(id).await }, |()| true).await
+    }
+
+    async fn status(&self) -> Result<StoreStatus> {
+        self.pass(Request::Status, |inner| async move { inner.status().await }, |_| true).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        let closed = self.inner.close().await;
+        self.faults.shared.state.send_modify(|state| state.closed = true);
+        closed
+    }
+}
