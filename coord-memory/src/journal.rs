@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use coord_api::{Error, ErrorKind, Result, Revision};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -20,6 +20,9 @@ use crate::watchers::Watcher;
 /// How many bytes may wait for the disk before further writes wait with applying.
 const MAX_BACKLOG: usize = 32 * 1024 * 1024;
 
+/// How long a flush waits for the writers that the last one set free: without it every other flush would carry only the first few of them.
+const LINGER: Duration = Duration::from_micros(100);
+
 /// How long a call waits for the disk before it says `Timeout`.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -28,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Journal {
     storage: Mutex<Option<Arc<dyn Storage>>>,
     queue: Mutex<Queue>,
+    /// Rings when the queue holds as many commits as the last flush carried.
+    gathered: Condvar,
     /// The number of the last commit that was queued; and of the last one that is durable.
     queued: AtomicU64,
     durable: AtomicU64,
@@ -43,6 +48,9 @@ struct Queue {
     mutations: Vec<Mutation>,
     bytes: usize,
     counters: Option<Counters>,
+    commits: usize,
+    /// How many commits the last flush carried.
+    carried: usize,
     /// To wake once all of it is durable.
     watchers: Vec<Arc<Watcher>>,
     flushing: bool,
@@ -53,6 +61,7 @@ impl Journal {
         Journal {
             storage: Mutex::new(Some(storage)),
             queue: Mutex::default(),
+            gathered: Condvar::new(),
             queued: AtomicU64::new(0),
             durable: AtomicU64::new(0),
             visible: AtomicU64::new(revision.get()),
@@ -70,6 +79,10 @@ impl Journal {
                 queue.mutations.push(mutation);
             }
             queue.counters = Some(counters);
+            queue.commits += 1;
+            if queue.commits == queue.carried {
+                self.gathered.notify_one();
+            }
             // Under the same lock that hands the list to a flush: a watcher of this commit wakes with the flush that takes it.
             queue.watchers.extend(watchers.into_iter().filter(|watcher| !watcher.set_listed(true)));
         }
@@ -222,12 +235,19 @@ impl Flush {
 
     fn take(&self) -> Option<(Write, Vec<Arc<Watcher>>, u64)> {
         let mut queue = self.journal.queue.lock();
+        // Only among concurrent writers: one alone never waits.
+        if queue.carried > 1 {
+            let scattered = |queue: &mut Queue| queue.commits < queue.carried;
+            let _ = self.journal.gathered.wait_while_for(&mut queue, scattered, LINGER);
+        }
         let Some(counters) = queue.counters.take() else {
             // Under the lock, so that nothing is queued between this look and the next flush.
             queue.flushing = false;
+            queue.carried = 0;
             return None;
         };
         queue.bytes = 0;
+        queue.carried = std::mem::take(&mut queue.commits);
         let write = Write { mutations: std::mem::take(&mut queue.mutations), counters };
         let watchers = std::mem::take(&mut queue.watchers);
         for watcher in &watchers {

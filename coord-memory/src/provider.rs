@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coord_api::{ConfigCenter, DistributedLock, InstanceIdAllocator, Provider, Result, Revision, ServiceRegistry};
+use coord_recipes::layers::Observe;
 use coord_recipes::{ProviderOptions, StoreProvider};
 
 use crate::store::MemoryStore;
 
 /// All contracts over an embedded store.
 ///
-/// Each provider is one client of its store; [`client`](Self::client) makes a further one, as another process would be.
+/// Each provider is one client of its store; [`client`](Self::client) makes a further one, as another process would be. Its requests can be seen, as
+/// [`Observe`] describes, under the name `memory`.
 ///
 /// # Examples
 ///
@@ -64,7 +66,7 @@ impl MemoryProvider {
 
     /// A provider over this client of a store, which it closes when it is closed.
     pub fn over(store: MemoryStore) -> Arc<Self> {
-        let contracts = StoreProvider::new(Arc::new(store.clone()), ProviderOptions::default());
+        let contracts = StoreProvider::new(Arc::new(Observe::new(store.clone(), "memory")), ProviderOptions::default());
         Arc::new(MemoryProvider { store, contracts })
     }
 

@@ -29,10 +29,11 @@ impl WatchStream {
     /// What to deliver next; `None` when nothing is pending.
     fn next_event(&self) -> Result<Option<StoreEvent>> {
         self.client.check(OPERATION)?;
+        let shared = self.client.shared();
         let Some(pending) = self.watcher.pending() else {
+            shared.keep_expiring();
             return Ok(None);
         };
-        let shared = self.client.shared();
         shared.peek(|state| {
             let engine = &state.engine;
             let (from, through) = match pending {
@@ -70,7 +71,6 @@ impl Stream for WatchStream {
         }
         // First the waker, then the look: what happens in between wakes us again.
         self.watcher.register(cx);
-        self.client.shared().keep_expiring();
         match self.next_event() {
             Ok(Some(event)) => Poll::Ready(Some(Ok(event))),
             Ok(None) => Poll::Pending,

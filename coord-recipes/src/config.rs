@@ -31,7 +31,7 @@ impl Config {
     }
 
     async fn watch(&self, operation: &'static str, span: Span, start: WatchStart) -> Result<Watch<ConfigEvent>> {
-        let subscribe = self.core.hub.subscribe(&self.core, span, start);
+        let subscribe = Box::pin(self.core.hub.subscribe(&self.core, span, start));
         let subscription = self.core.run(operation, Outcome::NotApplied, subscribe).await?;
         Ok(Watch::new(ConfigWatch { subscription, ready: VecDeque::new() }))
     }

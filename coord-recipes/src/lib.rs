@@ -11,6 +11,7 @@ mod lock;
 mod provider;
 mod registry;
 mod session;
+mod sweep;
 mod watch;
 
 pub use provider::{ProviderOptions, StoreProvider};

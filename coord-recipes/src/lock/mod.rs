@@ -12,6 +12,8 @@ use coord_api::handle::Leased as _;
 use coord_api::store::{Compare, Op, Range, Span, TxnReply, round_ttl};
 use coord_api::{DistributedLock, Error, ErrorKind, LockGuard, LockOptions, Outcome, Result, Wait, key};
 
+use futures_util::future::BoxFuture;
+
 use crate::backoff::Backoff;
 use crate::core::Core;
 use crate::keys;
@@ -179,12 +181,11 @@ impl DistributedLock for Locks {
         const OPERATION: &str = "lock.acquire";
         let queue = keys::lock_queue(key::check(OPERATION, key)?);
         round_ttl(OPERATION, options.ttl)?;
-        let acquire = async {
-            match options.wait {
-                Wait::Never => self.try_acquire(&queue, options.ttl).await,
-                Wait::For(limit) => within(OPERATION, limit, self.acquire(&queue, options.ttl)).await,
-                _ => self.acquire(&queue, options.ttl).await,
-            }
+        // Boxed, because a future that is handed on is stored twice.
+        let acquire: BoxFuture<'_, _> = match options.wait {
+            Wait::Never => Box::pin(self.try_acquire(&queue, options.ttl)),
+            Wait::For(limit) => Box::pin(within(OPERATION, limit, Box::pin(self.acquire(&queue, options.ttl)))),
+            _ => Box::pin(self.acquire(&queue, options.ttl)),
         };
         Ok(LockGuard::new(key, self.core.run(OPERATION, Outcome::NotApplied, acquire).await?))
     }

@@ -15,12 +15,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::core::Core;
 use crate::keys;
+use crate::sweep::SweptMap;
 use crate::watch::{Feed, Resuming};
 
 /// The queues in which someone waits.
 #[derive(Debug, Default)]
 pub(crate) struct Queues {
-    by_prefix: Mutex<HashMap<Bytes, Weak<Queue>>>,
+    by_prefix: Mutex<SweptMap<Bytes, Weak<Queue>>>,
 }
 
 /// What a waiter is told.
@@ -57,12 +58,11 @@ impl Queues {
         if let Some(queue) = queues.get(prefix).and_then(Weak::upgrade).filter(|queue| queue.is_followed()) {
             return queue;
         }
-        queues.retain(|_, queue| queue.strong_count() > 0);
         let queue = Arc::new(Queue { view: Mutex::new(View::default()), driver: OnceLock::new() });
         // Started once the queue is complete: another thread may run the task at once, and a queue that it cannot reach yet looks deserted to it.
         let task = tokio::spawn(follow(Arc::downgrade(&queue), Arc::clone(core), prefix.clone()));
         let _ = queue.driver.set(AbortOnDropHandle::new(task));
-        queues.insert(prefix.clone(), Arc::downgrade(&queue));
+        queues.insert(prefix.clone(), Arc::downgrade(&queue), |queue| queue.strong_count() > 0);
         queue
     }
 }

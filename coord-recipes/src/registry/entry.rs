@@ -106,7 +106,7 @@ impl RegisteredEntry {
             tokio::time::sleep_until(retry_at).await;
             self.retry_at = None;
         }
-        match self.place().await {
+        match Box::pin(self.place()).await {
             Ok(event) => event,
             Err(error) => Event::Failed(error),
         }

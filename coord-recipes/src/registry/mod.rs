@@ -5,7 +5,6 @@ mod keeper;
 mod record;
 mod watch;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use parking_lot::Mutex;
 
 use crate::core::{Core, require_runtime};
 use crate::keys;
+use crate::sweep::SweptMap;
 use keeper::{Handle, Keeper, Mailbox};
 use watch::ServiceWatch;
 
@@ -27,7 +27,7 @@ use watch::ServiceWatch;
 pub(crate) struct Registry {
     core: Arc<Core>,
     /// What this provider registered: bounded by the registrations that are alive.
-    keepers: Mutex<HashMap<Bytes, Mailbox>>,
+    keepers: Mutex<SweptMap<Bytes, Mailbox>>,
 }
 
 impl Registry {
@@ -37,9 +37,7 @@ impl Registry {
 
     /// Ends every registration (R8).
     pub(crate) fn close(&self) {
-        for keeper in self.keepers.lock().drain().map(|(_, keeper)| keeper) {
-            keeper.close();
-        }
+        self.keepers.lock().values().for_each(Mailbox::close);
     }
 
     /// The mailbox of whoever keeps `key` registered for this provider, starting one where nobody does.
@@ -48,9 +46,8 @@ impl Registry {
         if let Some(keeper) = keepers.get(key).filter(|keeper| keeper.is_open()) {
             return keeper.clone();
         }
-        keepers.retain(|_, keeper| keeper.is_open());
         let mailbox = Keeper::start(Arc::clone(&self.core), key.clone());
-        keepers.insert(key.clone(), mailbox.clone());
+        keepers.insert(key.clone(), mailbox.clone(), Mailbox::is_open);
         mailbox
     }
 
@@ -75,7 +72,9 @@ impl ServiceRegistry for Registry {
         instance.validate(OPERATION)?;
         let ttl = round_ttl(OPERATION, options.ttl)?;
         require_runtime(OPERATION)?;
-        let handle = self.core.run(OPERATION, Outcome::Unknown, self.register(&instance, ttl, options)).await?;
+        // Boxed, here and elsewhere, because a future that is handed on is stored twice.
+        let register = Box::pin(self.register(&instance, ttl, options));
+        let handle = self.core.run(OPERATION, Outcome::Unknown, register).await?;
         Ok(Registration::new(instance.name.clone(), instance.id.clone(), handle.of(&self.core, instance)))
     }
 
@@ -89,7 +88,7 @@ impl ServiceRegistry for Registry {
     async fn watch(&self, service: &str) -> Result<Watch<ServiceEvent>> {
         const OPERATION: &str = "registry.watch";
         let directory = keys::service(key::check_segment(OPERATION, service)?);
-        let subscribe = self.core.hub.subscribe(&self.core, Span::Prefix(directory.clone()), WatchStart::Snapshot);
+        let subscribe = Box::pin(self.core.hub.subscribe(&self.core, Span::Prefix(directory.clone()), WatchStart::Snapshot));
         let subscription = self.core.run(OPERATION, Outcome::NotApplied, subscribe).await?;
         Ok(Watch::new(ServiceWatch::new(directory, subscription)))
     }

@@ -3,7 +3,7 @@
 //! Readers pull. A reader that does not poll costs its cursor and nothing else; what leaves the window before it was read becomes a resync,
 //! which the reader makes for itself (R22).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -13,6 +13,7 @@ use coord_api::store::{Batch, Change, Range, RangeReply, Span};
 use coord_api::{Error, Result, Revision, WatchStart, WatchState};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use slab::Slab;
 use tokio::sync::OnceCell;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -88,8 +89,7 @@ struct Window {
     live: bool,
     /// Why there will be no more items.
     end: Option<Error>,
-    readers: BTreeMap<u64, Reader>,
-    next_reader: u64,
+    readers: Slab<Reader>,
     /// The length at which items that every reader has read are dropped.
     trim_at: usize,
 }
@@ -117,7 +117,7 @@ impl Window {
         self.bytes += item.bytes();
         self.items.push_back(item);
         if self.items.len() >= self.trim_at {
-            let read = self.readers.values().map(|reader| reader.cursor).min().unwrap_or(u64::MAX);
+            let read = self.readers.iter().map(|(_, reader)| reader.cursor).min().unwrap_or(u64::MAX);
             while self.first < read && !self.items.is_empty() {
                 self.pop();
             }
@@ -129,7 +129,7 @@ impl Window {
     }
 
     fn wakers(&mut self) -> Vec<Waker> {
-        self.readers.values_mut().filter_map(|reader| reader.waker.take()).collect()
+        self.readers.iter_mut().filter_map(|(_, reader)| reader.waker.take()).collect()
     }
 }
 
@@ -147,8 +147,7 @@ impl Channel {
                 seen: Revision::ZERO,
                 live: false,
                 end: None,
-                readers: BTreeMap::new(),
-                next_reader: 0,
+                readers: Slab::new(),
                 trim_at: 16,
             }),
         })
@@ -214,9 +213,7 @@ impl Channel {
             WatchStart::After(revision) => (window.first, revision),
             _ => (window.next(), Revision::ZERO),
         };
-        let id = window.next_reader;
-        window.next_reader += 1;
-        window.readers.insert(id, Reader { cursor, waker: None });
+        let id = window.readers.insert(Reader { cursor, waker: None });
         drop(window);
         Subscription { core: Arc::clone(core), channel: Arc::clone(self), id, skip_through, first: None, resync: None, ended: false }
     }
@@ -277,7 +274,8 @@ impl fmt::Debug for Channel {
 pub(crate) struct Subscription {
     core: Arc<Core>,
     channel: Arc<Channel>,
-    id: u64,
+    /// Its number among the readers.
+    id: usize,
     /// What this reader knows already: everything up to this revision.
     skip_through: Revision,
     /// The state that it starts with.
@@ -323,7 +321,7 @@ impl Subscription {
                 let mut window = self.channel.window.lock();
                 if window.floor <= state.revision {
                     let first = window.first;
-                    if let Some(reader) = window.readers.get_mut(&self.id) {
+                    if let Some(reader) = window.readers.get_mut(self.id) {
                         reader.cursor = first;
                     }
                     self.skip_through = state.revision;
@@ -345,7 +343,7 @@ impl Subscription {
     fn poll_window(&mut self, cx: &mut Context<'_>) -> Next {
         let mut guard = self.channel.window.lock();
         let window = &mut *guard;
-        let Some(reader) = window.readers.get_mut(&self.id) else { return Next::End(Error::closed("watch")) };
+        let Some(reader) = window.readers.get_mut(self.id) else { return Next::End(Error::closed("watch")) };
         while let Some(index) = reader.cursor.checked_sub(window.first) {
             let Some(item) = usize::try_from(index).ok().and_then(|index| window.items.get(index)) else {
                 return match &window.end {
@@ -406,7 +404,7 @@ impl futures_util::Stream for Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.channel.window.lock().readers.remove(&self.id);
+        self.channel.window.lock().readers.try_remove(self.id);
     }
 }
 

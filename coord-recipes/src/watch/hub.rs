@@ -1,6 +1,5 @@
 //! One watch on the store for each range, however many watchers the process has.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use coord_api::store::Span;
@@ -9,18 +8,12 @@ use parking_lot::Mutex;
 
 use super::channel::{Channel, Subscription};
 use crate::core::{Core, require_runtime};
+use crate::sweep::SweptMap;
 
 /// The channels that are being read.
 #[derive(Debug, Default)]
 pub(crate) struct Hub {
-    channels: Mutex<Channels>,
-}
-
-#[derive(Debug, Default)]
-struct Channels {
-    by_span: HashMap<Span, Weak<Channel>>,
-    /// The size at which channels without readers are forgotten.
-    sweep_at: usize,
+    by_span: Mutex<SweptMap<Span, Weak<Channel>>>,
 }
 
 impl Hub {
@@ -39,20 +32,16 @@ impl Hub {
     }
 
     fn existing(&self, span: &Span) -> Option<Arc<Channel>> {
-        self.channels.lock().by_span.get(span).and_then(Weak::upgrade).filter(|channel| !channel.has_ended())
+        self.by_span.lock().get(span).and_then(Weak::upgrade).filter(|channel| !channel.has_ended())
     }
 
     fn shared(&self, span: Span) -> Arc<Channel> {
-        let mut channels = self.channels.lock();
-        if let Some(channel) = channels.by_span.get(&span).and_then(Weak::upgrade).filter(|channel| !channel.has_ended()) {
+        let mut by_span = self.by_span.lock();
+        if let Some(channel) = by_span.get(&span).and_then(Weak::upgrade).filter(|channel| !channel.has_ended()) {
             return channel;
         }
-        if channels.by_span.len() >= channels.sweep_at {
-            channels.by_span.retain(|_, channel| channel.strong_count() > 0);
-            channels.sweep_at = (channels.by_span.len() * 2).max(64);
-        }
         let channel = Channel::new(span.clone());
-        channels.by_span.insert(span, Arc::downgrade(&channel));
+        by_span.insert(span, Arc::downgrade(&channel), |channel| channel.strong_count() > 0);
         channel
     }
 }

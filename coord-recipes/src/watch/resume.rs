@@ -122,7 +122,8 @@ impl Resuming {
     ///
     /// Only what trying again cannot repair.
     pub(crate) async fn step(&mut self) -> Result<Option<Feed>> {
-        let Some(stream) = &mut self.stream else { return self.attach().await };
+        // Boxed: it is rare, and every watch would be as large as it otherwise.
+        let Some(stream) = &mut self.stream else { return Box::pin(self.attach()).await };
         match stream.next().await {
             Some(Ok(StoreEvent::Batch(batch))) => {
                 self.backoff.reset();
