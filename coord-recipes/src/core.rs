@@ -1,6 +1,6 @@
 //! What all contracts of one provider share: the store, the sessions, the watches, and the word that it is over.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -18,6 +18,18 @@ use crate::watch::Hub;
 /// Entries that one page of a long list asks for.
 const PAGE: usize = 1_000;
 
+/// Leases that are remembered after their end, so that what is left of them is recognised. Far more than can have anything left.
+const RECENT_LEASES: usize = 1_024;
+
+/// The leases of one provider.
+#[derive(Debug, Default)]
+struct Leases {
+    /// Granted, and not yet seen to be gone.
+    alive: HashSet<LeaseId>,
+    /// The last ones that were granted, the oldest first.
+    recent: VecDeque<LeaseId>,
+}
+
 /// Shared by all contracts of one provider, its sessions and its handles.
 pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
@@ -30,8 +42,7 @@ pub(crate) struct Core {
     pub(crate) closing: CancellationToken,
     /// The provider was dropped: what is not held any more is not kept for later.
     pub(crate) abandoned: CancellationToken,
-    /// The leases that were granted and not yet seen to be gone: what closing revokes.
-    pub(crate) leases: Mutex<HashSet<LeaseId>>,
+    leases: Mutex<Leases>,
     store_id: OnceCell<String>,
 }
 
@@ -45,7 +56,7 @@ impl Core {
             closed: AtomicBool::new(false),
             closing: CancellationToken::new(),
             abandoned: CancellationToken::new(),
-            leases: Mutex::new(HashSet::new()),
+            leases: Mutex::default(),
             store_id: OnceCell::new(),
         })
     }
@@ -79,16 +90,43 @@ impl Core {
         Ok(id)
     }
 
-    /// Whether a lease is, or may still be, this provider's.
+    /// Takes note of a lease that was granted to this provider.
+    pub(crate) fn granted(&self, lease: LeaseId) {
+        let mut leases = self.leases.lock();
+        leases.alive.insert(lease);
+        leases.recent.push_back(lease);
+        if leases.recent.len() > RECENT_LEASES {
+            leases.recent.pop_front();
+        }
+    }
+
+    /// Whether a lease is, or was, this provider's: what hangs on it is no stranger's (R34). An answer that was on its way while the lease was
+    /// revoked may still show it.
     pub(crate) fn owns(&self, lease: LeaseId) -> bool {
-        self.leases.lock().contains(&lease)
+        let leases = self.leases.lock();
+        leases.alive.contains(&lease) || leases.recent.contains(&lease)
+    }
+
+    /// Whether a lease of this provider may still be alive in the store.
+    pub(crate) fn may_be_alive(&self, lease: LeaseId) -> bool {
+        self.leases.lock().alive.contains(&lease)
+    }
+
+    /// The leases that may still be alive in the store: what closing revokes.
+    pub(crate) fn alive_leases(&self) -> Vec<LeaseId> {
+        self.leases.lock().alive.iter().copied().collect()
     }
 
     /// Revokes a lease.
     pub(crate) async fn revoke(&self, lease: LeaseId) -> Result<()> {
         self.store.revoke_lease(lease).await?;
-        self.leases.lock().remove(&lease);
+        self.forget(lease);
         Ok(())
+    }
+
+    /// A lease ends by itself, or has ended.
+    pub(crate) fn forget(&self, lease: LeaseId) {
+        self.leases.lock().alive.remove(&lease);
     }
 
     /// All of a span at one revision, in pages (R14).

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::store::Store;
-use coord_api::{
-    ConfigCenter, DistributedLock, Error, ErrorKind, InstanceIdAllocator, LeaseId, Loss, Outcome, Provider, Result, ServiceRegistry,
-};
+use coord_api::{ConfigCenter, DistributedLock, Error, ErrorKind, InstanceIdAllocator, Loss, Outcome, Provider, Result, ServiceRegistry};
 
 use crate::allocator::Allocators;
 use crate::config::Config;
@@ -80,8 +78,7 @@ impl StoreProvider {
 
     /// Revokes every lease that may be alive, all at once.
     async fn revoke_all(&self) -> Result<()> {
-        let leases: Vec<LeaseId> = self.core.leases.lock().iter().copied().collect();
-        let revocations = leases.into_iter().map(|lease| self.core.revoke(lease));
+        let revocations = self.core.alive_leases().into_iter().map(|lease| self.core.revoke(lease));
         futures_util::future::join_all(revocations).await.into_iter().collect()
     }
 }
@@ -120,7 +117,7 @@ impl Provider for StoreProvider {
             Err(_) => Err(Error::new(ErrorKind::Unavailable, OPERATION, "the store did not answer; what was held expires")),
         };
         if revoked.is_ok() {
-            self.core.leases.lock().clear();
+            self.core.alive_leases().into_iter().for_each(|lease| self.core.forget(lease));
             self.core.store.close().await.map_err(|error| error.in_operation(OPERATION))?;
         }
         revoked.map_err(|error| error.with_outcome(Outcome::Unknown))

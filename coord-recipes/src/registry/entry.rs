@@ -250,7 +250,7 @@ impl RegisteredEntry {
         for holding in self.holding.take().into_iter().chain(self.moving.take()) {
             let lease = holding.session().lease();
             let lost = !holding.state().is_held() && holding.loss().get() != Some(Loss::Removed);
-            let removed = if lost && self.core.owns(lease) {
+            let removed = if lost && self.core.may_be_alive(lease) {
                 // The lease may live on in the store, and the entry with it.
                 self.core.revoke(lease).await.map_err(|error| error.with_outcome(Outcome::Unknown))
             } else {
@@ -268,7 +268,7 @@ impl RegisteredEntry {
 /// Makes sure that nothing comes back from a holding that was lost while a write of it was under way: its lease must be gone for good.
 async fn bury(core: &Core, lost: &Holding) -> Result<()> {
     let lease = lost.session().lease();
-    if lost.is_in_flight() && core.owns(lease) && lost.loss().get() != Some(Loss::Removed) {
+    if lost.is_in_flight() && core.may_be_alive(lease) && lost.loss().get() != Some(Loss::Removed) {
         core.revoke(lease).await?;
     }
     Ok(())

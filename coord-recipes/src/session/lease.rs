@@ -96,7 +96,7 @@ impl Session {
     pub(super) async fn open(core: &Arc<Core>, ttl: Duration) -> Result<Arc<Self>> {
         let sent = Instant::now();
         let lease = core.store.grant_lease(ttl).await?;
-        core.leases.lock().insert(lease.id);
+        core.granted(lease.id);
         let key = keys::session(lease.id);
         let put = Op::put_leased(key.clone(), core.name.clone(), lease.id);
         let written = match core.store.txn(Txn::new().when(Compare::Absent(key.clone())).then(put)).await {
@@ -104,7 +104,7 @@ impl Session {
             failed => {
                 // Nothing hangs on the lease; should this not reach the store either, it ends by itself.
                 let _ = core.revoke(lease.id).await;
-                core.leases.lock().remove(&lease.id);
+                core.forget(lease.id);
                 failed?;
                 return Err(Error::new(ErrorKind::Internal, "session", "the key of a new lease exists already"));
             }
