@@ -160,22 +160,35 @@ impl RegisteredEntry {
     }
 
     /// The holding to write with, on a live session of this TTL.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a holding stays in its place until nothing of it is on its way any more.
     async fn live_holding(&mut self, ttl: Duration) -> Result<Arc<Holding>> {
-        if let Some(holding) = self.holding.take() {
-            if !holding.state().is_held() {
-                if let Err(error) = bury(&self.core, &holding).await {
-                    self.holding = Some(holding);
-                    return Err(error);
-                }
-            } else if holding.session().ttl() == ttl {
-                self.holding = Some(Arc::clone(&holding));
+        if let Some(holding) = self.holding.clone() {
+            let held = holding.state().is_held();
+            if held && holding.session().ttl() == ttl {
                 return Ok(holding);
+            }
+            if held {
+                clear_up(&holding).await?;
             } else {
-                self.moving = Some(holding);
+                bury(&self.core, &holding).await?;
+            }
+            self.holding = None;
+            if held && holding.created().is_some() {
+                // The entry stands here; where it stood before it does not any more.
+                if let Some(before) = self.moving.replace(holding) {
+                    before.disown(Loss::Superseded);
+                }
             }
         }
-        let session = self.core.sessions.enter(&self.core, "registry.register", ttl).await?;
-        let holding = Arc::new(Holding::new(session, self.key.clone()));
+        // A move that came to nothing ends where it began.
+        let stays = self.moving.take_if(|moving| moving.session().ttl() == ttl && moving.state().is_held());
+        let holding = match stays {
+            Some(holding) => holding,
+            None => Arc::new(Holding::new(self.core.sessions.enter(&self.core, "registry.register", ttl).await?, self.key.clone())),
+        };
         self.holding = Some(Arc::clone(&holding));
         Ok(holding)
     }
@@ -263,6 +276,22 @@ impl RegisteredEntry {
         }
         result
     }
+}
+
+/// Finds out what became of a write whose answer was lost: nothing of it is on its way any more (R2).
+async fn clear_up(holding: &Holding) -> Result<()> {
+    if !holding.is_in_flight() {
+        return Ok(());
+    }
+    let session = holding.session();
+    session.settle().await?;
+    match session.read(holding.key()).await? {
+        Some(entry) if entry.lease == Some(session.lease()) => {
+            holding.written(holding.created().unwrap_or(entry.modified), entry.modified);
+        }
+        _ => holding.not_written(),
+    }
+    Ok(())
 }
 
 /// Makes sure that nothing comes back from a holding that was lost while a write of it was under way: its lease must be gone for good.

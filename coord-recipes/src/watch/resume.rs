@@ -1,6 +1,7 @@
 //! One watch on the store that never goes silently deaf: resumed after every fault, resynced where history was lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use coord_api::store::{Batch, Range, RangeReply, Span, StoreEvent, StoreWatch};
 use coord_api::{ErrorKind, Result, Revision};
@@ -8,6 +9,9 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::core::{Core, is_permanent};
+
+/// A stream that lasted so long was a good one: the pauses before the next start anew, also where it had nothing to deliver.
+const GOOD: Duration = Duration::from_millis(100);
 
 /// What a resumed watch delivers.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ pub(crate) struct Resuming {
     stream: Option<StoreWatch>,
     /// What to do before the stream is opened again.
     detached: Detached,
+    /// Since when the stream is open.
+    attached_at: Option<Instant>,
     retry_at: Option<Instant>,
     backoff: Backoff,
 }
@@ -61,10 +67,12 @@ impl Resuming {
             Ok(stream) => {
                 if after.is_none() {
                     watch.seen = stream.armed();
+                    watch.attached_at = Some(Instant::now());
                     watch.stream = Some(stream);
                 } else if stream.armed() < watch.seen {
                     watch.detached = Detached::Broken;
                 } else {
+                    watch.attached_at = Some(Instant::now());
                     watch.stream = Some(stream);
                 }
             }
@@ -83,6 +91,7 @@ impl Resuming {
             seen: Revision::ZERO,
             stream: None,
             detached: Detached::Lost,
+            attached_at: None,
             retry_at: None,
             backoff: Backoff::new(),
         }
@@ -164,6 +173,9 @@ impl Resuming {
     }
 
     fn pause(&mut self) {
+        if self.attached_at.take().is_some_and(|since| since.elapsed() >= GOOD) {
+            self.backoff.reset();
+        }
         self.retry_at = Some(Instant::now() + self.backoff.pause());
     }
 
@@ -207,6 +219,7 @@ impl Resuming {
             }
         }
         self.stream = Some(stream);
+        self.attached_at = Some(Instant::now());
         self.detached = Detached::Fresh;
         Ok(None)
     }
