@@ -3,6 +3,7 @@
 //! An operation takes effect at one moment between its call and its return. One whose outcome is unknown may take effect at any time after its call, or never.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use coord_api::{Value, Version};
@@ -18,6 +19,45 @@ pub enum Op {
     CompareAndSet(Version, Value, Option<Result<Version, Version>>),
     /// A deletion, and whether the key existed; `None` where the outcome is unknown.
     Delete(Option<bool>),
+    /// A compare-and-delete that expected a version, and its answer: whether the key existed, or the version found; `None` where the outcome is unknown.
+    CompareAndDelete(Version, Option<Result<bool, Version>>),
+}
+
+impl Op {
+    /// Whether nobody knows if it took effect.
+    fn is_unknown(&self) -> bool {
+        matches!(self, Op::Set(_, None) | Op::CompareAndSet(_, _, None) | Op::Delete(None) | Op::CompareAndDelete(_, None))
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |value: &Value| String::from_utf8_lossy(value).into_owned();
+        match self {
+            Op::Get(None) => f.write_str("get -> absent"),
+            Op::Get(Some((value, version))) => write!(f, "get -> {} @ {version}", text(value)),
+            Op::Set(value, Some(version)) => write!(f, "set {} -> @ {version}", text(value)),
+            Op::Set(value, None) => write!(f, "set {} -> unknown", text(value)),
+            Op::CompareAndSet(expected, value, answer) => {
+                write!(f, "compare-and-set @ {expected} to {} -> ", text(value))?;
+                match answer {
+                    Some(Ok(version)) => write!(f, "@ {version}"),
+                    Some(Err(current)) => write!(f, "conflict with @ {current}"),
+                    None => f.write_str("unknown"),
+                }
+            }
+            Op::Delete(Some(existed)) => write!(f, "delete -> {existed}"),
+            Op::Delete(None) => f.write_str("delete -> unknown"),
+            Op::CompareAndDelete(expected, answer) => {
+                write!(f, "compare-and-delete @ {expected} -> ")?;
+                match answer {
+                    Some(Ok(existed)) => write!(f, "{existed}"),
+                    Some(Err(current)) => write!(f, "conflict with @ {current}"),
+                    None => f.write_str("unknown"),
+                }
+            }
+        }
+    }
 }
 
 /// An operation with the moments of its call and return.
@@ -27,6 +67,21 @@ pub struct Call {
     called: u64,
     /// `u64::MAX` where the outcome is unknown.
     returned: u64,
+}
+
+impl Call {
+    /// An operation that was called at one moment and returned at another, by any count that rises.
+    pub fn new(op: Op, called: u64, returned: u64) -> Self {
+        let returned = if op.is_unknown() { u64::MAX } else { returned };
+        Call { op, called, returned }
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (called at {}", self.op, self.called)?;
+        if self.returned == u64::MAX { f.write_str(")") } else { write!(f, ", returned at {})", self.returned) }
+    }
 }
 
 /// Counts moments, so that calls can be put in order without a clock.
@@ -42,8 +97,7 @@ impl Moments {
         let called = self.next.fetch_add(1, Ordering::SeqCst);
         let op = op.await?;
         let now = self.next.fetch_add(1, Ordering::SeqCst);
-        let unknown = matches!(op, Op::Set(_, None) | Op::CompareAndSet(_, _, None) | Op::Delete(None));
-        Some(Call { op, called, returned: if unknown { u64::MAX } else { now } })
+        Some(Call::new(op, called, now))
     }
 }
 
@@ -112,7 +166,7 @@ fn settle(history: &mut [Call]) -> Vec<bool> {
             Op::CompareAndSet(_, value, answer @ None) => *answer = read.get(value).map(|version| Ok(*version)),
             _ => {}
         }
-        !matches!(call.op, Op::Set(_, None) | Op::CompareAndSet(_, _, None) | Op::Delete(None))
+        !call.op.is_unknown()
     });
     settled.collect()
 }
@@ -132,6 +186,7 @@ fn ways(rest: &[(usize, &Call)], left: &[u64], register: &Register, certain: &[u
         }
         let kind = match &call.op {
             Op::Delete(_) => (true, None),
+            Op::CompareAndDelete(expected, _) => (true, Some(*expected)),
             Op::CompareAndSet(expected, _, _) => (false, Some(*expected)),
             _ => (false, None),
         };
@@ -155,7 +210,7 @@ fn ways(rest: &[(usize, &Call)], left: &[u64], register: &Register, certain: &[u
 
 /// Where the search came furthest: the calls that were left then.
 fn describe(stuck: &[Call]) -> String {
-    let first: Vec<String> = stuck.iter().take(12).map(|call| format!("{call:?}")).collect();
+    let first: Vec<String> = stuck.iter().take(12).map(Call::to_string).collect();
     format!("{} calls were left where it came furthest:\n{}", stuck.len(), first.join("\n"))
 }
 
@@ -171,20 +226,35 @@ fn apply(register: &Register, op: &Op) -> Option<Register> {
         Op::Get(None) => present.is_none().then(|| register.clone()),
         Op::Get(Some((value, version))) => found(register, *version).filter(|_| present.is_some_and(|(held, _)| held == value)),
         Op::Set(value, version) => written(value, *version),
-        Op::CompareAndSet(expected, _, Some(Err(current))) if *current == Version::ZERO => {
-            (present.is_none() && *expected != Version::ZERO).then(|| register.clone())
+        Op::CompareAndSet(expected, _, Some(Err(current))) | Op::CompareAndDelete(expected, Some(Err(current))) => {
+            if *current == Version::ZERO {
+                (present.is_none() && *expected != Version::ZERO).then(|| register.clone())
+            } else {
+                found(register, *current).filter(|_| expected != current)
+            }
         }
-        Op::CompareAndSet(expected, _, Some(Err(current))) => found(register, *current).filter(|_| expected != current),
         Op::CompareAndSet(expected, value, answer) => {
-            let holds = match present {
-                None => *expected == Version::ZERO,
-                Some((_, version)) => *version == Some(*expected),
-            };
-            if holds { written(value, answer.and_then(Result::ok)) } else { None }
+            if holds(register, *expected) {
+                written(value, answer.and_then(Result::ok))
+            } else {
+                None
+            }
+        }
+        Op::CompareAndDelete(expected, answer) => {
+            let told = answer.and_then(Result::ok).is_none_or(|existed| existed == present.is_some());
+            (told && holds(register, *expected)).then(|| Register { held: None, greatest: register.greatest })
         }
         Op::Delete(existed) => {
             existed.is_none_or(|existed| existed == present.is_some()).then(|| Register { held: None, greatest: register.greatest })
         }
+    }
+}
+
+/// Whether the register's version is the expected one.
+fn holds(register: &Register, expected: Version) -> bool {
+    match &register.held {
+        None => expected == Version::ZERO,
+        Some((_, version)) => *version == Some(expected),
     }
 }
 
@@ -205,8 +275,10 @@ fn version_of(op: &Op) -> Option<Version> {
         Op::Get(found) => found.as_ref().map(|(_, version)| *version),
         Op::Set(_, version) => *version,
         Op::CompareAndSet(_, _, Some(Ok(version))) => Some(*version),
-        Op::CompareAndSet(_, _, Some(Err(current))) => Some(*current).filter(|current| *current != Version::ZERO),
-        Op::CompareAndSet(_, _, None) | Op::Delete(_) => None,
+        Op::CompareAndSet(_, _, Some(Err(current))) | Op::CompareAndDelete(_, Some(Err(current))) => {
+            Some(*current).filter(|current| *current != Version::ZERO)
+        }
+        Op::CompareAndSet(_, _, None) | Op::Delete(_) | Op::CompareAndDelete(..) => None,
     }
 }
 

@@ -18,7 +18,7 @@ const REAL_LIMIT: Duration = Duration::from_secs(300);
 
 /// How long a case may take by the store's clock, where that is virtual. Idle time passes at once, so that a case that waits for what never comes
 /// fails here.
-const VIRTUAL_LIMIT: Duration = Duration::from_secs(86_400);
+const VIRTUAL_LIMIT: Duration = Duration::from_secs(18_000);
 
 /// What became of a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +101,8 @@ fn drive(
     verdict
 }
 
-fn message(panic: &(dyn Any + Send)) -> String {
+/// What a panic said.
+pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
     panic
         .downcast_ref::<String>()
         .map(String::as_str)

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use coord_api::store::{Entry, Op, Order, Range, Store, Txn};
-use coord_api::{LeaseId, Loss, Lost, Revision};
+use coord_api::{ErrorKind, LeaseId, Loss, Lost, Revision};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
@@ -69,7 +69,8 @@ pub(super) async fn head(store: &dyn Store) -> Revision {
 pub(super) fn keep_alive_for_it(store: &Arc<dyn Store>, lease: LeaseId, ttl: Duration) -> tokio::task::JoinHandle<()> {
     let store = Arc::clone(store);
     tokio::spawn(async move {
-        while store.keep_alive(lease).await.is_ok() {
+        // Only the store's own word ends it; a fault that passes is no end.
+        while !store.keep_alive(lease).await.is_err_and(|error| error.kind() == ErrorKind::LeaseLost) {
             sleep(ttl / 10).await;
         }
     })

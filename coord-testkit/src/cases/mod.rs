@@ -13,6 +13,7 @@ mod leased;
 mod lock;
 mod registry;
 mod session;
+mod slow;
 mod stores;
 mod watch;
 

@@ -38,29 +38,35 @@ impl ConfigView {
     ///
     /// When it does not follow from the ones before (R18, R19, R21).
     pub fn take(&mut self, event: ConfigEvent) {
+        let taken = self.follow_up(event);
+        assert!(taken.is_ok(), "{taken:?}");
+    }
+
+    /// Takes an event, or says which rule it breaks, and how.
+    pub(crate) fn follow_up(&mut self, event: ConfigEvent) -> Result<(), Breach> {
         match event {
             ConfigEvent::Put { entry, created, last } => {
-                self.change(&entry.key, entry.version, last);
-                if self.whole || self.state.contains_key(&entry.key) {
-                    assert_eq!(created, !self.state.contains_key(&entry.key), "a put says whether it created: {entry:?}");
-                }
+                self.change(&entry.key, entry.version, last)?;
+                let there = self.state.contains_key(&entry.key);
+                holds("r21", !(self.whole || there) || created != there, || format!("a put says whether it created: {entry:?}"))?;
                 self.state.insert(entry.key.clone(), (entry.value.clone(), entry.version));
                 self.told.push((entry.key, entry.version, Some(entry.value)));
             }
             ConfigEvent::Delete { key, version, last } => {
-                self.change(&key, version, last);
+                self.change(&key, version, last)?;
                 let was = self.state.remove(&key);
-                assert!(was.is_some() || !self.whole, "deleted, but not there: {key} at {version}");
+                holds("r11", was.is_some() || !self.whole, || format!("deleted, but not there: {key} at {version}"))?;
                 self.told.push((key, version, None));
             }
             ConfigEvent::Invalid { record, last } => {
                 let key = String::from_utf8_lossy(&record.key).into_owned();
-                self.change(&key, record.version, last);
+                self.change(&key, record.version, last)?;
                 self.state.insert(key.clone(), (record.value.clone(), record.version));
                 self.told.push((key, record.version, Some(record.value)));
             }
-            ConfigEvent::Resync(snapshot) => self.resync(snapshot),
+            ConfigEvent::Resync(snapshot) => self.resync(snapshot)?,
         }
+        Ok(())
     }
 
     /// Reads a watch until everything up to `revision` was told, which must come within `limit`.
@@ -125,14 +131,14 @@ impl ConfigView {
         assert_eq!(told, listed, "the state as told, and as listed");
     }
 
-    fn change(&mut self, key: &str, revision: Revision, last: bool) {
+    fn change(&mut self, key: &str, revision: Revision, last: bool) -> Result<(), Breach> {
         match &mut self.open {
             Some((open, keys)) => {
-                assert_eq!(*open, revision, "the changes of revision {open} were not complete");
-                assert!(keys.insert(key.to_owned()), "{key} was told twice at revision {revision}");
+                holds("r18", *open == revision, || format!("the changes of revision {open} were not complete when {revision} began"))?;
+                holds("r18", keys.insert(key.to_owned()), || format!("{key} was told twice at revision {revision}"))?;
             }
             None => {
-                assert!(revision > self.seen, "{key} at revision {revision} came after revision {}", self.seen);
+                holds("r18", revision > self.seen, || format!("{key} at revision {revision} came after revision {}", self.seen))?;
                 self.open = Some((revision, BTreeSet::from([key.to_owned()])));
             }
         }
@@ -140,12 +146,16 @@ impl ConfigView {
             self.seen = revision;
             self.open = None;
         }
+        Ok(())
     }
 
-    fn resync(&mut self, snapshot: Snapshot<ConfigEntry>) {
-        assert!(snapshot.revision >= self.seen, "a resync goes back from {} to {}", self.seen, snapshot.revision);
-        assert!(snapshot.items.windows(2).all(|pair| matches!(pair, [one, other] if one.key < other.key)), "a resync is in byte order");
-        assert!(snapshot.items.iter().all(|entry| entry.version <= snapshot.revision), "a resync holds nothing newer than itself");
+    fn resync(&mut self, snapshot: Snapshot<ConfigEntry>) -> Result<(), Breach> {
+        let items = &snapshot.items;
+        holds("r19", snapshot.revision >= self.seen, || format!("a resync goes back from {} to {}", self.seen, snapshot.revision))?;
+        let sorted = items.windows(2).all(|pair| matches!(pair, [one, other] if one.key < other.key));
+        holds("r19", sorted, || "a resync is in byte order".to_owned())?;
+        let newest = items.iter().map(|entry| entry.version).max().unwrap_or_default();
+        holds("r19", newest <= snapshot.revision, || format!("a resync at {} holds {newest}", snapshot.revision))?;
         self.skipped.push((self.seen, snapshot.revision));
         self.open = None;
         self.seen = snapshot.revision;
@@ -154,5 +164,13 @@ impl ConfigView {
         for record in snapshot.invalid {
             self.state.insert(String::from_utf8_lossy(&record.key).into_owned(), (record.value, record.version));
         }
+        Ok(())
     }
+}
+
+/// The rule that an event broke, and how.
+pub(crate) type Breach = (&'static str, String);
+
+fn holds(rule: &'static str, holds: bool, what: impl FnOnce() -> String) -> Result<(), Breach> {
+    if holds { Ok(()) } else { Err((rule, what())) }
 }

@@ -11,9 +11,9 @@ use coord_api::store::{Lease, LeaseInfo, Op, Range, RangeReply, Span, Store, Sto
 use coord_api::{Error, ErrorKind, LeaseId, Outcome, Result, Revision};
 use futures_util::future::BoxFuture;
 use futures_util::stream;
-use tokio::sync::watch;
 
 use super::counting::Counter;
+use super::signal::Signal;
 
 /// The link between a client and its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,14 +113,16 @@ impl fmt::Debug for Held {
 #[derive(Clone, Copy, Debug)]
 struct State {
     link: Link,
-    /// Raised whenever the link stops working or watches break: older watches are broken.
-    generation: u64,
+    /// Raised whenever the link stops working: what was under way then is broken.
+    link_breaks: u64,
+    /// Raised whenever watches break: older ones are broken.
+    watch_breaks: u64,
     closed: bool,
 }
 
 struct Shared {
     counter: Counter,
-    state: watch::Sender<State>,
+    state: Signal<State>,
     script: Mutex<VecDeque<(Matches, Fault)>>,
     held: Mutex<Vec<Held>>,
 }
@@ -133,7 +135,7 @@ pub struct Faults {
 
 impl Default for Faults {
     fn default() -> Self {
-        let (state, _) = watch::channel(State { link: Link::Up, generation: 0, closed: false });
+        let state = Signal::new(State { link: Link::Up, link_breaks: 0, watch_breaks: 0, closed: false });
         let shared = Shared { counter: Counter::default(), state, script: Mutex::default(), held: Mutex::default() };
         Faults { shared: Arc::new(shared) }
     }
@@ -157,7 +159,7 @@ impl Faults {
 
     /// Breaks every open watch, and nothing else.
     pub fn break_watches(&self) {
-        self.shared.state.send_modify(|state| state.generation += 1);
+        self.shared.state.modify(|state| state.watch_breaks += 1);
     }
 
     /// Does `fault` to the next request that `matches`. Faults given before, and not used up, come first; the later ones are not asked about a request that one
@@ -199,9 +201,10 @@ impl Faults {
     }
 
     fn set(&self, link: Link) {
-        self.shared.state.send_modify(|state| {
+        self.shared.state.modify(|state| {
             if state.link == Link::Up {
-                state.generation += 1;
+                state.link_breaks += 1;
+                state.watch_breaks += 1;
             }
             state.link = link;
         });
@@ -216,7 +219,7 @@ impl Faults {
 
 impl fmt::Debug for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Faults").field("state", &*self.shared.state.borrow()).field("unused", &self.unused()).finish_non_exhaustive()
+        f.debug_struct("Faults").field("state", &self.shared.state.get()).field("unused", &self.unused()).finish_non_exhaustive()
     }
 }
 
@@ -257,34 +260,31 @@ impl<S: Store> Faulty<S> {
             }
             None => {}
         }
-        let mut state = self.faults.shared.state.subscribe();
-        let at_first = *state.borrow();
+        let state = &self.faults.shared.state;
+        let at_first = state.get();
         if at_first.closed || at_first.link == Link::Up {
             tokio::select! {
                 biased;
                 answer = call => return answer,
-                () = broken(&mut state, at_first.generation) => {}
+                () = broken(state, |now| now.link_breaks != at_first.link_breaks) => {}
             }
         } else if at_first.link == Link::Down {
             return Err(Error::new(ErrorKind::Unavailable, "faulty", "cut off"));
         }
         // Sent into the void, or its answer was.
-        let now = unhung(&mut state).await;
+        let now = unhung(state).await;
         Err(if now.closed { closed(writes) } else { cut_off(writes) })
     }
 }
 
-/// Resolves when the link stopped working after `generation`.
-async fn broken(state: &mut watch::Receiver<State>, generation: u64) {
-    if state.wait_for(|now| !now.closed && now.generation != generation).await.is_err() {
-        std::future::pending::<()>().await;
-    }
+/// Resolves once `is_broken` says so of a client that is not closed.
+async fn broken(state: &Signal<State>, is_broken: impl Fn(&State) -> bool) {
+    state.wait_for(|now| !now.closed && is_broken(now)).await;
 }
 
 /// Resolves when the link does not hang, or the client was closed.
-async fn unhung(state: &mut watch::Receiver<State>) -> State {
-    let last = *state.borrow();
-    state.wait_for(|now| now.closed || now.link != Link::Hung).await.map_or(last, |now| *now)
+async fn unhung(state: &Signal<State>) -> State {
+    state.wait_for(|now| now.closed || now.link != Link::Hung).await
 }
 
 fn outcome(writes: bool) -> Outcome {
@@ -321,21 +321,21 @@ impl<S: Store> Store for Faulty<S> {
     }
 
     async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
-        let state = self.faults.shared.state.subscribe();
-        let generation = state.borrow().generation;
+        let shared = Arc::clone(&self.faults.shared);
+        let breaks = shared.state.get().watch_breaks;
         let opened = self.pass(Request::Watch(&span.clone()), |inner| async move { inner.watch(span, after).await }, |_| true).await?;
         let armed = opened.armed();
-        let stream = stream::unfold(Some((opened, state)), move |open| async move {
-            let (mut opened, mut state) = open?;
+        let stream = stream::unfold(Some((opened, shared)), move |open| async move {
+            let (mut opened, shared) = open?;
             let item = tokio::select! {
                 biased;
-                () = broken(&mut state, generation) => {
-                    let now = unhung(&mut state).await;
+                () = broken(&shared.state, |now| now.watch_breaks != breaks) => {
+                    let now = unhung(&shared.state).await;
                     Err(if now.closed { closed(false) } else { cut_off(false) })
                 }
                 item = opened.next() => item?,
             };
-            let open = item.is_ok().then_some((opened, state));
+            let open = item.is_ok().then_some((opened, shared));
             Some((item, open))
         });
         Ok(StoreWatch::new(armed, stream))
@@ -363,7 +363,7 @@ impl<S: Store> Store for Faulty<S> {
 
     async fn close(&self) -> Result<()> {
         let closed = self.inner.close().await;
-        self.faults.shared.state.send_modify(|state| state.closed = true);
+        self.faults.shared.state.modify(|state| state.closed = true);
         closed
     }
 }

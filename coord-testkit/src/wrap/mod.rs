@@ -3,6 +3,7 @@
 mod counting;
 mod delayed;
 mod faulty;
+mod signal;
 
 pub use counting::{Counter, Counting, Counts};
 pub use delayed::Delayed;

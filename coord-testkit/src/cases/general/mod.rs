@@ -47,6 +47,7 @@ macro_rules! general_cases {
                 a_doubtful_registration_leaves_one_entry_or_none,
                 a_doubtful_id_is_held_once_or_free,
                 a_write_that_was_fenced_off_never_arrives,
+                a_write_in_doubt_that_comes_after_the_release_leaves_nothing,
                 writes_that_met_the_fence_are_sent_again,
                 a_dropped_write_is_whole_or_not_at_all,
             }

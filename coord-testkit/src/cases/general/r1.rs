@@ -2,7 +2,7 @@
 
 use coord_api::prelude::*;
 use coord_api::store::{Op, Range, Txn};
-use coord_api::{ErrorKind, Outcome, Value, Version};
+use coord_api::{ErrorKind, IdOptions, Outcome, Value, Version};
 
 use super::all_calls;
 use crate::fixture::Fixture;
@@ -25,7 +25,9 @@ pub(super) async fn the_same_precondition_has_the_same_kind(cx: Fixture) {
     let guard = client.provider.lock().acquire("l", ttl).await.unwrap();
     assert_eq!(kind(other.lock().try_acquire("l", ttl).await.unwrap_err()), ErrorKind::Conflict);
     assert_eq!(kind(other.lock().acquire_timeout("l", ttl, ttl / 10).await.unwrap_err()), ErrorKind::Timeout);
-    let id = client.provider.allocator().acquire_id("s", 1).await.unwrap();
+    // Under the same TTL, for it says how soon a removal is noticed (R32).
+    let options = IdOptions::default().with_range(1..=1).with_ttl(ttl);
+    let id = client.provider.allocator().acquire_id_with("s", options).await.unwrap();
     assert_eq!(kind(other.allocator().acquire_id("s", 1).await.unwrap_err()), ErrorKind::Exhausted);
     assert_eq!(kind(other.allocator().acquire_id_timeout("s", 1, ttl / 10).await.unwrap_err()), ErrorKind::Timeout);
     assert_eq!(kind(other.allocator().acquire_id("s", 0).await.unwrap_err()), ErrorKind::InvalidArgument);

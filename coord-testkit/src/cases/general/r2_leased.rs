@@ -126,6 +126,27 @@ pub(in crate::cases::general) async fn a_write_that_was_fenced_off_never_arrives
     assert!(warm.is_held());
 }
 
+pub(in crate::cases::general) async fn a_write_in_doubt_that_comes_after_the_release_leaves_nothing(cx: Fixture) {
+    let watcher = cx.store().await;
+    let (client, faults) = cx.faulty().await;
+    let lock = client.provider.lock();
+    // It keeps the lease alive: only the fence can stop what comes late.
+    let warm = lock.acquire("warm", cx.ttl()).await.unwrap();
+    for n in 0..3 {
+        let key = format!("l{n}");
+        let queue = layout::lock_queue(&key);
+        faults.next_put(Fault::Hold, queue.clone());
+        let acquired = within(cx.soon() * 3, "an acquire in doubt ends", lock.acquire(&key, cx.ttl())).await;
+        if let Ok(guard) = acquired {
+            guard.unlock().await.unwrap();
+        }
+        let_through(&faults).await;
+        eventually(cx.ttl() + cx.soon(), "what came late does not stay", async || (count(&*watcher, &queue).await == 0).then_some(()))
+            .await;
+    }
+    assert!(warm.is_held());
+}
+
 pub(in crate::cases::general) async fn writes_that_met_the_fence_are_sent_again(cx: Fixture) {
     for fault in DOUBTS {
         let (client, faults) = cx.faulty().await;

@@ -13,6 +13,7 @@ use super::{Held, all_calls, contents, held_by_anyone};
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
 use crate::layout;
+use crate::view;
 use crate::wait::{eventually, within};
 
 /// How long closing takes at most, and how long after it everything that was pending has ended.
@@ -99,10 +100,9 @@ pub(super) async fn waiting_calls_end_with_closed(cx: Fixture) {
     let provider = Arc::clone(&client.provider);
     let id = tokio::spawn(async move { provider.allocator().acquire_id_timeout("held", 1, Duration::from_secs(3_600)).await.map(drop) });
     let mut watch = client.provider.config().watch_raw("k", WatchStart::Now).await.unwrap();
-    let watch = tokio::spawn(async move { watch.next().await.expect("the last item says why").map(drop) });
+    let watch = tokio::spawn(async move { view::end(&mut watch).await.map_or(Ok(()), Err) });
     let mut service = client.provider.registry().watch("another").await.unwrap();
-    service.next().await.unwrap().unwrap();
-    let service = tokio::spawn(async move { service.next().await.expect("the last item says why").map(drop) });
+    let service = tokio::spawn(async move { view::end(&mut service).await.map_or(Ok(()), Err) });
     let store = cx.store().await;
     eventually(cx.soon(), "the waiter is in the queue", async || {
         let queue = store.range(Range::prefix(layout::lock_queue("held"))).await.unwrap();

@@ -5,6 +5,7 @@ use coord_api::{ErrorKind, IdOptions, InstanceId, Outcome};
 use futures_util::future::join_all;
 
 use super::super::leased::{entries, put};
+use super::super::slow::slow_provider;
 use super::{acquire, numbers, up_to};
 use crate::bad;
 use crate::fixture::Fixture;
@@ -53,7 +54,7 @@ pub(super) async fn n_at_once_of_one_provider_hold_the_n_smallest(cx: Fixture) {
 }
 
 pub(super) async fn n_at_once_of_several_providers_hold_the_n_smallest(cx: Fixture) {
-    let providers = join_all((0..5).map(|_| cx.provider())).await;
+    let providers = join_all((0..5).map(|client| slow_provider(&cx, client))).await;
     for _ in 0..5 {
         let calls = (0..25).zip(providers.iter().cycle()).map(|(_, provider)| acquire(&cx, &**provider, 100));
         let held: Vec<InstanceId> = join_all(calls).await.into_iter().map(Result::unwrap).collect();

@@ -1,21 +1,23 @@
 //! R42 Exhausted.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use coord_api::prelude::*;
 use coord_api::{ErrorKind, InstanceId, Outcome, Provider, Result, Wait};
 use futures_util::future::join_all;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::super::leased::{ONE_SECOND, entries};
+use super::super::leased::{BACKOFF_CAP, Lasting, ONE_SECOND, entries};
+use super::super::slow::slow_provider;
 use super::{acquire, await_one, numbers, up_to};
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
 use crate::layout;
 use crate::wait::{never_within, within};
-use crate::wrap::Fault;
+use crate::wrap::{Fault, Request};
 
 /// Waits for an id in a task of its own.
 fn waiter(cx: &Fixture, provider: &Arc<dyn Provider>, max: u32) -> JoinHandle<Result<InstanceId>> {
@@ -43,7 +45,7 @@ pub(super) async fn when_none_is_free_it_is_exhausted_at_once(cx: Fixture) {
 }
 
 pub(super) async fn no_id_is_one_past_the_end(cx: Fixture) {
-    let providers = join_all((0..3).map(|_| cx.provider())).await;
+    let providers = join_all((0..3).map(|client| slow_provider(&cx, client))).await;
     let calls = (0..15).zip(providers.iter().cycle()).map(|(_, provider)| acquire(&cx, &**provider, 7));
     let (held, exhausted): (Vec<_>, Vec<_>) = join_all(calls).await.into_iter().partition(Result::is_ok);
     let held: Vec<InstanceId> = held.into_iter().map(Result::unwrap).collect();
@@ -96,7 +98,7 @@ pub(super) async fn a_waiting_call_gets_a_crashed_holders_id(cx: Fixture) {
     let (left, crashed) = (held.ttl(), Instant::now());
     client.crash().await;
     never_within(left.saturating_sub(crashed.elapsed()), "an id while its holder may use it", &mut waiting).await;
-    let limit = cx.gone_by(cx.ttl()).saturating_sub(crashed.elapsed()) + ONE_SECOND;
+    let limit = cx.gone_by(cx.ttl()).saturating_sub(crashed.elapsed()) + BACKOFF_CAP + ONE_SECOND;
     let id = within(limit, "it gets the id of the crashed holder", waiting).await.unwrap().unwrap();
     assert!(id.generation() > held.generation());
 }
@@ -104,13 +106,13 @@ pub(super) async fn a_waiting_call_gets_a_crashed_holders_id(cx: Fixture) {
 pub(super) async fn a_waiting_call_times_out(cx: Fixture) {
     let (provider, other) = (cx.provider().await, cx.provider().await);
     let held = acquire(&cx, &*provider, 1).await.unwrap();
-    for timeout in [Duration::ZERO, cx.ttl() / 4, cx.ttl()] {
+    for limit in [Duration::ZERO, cx.ttl() / 4, cx.ttl()] {
         for provider in [&provider, &other] {
             let start = Instant::now();
-            let call = provider.allocator().acquire_id_with("s", up_to(&cx, 1).with_wait(Wait::For(timeout)));
+            let call = provider.allocator().acquire_id_with("s", up_to(&cx, 1).with_wait(Wait::For(limit)));
             let error = call.await.unwrap_err();
             assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
-            assert!(start.elapsed() >= timeout && start.elapsed() <= timeout + cx.slack(), "{timeout:?}: {:?}", start.elapsed());
+            assert!(start.elapsed() >= limit && start.elapsed() <= limit + cx.slack(), "{limit:?}: {:?}", start.elapsed());
         }
     }
     held.release().await.unwrap();
@@ -120,14 +122,14 @@ pub(super) async fn a_waiting_call_times_out(cx: Fixture) {
 pub(super) async fn a_freed_id_goes_to_one_contender(cx: Fixture) {
     let holder = cx.provider().await;
     let held = acquire(&cx, &*holder, 1).await.unwrap();
-    let providers = join_all((0..4).map(|_| cx.provider())).await;
-    let timeout = cx.ttl();
+    let providers = join_all((0..4).map(|client| slow_provider(&cx, client))).await;
+    let limit = cx.ttl();
     let calls = (0..8).zip(providers.iter().cycle()).map(|(_, provider)| {
-        let (allocator, options) = (Arc::clone(provider.allocator()), up_to(&cx, 1).with_wait(Wait::For(timeout)));
+        let (allocator, options) = (Arc::clone(provider.allocator()), up_to(&cx, 1).with_wait(Wait::For(limit)));
         tokio::spawn(async move { allocator.acquire_id_with("s", options).await })
     });
     let calls: Vec<_> = calls.collect();
-    sleep(timeout / 2).await;
+    sleep(limit / 2).await;
     held.release().await.unwrap();
     let answers: Vec<_> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
@@ -159,7 +161,7 @@ pub(super) async fn waiters_of_one_provider_share_what_is_freed(cx: Fixture) {
 
 pub(super) async fn nobody_sleeps_while_an_id_is_free(cx: Fixture) {
     // Ids come and go while the waiters look; each of them must be served in turn.
-    let providers = join_all((0..3).map(|_| cx.provider())).await;
+    let providers = join_all((0..3).map(|client| slow_provider(&cx, client))).await;
     let calls = (0..12).zip(providers.iter().cycle()).map(|(n, provider)| {
         let (cx, provider) = (cx.clone(), Arc::clone(provider));
         tokio::spawn(async move {
@@ -191,8 +193,37 @@ pub(super) async fn no_freed_id_is_missed_with_a_broken_watch(cx: Fixture) {
         }
         held.release().await.unwrap();
         faults.heal();
-        let id = within(cx.soon(), "it gets the released id", waiting).await.unwrap().unwrap();
-        id.release().await.unwrap();
+        match within(cx.soon(), "it gets the released id", waiting).await.unwrap() {
+            Ok(id) => id.release().await.unwrap(),
+            // A request of its own was under way when the link hung.
+            Err(error) => assert!(hang && error.is_transient(), "{error:?}"),
+        }
+    }
+}
+
+pub(super) async fn no_freed_id_is_missed_between_looking_and_watching(cx: Fixture) {
+    let holder = cx.provider().await;
+    for looks in 1..4 {
+        let (client, faults) = cx.faulty().await;
+        let held = acquire(&cx, &*holder, 1).await.unwrap();
+        // So many looks find nothing free, and the ones after them fail while the id is released.
+        let looked = Arc::new(AtomicUsize::new(0));
+        let failing = Lasting::begin(&faults, Fault::Refuse, move |request| match request {
+            Request::Range(range) => {
+                range.span.start().starts_with(layout::IDS.as_bytes()) && looked.fetch_add(1, Ordering::SeqCst) >= looks
+            }
+            Request::Watch(span) => span.start().starts_with(layout::IDS.as_bytes()) && looked.load(Ordering::SeqCst) > looks,
+            _ => false,
+        });
+        let waiting = waiter(&cx, &client.provider, 1);
+        sleep(cx.slack()).await;
+        held.release().await.unwrap();
+        failing.end();
+        // A look of the waiter's own that failed is an answer, too; sleeping on is none.
+        match within(cx.soon(), "it does not sleep while the id is free", waiting).await.unwrap() {
+            Ok(id) => id.release().await.unwrap(),
+            Err(error) => assert!(error.is_transient(), "{error}"),
+        }
     }
 }
 
@@ -213,6 +244,28 @@ pub(super) async fn a_call_dropped_at_any_await_point_leaks_no_id(cx: Fixture) {
             if done {
                 break;
             }
+        }
+    }
+}
+
+pub(super) async fn a_call_dropped_at_any_moment_leaks_no_id(cx: Fixture) {
+    let (holder, other) = (cx.provider().await, cx.provider().await);
+    for millis in 0.. {
+        let provider = slow_provider(&cx, millis).await;
+        let free = timeout(Duration::from_millis(millis), acquire(&cx, &*provider, 1)).await;
+        let done = free.is_ok();
+        drop(free);
+        sleep(Duration::from_millis(50)).await;
+        is_free(&cx, &*other, &format!("the id is free after a call was dropped after {millis} ms")).await;
+        // Of one that waits, and is served as it goes.
+        let held = acquire(&cx, &*holder, 1).await.unwrap();
+        let mut waiting = Box::pin(await_one(&cx, &*provider, 1));
+        never_within(cx.slack(), "an id", &mut waiting).await;
+        held.release().await.unwrap();
+        drop(timeout(Duration::from_millis(millis), waiting).await);
+        is_free(&cx, &*other, &format!("the id is free after a call was dropped {millis} ms after its turn came")).await;
+        if done {
+            return;
         }
     }
 }

@@ -9,6 +9,7 @@ use futures_util::future::{join_all, poll_immediate};
 use tokio::time::{Instant, sleep};
 
 use super::super::leased::{ONE_SECOND, at_the_deadline, delete, entry, keep_alive_for_it, lease_of, lost_within};
+use super::super::slow::slow_provider;
 use super::{acquire, await_one};
 use crate::fixture::Fixture;
 use crate::layout;
@@ -23,7 +24,7 @@ fn is_over(id: &InstanceId) {
 
 pub(super) async fn no_two_live_handles_share_an_id(cx: Fixture) {
     let (cx, live) = (&cx, &Mutex::new(BTreeMap::new()));
-    let providers = &join_all((0..3).map(|_| cx.provider())).await;
+    let providers = &join_all((0..3).map(|client| slow_provider(cx, client))).await;
     join_all((0..9).map(|task: usize| async move {
         for round in 0..8 {
             let id = await_one(cx, &*providers[task % 3], 5).await.unwrap();

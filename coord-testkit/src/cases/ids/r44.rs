@@ -1,5 +1,7 @@
 //! R44 Release.
 
+use std::sync::Arc;
+
 use coord_api::prelude::*;
 use coord_api::{ErrorKind, InstanceId, Loss, Outcome};
 use tokio::time::sleep;
@@ -114,7 +116,7 @@ pub(super) async fn a_release_applied_late_harms_no_successor(cx: Fixture) {
         let id = acquire(&cx, &*client.provider, 1).await.unwrap();
         faults.next_delete(Fault::Hold, layout::id("s", 1));
         assert_eq!(id.release().await.unwrap_err().outcome(), Outcome::Unknown);
-        let successor = if same_provider { client.provider.clone() } else { cx.provider().await };
+        let successor = if same_provider { Arc::clone(&client.provider) } else { cx.provider().await };
         let next = within(cx.ttl() * 2, "the release is repeated", await_one(&cx, &*successor, 1)).await.unwrap();
         let held = faults.take_held();
         assert_eq!(held.len(), 1);

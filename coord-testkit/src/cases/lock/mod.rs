@@ -68,6 +68,7 @@ macro_rules! lock_cases {
             }
             r29 {
                 an_acquire_dropped_at_any_await_point_leaves_no_lock,
+                an_acquire_dropped_at_any_moment_leaves_no_ghost,
                 a_waiter_dropped_at_any_await_point_leaves_no_ghost,
                 a_waiter_dropped_as_it_is_granted_passes_the_lock_on,
                 a_try_dropped_at_any_await_point_leaves_no_lock,

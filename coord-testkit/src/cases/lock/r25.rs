@@ -9,13 +9,14 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::super::leased::head;
+use super::super::slow::slow_provider;
 use crate::fixture::Fixture;
 use crate::wait::within;
 
 pub(super) async fn increments_under_the_lock_are_all_counted(cx: Fixture) {
     let cx = &cx;
-    join_all((0..5).map(|_| async move {
-        let provider = cx.provider().await;
+    join_all((0..5).map(|client| async move {
+        let provider = if client < 2 { cx.provider().await } else { slow_provider(cx, client).await };
         for _ in 0..10 {
             let guard = provider.lock().acquire("counter", cx.ttl()).await.unwrap();
             // Neither atomic nor compared: only the lock keeps the others out.
@@ -32,7 +33,7 @@ pub(super) async fn increments_under_the_lock_are_all_counted(cx: Fixture) {
 pub(super) async fn no_two_guards_are_held_at_once(cx: Fixture) {
     let (cx, inside) = (&cx, &AtomicUsize::new(0));
     join_all((0..4).map(|client| async move {
-        let provider = &cx.provider().await;
+        let provider = &if client == 0 { cx.provider().await } else { slow_provider(cx, client).await };
         // Several of one provider, and several providers.
         join_all((0..4).map(|task| async move {
             for round in 0..5 {
@@ -54,8 +55,8 @@ pub(super) async fn no_two_guards_are_held_at_once(cx: Fixture) {
 pub(super) async fn tokens_rise_with_every_grant(cx: Fixture) {
     let cx = &cx;
     let seen = &Arc::new(std::sync::Mutex::new(Vec::new()));
-    join_all((0..4).map(|_| async move {
-        let provider = cx.provider().await;
+    join_all((0..4).map(|client| async move {
+        let provider = if client == 0 { cx.provider().await } else { slow_provider(cx, client).await };
         for round in 0..8 {
             let guard = provider.lock().acquire("k", cx.ttl()).await.unwrap();
             seen.lock().unwrap().push(guard.fencing_token());

@@ -3,7 +3,7 @@
 use coord_api::ErrorKind;
 use coord_api::prelude::*;
 
-use super::super::leased::put;
+use super::super::leased::{put, queue};
 use super::stand_in_line;
 use crate::fixture::Fixture;
 use crate::layout;
@@ -40,6 +40,7 @@ pub(super) async fn nested_names_are_unrelated(cx: Fixture) {
         let mut held = Vec::new();
         for key in keys {
             held.push(one.lock().try_acquire(key, cx.ttl()).await.unwrap());
+            assert_eq!(queue(&*cx.store().await, key).await.len(), 1, "each has a queue of its own");
         }
         held[1].unlock().await.unwrap();
         for (key, free) in keys.into_iter().zip([false, true, false]) {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use coord_api::prelude::*;
 use coord_api::{ErrorKind, Outcome, Provider};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::super::leased::{ONE_SECOND, drop_outside_a_runtime, queue};
+use super::super::slow::slow_provider;
 use super::stand_in_line;
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
@@ -42,6 +43,29 @@ pub(super) async fn an_acquire_dropped_at_any_await_point_leaves_no_lock(cx: Fix
             if done {
                 break;
             }
+        }
+    }
+}
+
+pub(super) async fn an_acquire_dropped_at_any_moment_leaves_no_ghost(cx: Fixture) {
+    let (holder, other, store) = (cx.provider().await, cx.provider().await, cx.store().await);
+    for millis in 0.. {
+        // Of a lock that is free.
+        let provider = slow_provider(&cx, millis).await;
+        let free = timeout(Duration::from_millis(millis), provider.lock().acquire("k", cx.ttl())).await;
+        let done = free.is_ok();
+        drop(free);
+        is_free(&cx, &other, "k", &format!("the lock is free after an acquire was dropped after {millis} ms")).await;
+        // Of one that is held, and freed as the waiter goes.
+        let guard = holder.lock().acquire("k", cx.ttl()).await.unwrap();
+        let waiter = timeout(Duration::from_millis(millis), provider.lock().acquire("k", cx.ttl())).await;
+        assert!(waiter.is_err(), "granted, though another holds it");
+        guard.unlock().await.unwrap();
+        let what = format!("no ghost is left of a waiter that was dropped after {millis} ms");
+        is_free(&cx, &other, "k", &what).await;
+        eventually(ONE_SECOND + cx.slack(), &what, || async { queue(&*store, "k").await.is_empty().then_some(()) }).await;
+        if done {
+            return;
         }
     }
 }

@@ -30,11 +30,11 @@ pub(super) async fn renewals_come_at_the_latest_every_third_of_the_ttl(cx: Fixtu
     let noted = note_renewals(&faults);
     let mut start = BTreeMap::new();
     let mut held = Vec::new();
-    for (key, ttl) in [("a", cx.ttl()), ("b", cx.ttl() + Duration::from_secs(1))] {
+    for (key, ttl) in [("a", cx.ttl()), ("b", cx.ttl() * 2)] {
         held.push(client.provider.lock().acquire(key, ttl).await.unwrap());
         start.insert(super::super::leased::holders_lease(&*cx.store().await, key).await, (Instant::now(), ttl));
     }
-    sleep(cx.ttl() * 3).await;
+    sleep(cx.ttl() * 6).await;
     let (end, noted) = (Instant::now(), noted.lock().unwrap().clone());
     for (lease, (start, ttl)) in start {
         let sent = noted.iter().filter(|(renewed, _)| *renewed == lease).map(|(_, at)| *at);

@@ -1,5 +1,6 @@
 //! R33 Unlock.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use coord_api::prelude::*;
@@ -127,7 +128,7 @@ pub(super) async fn an_unlock_applied_late_harms_no_successor(cx: Fixture) {
         let guard = client.provider.lock().acquire("k", cx.ttl()).await.unwrap();
         faults.next_delete(Fault::Hold, layout::lock_queue("k"));
         assert_eq!(guard.unlock().await.unwrap_err().outcome(), Outcome::Unknown);
-        let successor = if same_provider { client.provider.clone() } else { cx.provider().await };
+        let successor = if same_provider { Arc::clone(&client.provider) } else { cx.provider().await };
         let next = within(cx.ttl() * 2, "the release is repeated", successor.lock().acquire("k", cx.ttl())).await.unwrap();
         let held = faults.take_held();
         assert_eq!(held.len(), 1);

@@ -43,8 +43,10 @@ macro_rules! registry_cases {
                 a_record_over_one_mebibyte_is_an_invalid_argument,
                 a_registration_whose_answer_was_lost_is_there_or_gone,
                 a_register_dropped_at_any_await_point_leaves_nothing,
+                a_register_dropped_at_any_moment_leaves_nothing,
                 a_dropped_register_that_is_applied_late_leaves_nothing,
                 a_failed_register_leaves_what_was_registered_before,
+                a_failed_register_with_another_ttl_leaves_what_was_registered_before,
             }
             r35 {
                 an_unknown_service_has_no_instances,
@@ -72,6 +74,7 @@ macro_rules! registry_cases {
                 after_an_outage_of_many_ttls_it_comes_back,
                 an_update_that_failed_is_carried_out_by_healing,
                 its_state_shows_the_loss_and_lost_does_not_fire,
+                its_state_shows_the_loss_for_as_long_as_it_cannot_be_healed,
                 a_heal_whose_answer_was_lost_is_no_foreign_owner,
                 a_healer_that_finds_a_live_foreign_owner_ends_as_superseded,
                 an_owner_that_was_cut_off_does_not_take_the_id_back,
@@ -86,6 +89,8 @@ macro_rules! registry_cases {
                 an_unregister_whose_answer_was_lost_does_not_bring_it_back,
                 an_update_applied_late_does_not_bring_it_back,
                 a_heal_applied_late_does_not_bring_it_back,
+                a_late_write_of_a_lost_lease_does_not_bring_it_back,
+                a_heal_applied_late_after_a_move_does_not_bring_it_back,
                 an_unregister_dropped_at_any_await_point_wins_too,
                 lost_fires_on_unregister,
             }

@@ -5,9 +5,10 @@ use std::time::Duration;
 use coord_api::prelude::*;
 use coord_api::{ErrorKind, HandleState, Loss, Outcome, RegisterOptions, Registration, ServiceInstance};
 use futures_util::future::join_all;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::super::leased::{ONE_SECOND, entry, lease_of, lost_within};
+use super::super::leased::{Lasting, ONE_SECOND, entry, lease_of, lost_within};
+use super::super::slow::slow_provider;
 use super::{eventually_found, found, instance, register, register_exclusively, version};
 use crate::bad;
 use crate::cancel::{Polled, poll_times};
@@ -98,7 +99,7 @@ pub(super) async fn an_update_replaces_in_place(cx: Fixture) {
 }
 
 pub(super) async fn registering_many_times_at_once_leaves_one(cx: Fixture) {
-    let (provider, other) = (cx.provider().await, cx.provider().await);
+    let (provider, other) = (slow_provider(&cx, 0).await, cx.provider().await);
     let versions: Vec<String> = (0..10).map(|n| n.to_string()).collect();
     let registered = join_all(versions.iter().map(|n| register(&cx, &*provider, version("a", n)))).await;
     let (held, over): (Vec<Registration>, Vec<Registration>) =
@@ -220,7 +221,7 @@ pub(super) async fn an_exclusive_registration_of_what_is_gone_succeeds(cx: Fixtu
 }
 
 pub(super) async fn of_many_exclusive_registrations_one_succeeds(cx: Fixture) {
-    let providers = join_all((0..6).map(|_| cx.provider())).await;
+    let providers = join_all((0..6).map(|client| slow_provider(&cx, client))).await;
     let (won, lost): (Vec<_>, Vec<_>) =
         join_all(providers.iter().enumerate().map(|(n, provider)| register_exclusively(&cx, &**provider, version("a", n.to_string()))))
             .await
@@ -350,6 +351,24 @@ pub(super) async fn a_register_dropped_at_any_await_point_leaves_nothing(cx: Fix
     }
 }
 
+pub(super) async fn a_register_dropped_at_any_moment_leaves_nothing(cx: Fixture) {
+    let other = cx.provider().await;
+    for millis in 0.. {
+        let provider = slow_provider(&cx, millis).await;
+        let registered = timeout(Duration::from_millis(millis), register(&cx, &*provider, instance("a"))).await;
+        let done = registered.is_ok();
+        drop(registered);
+        let what = format!("nothing is left of a registration that was dropped after {millis} ms");
+        sleep(Duration::from_millis(50)).await;
+        eventually_found(ONE_SECOND + cx.slack(), &*other, &what, &[]).await;
+        sleep(cx.slack()).await;
+        assert_eq!(found(&*other).await, [], "{what}");
+        if done {
+            return;
+        }
+    }
+}
+
 pub(super) async fn a_dropped_register_that_is_applied_late_leaves_nothing(cx: Fixture) {
     let (client, faults) = cx.faulty().await;
     let (other, kept) = (cx.provider().await, register(&cx, &*client.provider, instance("kept")).await.unwrap());
@@ -386,6 +405,39 @@ pub(super) async fn a_failed_register_leaves_what_was_registered_before(cx: Fixt
     sleep(cx.ttl() * 2).await;
     assert_eq!(found(&*other).await, [version("a", "1")]);
     assert_eq!(old.state(), HandleState::Held);
+    old.unregister().await.unwrap();
+    assert_eq!(found(&*other).await, []);
+}
+
+pub(super) async fn a_failed_register_with_another_ttl_leaves_what_was_registered_before(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let (other, store) = (cx.provider().await, cx.store().await);
+    let old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
+    let before = entry(&*store, layout::service("s", "a")).await.unwrap();
+    let _warm = client.provider.lock().acquire("warm", cx.ttl() * 2).await.unwrap();
+    for fault in [Fault::Refuse, Fault::LoseRequest, Fault::LoseAnswer] {
+        let (failing, options) = ([fault; 2], RegisterOptions::default().with_ttl(cx.ttl() * 2));
+        for fault in failing {
+            faults.next_put(fault, layout::service("s", "a"));
+        }
+        // So that nothing finds out what became of it.
+        let unfenced = Lasting::begin(&faults, Fault::Refuse, |request| request.puts(layout::SESSIONS));
+        let new = within(cx.soon(), "an answer", client.provider.registry().register_with(version("a", "2"), options)).await;
+        unfenced.end();
+        match new {
+            // It may have been settled; then the old one was replaced, by whoever asked for that.
+            Ok(new) => {
+                assert_eq!(found(&*other).await, [version("a", "2")], "{fault:?}");
+                return assert!(new.state().is_held());
+            }
+            Err(error) => assert!(error.is_transient(), "{fault:?}: {error}"),
+        }
+        eventually_found(super::healed_within(&cx), &*other, "what was registered before is there", &[version("a", "1")]).await;
+        sleep(cx.ttl()).await;
+        let after = entry(&*store, layout::service("s", "a")).await.unwrap();
+        assert_eq!(after.created, before.created, "it was never gone, {fault:?}");
+        assert_eq!(old.state(), HandleState::Held);
+    }
     old.unregister().await.unwrap();
     assert_eq!(found(&*other).await, []);
 }

@@ -71,7 +71,6 @@ pub(super) async fn the_ttl_is_rounded_up(cx: Fixture) {
     sleep(Duration::from_secs(4)).await;
     assert_eq!(found(&*other).await.len(), 3, "renewed");
     assert!(held.iter().all(|registration| registration.state().is_held()));
-    assert!(held[0].ttl() <= Duration::from_secs(1) && held[1].ttl() <= Duration::from_secs(2));
     // The owner of one that lives for centuries may still take it away.
     held[2].unregister().await.unwrap();
     assert_eq!(found(&*other).await, [instance("a"), instance("b")]);

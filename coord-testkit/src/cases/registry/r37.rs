@@ -6,7 +6,7 @@ use coord_api::store::{Op, Txn};
 use coord_api::{ErrorKind, HandleState, Loss, Outcome, Registration};
 use tokio::time::sleep;
 
-use super::super::leased::{delete, entry, keep_alive_for_it, lease_of, lost_within};
+use super::super::leased::{Lasting, delete, entry, keep_alive_for_it, lease_of, lost_within};
 use super::{eventually_found, found, healed_within, instance, register, version};
 use crate::fixture::Fixture;
 use crate::layout;
@@ -188,6 +188,30 @@ pub(super) async fn its_state_shows_the_loss_and_lost_does_not_fire(cx: Fixture)
     // Only now is it over.
     registration.unregister().await.unwrap();
     assert_eq!(lost_within(cx.slack(), "lost() fires", lost).await.0, Loss::Released);
+}
+
+pub(super) async fn its_state_shows_the_loss_for_as_long_as_it_cannot_be_healed(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let store = cx.store().await;
+    let registration = register(&cx, &*client.provider, instance("a")).await.unwrap();
+    for revoked in [true, false] {
+        // The store is connected; only this one write does not get through.
+        let refused = Lasting::begin(&faults, Fault::Refuse, |request| request.puts(&layout::service("s", "a")));
+        if revoked {
+            store.revoke_lease(lease_of(&*store, layout::service("s", "a")).await).await.unwrap();
+        } else {
+            delete(&*store, layout::service("s", "a")).await;
+        }
+        sleep(cx.ttl() / 3 + super::ONE_SECOND + cx.slack()).await;
+        for _ in 0..20 {
+            assert_eq!(registration.state(), HandleState::Lost);
+            assert_eq!(registration.ttl(), Duration::ZERO);
+            sleep(cx.ttl() / 10).await;
+        }
+        refused.end();
+        eventually_held(&cx, &registration).await;
+        assert_eq!(found(&*client.provider).await, [instance("a")]);
+    }
 }
 
 pub(super) async fn a_heal_whose_answer_was_lost_is_no_foreign_owner(cx: Fixture) {

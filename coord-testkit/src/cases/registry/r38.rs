@@ -1,16 +1,17 @@
 //! R38 Unregister wins.
 
+use coord_api::prelude::*;
 use coord_api::store::{Change, Span, StoreEvent};
-use coord_api::{HandleState, Loss, Outcome};
+use coord_api::{HandleState, Loss, Outcome, RegisterOptions};
 use tokio::time::{sleep, timeout};
 
-use super::super::leased::{Lasting, ONE_SECOND, delete, entry, lease_of, lost_within};
+use super::super::leased::{Lasting, ONE_SECOND, delete, entry, keep_alive_for_it, lease_of, lost_within};
 use super::{eventually_found, found, instance, register, version};
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
 use crate::layout;
 use crate::wait::{eventually, within};
-use crate::wrap::Fault;
+use crate::wrap::{Fault, Request};
 
 /// Asserts that nothing is put under `a` for a while.
 async fn never_comes_back(cx: &Fixture) {
@@ -194,6 +195,64 @@ pub(super) async fn a_heal_applied_late_does_not_bring_it_back(cx: Fixture) {
         let _ = held.apply().await;
         never_comes_back(&cx).await;
     }
+}
+
+pub(super) async fn a_late_write_of_a_lost_lease_does_not_bring_it_back(cx: Fixture) {
+    let store = cx.store().await;
+    for revocable in [true, false] {
+        let (client, faults) = cx.faulty().await;
+        let registration = register(&cx, &*client.provider, instance("a")).await.unwrap();
+        let lease = lease_of(&*store, layout::service("s", "a")).await;
+        // A write of the healer is on its way, and nothing fences it off.
+        let unfenced = Lasting::begin(&faults, Fault::Refuse, |request| request.puts(layout::SESSIONS));
+        faults.next_put(Fault::Hold, layout::service("s", "a"));
+        delete(&*store, layout::service("s", "a")).await;
+        let held = eventually(super::healed_within(&cx), "it is being healed", || async { faults.take_held().pop() }).await;
+        // Then its lease is lost, by the local clock alone.
+        faults.hang();
+        let kept = keep_alive_for_it(&store, lease, cx.ttl());
+        sleep(cx.ttl() * 2).await;
+        let alive = Lasting::begin(&faults, Fault::Refuse, move |request| !revocable && matches!(request, Request::Revoke(_)));
+        faults.heal();
+        let unregistered = within(cx.soon(), "an answer", registration.unregister()).await;
+        let applied = held.apply().await;
+        if unregistered.is_ok() {
+            assert!(!matches!(applied, Ok(true)), "it is gone for good, and a write of its own still arrives");
+            never_comes_back(&cx).await;
+        }
+        alive.end();
+        unfenced.end();
+        within(super::healed_within(&cx), "the lost lease is revoked", kept).await.unwrap();
+        never_comes_back(&cx).await;
+    }
+}
+
+pub(super) async fn a_heal_applied_late_after_a_move_does_not_bring_it_back(cx: Fixture) {
+    let store = cx.store().await;
+    let (client, faults) = cx.faulty().await;
+    let old = register(&cx, &*client.provider, instance("a")).await.unwrap();
+    let kept = client.provider.lock().acquire("kept", cx.ttl()).await.unwrap();
+    let warm = client.provider.lock().acquire("warm", cx.ttl() * 2).await.unwrap();
+    // A write of the healer is on its way under one lease, and nothing fences it off.
+    let unfenced = Lasting::begin(&faults, Fault::Refuse, |request| request.puts(layout::SESSIONS));
+    faults.next_put(Fault::Hold, layout::service("s", "a"));
+    delete(&*store, layout::service("s", "a")).await;
+    let held = eventually(super::healed_within(&cx), "it is being healed", || async { faults.take_held().pop() }).await;
+    // Then it is registered under another one.
+    let again = || client.provider.registry().register_with(version("a", "2"), RegisterOptions::default().with_ttl(cx.ttl() * 2));
+    let new = match within(cx.soon(), "an answer", again()).await {
+        Ok(new) => new,
+        Err(error) => {
+            assert!(error.is_transient(), "{error}");
+            unfenced.end();
+            within(cx.soon(), "an answer", again()).await.unwrap()
+        }
+    };
+    assert_eq!(found(&*client.provider).await, [version("a", "2")]);
+    within(cx.soon(), "an answer", new.unregister()).await.unwrap();
+    let _ = held.apply().await;
+    never_comes_back(&cx).await;
+    assert!(kept.is_held() && warm.is_held() && !old.state().is_held());
 }
 
 pub(super) async fn an_unregister_dropped_at_any_await_point_wins_too(cx: Fixture) {

@@ -4,38 +4,30 @@ use std::time::Duration;
 
 use coord_api::prelude::*;
 use coord_api::{ErrorKind, Revision, WatchStart, WatchState};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::Writer;
 use crate::fixture::Fixture;
-use crate::view::ConfigView;
+use crate::view::{self, ConfigView};
 use crate::wait::{eventually, within};
 use crate::wrap::{Fault, Request};
+
+/// How long after closing everything that was pending has ended (R8).
+const FIVE_SECONDS: Duration = Duration::from_secs(5);
 
 pub(super) async fn closing_ends_it_with_closed(cx: Fixture) {
     let client = cx.client().await;
     let config = client.provider.config();
     let mut idle = config.watch_raw("k", WatchStart::Now).await.unwrap();
-    let mut waiting = config.watch_prefix_raw("d", WatchStart::Now).await.unwrap();
-    let waiter = tokio::spawn(async move {
-        let item = waiting.next().await;
-        (item, waiting)
-    });
-    tokio::task::yield_now().await;
+    let mut waiting = config.watch_prefix_raw("d", WatchStart::Snapshot).await.unwrap();
+    let waiter = tokio::spawn(async move { (view::end(&mut waiting).await, waiting) });
+    sleep(Duration::from_millis(10)).await;
     client.provider.close().await.unwrap();
-    let closed = Instant::now();
-    let (item, mut waiting) = within(Duration::from_secs(5), "a pending watch ends", waiter).await.unwrap();
-    assert_eq!(item.expect("the last item says why").unwrap_err().kind(), ErrorKind::Closed);
-    for watch in [&mut waiting, &mut idle] {
-        let mut last = within(Duration::from_secs(5), "a watch ends", watch.next()).await;
-        if let Some(Err(error)) = &last {
-            assert_eq!(error.kind(), ErrorKind::Closed);
-            last = within(Duration::from_secs(5), "after the error comes the end", watch.next()).await;
-        }
-        assert!(last.is_none(), "{last:?}");
-        assert_eq!(watch.state(), WatchState::Ended);
-    }
-    assert!(closed.elapsed() <= Duration::from_secs(5));
+    let (ended, waiting) = within(FIVE_SECONDS, "a pending watch ends", waiter).await.unwrap();
+    assert_eq!(ended.unwrap().kind(), ErrorKind::Closed);
+    let ended = within(FIVE_SECONDS, "a watch that nobody polled ends", view::end(&mut idle)).await;
+    assert_eq!(ended.unwrap().kind(), ErrorKind::Closed);
+    assert_eq!([waiting.state(), idle.state()], [WatchState::Ended; 2]);
 }
 
 pub(super) async fn it_outlives_a_long_outage(cx: Fixture) {
@@ -84,18 +76,8 @@ pub(super) async fn a_permanent_error_is_the_last_item(cx: Fixture) {
     let mut watch = client.provider.config().watch_prefix_raw("d", WatchStart::Now).await.unwrap();
     faults.next(Fault::Deny, |request| matches!(request, Request::Watch(_)));
     faults.break_watches();
-    let last = within(cx.soon() * 3, "the watch ends", async {
-        loop {
-            match watch.next().await {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return error,
-                None => panic!("the watch ended and did not say why"),
-            }
-        }
-    })
-    .await;
+    let last = within(cx.soon() * 3, "the watch ends", view::end(&mut watch)).await.unwrap();
     assert_eq!(last.kind(), ErrorKind::PermissionDenied);
-    assert!(within(cx.soon(), "after the error comes the end", watch.next()).await.is_none());
     assert_eq!(watch.state(), WatchState::Ended);
     // Others are not harmed: a new watch works.
     let mut writer = Writer::new(&cx).await;

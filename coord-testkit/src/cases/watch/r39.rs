@@ -6,10 +6,10 @@ use std::time::Duration;
 use coord_api::prelude::*;
 use coord_api::store::{Op, Store, Txn};
 use coord_api::{ErrorKind, RegisterOptions, Registration, ServiceInstance, WatchState};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::fixture::Fixture;
-use crate::view::{ServiceView, Told};
+use crate::view::{self, ServiceView, Told};
 use crate::wait::within;
 use crate::{bad, layout};
 
@@ -83,10 +83,8 @@ pub(super) async fn a_crashed_instance_is_removed_with_its_content(cx: Fixture) 
     let mut watch = watcher.registry().watch("s").await.unwrap();
     let mut view = ServiceView::new();
     view.follow(&mut watch, "both", cx.soon(), |view| view.instances().len() == 2).await;
-    let crashed = Instant::now();
     crashing.crash().await;
     view.follow(&mut watch, "the removal", cx.gone_by(cx.ttl()) + cx.soon(), |view| ids(view) == ["stays"]).await;
-    assert!(crashed.elapsed() <= cx.gone_by(cx.ttl()) + cx.slack(), "after {:?}", crashed.elapsed());
     assert!(view.told() == [Told::Removed(instance("goes", 3))] || view.resyncs() > 1, "{:?}", view.told());
 }
 
@@ -198,8 +196,7 @@ pub(super) async fn closing_ends_it_with_closed(cx: Fixture) {
     let mut view = ServiceView::new();
     view.follow(&mut watch, "the empty set", cx.soon(), |view| view.resyncs() > 0).await;
     provider.close().await.unwrap();
-    let last = within(Duration::from_secs(5), "the watch ends", watch.next()).await.expect("the last item says why");
-    assert_eq!(last.unwrap_err().kind(), ErrorKind::Closed);
-    assert!(within(cx.soon(), "after the error comes the end", watch.next()).await.is_none());
+    let last = within(Duration::from_secs(5), "the watch ends", view::end(&mut watch)).await.unwrap();
+    assert_eq!(last.kind(), ErrorKind::Closed);
     assert_eq!(watch.state(), WatchState::Ended);
 }
