@@ -1,6 +1,6 @@
 //! Releases that the store has not acknowledged: repeated for as long as their lease is renewed (R9).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,9 @@ use crate::backoff::Backoff;
 const BATCH: usize = 100;
 
 /// Bounded by what was acquired: each debt was a handle, or a call under way.
+///
+/// A debt has the number of the holding that left it: one key can be owed several times over, when it was acquired again before its first debt was known to be
+/// paid, and what settles the one says nothing about the other.
 #[derive(Debug, Default)]
 pub(super) struct Debts {
     owed: Mutex<Vec<Debt>>,
@@ -26,6 +29,8 @@ pub(super) struct Debts {
 /// An entry that must go.
 #[derive(Clone, Debug)]
 struct Debt {
+    /// Whose: the holding's number.
+    number: u64,
     key: Bytes,
     /// The entry's mod revision; `None` while it is not known whether it was ever written.
     modified: Option<Revision>,
@@ -33,14 +38,25 @@ struct Debt {
 }
 
 impl Debts {
-    /// Takes over the release of an entry. Never blocks; works outside of a runtime.
-    pub(super) fn add(&self, key: Bytes, modified: Option<Revision>) {
-        self.owed.lock().push(Debt { key, modified, since: Instant::now() });
+    /// Takes over the release of an entry from a holding. Never blocks; works outside of a runtime.
+    pub(super) fn add(&self, number: u64, key: Bytes, modified: Option<Revision>) {
+        let mut owed = self.owed.lock();
+        match owed.iter_mut().find(|debt| debt.number == number) {
+            // A release that failed again: it is owed since it first failed.
+            Some(debt) => debt.modified = modified,
+            None => owed.push(Debt { number, key, modified, since: Instant::now() }),
+        }
+        drop(owed);
         self.added.notify_one();
     }
 
-    /// Forgets a debt: it was paid otherwise, or a new handle of this provider took the entry over.
-    pub(super) fn forget(&self, key: &Bytes) {
+    /// Forgets what a holding owes: it paid by itself.
+    pub(super) fn forget(&self, number: u64) {
+        self.owed.lock().retain(|debt| debt.number != number);
+    }
+
+    /// Forgets what is owed under a key, whose entry is now that of a new holding.
+    pub(super) fn taken_over(&self, key: &Bytes) {
         self.owed.lock().retain(|debt| debt.key != *key);
     }
 
@@ -56,8 +72,8 @@ impl Debts {
         self.owed.lock().iter().take(BATCH).cloned().collect()
     }
 
-    fn paid(&self, paid: &HashSet<Bytes>) {
-        self.owed.lock().retain(|debt| !paid.contains(&debt.key));
+    fn paid(&self, paid: &HashSet<u64>) {
+        self.owed.lock().retain(|debt| !paid.contains(&debt.number));
     }
 }
 
@@ -102,10 +118,17 @@ impl Session {
     async fn pay_some(&self) -> Result<()> {
         self.settle().await?;
         let debts = self.debts.some();
-        let unknown: Vec<&Debt> = debts.iter().filter(|debt| debt.modified.is_none()).collect();
-        let mut known: Vec<(Bytes, Revision)> =
-            debts.iter().filter_map(|debt| debt.modified.map(|modified| (debt.key.clone(), modified))).collect();
-        let mut contested = HashSet::new();
+        let mut paid: HashSet<u64> = debts.iter().map(|debt| debt.number).collect();
+        // By key, for a transaction writes a key once: of two revisions of it, only the later one can still be there.
+        let mut entries: BTreeMap<Bytes, Revision> = BTreeMap::new();
+        let mut owe = |key: &Bytes, modified: Revision| {
+            let newest = entries.entry(key.clone()).or_default();
+            *newest = modified.max(*newest);
+        };
+        let (known, unknown): (Vec<&Debt>, Vec<&Debt>) = debts.iter().partition(|debt| debt.modified.is_some());
+        for debt in known {
+            owe(&debt.key, debt.modified.unwrap_or_default());
+        }
         if !unknown.is_empty() {
             // Nothing of theirs is on its way any more: what is not there now never comes.
             let mut look = Txn::new();
@@ -116,33 +139,33 @@ impl Session {
                     return Err(Error::new(ErrorKind::Internal, "session", "the store left out an answer").with_outcome(Outcome::Unknown));
                 };
                 if self.holds(&debt.key) {
-                    contested.insert(debt.key.clone());
-                    continue;
+                    paid.remove(&debt.number);
+                } else if let Some(ours) = range.entries.first().filter(|entry| entry.lease == Some(self.lease)) {
+                    owe(&debt.key, ours.modified);
                 }
-                let ours = range.entries.first().filter(|entry| entry.lease == Some(self.lease));
-                known.extend(ours.map(|entry| (debt.key.clone(), entry.modified)));
             }
         }
-        self.delete_all(&known).await?;
-        self.debts.paid(&debts.into_iter().map(|debt| debt.key).filter(|key| !contested.contains(key)).collect());
+        let contested = paid.len() < debts.len();
+        self.delete_all(&entries).await?;
+        self.debts.paid(&paid);
         // A later holding of the same key is just being written: it settles the matter, or the debt is looked at again.
-        if contested.is_empty() { Ok(()) } else { Err(Error::new(ErrorKind::Conflict, "session", "a debt must wait")) }
+        if contested { Err(Error::new(ErrorKind::Conflict, "session", "a debt must wait")) } else { Ok(()) }
     }
 
     /// Deletes what was not written since; together where nothing was, else one by one.
-    async fn delete_all(&self, entries: &[(Bytes, Revision)]) -> Result<()> {
+    async fn delete_all(&self, entries: &BTreeMap<Bytes, Revision>) -> Result<()> {
         if entries.is_empty() {
             return Ok(());
         }
-        let mut together = Txn::new();
-        for (key, modified) in entries {
-            together = together.when(Compare::Modified(key.clone(), *modified)).then(Op::delete(key.clone()));
-        }
+        let delete = |txn: Txn, (key, modified): (&Bytes, &Revision)| {
+            txn.when(Compare::Modified(key.clone(), *modified)).then(Op::delete(key.clone()))
+        };
+        let together = entries.iter().fold(Txn::new(), delete);
         if self.core.store.txn(together).await?.succeeded || entries.len() == 1 {
             return Ok(());
         }
-        for (key, modified) in entries {
-            self.core.store.txn(Txn::new().when(Compare::Modified(key.clone(), *modified)).then(Op::delete(key.clone()))).await?;
+        for entry in entries {
+            self.core.store.txn(delete(Txn::new(), entry)).await?;
         }
         Ok(())
     }

@@ -19,6 +19,8 @@ use super::loss::LossCell;
 /// Made before its write is sent, so that a call dropped at any await point hands the entry to the session's debts (R9, R29).
 pub(crate) struct Holding {
     session: SessionUse,
+    /// Its number among the session's holdings and debts.
+    number: u64,
     key: Bytes,
     entry: Mutex<Entry>,
     loss: Arc<LossCell>,
@@ -32,14 +34,13 @@ struct Entry {
     known: Option<(Revision, Revision)>,
     /// A write was sent and not answered: what is known may be out of date.
     in_flight: bool,
-    /// Its number among the session's holdings.
-    number: Option<u64>,
 }
 
 impl Holding {
     /// A holding of nothing yet.
     pub(crate) fn new(session: SessionUse, key: Bytes) -> Self {
         Holding {
+            number: session.nonce(),
             session,
             key,
             entry: Mutex::new(Entry::default()),
@@ -74,25 +75,20 @@ impl Holding {
     pub(crate) fn written(&self, created: Revision, modified: Revision) {
         let session = self.session.session();
         // An unpaid debt of an earlier handle on the same key must not take the entry away again.
-        session.debts.forget(&self.key);
-        {
-            let mut entry = self.entry.lock();
-            entry.known = Some((created, modified));
-            entry.in_flight = false;
-        }
+        session.debts.taken_over(&self.key);
+        *self.entry.lock() = Entry { known: Some((created, modified)), in_flight: false };
         self.track(true);
     }
 
     /// Has the session count it among its holdings, or learns that the session is over.
     fn track(&self, written: bool) {
-        let number = *self.entry.lock().number.get_or_insert_with(|| self.session.nonce());
         let session = self.session.session();
         let mut state = session.state.lock();
         if state.shut {
             drop(state);
             self.loss.set(session.over.get().unwrap_or(Loss::Expired));
         } else {
-            state.holdings.insert(number, Held { key: self.key.clone(), loss: Arc::clone(&self.loss), written });
+            state.holdings.insert(self.number, Held { key: self.key.clone(), loss: Arc::clone(&self.loss), written });
         }
     }
 
@@ -126,18 +122,18 @@ impl Holding {
         &self.loss
     }
 
-    /// Lets the entry be: it is gone, or another's.
+    /// Lets the entry be: it is gone, or another's. A write that is still under way becomes a debt.
     pub(crate) fn disown(&self, loss: Loss) {
+        if self.is_in_flight() {
+            self.owe();
+        }
         self.untrack();
         *self.entry.lock() = Entry::default();
         self.loss.set(loss);
     }
 
     fn untrack(&self) {
-        let number = self.entry.lock().number.take();
-        if let Some(number) = number {
-            self.session.session().state.lock().holdings.remove(&number);
-        }
+        self.session.session().state.lock().holdings.remove(&self.number);
     }
 
     fn over(&self) -> Option<Loss> {
@@ -151,12 +147,29 @@ impl Holding {
         if session.over.get().is_some() {
             return;
         }
-        let entry = *self.entry.lock();
-        match entry {
-            Entry { in_flight: true, .. } => session.debts.add(self.key.clone(), None),
-            Entry { known: Some((_, modified)), .. } => session.debts.add(self.key.clone(), Some(modified)),
-            Entry { known: None, .. } => {}
+        let Entry { known, in_flight } = *self.entry.lock();
+        match known {
+            _ if in_flight => session.debts.add(self.number, self.key.clone(), None),
+            Some((_, modified)) => session.debts.add(self.number, self.key.clone(), Some(modified)),
+            None => {}
         }
+    }
+
+    /// Whether the session that carries it is over: then nothing of it can be written any more, and only the end of its lease takes it away.
+    pub(crate) fn is_stranded(&self) -> bool {
+        self.session.session().check().is_some()
+    }
+
+    /// Removes whatever of it is in the store, also where it was lost before: an entry that was removed can have been written again by a write of its own that
+    /// was under way.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` where nothing of it was left, or whatever kept the store from answering; then it is a debt.
+    pub(crate) async fn erase(&self) -> Result<()> {
+        self.untrack();
+        self.loss.set(Loss::Released);
+        self.give_back().await
     }
 
     /// Sends the release. What is not acknowledged, or not waited for, becomes a debt.
@@ -168,8 +181,7 @@ impl Holding {
                 session.settle().await?;
                 // Nothing is on its way any more: what hangs here on this lease is this holding's.
                 let found = self.session.read(&self.key).await?.filter(|entry| entry.lease == Some(session.lease));
-                let mut entry = self.entry.lock();
-                *entry = Entry { known: found.map(|found| (found.created, found.modified)), in_flight: false, ..*entry };
+                *self.entry.lock() = Entry { known: found.map(|found| (found.created, found.modified)), in_flight: false };
             }
             match self.modified() {
                 Some(modified) => session.remove(&self.key, modified).await,
@@ -195,9 +207,10 @@ struct Unpaid<'a> {
 
 impl Drop for Unpaid<'_> {
     fn drop(&mut self) {
-        // An earlier, failed release of the same entry may stand there already.
-        self.holding.session.session().debts.forget(&self.holding.key);
-        if !self.paid {
+        if self.paid {
+            // An earlier, failed release may have left a debt.
+            self.holding.session.session().debts.forget(self.holding.number);
+        } else {
             self.holding.owe();
         }
     }
@@ -240,9 +253,7 @@ impl Leased for Holding {
             // The answer was lost: ask again.
             Some(Err(_)) => {}
         }
-        self.untrack();
-        self.loss.set(Loss::Released);
-        let answer = self.session.session().core.run("release", Outcome::Unknown, self.give_back()).await;
+        let answer = self.session.session().core.run("release", Outcome::Unknown, self.erase()).await;
         *released = Some(answer.clone());
         answer
     }

@@ -37,6 +37,8 @@ pub enum Fault {
     LoseRequest,
     /// Its answer gets lost: `Timeout`, `Unknown`; it was applied.
     LoseAnswer,
+    /// Its answer takes that long; it was applied at once.
+    LateAnswer(Duration),
     /// It gets stuck on the way: `Timeout`, `Unknown`; applied when the case lets it through ([`Faults::take_held`]).
     Hold,
 }
@@ -253,6 +255,11 @@ impl<S: Store> Faulty<S> {
             Some(Fault::Deny) => return Err(Error::new(ErrorKind::PermissionDenied, "faulty", "denied")),
             Some(Fault::LoseRequest) => return Err(timed_out(writes)),
             Some(Fault::LoseAnswer) => return call.await.and_then(|_| Err(timed_out(writes))),
+            Some(Fault::LateAnswer(delay)) => {
+                let answer = call.await;
+                tokio::time::sleep(delay).await;
+                return answer;
+            }
             Some(Fault::Hold) => {
                 let send = Box::pin(async move { call.await.map(|answer| did(&answer)) });
                 lock(&self.faults.shared.held).push(Held { send });

@@ -24,6 +24,8 @@ macro_rules! session_cases {
                 a_release_of_a_registration_that_failed_is_repeated,
                 many_releases_that_failed_are_repeated,
                 a_release_that_is_owed_harms_no_successor,
+                a_debt_is_not_paid_by_an_earlier_one_of_the_same_key,
+                a_late_release_pays_no_debt_of_a_later_handle,
                 nothing_dropped_is_held_for_ever,
             }
             r9a {

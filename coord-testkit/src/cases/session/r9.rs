@@ -228,3 +228,38 @@ pub(super) async fn nothing_dropped_is_held_for_ever(cx: Fixture) {
     assert_ne!(lease_of(&*store, String::from_utf8(key).unwrap()).await, lease);
     assert!(again.is_held() && entry(&*store, layout::session(lease)).await.is_none());
 }
+
+pub(super) async fn a_debt_is_not_paid_by_an_earlier_one_of_the_same_key(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let store = cx.store().await;
+    let _kept = client.provider.lock().acquire("kept", cx.ttl()).await.unwrap();
+    let acquire = || client.provider.allocator().acquire_id_with("s", coord_api::IdOptions::default().with_ttl(cx.ttl()));
+    // The release of the first is applied at once, and while its answer is out the id is taken and dropped again.
+    faults.next(Fault::LateAnswer(Duration::from_millis(300)), |request| request.deletes(layout::IDS));
+    drop(acquire().await.unwrap());
+    eventually(cx.soon(), "the id is free", || async { entry(&*store, layout::id("s", 1)).await.is_none().then_some(()) }).await;
+    let second = acquire().await.unwrap();
+    assert_eq!(second.id(), 1);
+    drop(second);
+    let limit = ONE_SECOND + cx.slack();
+    eventually(limit, "the id is free again", || async { entry(&*store, layout::id("s", 1)).await.is_none().then_some(()) }).await;
+}
+
+pub(super) async fn a_late_release_pays_no_debt_of_a_later_handle(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let store = cx.store().await;
+    let _kept = client.provider.lock().acquire("kept", cx.ttl()).await.unwrap();
+    let acquire = || client.provider.allocator().acquire_id_with("s", coord_api::IdOptions::default().with_ttl(cx.ttl()));
+    let first = acquire().await.unwrap();
+    faults.next_delete(Fault::LoseAnswer, layout::IDS);
+    first.release().await.unwrap_err();
+    let second = acquire().await.unwrap();
+    assert_eq!(second.id(), 1);
+    // The second is owed, and the first is released once more.
+    faults.next_delete(Fault::Refuse, layout::IDS);
+    drop(second);
+    eventually(cx.soon(), "its release is refused", || async { (faults.unused() == 0).then_some(()) }).await;
+    let _ = within(cx.soon(), "an answer", first.release()).await;
+    let what = "the id of the second is free";
+    eventually(cx.ttl(), what, || async { entry(&*store, layout::id("s", 1)).await.is_none().then_some(()) }).await;
+}
