@@ -48,6 +48,8 @@ pub(super) struct RegisteredEntry {
     holding: Option<Arc<Holding>>,
     /// The entry under the lease of another TTL, until it has moved.
     moving: Option<Arc<Holding>>,
+    /// A lease that was lost with the entry on it, until the entry stands on another: while the store keeps the one, it keeps the other.
+    left_on: Option<LeaseId>,
     feed: Option<Resuming>,
     backoff: Backoff,
     retry_at: Option<Instant>,
@@ -62,6 +64,7 @@ impl RegisteredEntry {
             placed: false,
             holding: None,
             moving: None,
+            left_on: None,
             feed: None,
             backoff: Backoff::new(),
             retry_at: None,
@@ -103,8 +106,12 @@ impl RegisteredEntry {
             return self.follow().await;
         }
         if let Some(retry_at) = self.retry_at {
-            tokio::time::sleep_until(retry_at).await;
-            self.retry_at = None;
+            // Followed during the pause as well: who is superseded meanwhile learns it at once.
+            tokio::select! {
+                biased;
+                event = self.follow(), if self.is_followed() => return event,
+                () = tokio::time::sleep_until(retry_at) => self.retry_at = None,
+            }
         }
         match Box::pin(self.place()).await {
             Ok(event) => event,
@@ -128,6 +135,7 @@ impl RegisteredEntry {
                         return Ok(self.on_placed(&holding, entry.modified));
                     }
                     Some(entry) if !self.may_replace(&entry, &wanted) => return Ok(Event::Foreign),
+                    None if self.is_followed() => return Ok(self.follow().await),
                     found => seen = found.map(|entry| entry.modified),
                 }
             }
@@ -144,6 +152,7 @@ impl RegisteredEntry {
                     holding.not_written();
                     match reply.range(0).and_then(|found| found.entries.first()) {
                         Some(entry) if !self.may_replace(entry, &wanted) => return Ok(Event::Foreign),
+                        None if self.is_followed() => return Ok(self.follow().await),
                         found => seen = found.map(|entry| entry.modified),
                     }
                 }
@@ -157,6 +166,15 @@ impl RegisteredEntry {
                 }
             }
         }
+    }
+
+    /// Whether an entry that is not as wanted still is this owner's, and the watch tells its fate.
+    ///
+    /// An entry that was held and is not there any more was removed, and must be written again (R37); or a foreign owner took its place and left, and it must not
+    /// (R34). Only the watch, which tells all of it in order, knows.
+    fn is_followed(&self) -> bool {
+        let keeps = self.wanted.as_ref().is_some_and(|wanted| wanted.takeover.is_none());
+        keeps && self.feed.is_some() && self.holding().is_some_and(|holding| holding.loss().get().is_none())
     }
 
     /// The holding to write with, on a live session of this TTL.
@@ -174,6 +192,9 @@ impl RegisteredEntry {
                 clear_up(&holding).await?;
             } else {
                 bury(&self.core, &holding).await?;
+                if holding.is_stranded() && holding.created().is_some() {
+                    self.left_on = Some(holding.session().lease());
+                }
             }
             self.holding = None;
             if held && holding.created().is_some() {
@@ -208,6 +229,7 @@ impl RegisteredEntry {
         if let Some(moved) = self.moving.take() {
             moved.disown(Loss::Superseded);
         }
+        self.left_on = None;
         self.placed = true;
         self.backoff.reset();
         if let Some(wanted) = &mut self.wanted {
@@ -219,7 +241,7 @@ impl RegisteredEntry {
 
     /// Waits until the entry is gone, or another's.
     async fn follow(&mut self) -> Event {
-        let (Some(holding), Some(feed)) = (self.holding.clone(), &mut self.feed) else { return Event::Lost };
+        let (Some(holding), Some(feed)) = (self.holding().cloned(), &mut self.feed) else { return Event::Lost };
         let event = loop {
             tokio::select! {
                 biased;
@@ -257,25 +279,36 @@ impl RegisteredEntry {
     ///
     /// Whatever kept the store from answering.
     pub(super) async fn remove(&mut self) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        core.run("registry.unregister", Outcome::Unknown, self.remove_all()).await
+    }
+
+    async fn remove_all(&mut self) -> Result<()> {
         self.wanted = None;
         self.feed = None;
         let mut result = Ok(());
+        let left_on = self.left_on.take();
         for holding in self.holding.take().into_iter().chain(self.moving.take()) {
-            let lease = holding.session().lease();
-            let lost = !holding.state().is_held() && holding.loss().get() != Some(Loss::Removed);
-            let removed = if lost && self.core.may_be_alive(lease) {
-                // The lease may live on in the store, and the entry with it.
-                self.core.revoke(lease).await.map_err(|error| error.with_outcome(Outcome::Unknown))
-            } else {
-                holding.release().await
-            };
+            let removed =
+                if holding.is_stranded() { end_lease(&self.core, holding.session().lease()).await } else { holding.erase().await };
             match removed {
                 Err(error) if error.kind() != ErrorKind::LeaseLost => result = Err(error),
                 _ => {}
             }
         }
+        if let Some(lease) = left_on {
+            result = result.and(end_lease(&self.core, lease).await);
+        }
         result
     }
+}
+
+/// Makes sure that nothing is left on the lease of a session that is over, nor comes back to it: the lease must be gone for good.
+async fn end_lease(core: &Core, lease: LeaseId) -> Result<()> {
+    if core.may_be_alive(lease) {
+        core.revoke(lease).await.map_err(|error| error.with_outcome(Outcome::Unknown))?;
+    }
+    Ok(())
 }
 
 /// Finds out what became of a write whose answer was lost: nothing of it is on its way any more (R2).
@@ -294,13 +327,13 @@ async fn clear_up(holding: &Holding) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that nothing comes back from a holding that was lost while a write of it was under way: its lease must be gone for good.
+/// Makes sure that nothing comes back from a holding that was lost while a write of it was under way.
 async fn bury(core: &Core, lost: &Holding) -> Result<()> {
-    let lease = lost.session().lease();
-    if lost.is_in_flight() && core.may_be_alive(lease) && lost.loss().get() != Some(Loss::Removed) {
-        core.revoke(lease).await?;
+    match lost.is_in_flight() {
+        true if lost.is_stranded() => end_lease(core, lost.session().lease()).await,
+        true => lost.session().settle().await,
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// What a delivery of the entry's watch means.

@@ -31,6 +31,9 @@ macro_rules! registry_cases {
                 a_dropped_handle_of_a_replaced_registration_removes_nothing,
                 a_live_foreign_owner_is_taken_over,
                 a_superseded_owner_never_fights_back,
+                an_owner_superseded_after_a_failed_register_never_fights_back,
+                an_owner_superseded_after_an_abandoned_register_never_fights_back,
+                an_owner_superseded_while_it_updates_never_fights_back,
                 a_takeover_has_a_greater_fencing_number,
                 a_restarted_process_takes_its_own_id_back,
                 an_exclusive_registration_of_a_live_foreign_id_is_a_conflict,
@@ -91,6 +94,7 @@ macro_rules! registry_cases {
                 a_heal_applied_late_does_not_bring_it_back,
                 a_late_write_of_a_lost_lease_does_not_bring_it_back,
                 a_heal_applied_late_after_a_move_does_not_bring_it_back,
+                unregister_is_not_ok_while_its_lost_lease_keeps_the_entry,
                 an_unregister_dropped_at_any_await_point_wins_too,
                 lost_fires_on_unregister,
             }

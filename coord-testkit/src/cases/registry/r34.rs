@@ -7,7 +7,7 @@ use coord_api::{ErrorKind, HandleState, Loss, Outcome, RegisterOptions, Registra
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
-use super::super::leased::{Lasting, ONE_SECOND, entry, lease_of, lost_within};
+use super::super::leased::{BACKOFF_CAP, Lasting, ONE_SECOND, entry, lease_of, lost_within};
 use super::super::slow::slow_provider;
 use super::{eventually_found, found, instance, register, register_exclusively, version};
 use crate::bad;
@@ -151,6 +151,65 @@ pub(super) async fn a_superseded_owner_never_fights_back(cx: Fixture) {
     sleep(cx.ttl() * 2).await;
     assert_eq!(entry(&*store, layout::service("s", "a")).await, record);
     assert_eq!(new.state(), HandleState::Held);
+}
+
+/// Lets another owner take the place of `a` and leave again. Whoever it was taken from must not come back.
+async fn taken_over_and_left(cx: &Fixture) {
+    let other = cx.provider().await;
+    register(cx, &*other, version("a", "other")).await.unwrap().unregister().await.unwrap();
+}
+
+/// Asserts that an owner is over, and that nothing of it comes back.
+async fn never_fights_back(cx: &Fixture, old: &Registration) {
+    let store = cx.store().await;
+    let limit = BACKOFF_CAP + ONE_SECOND + cx.slack();
+    let (loss, _) = lost_within(limit, "the old handle is over", old.lost()).await;
+    assert_eq!(loss, Loss::Superseded);
+    sleep(cx.ttl()).await;
+    assert_eq!(entry(&*store, layout::service("s", "a")).await, None, "it came back");
+}
+
+pub(super) async fn an_owner_superseded_after_a_failed_register_never_fights_back(cx: Fixture) {
+    for fault in [Fault::Refuse, Fault::LoseRequest, Fault::LoseAnswer] {
+        let (client, faults) = cx.faulty().await;
+        let old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
+        faults.next_put(fault, layout::service("s", "a"));
+        let unfenced = Lasting::begin(&faults, Fault::Refuse, |request| request.puts(layout::SESSIONS));
+        register(&cx, &*client.provider, version("a", "2")).await.unwrap_err();
+        unfenced.end();
+        taken_over_and_left(&cx).await;
+        never_fights_back(&cx, &old).await;
+    }
+}
+
+pub(super) async fn an_owner_superseded_after_an_abandoned_register_never_fights_back(cx: Fixture) {
+    for cut in [false, true] {
+        let (client, faults) = cx.faulty().await;
+        let old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
+        faults.hang();
+        let again = register(&cx, &*client.provider, version("a", "2"));
+        assert!(timeout(cx.slack(), again).await.is_err(), "the store hangs");
+        if !cut {
+            faults.heal();
+        }
+        taken_over_and_left(&cx).await;
+        faults.heal();
+        never_fights_back(&cx, &old).await;
+    }
+}
+
+pub(super) async fn an_owner_superseded_while_it_updates_never_fights_back(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
+    // Its watch tells it late, so that the update finds the entry gone and does not know why.
+    faults.hang();
+    let update = old.update(version("a", "2"));
+    let ((), _) = futures_util::future::join(taken_over_and_left(&cx), async {
+        let _ = timeout(cx.slack(), update).await;
+    })
+    .await;
+    faults.heal();
+    never_fights_back(&cx, &old).await;
 }
 
 pub(super) async fn a_takeover_has_a_greater_fencing_number(cx: Fixture) {

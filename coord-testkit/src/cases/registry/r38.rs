@@ -5,7 +5,7 @@ use coord_api::store::{Change, Span, StoreEvent};
 use coord_api::{HandleState, Loss, Outcome, RegisterOptions};
 use tokio::time::{sleep, timeout};
 
-use super::super::leased::{Lasting, ONE_SECOND, delete, entry, keep_alive_for_it, lease_of, lost_within};
+use super::super::leased::{BACKOFF_CAP, Lasting, ONE_SECOND, delete, entry, gone, keep_alive_for_it, lease_of, lost_within};
 use super::{eventually_found, found, instance, register, version};
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
@@ -253,6 +253,34 @@ pub(super) async fn a_heal_applied_late_after_a_move_does_not_bring_it_back(cx: 
     let _ = held.apply().await;
     never_comes_back(&cx).await;
     assert!(kept.is_held() && warm.is_held() && !old.state().is_held());
+}
+
+pub(super) async fn unregister_is_not_ok_while_its_lost_lease_keeps_the_entry(cx: Fixture) {
+    let store = cx.store().await;
+    for healing in [false, true] {
+        let (client, faults) = cx.faulty().await;
+        let registration = register(&cx, &*client.provider, instance("a")).await.unwrap();
+        let lease = lease_of(&*store, layout::service("s", "a")).await;
+        // The session is over, for its own key is gone; its lease is not, and so neither is the entry. It cannot be healed for now.
+        let kept = Lasting::begin(&faults, Fault::Refuse, move |request| match request {
+            Request::Revoke(_) => true,
+            Request::Grant => !healing,
+            request => request.puts(&layout::service("s", "a")),
+        });
+        delete(&*store, layout::session(lease)).await;
+        let limit = cx.ttl() + ONE_SECOND;
+        eventually(limit, "the loss is seen", || async { (registration.state() == HandleState::Lost).then_some(()) }).await;
+        if healing {
+            // Long enough for attempts under a new lease.
+            sleep(BACKOFF_CAP).await;
+        }
+        let there = entry(&*store, layout::service("s", "a")).await.is_some();
+        let unregistered = within(cx.soon(), "an answer", registration.unregister()).await;
+        assert!(unregistered.is_err() || !there || entry(&*store, layout::service("s", "a")).await.is_none(), "Ok, and it is there");
+        kept.end();
+        gone(&*store, lease, super::healed_within(&cx), "the lost lease is revoked").await;
+        never_comes_back(&cx).await;
+    }
 }
 
 pub(super) async fn an_unregister_dropped_at_any_await_point_wins_too(cx: Fixture) {
