@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use coord_api::store::{Change, Compare, Op, OpReply, Range, RangeReply, Span, round_ttl};
+use coord_api::store::{Change, Compare, Entry, Op, OpReply, Range, RangeReply, Span, round_ttl};
 use coord_api::{Error, ErrorKind, IdOptions, InstanceId, InstanceIdAllocator, Outcome, Result, Wait, key};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use crate::core::{Core, require_runtime};
 use crate::keys;
 use crate::lock::within;
-use crate::session::{Holding, Leased, Write};
+use crate::session::{Holding, Leased, SessionUse, Write};
 use crate::watch::{Feed, Resuming};
 
 /// Ids that one claim takes at most: each needs a compare, and a transaction has room for 128.
@@ -243,22 +243,8 @@ impl Pool {
                     };
                 }
                 Ok(None) => {
-                    // All or none was applied, and what hangs on this lease under a key that was free is this claim's.
                     state = self.core.store.range(ids.clone()).await?;
-                    let ours = |holding: &Holding| {
-                        state.entries.iter().find(|entry| entry.key == *holding.key() && entry.lease == Some(session.lease()))
-                    };
-                    let mut applied = false;
-                    for (_, holding) in &claimed {
-                        match ours(holding) {
-                            Some(entry) => {
-                                holding.written(entry.created, entry.modified);
-                                applied = true;
-                            }
-                            None => holding.not_written(),
-                        }
-                    }
-                    if applied {
+                    if self.adopt(&session, &state, &claimed).await? {
                         hand_out(claimed, claimants);
                         return Ok(());
                     }
@@ -270,6 +256,33 @@ impl Pool {
                     return Err(error);
                 }
             }
+        }
+    }
+
+    /// Takes over what a claim wrote whose answer was lost, if `state`, read after the claim was fenced off, shows all of it. Says whether it did; what is not
+    /// taken over is left to the session's debts.
+    ///
+    /// It is written once more, because an entry found here may as well be that of an earlier claim that was given up: its release, which names the entry's
+    /// revision, may be on its way.
+    async fn adopt(&self, session: &SessionUse, state: &RangeReply, claimed: &[(u32, Holding)]) -> Result<bool> {
+        let found =
+            |holding: &Holding| state.entries.iter().find(|entry| entry.key == *holding.key() && entry.lease == Some(session.lease()));
+        let ours: Vec<(&Holding, &Entry)> = claimed.iter().filter_map(|(_, holding)| Some((holding, found(holding)?))).collect();
+        claimed.iter().filter(|(_, holding)| found(holding).is_none()).for_each(|(_, holding)| holding.not_written());
+        if ours.len() < claimed.len() {
+            return Ok(false);
+        }
+        let mut again = Leased::default();
+        for (holding, entry) in &ours {
+            again.compares.push(Compare::Modified(entry.key.clone(), entry.modified));
+            again.then.push(Op::put_leased(holding.key().clone(), self.core.name.clone(), session.lease()));
+        }
+        match session.write(&again).await? {
+            Some(Write::Done(reply)) => {
+                ours.iter().for_each(|(holding, entry)| holding.written(entry.created, reply.revision));
+                Ok(true)
+            }
+            Some(Write::Refused(_)) | None => Ok(false),
         }
     }
 

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use coord_api::prelude::*;
 use coord_api::{ErrorKind, HandleState, InstanceId, Loss};
-use futures_util::future::{join_all, poll_immediate};
-use tokio::time::{Instant, sleep};
+use futures_util::future::{join, join_all, poll_immediate};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::super::leased::{ONE_SECOND, at_the_deadline, delete, entry, keep_alive_for_it, lease_of, lost_within};
+use super::super::leased::{Lasting, ONE_SECOND, at_the_deadline, delete, entry, keep_alive_for_it, lease_of, lost_within};
 use super::super::slow::slow_provider;
 use super::{acquire, await_one};
 use crate::fixture::Fixture;
 use crate::layout;
 use crate::wait::{eventually, never_within, within};
+use crate::wrap::{Fault, Request};
 
 /// Asserts that a handle is over, and stays so for ever.
 fn is_over(id: &InstanceId) {
@@ -39,6 +42,40 @@ pub(super) async fn no_two_live_handles_share_an_id(cx: Fixture) {
         }
     }))
     .await;
+}
+
+pub(super) async fn a_claim_in_doubt_grants_only_what_is_in_the_store(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let store = cx.store().await;
+    let _kept = client.provider.lock().acquire("kept", cx.ttl()).await.unwrap();
+    // A claim of one id was given up, and is still on its way.
+    let unfenced = Lasting::begin(&faults, Fault::Refuse, |request| request.puts(layout::SESSIONS));
+    faults.next_put(Fault::Hold, layout::IDS);
+    acquire(&cx, &*client.provider, 9).await.unwrap_err();
+    let given_up = faults.take_held().pop().expect("the claim is on its way");
+    // A claim of two has seen that all are free, and is lost; meanwhile the first one arrives.
+    let (looking, looks) = oneshot::channel();
+    let mut looking = Some(looking);
+    faults.next(Fault::LateAnswer(Duration::from_millis(50)), move |request| {
+        matches!(request, Request::Range(_)) && looking.take().is_some_and(|looking| looking.send(()).is_ok())
+    });
+    let two = join(acquire(&cx, &*client.provider, 9), acquire(&cx, &*client.provider, 9));
+    let meanwhile = async {
+        let _ = timeout(cx.slack(), looks).await;
+        faults.hang();
+        sleep(Duration::from_millis(100)).await;
+        let _ = given_up.apply().await;
+        unfenced.end();
+        faults.heal();
+    };
+    let ((first, second), ()) = within(cx.soon(), "an answer", join(two, meanwhile)).await;
+    for id in [&first, &second].into_iter().flatten() {
+        let entry = entry(&*store, layout::id("s", id.id())).await.expect("what is granted is in the store");
+        assert_eq!(id.generation(), entry.created.into());
+        assert!(id.is_held());
+    }
+    let (first, second) = (first.map(|id| id.id()).ok(), second.map(|id| id.id()).ok());
+    assert!(first.is_none() || first != second, "{first:?} twice");
 }
 
 pub(super) async fn each_grant_has_a_larger_generation(cx: Fixture) {
