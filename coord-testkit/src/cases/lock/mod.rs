@@ -63,6 +63,7 @@ macro_rules! lock_cases {
                 no_watch_reaches_another_lock,
                 a_hand_over_inside_a_process_goes_through_the_store,
                 no_wake_up_is_lost_with_a_broken_watch,
+                no_wake_up_is_lost_between_joining_and_watching,
                 no_wake_up_is_lost_over_a_compaction,
                 a_waiter_is_served_after_the_holder_crashed,
             }

@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::super::leased::{ONE_SECOND, head, queue};
+use super::super::slow::slow_provider;
 use super::{acquire, stand_in_line};
 use crate::fixture::Fixture;
 use crate::layout;
@@ -176,6 +177,23 @@ pub(super) async fn no_wake_up_is_lost_with_a_broken_watch(cx: Fixture) {
         }
         let guard = within(cx.soon(), "the waiter is granted", waiter).await.unwrap().unwrap();
         guard.unlock().await.unwrap();
+    }
+}
+
+pub(super) async fn no_wake_up_is_lost_between_joining_and_watching(cx: Fixture) {
+    let holder = cx.provider().await;
+    for seed in 0..5 {
+        let provider = slow_provider(&cx, seed).await;
+        for ms in 0..20 {
+            let guard = holder.lock().acquire("k", cx.ttl()).await.unwrap();
+            let waiter = acquire(&cx, &provider, "k");
+            // Unlocked at any moment of its joining and looking around, and never again.
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            guard.unlock().await.unwrap();
+            let what = format!("the waiter is granted, though the lock was unlocked after {ms} ms");
+            let guard = within(ONE_SECOND + cx.slack(), &what, waiter).await.unwrap().unwrap();
+            guard.unlock().await.unwrap();
+        }
     }
 }
 
