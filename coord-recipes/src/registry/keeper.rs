@@ -281,6 +281,7 @@ impl Keeper {
 
     fn end(&mut self, loss: Loss) -> Next {
         self.mailbox.close();
+        self.status.lock().holding = None;
         if let Some(owner) = self.owner.take() {
             owner.set(loss);
         }

@@ -89,6 +89,8 @@ impl Holding {
             self.loss.set(session.over.get().unwrap_or(Loss::Expired));
         } else {
             state.holdings.insert(self.number, Held { key: self.key.clone(), loss: Arc::clone(&self.loss), written });
+            drop(state);
+            self.session.leave();
         }
     }
 
@@ -133,7 +135,7 @@ impl Holding {
     }
 
     fn untrack(&self) {
-        self.session.session().state.lock().holdings.remove(&self.number);
+        self.session.session().untrack(self.number);
     }
 
     fn over(&self) -> Option<Loss> {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,11 +52,11 @@ pub(super) struct State {
     fence: Revision,
     /// The newest fence under which a write's outcome was left open; settled by a newer fence.
     in_doubt: Option<Revision>,
-    /// What is held, by its number.
+    /// What is held, or being written, by its number.
     pub(super) holdings: HashMap<u64, Held>,
     next: u64,
-    /// Calls and handles that need the session.
-    pub(super) uses: usize,
+    /// Calls that need the session and have nothing on it yet.
+    uses: usize,
     /// Since when nothing needs it.
     pub(super) idle_since: Instant,
     /// A debt grew too old: the lease must run out, so that nothing dropped is held for ever (R9).
@@ -64,6 +65,22 @@ pub(super) struct State {
     pub(super) shut: bool,
     /// What renews it.
     task: Option<AbortHandle>,
+}
+
+impl State {
+    /// Whether nothing needs the session: what was released or lost does not, however long its handle is kept (R9a).
+    pub(super) fn is_idle(&self) -> bool {
+        self.uses == 0 && self.holdings.is_empty()
+    }
+
+    /// Something needs the session no more. Says whether anything does.
+    fn rest(&mut self) -> bool {
+        let idle = self.is_idle();
+        if idle {
+            self.idle_since = Instant::now();
+        }
+        idle
+    }
 }
 
 /// An entry on the lease that a handle stands for.
@@ -150,7 +167,7 @@ impl Session {
             }
             state.uses += 1;
         }
-        Some(SessionUse { session: self })
+        Some(SessionUse { session: self, counted: AtomicBool::new(true) })
     }
 
     /// Compares the clock with the local deadline, and says whether the session is over (R32).
@@ -190,6 +207,17 @@ impl Session {
         }
     }
 
+    /// Forgets a holding.
+    pub(super) fn untrack(&self, number: u64) {
+        let idle = {
+            let mut state = self.state.lock();
+            state.holdings.remove(&number).is_some() && state.rest()
+        };
+        if idle {
+            self.changed.notify_one();
+        }
+    }
+
     /// The holdings that are known to be in the store.
     pub(super) fn written(&self) -> Vec<u64> {
         self.state.lock().holdings.iter().filter(|(_, held)| held.written).map(|(number, _)| *number).collect()
@@ -203,8 +231,13 @@ impl Session {
                 state.holdings.get(number).is_some_and(|held| keys.binary_search_by(|key| key.as_ref().cmp(held.key.as_ref())).is_err())
             };
             let gone: Vec<u64> = numbers.iter().filter(|number| gone(&state, number)).copied().collect();
-            gone.iter().filter_map(|number| state.holdings.remove(number)).collect()
+            let removed = gone.iter().filter_map(|number| state.holdings.remove(number)).collect();
+            state.rest();
+            removed
         };
+        if !removed.is_empty() {
+            self.changed.notify_one();
+        }
         for held in removed {
             held.loss.set(Loss::Removed);
         }
@@ -364,15 +397,30 @@ impl Drop for Doubt<'_> {
     }
 }
 
-/// A reason for a session to live: a call under way, or a handle.
+/// A session, and a reason for it to live until [something hangs on it](Self::leave).
 pub(crate) struct SessionUse {
     session: Arc<Session>,
+    counted: AtomicBool,
 }
 
 impl SessionUse {
     /// The session.
     pub(super) fn session(&self) -> &Arc<Session> {
         &self.session
+    }
+
+    /// Is no reason to live any more.
+    pub(super) fn leave(&self) {
+        if self.counted.swap(false, Ordering::AcqRel) {
+            let idle = {
+                let mut state = self.session.state.lock();
+                state.uses -= 1;
+                state.rest()
+            };
+            if idle {
+                self.session.changed.notify_one();
+            }
+        }
     }
 
     /// The lease.
@@ -445,23 +493,13 @@ impl SessionUse {
 impl Clone for SessionUse {
     fn clone(&self) -> Self {
         self.session.state.lock().uses += 1;
-        SessionUse { session: Arc::clone(&self.session) }
+        SessionUse { session: Arc::clone(&self.session), counted: AtomicBool::new(true) }
     }
 }
 
 impl Drop for SessionUse {
     fn drop(&mut self) {
-        let idle = {
-            let mut state = self.session.state.lock();
-            state.uses -= 1;
-            if state.uses == 0 {
-                state.idle_since = Instant::now();
-            }
-            state.uses == 0
-        };
-        if idle {
-            self.session.changed.notify_one();
-        }
+        self.leave();
     }
 }
 

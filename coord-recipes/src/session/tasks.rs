@@ -129,7 +129,7 @@ async fn retire(session: &Session) {
     loop {
         let idle_since = {
             let state = session.state.lock();
-            (state.uses == 0 && session.debts.is_empty()).then_some(state.idle_since)
+            (state.is_idle() && session.debts.is_empty()).then_some(state.idle_since)
         };
         let Some(idle_since) = idle_since else {
             session.changed.notified().await;
@@ -141,7 +141,7 @@ async fn retire(session: &Session) {
             () = session.core.abandoned.cancelled() => {}
         }
         let mut state = session.state.lock();
-        if state.uses == 0 && session.debts.is_empty() {
+        if state.is_idle() && session.debts.is_empty() {
             state.shut = true;
             return;
         }

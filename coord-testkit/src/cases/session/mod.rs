@@ -40,6 +40,8 @@ macro_rules! session_cases {
                 an_unlock_is_one_request,
                 the_cost_does_not_grow_with_what_is_held,
                 a_lease_that_carried_nothing_for_one_ttl_is_revoked,
+                a_lease_whose_registrations_and_ids_are_gone_is_revoked,
+                a_handle_that_is_over_keeps_no_lease,
                 a_lease_that_is_used_again_in_time_lives_on,
                 releasing_one_handle_never_revokes_the_lease,
                 losing_the_lease_loses_every_handle_on_it,

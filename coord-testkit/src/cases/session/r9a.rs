@@ -8,7 +8,8 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::super::leased::{
-    BACKOFF_CAP, Lasting, ONE_SECOND, entries, entry, gone, holders_lease, keep_alive_for_it, lease_of, lost_within, note_renewals, queue,
+    BACKOFF_CAP, Lasting, ONE_SECOND, delete, entries, entry, gone, holders_lease, keep_alive_for_it, lease_of, lost_within, note_renewals,
+    queue,
 };
 use crate::fixture::Fixture;
 use crate::layout;
@@ -180,6 +181,48 @@ pub(super) async fn a_lease_that_carried_nothing_for_one_ttl_is_revoked(cx: Fixt
     let ((), counts) = counter.during(sleep(cx.ttl() * 3)).await;
     assert_eq!(counts.requests() + counts.keep_alive + counts.lease, 0, "{counts:?}");
     assert!(client.provider.lock().acquire("k", cx.ttl()).await.unwrap().is_held());
+}
+
+/// By when a lease is gone that carries nothing any more, a renewal in between notwithstanding.
+fn idle_for(cx: &Fixture) -> Duration {
+    cx.ttl() + cx.ttl() / 3 + cx.slack()
+}
+
+pub(super) async fn a_lease_whose_registrations_and_ids_are_gone_is_revoked(cx: Fixture) {
+    let store = cx.store().await;
+    for dropped in [false, true] {
+        let client = cx.client().await;
+        let registration = client.provider.registry().register_with(instance("a"), of_ttl(&cx)).await.unwrap();
+        let id = client.provider.allocator().acquire_id_with("s", IdOptions::default().with_ttl(cx.ttl())).await.unwrap();
+        let lease = lease_of(&*store, layout::service("s", "a")).await;
+        if !dropped {
+            registration.unregister().await.unwrap();
+            id.release().await.unwrap();
+        }
+        drop((registration, id));
+        gone(&*store, lease, idle_for(&cx), "the idle lease is gone").await;
+    }
+}
+
+pub(super) async fn a_handle_that_is_over_keeps_no_lease(cx: Fixture) {
+    let store = cx.store().await;
+    for removed in [false, true] {
+        let client = cx.client().await;
+        let guard = client.provider.lock().acquire("k", cx.ttl()).await.unwrap();
+        let registration = client.provider.registry().register_with(instance("a"), of_ttl(&cx)).await.unwrap();
+        let id = client.provider.allocator().acquire_id_with("s", IdOptions::default().with_ttl(cx.ttl())).await.unwrap();
+        let lease = lease_of(&*store, layout::service("s", "a")).await;
+        registration.unregister().await.unwrap();
+        if removed {
+            delete(&*store, queue(&*store, "k").await.remove(0).key).await;
+            delete(&*store, layout::id("s", 1)).await;
+            within(cx.ttl() / 3 + ONE_SECOND + cx.slack(), "the removals are noticed", join_all([guard.lost(), id.lost()])).await;
+        } else {
+            guard.unlock().await.unwrap();
+            id.release().await.unwrap();
+        }
+        gone(&*store, lease, idle_for(&cx), "the idle lease is gone, though the handles are kept").await;
+    }
 }
 
 pub(super) async fn a_lease_that_is_used_again_in_time_lives_on(cx: Fixture) {
