@@ -7,7 +7,7 @@ use std::time::Duration;
 use coord_api::store::Store;
 use coord_api::{Provider, Revision};
 
-use crate::harness::{Client, Harness, Reopened, Time};
+use crate::harness::{Client, Harness, NotRun, Reopened, Time};
 use crate::wrap::{Counter, Counting, Delayed, Faults, Faulty};
 
 /// What a case is given. Cheap to clone.
@@ -17,7 +17,8 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    pub(crate) fn new(harness: Arc<dyn Harness>) -> Self {
+    /// The fixture of a harness: for programs that run cases, or histories, by themselves.
+    pub fn new(harness: Arc<dyn Harness>) -> Self {
         Fixture { harness }
     }
 
@@ -77,6 +78,19 @@ impl Fixture {
     /// Forgets the history up to and including `through`.
     pub async fn compact(&self, through: Revision) {
         self.harness.compact(through).await;
+    }
+
+    /// Ends the case as *not run*, because the harness does not provide what it needs.
+    #[expect(clippy::panic, reason = "how a case ends that is not done")]
+    #[allow(dead_code, reason = "the histories come next")]
+    pub(crate) fn not_run(&self, reason: &'static str) -> ! {
+        std::panic::panic_any(NotRun(reason))
+    }
+
+    /// What the harness can do.
+    #[allow(dead_code, reason = "the histories come next")]
+    pub(crate) fn harness(&self) -> &dyn Harness {
+        &*self.harness
     }
 
     /// Kills the store and opens its data again. Only for cases that need a persistent store.

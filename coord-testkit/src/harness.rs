@@ -6,12 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::Provider;
-use coord_api::Revision;
 use coord_api::store::Store;
+use coord_api::{LeaseId, Provider, Revision};
 use futures_util::future::BoxFuture;
 
+use crate::wrap::Link;
+
 /// One fresh, empty store, and what the kit must be able to do to it. Every case gets a harness of its own.
+///
+/// # Faults
+///
+/// Most faults need nothing of a harness: the kit wraps the stores of its clients and cuts, hangs, slows, loses and holds back what passes between them and
+/// their providers ([`Faulty`](crate::wrap::Faulty)). The hooks that do need something have defaults, and real ones may take their place: a
+/// [`Network`] for each client ([`Client::with_network`]), [`expire_lease`](Self::expire_lease), [`reopen`](Self::reopen), and faults of the servers that
+/// only the harness knows ([`server_faults`](Self::server_faults)). What a harness does not provide is *not run*, and is never taken for passed.
 #[async_trait]
 pub trait Harness: Send + Sync + 'static {
     /// A further client of the store, as independent of the others as another process would be.
@@ -33,6 +41,24 @@ pub trait Harness: Send + Sync + 'static {
     /// Only a persistent store can; say so in the macro: `conformance!(persistent, …)`.
     async fn reopen(&self) -> Reopened {
         Reopened::Volatile
+    }
+
+    /// Ends a lease before its time, behind its owner's back. By default another client revokes it.
+    async fn expire_lease(&self, lease: LeaseId) -> Hook {
+        match self.client().await.store.revoke_lease(lease).await {
+            Ok(()) => Hook::Done,
+            Err(_) => Hook::NotProvided("no other client could revoke the lease"),
+        }
+    }
+
+    /// Faults of the servers that this harness can make, by name: `leader killed`. None by default. The histories draw from them.
+    fn server_faults(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Begins one of the [`server_faults`](Self::server_faults). It ends when the answer is dropped; `None` when it could not be made.
+    async fn server_fault(&self, _name: &'static str) -> Option<Box<dyn Send>> {
+        None
     }
 
     /// Which clock the store lives by.
@@ -59,6 +85,25 @@ pub enum Time {
     Real,
 }
 
+/// What a hook of a [`Harness`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// What it was asked for.
+    Done,
+    /// Nothing, and why: what needs it is not run.
+    NotProvided(&'static str),
+}
+
+/// What a case fails with that cannot run on this harness: it did not pass, and it did not find anything broken.
+pub(crate) struct NotRun(pub(crate) &'static str);
+
+/// The way between one client and its store, where a harness can disturb it for real: by a proxy, or by stopping a process.
+#[async_trait]
+pub trait Network: Send + Sync + 'static {
+    /// Makes the link work, fail at once, or swallow everything.
+    async fn set(&self, link: Link);
+}
+
 /// What [`Harness::reopen`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reopened {
@@ -77,6 +122,7 @@ pub struct Client {
     /// The provider over it.
     pub provider: Arc<dyn Provider>,
     crash: Crash,
+    pub(crate) network: Option<Arc<dyn Network>>,
     /// Kept so that a provider that a wrapped one replaced does not end the client when it is dropped.
     replaced: Option<Arc<dyn Provider>>,
 }
@@ -87,12 +133,19 @@ impl Client {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        Client { store, provider, crash: Box::new(move || Box::pin(crash())), replaced: None }
+        Client { store, provider, crash: Box::new(move || Box::pin(crash())), network: None, replaced: None }
+    }
+
+    /// Says how the way between this client and its store can be disturbed for real. Without it the kit disturbs it between the store and the provider.
+    #[must_use]
+    pub fn with_network(mut self, network: impl Network) -> Self {
+        self.network = Some(Arc::new(network));
+        self
     }
 
     /// The same client over a wrapped store.
     pub(crate) fn rewrapped(self, store: Arc<dyn Store>, provider: Arc<dyn Provider>) -> Self {
-        Client { store, provider, crash: self.crash, replaced: Some(self.provider) }
+        Client { store, provider, crash: self.crash, network: self.network, replaced: Some(self.provider) }
     }
 
     /// Dies without revoking anything.

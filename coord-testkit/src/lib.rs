@@ -16,7 +16,7 @@ pub mod wrap;
 
 pub use case::{Case, Need, cases};
 pub use fixture::Fixture;
-pub use harness::{Client, Harness, Reopened, Time};
+pub use harness::{Client, Harness, Hook, Network, Reopened, Time};
 pub use run::{Verdict, run};
 
 #[doc(hidden)]

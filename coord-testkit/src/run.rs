@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::case::Case;
 use crate::fixture::Fixture;
-use crate::harness::{Harness, Time};
+use crate::harness::{Harness, NotRun, Time};
 
 /// How long a case may take by the clock on the wall. A case that hangs fails by name.
 const REAL_LIMIT: Duration = Duration::from_secs(300);
@@ -103,6 +103,9 @@ fn drive(
 
 /// What a panic said.
 pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
+    if let Some(NotRun(reason)) = panic.downcast_ref() {
+        return format!("NOT RUN: {reason}");
+    }
     panic
         .downcast_ref::<String>()
         .map(String::as_str)

@@ -11,6 +11,7 @@ use coord_api::store::{Lease, LeaseInfo, Op, Range, RangeReply, Span, Store, Sto
 use coord_api::{Error, ErrorKind, LeaseId, Outcome, Result, Revision};
 use futures_util::future::BoxFuture;
 use futures_util::stream;
+use tokio::time::sleep;
 
 use super::counting::Counter;
 use super::signal::Signal;
@@ -41,6 +42,8 @@ pub enum Fault {
     LateAnswer(Duration),
     /// It gets stuck on the way: `Timeout`, `Unknown`; applied when the case lets it through ([`Faults::take_held`]).
     Hold,
+    /// It is so much slower on its way than others, and answered.
+    Delay(Duration),
 }
 
 /// A request on its way to the store.
@@ -202,7 +205,8 @@ impl Faults {
         &self.shared.counter
     }
 
-    fn set(&self, link: Link) {
+    /// Sets the link.
+    pub fn set(&self, link: Link) {
         self.shared.state.modify(|state| {
             if state.link == Link::Up {
                 state.link_breaks += 1;
@@ -265,6 +269,7 @@ impl<S: Store> Faulty<S> {
                 lock(&self.faults.shared.held).push(Held { send });
                 return Err(timed_out(writes));
             }
+            Some(Fault::Delay(by)) => sleep(by).await,
             None => {}
         }
         let state = &self.faults.shared.state;

@@ -1,10 +1,12 @@
-//! Wrappers around a store: one that counts, one that takes its time, and one that fails on demand.
+//! Wrappers around a store: one that counts, one that takes its time, one that fails on demand, and one whose store can be replaced.
 
 mod counting;
 mod delayed;
 mod faulty;
+mod replaceable;
 mod signal;
 
 pub use counting::{Counter, Counting, Counts};
 pub use delayed::Delayed;
 pub use faulty::{Fault, Faults, Faulty, Held, Link, Request};
+pub use replaceable::Replaceable;
