@@ -69,10 +69,7 @@ pub trait Harness: Send + Sync + 'static {
 
     /// The TTL that the cases ask for where any would do: short where time is real. Whole seconds, at least 1 s, and granted as asked for.
     fn ttl(&self) -> Duration {
-        match self.time() {
-            Time::Virtual => Duration::from_secs(10),
-            Time::Real => Duration::from_secs(2),
-        }
+        self.time().usual_ttl()
     }
 }
 
@@ -83,6 +80,16 @@ pub enum Time {
     Virtual,
     /// Real time.
     Real,
+}
+
+impl Time {
+    /// [`Harness::ttl`], where the harness says nothing else.
+    pub(crate) fn usual_ttl(self) -> Duration {
+        match self {
+            Time::Virtual => Duration::from_secs(10),
+            Time::Real => Duration::from_secs(2),
+        }
+    }
 }
 
 /// What a hook of a [`Harness`] did.

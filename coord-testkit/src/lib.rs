@@ -5,6 +5,7 @@ mod cases;
 mod fixture;
 mod harness;
 mod run;
+mod store_harness;
 
 pub mod bad;
 pub mod cancel;
@@ -18,6 +19,7 @@ pub use case::{Case, Need, cases};
 pub use fixture::Fixture;
 pub use harness::{Client, Harness, Hook, Network, Reopened, Time};
 pub use run::{Verdict, run};
+pub use store_harness::StoreHarness;
 
 #[doc(hidden)]
 pub use run::test;

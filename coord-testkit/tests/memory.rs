@@ -1,49 +1,9 @@
 //! The kit on the volatile store.
-#![allow(clippy::expect_used, reason = "a harness that cannot be made fails its case")]
 
+#[path = "harness/memory.rs"]
+mod harness;
 #[macro_use]
 mod manager;
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use coord_api::store::Store;
-use coord_api::{Provider, Revision};
-use coord_memory::MemoryProvider;
-use coord_recipes::layers::Namespace;
-use coord_recipes::{ProviderOptions, StoreProvider};
-use coord_testkit::{Client, Harness, Time};
-
-struct Volatile(Arc<MemoryProvider>);
-
-#[async_trait::async_trait]
-impl Harness for Volatile {
-    async fn client(&self) -> Client {
-        let client = self.0.client();
-        let crashing = Arc::clone(&client);
-        Client::new(Arc::new(client.store().clone()), client, move || async move { crashing.abandon() })
-    }
-
-    fn assemble(&self, store: Arc<dyn Store>) -> Arc<dyn Provider> {
-        StoreProvider::new(store, ProviderOptions::default())
-    }
-
-    fn namespaced(&self, store: Arc<dyn Store>, namespace: &str) -> Arc<dyn Provider> {
-        self.assemble(Arc::new(Namespace::new(store, namespace).expect("a good namespace")))
-    }
-
-    async fn compact(&self, through: Revision) {
-        self.0.compact(through).await.expect("the store is open");
-    }
-
-    fn time(&self) -> Time {
-        Time::Virtual
-    }
-
-    fn lag(&self) -> Duration {
-        Duration::from_millis(1)
-    }
-}
-
-coord_testkit::conformance!(volatile, Volatile(MemoryProvider::new()));
+coord_testkit::conformance!(volatile, harness::Volatile::start());
 manager_cases! { [coord_testkit::test_cases] (crate::manager::CASES) volatile }
