@@ -9,6 +9,7 @@ mod store_harness;
 
 pub mod bad;
 pub mod cancel;
+pub mod contract;
 pub mod layout;
 pub mod linearizability;
 pub mod view;
