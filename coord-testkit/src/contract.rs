@@ -1,7 +1,9 @@
 //! The rules themselves, as the contract lists them.
 
+use serde::{Deserialize, Serialize};
+
 /// A rule of the contract.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// Its number: `R12`, `S4`.
     pub number: String,

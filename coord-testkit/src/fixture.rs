@@ -14,12 +14,25 @@ use crate::wrap::{Counter, Counting, Delayed, Faults, Faulty};
 #[derive(Clone)]
 pub struct Fixture {
     harness: Arc<dyn Harness>,
+    seed: u64,
 }
 
 impl Fixture {
     /// The fixture of a harness: for programs that run cases, or histories, by themselves.
     pub fn new(harness: Arc<dyn Harness>) -> Self {
-        Fixture { harness }
+        Fixture { harness, seed: 0 }
+    }
+
+    /// Makes what is left to chance come out in another way, the same for the same seed.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// The seed of the `n`th thing that is left to chance.
+    pub fn seed(&self, n: u64) -> u64 {
+        self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ n
     }
 
     /// A further client of the store.
@@ -51,9 +64,9 @@ impl Fixture {
         (client, faults)
     }
 
-    /// A further client whose requests and answers take their time, so that they overlap with those of other clients.
-    pub async fn delayed(&self, seed: u64) -> Client {
-        self.wrapped(|store| Arc::new(Delayed::new(store, Duration::from_millis(20), seed))).await
+    /// A further client whose requests and answers take their time, so that they overlap with those of other clients. Each `n` has delays of its own.
+    pub async fn delayed(&self, n: u64) -> Client {
+        self.wrapped(|store| Arc::new(Delayed::new(store, Duration::from_millis(20), self.seed(n)))).await
     }
 
     /// A further client over a store inside a wrapper.
@@ -81,10 +94,9 @@ impl Fixture {
     }
 
     /// Ends the case as *not run*, because the harness does not provide what it needs.
-    #[expect(clippy::panic, reason = "how a case ends that is not done")]
-    #[allow(dead_code, reason = "the histories come next")]
     pub(crate) fn not_run(&self, reason: &'static str) -> ! {
-        std::panic::panic_any(NotRun(reason))
+        // Not `panic_any`: nothing went wrong, so nothing is printed.
+        std::panic::resume_unwind(Box::new(NotRun(reason)))
     }
 
     /// What the harness can do.
@@ -95,7 +107,9 @@ impl Fixture {
 
     /// Kills the store and opens its data again. Only for cases that need a persistent store.
     pub async fn reopen(&self) {
-        assert_eq!(self.harness.reopen().await, Reopened::Done, "the harness calls its store persistent and did not open it again");
+        if self.harness.reopen().await == Reopened::Volatile {
+            self.not_run("a volatile store has nothing to open again");
+        }
     }
 
     /// Whether time is the kit's own.

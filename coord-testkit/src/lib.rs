@@ -12,6 +12,7 @@ pub mod cancel;
 pub mod contract;
 pub mod layout;
 pub mod linearizability;
+pub mod report;
 pub mod view;
 pub mod wait;
 pub mod wrap;
@@ -19,7 +20,7 @@ pub mod wrap;
 pub use case::{Case, Need, cases};
 pub use fixture::Fixture;
 pub use harness::{Client, Harness, Hook, Network, Reopened, Time};
-pub use run::{Verdict, run};
+pub use run::{Verdict, run, run_with_seed, seed};
 pub use store_harness::StoreHarness;
 
 #[doc(hidden)]

@@ -1,13 +1,17 @@
 //! Runs a case: in a runtime of its own, with a deadline, and never taking "did not run" for "passed".
 
 use std::any::Any;
+use std::cell::RefCell;
+use std::env;
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::case::Case;
 use crate::fixture::Fixture;
@@ -20,13 +24,24 @@ const REAL_LIMIT: Duration = Duration::from_secs(300);
 /// fails here.
 const VIRTUAL_LIMIT: Duration = Duration::from_secs(18_000);
 
+/// The variable that [`seed`] reads.
+const SEED: &str = "COORD_TESTKIT_SEED";
+
+thread_local! {
+    /// Where the last panic of this thread happened, once [`note_panics`] was called.
+    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
 /// What became of a case.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verdict", content = "why", rename_all = "snake_case")]
 pub enum Verdict {
     /// The rule was kept.
     Passed,
     /// The rule was broken, or the case hung; what was seen.
     Failed(String),
+    /// The harness does not provide what the case needs; why. Nothing is proven.
+    NotRun(String),
 }
 
 impl fmt::Display for Verdict {
@@ -34,19 +49,43 @@ impl fmt::Display for Verdict {
         match self {
             Verdict::Passed => f.write_str("passed"),
             Verdict::Failed(why) => write!(f, "failed: {why}"),
+            Verdict::NotRun(why) => write!(f, "was not run: {why}"),
         }
     }
 }
 
-/// Runs a case on a harness, which `harness` makes inside the runtime of the case.
+/// The seed of the runs that do not name another one: the environment's `COORD_TESTKIT_SEED`, else 0.
+///
+/// # Errors
+///
+/// The variable holds something else than a number.
+pub fn seed() -> Result<u64, String> {
+    match env::var(SEED) {
+        Err(_) => Ok(0),
+        Ok(text) => text.parse().map_err(|_| format!("{SEED} is no number: {text:?}")),
+    }
+}
+
+/// Runs a case with the environment's [`seed`] on a harness, which `harness` makes inside the runtime of the case.
 pub fn run(case: &Case, harness: impl Future<Output = Arc<dyn Harness>> + Send + 'static) -> Verdict {
+    match seed() {
+        Ok(seed) => run_with_seed(case, seed, harness),
+        Err(why) => Verdict::Failed(why),
+    }
+}
+
+/// Runs a case. With virtual time, what the kit leaves to chance comes out the same for the same seed.
+pub fn run_with_seed(case: &Case, seed: u64, harness: impl Future<Output = Arc<dyn Harness>> + Send + 'static) -> Verdict {
     let program = case.program;
     let (report, reported) = mpsc::channel();
     // A thread of its own: a case that spins or blocks cannot be stopped, but its name can still be told.
     let spawned = thread::Builder::new().name(format!("{}::{}", case.rule, case.sentence)).spawn(move || {
-        let verdict = match catch_unwind(AssertUnwindSafe(|| drive(program, harness))) {
+        let verdict = match catch_unwind(AssertUnwindSafe(|| drive(program, seed, harness))) {
             Ok(verdict) => verdict,
-            Err(panic) => Verdict::Failed(message(&*panic)),
+            Err(panic) => match panic.downcast_ref() {
+                Some(NotRun(why)) => Verdict::NotRun((*why).to_owned()),
+                None => Verdict::Failed(format!("{}{}", message(&*panic), LAST_PANIC.take().unwrap_or_default())),
+            },
         };
         let _ = report.send(verdict);
     });
@@ -73,6 +112,7 @@ pub fn test<'a>(
 
 fn drive(
     program: fn(Fixture) -> futures_util::future::LocalBoxFuture<'static, ()>,
+    seed: u64,
     harness: impl Future<Output = Arc<dyn Harness>>,
 ) -> Verdict {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -91,7 +131,7 @@ fn drive(
             }
             Time::Real => REAL_LIMIT,
         };
-        match tokio::time::timeout(limit, program(Fixture::new(harness))).await {
+        match tokio::time::timeout(limit, program(Fixture::new(harness).with_seed(seed))).await {
             Ok(()) => Verdict::Passed,
             Err(_) => Verdict::Failed(format!("it was not done after {limit:?} of its own time")),
         }
@@ -103,13 +143,18 @@ fn drive(
 
 /// What a panic said.
 pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
-    if let Some(NotRun(reason)) = panic.downcast_ref() {
-        return format!("NOT RUN: {reason}");
-    }
     panic
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("it panicked with something that is no text")
         .to_owned()
+}
+
+/// From now on panics print nothing, and a verdict says where its case failed: for reports, which tell at the end what was seen.
+pub(crate) fn note_panics() {
+    panic::set_hook(Box::new(|info| {
+        let place = info.location().map(|place| format!(" (at {place})"));
+        LAST_PANIC.set(place);
+    }));
 }

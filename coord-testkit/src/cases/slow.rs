@@ -11,7 +11,7 @@ use crate::wrap::Delayed;
 /// The longest delay on each way: short enough for a hand-over to be prompt all the same.
 const LONGEST: Duration = Duration::from_millis(3);
 
-/// The provider of a further client whose requests and answers take up to 3 ms each. The same `seed` gives the same delays.
-pub(super) async fn slow_provider(cx: &Fixture, seed: u64) -> Arc<dyn Provider> {
-    cx.wrapped(|store| Arc::new(Delayed::new(store, LONGEST, seed))).await.provider
+/// The provider of a further client whose requests and answers take up to 3 ms each. Each `n` has delays of its own.
+pub(super) async fn slow_provider(cx: &Fixture, n: u64) -> Arc<dyn Provider> {
+    cx.wrapped(|store| Arc::new(Delayed::new(store, LONGEST, cx.seed(n)))).await.provider
 }

@@ -116,8 +116,8 @@ pub(super) async fn overlapping_requests_are_linearizable(cx: Fixture) {
 pub(super) async fn histories_with_unknown_outcomes_are_linearizable(cx: Fixture) {
     let mut clients = Vec::new();
     let mut all_faults = Vec::new();
-    for seed in 0..CLIENTS {
-        let faults = Faults::default();
+    for n in 0..CLIENTS {
+        let (faults, seed) = (Faults::default(), cx.seed(n));
         for fault in [Fault::LoseAnswer, Fault::Hold, Fault::LoseRequest, Fault::Refuse].into_iter().cycle().take(5) {
             // Not one after the other: one fault strikes every seventeen writes, or so.
             let mut writes = 0;

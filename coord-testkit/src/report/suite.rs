@@ -1,0 +1,134 @@
+//! A backend and the cases that it runs, on a few threads.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+
+use super::{Backend, CaseResult, Counts, Failures, RuleResult};
+use crate::case::{Case, cases};
+use crate::contract::{Rule, rules};
+use crate::harness::Harness;
+use crate::run::{Verdict, run_with_seed};
+
+/// A backend and the cases that it runs: all of the kit's, and those that were added.
+pub struct Suite {
+    pub(super) name: String,
+    replay: String,
+    cases: Vec<&'static Case>,
+    harness: Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Harness>> + Send + Sync>,
+}
+
+impl Suite {
+    /// The kit's cases on the backend `name`. `harness` makes a harness with a fresh, empty store, inside the runtime of each case. `replay` is the command
+    /// that runs one case by itself, when the case's name is put behind it: `cargo test --test conformance`.
+    pub fn new<H, F>(name: impl Into<String>, replay: impl Into<String>, harness: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        H: Harness,
+        F: Future<Output = H> + Send + 'static,
+    {
+        let harness = move || {
+            let starting = harness();
+            Box::pin(async move { Arc::new(starting.await) as Arc<dyn Harness> }) as BoxFuture<'static, _>
+        };
+        Suite { name: name.into(), replay: replay.into(), cases: cases().collect(), harness: Box::new(harness) }
+    }
+
+    /// Runs further cases too.
+    #[must_use]
+    pub fn with_cases(mut self, cases: &'static [Case]) -> Self {
+        self.cases.extend(cases);
+        self
+    }
+
+    /// Leaves out the cases whose name (`r12::of_many_racers_exactly_one_wins`) does not contain `part`.
+    #[must_use]
+    pub fn only(mut self, part: &str) -> Self {
+        self.cases.retain(|case| name(case).contains(part));
+        self
+    }
+
+    /// Runs every case once, so many at a time as there are `threads`.
+    pub fn run(&self, seed: u64, threads: usize) -> Backend {
+        let begin = Instant::now();
+        let verdicts: Vec<_> = self.cases.iter().map(|_| Mutex::new(None)).collect();
+        let next = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..threads.max(1) {
+                scope.spawn(|| {
+                    while let Some((case, place)) = at(&self.cases, &verdicts, next.fetch_add(1, Ordering::Relaxed)) {
+                        let begin = Instant::now();
+                        let verdict = run_with_seed(case, seed, (self.harness)());
+                        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some((verdict, begin.elapsed()));
+                    }
+                });
+            }
+        });
+        let verdicts = verdicts.into_iter().map(|place| place.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let results: Vec<_> = self.cases.iter().zip(verdicts).map(|(case, verdict)| (*case, result(case, seed, verdict))).collect();
+        let mut backend = Backend {
+            name: self.name.clone(),
+            replay: self.replay.clone(),
+            runs: 1,
+            failed_runs: u32::from(results.iter().any(|(_, result)| result.failures.is_some())),
+            seconds: rounded(begin.elapsed()),
+            counts: Counts::default(),
+            rules: by_rule(results),
+        };
+        backend.count();
+        backend
+    }
+}
+
+impl fmt::Debug for Suite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Suite").field("name", &self.name).field("cases", &self.cases.len()).finish_non_exhaustive()
+    }
+}
+
+/// A case's whole name.
+fn name(case: &Case) -> String {
+    format!("{}::{}", case.rule, case.sentence)
+}
+
+fn at<'a, A, B>(one: &'a [A], other: &'a [B], index: usize) -> Option<(&'a A, &'a B)> {
+    Some((one.get(index)?, other.get(index)?))
+}
+
+fn result(case: &Case, seed: u64, verdict: Option<(Verdict, Duration)>) -> CaseResult {
+    let (verdict, took) = verdict.unwrap_or_else(|| (Verdict::Failed("nobody ran it".to_owned()), Duration::ZERO));
+    let failures = matches!(verdict, Verdict::Failed(_)).then_some(Failures { count: 1, seed });
+    CaseResult { case: name(case), verdict, failures, seconds: rounded(took) }
+}
+
+/// Every rule with its cases, in the contract's order; behind them what belongs to no rule of the contract, each under its own name.
+fn by_rule(mut results: Vec<(&Case, CaseResult)>) -> Vec<RuleResult> {
+    let mut ordered = Vec::new();
+    for rule in rules() {
+        let (own, others) = results.into_iter().partition(|(case, _)| rule.is(case.rule));
+        results = others;
+        ordered.push(uncounted(rule, Vec::into_iter(own).map(|(_, result)| result).collect()));
+    }
+    for (case, result) in results {
+        let number = case.rule.to_uppercase();
+        match ordered.iter_mut().find(|known| known.rule.number == number) {
+            Some(known) => known.cases.push(result),
+            None => ordered.push(uncounted(Rule { number, title: String::new() }, vec![result])),
+        }
+    }
+    ordered
+}
+
+/// What was found of a rule, before its cases are counted.
+fn uncounted(rule: Rule, cases: Vec<CaseResult>) -> RuleResult {
+    RuleResult { rule, counts: Counts::default(), cases }
+}
+
+/// Seconds, to the millisecond.
+fn rounded(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1_000.0).round() / 1_000.0
+}
