@@ -115,6 +115,15 @@ run_quickstart() {
     sed 's/^/    | /' "$scratch/bad"
 }
 
+# The whole kit runs among the tests; this is about the program that makes the matrix of it, and its verdicts.
+write_report() {
+    cargo run --quiet --locked --package coord-testkit --example conformance -- --case s6:: --out "$scratch" >"$scratch/verdicts"
+    expect "memory: 0 of 1 runs failed" "$scratch/verdicts" "The report of durability"
+    expect '| **S6** Durability | – not run | ✔' "$scratch/CONFORMANCE.md" "The matrix"
+    expect '"verdict": "not_run"' "$scratch/conformance.json" "The report as JSON"
+    sed 's/^/    | /' "$scratch/verdicts"
+}
+
 begin "set-up" "Something that the gate needs is missing; see above."
 set_up
 
@@ -135,6 +144,9 @@ cargo clippy --locked --quiet --workspace --all-targets --all-features -- -D war
 
 begin "tests and doc tests" "Repair the test that failed, or the code that it accuses."
 cargo test --locked --quiet --workspace --all-features
+
+begin "conformance report" "The program that writes the matrix failed; run: cargo run -p coord-testkit --example conformance -- --help"
+write_report
 
 begin "documentation" "Repair the warnings of rustdoc."
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --workspace --all-features --no-deps

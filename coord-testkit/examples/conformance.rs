@@ -3,9 +3,6 @@
 
 use std::process::ExitCode;
 
-use coord_recipes::layers::Namespace;
-use coord_recipes::{ProviderOptions, StoreProvider};
-use coord_testkit::StoreHarness;
 use coord_testkit::report::{Suite, command};
 
 #[path = "../tests/manager/mod.rs"]
@@ -13,27 +10,17 @@ use coord_testkit::report::{Suite, command};
 mod manager;
 #[path = "../tests/harness/memory.rs"]
 mod memory;
-#[path = "../tests/outsider/store.rs"]
+#[path = "../tests/harness/outsider.rs"]
 mod outsider;
 #[path = "../tests/harness/sled.rs"]
 mod sled;
-
-fn outsider() -> StoreHarness<outsider::Server> {
-    StoreHarness::new(
-        outsider::Server::default(),
-        |server| async move { server.client() },
-        |server, through| async move { server.compact(through) },
-        |store| StoreProvider::new(store, ProviderOptions::default()),
-        Namespace::new,
-    )
-}
 
 fn main() -> ExitCode {
     let replay = |backend: &str| format!("cargo run -p coord-testkit --example conformance -- --backend {backend} --case");
     let suites = [
         Suite::new("memory", replay("memory"), || async { memory::Volatile::start() }),
         Suite::new("sled", replay("sled"), || async { sled::Durable::start() }),
-        Suite::new("outsider", replay("outsider"), || async { outsider() }),
+        Suite::new("outsider", replay("outsider"), || async { outsider::start() }),
     ];
     command(suites.into_iter().map(|suite| suite.with_cases(manager::CASES)).collect())
 }

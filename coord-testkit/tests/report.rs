@@ -5,14 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coord_api::store::Store;
-use coord_recipes::layers::Namespace;
-use coord_recipes::{ProviderOptions, StoreProvider};
 use coord_testkit::contract::rules;
 use coord_testkit::report::{Backend, CaseResult, Counts, Report, Suite};
-use coord_testkit::{Case, Harness, StoreHarness, Time, Verdict};
+use coord_testkit::{Case, Harness, Time, Verdict};
 
-#[path = "outsider/store.rs"]
-mod store;
+#[path = "harness/outsider.rs"]
+mod outsider;
 
 /// Cases that do what their names say, under a rule that is none.
 mod r99 {
@@ -46,22 +44,12 @@ macro_rules! own_cases {
 
 const CASES: &[Case] = own_cases!([coord_testkit::list_cases]);
 
-fn volatile() -> StoreHarness<store::Server> {
-    StoreHarness::new(
-        store::Server::default(),
-        |server| async move { server.client() },
-        |server, through| async move { server.compact(through) },
-        |store| StoreProvider::new(store, ProviderOptions::default()),
-        Namespace::new,
-    )
-}
-
-fn suite(name: &str, harness: fn() -> StoreHarness<store::Server>) -> Suite {
+fn suite(name: &str, harness: fn() -> outsider::Outsider) -> Suite {
     Suite::new(name, "run", move || async move { harness() }).with_cases(CASES).only("r99::")
 }
 
 fn report(seed: u64) -> Report {
-    let suites = [suite("volatile", volatile), suite("persistent", || volatile().reopening(|_| async {}))];
+    let suites = [suite("volatile", outsider::start), suite("persistent", || outsider::start().reopening(|_| async {}))];
     Report::new(seed, suites.iter().map(|suite| suite.run(seed, 2)).collect())
 }
 
@@ -128,14 +116,14 @@ fn it_can_be_read_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_harness_of_closures_does_what_it_is_told() {
-    let harness = volatile();
+    let harness = outsider::start();
     assert_eq!((harness.time(), harness.ttl()), (Time::Virtual, Duration::from_secs(10)));
     let client = harness.client().await;
     let (store, other) = (Arc::clone(&client.store), harness.client().await);
     client.crash().await;
     assert!(store.status().await.is_err(), "a crashed client is closed");
     assert!(other.store.status().await.is_ok(), "and no other one is");
-    let real = volatile().real_time(Duration::from_millis(700));
+    let real = outsider::start().real_time(Duration::from_millis(700));
     assert_eq!((real.time(), real.lag(), real.ttl()), (Time::Real, Duration::from_millis(700), Duration::from_secs(2)));
     assert_eq!(real.with_ttl(Duration::from_secs(3)).ttl(), Duration::from_secs(3));
 }

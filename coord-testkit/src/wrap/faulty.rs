@@ -261,7 +261,7 @@ impl<S: Store> Faulty<S> {
             Some(Fault::LoseAnswer) => return call.await.and_then(|_| Err(timed_out(writes))),
             Some(Fault::LateAnswer(delay)) => {
                 let answer = call.await;
-                tokio::time::sleep(delay).await;
+                sleep(delay).await;
                 return answer;
             }
             Some(Fault::Hold) => {
