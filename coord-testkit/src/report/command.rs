@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 
-use super::{Report, Suite};
+use super::{Counts, Report, Suite};
 use crate::run::{note_panics, seed};
 
 const HELP: &str = "Runs the conformance kit and writes what it found.
@@ -37,6 +37,7 @@ struct Options {
 /// The whole `main` of a program that runs `suites`, as its arguments (`--help` lists them) ask for. It prints a line for each run of a backend, and fails
 /// when any case failed.
 pub fn command(suites: Vec<Suite>) -> ExitCode {
+    note_panics();
     match options(std::env::args().skip(1)).and_then(|options| options.map_or(Ok(true), |options| run(suites, &options))) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -88,9 +89,8 @@ fn run(mut suites: Vec<Suite>, options: &Options) -> Result<bool, String> {
     if let Some(part) = &options.case {
         suites = suites.into_iter().map(|suite| suite.only(part)).collect();
     }
-    note_panics();
     let mut all: Option<Report> = None;
-    for seed in (options.seed..).take(options.repeat.max(1) as usize) {
+    for seed in (options.seed..).take(options.repeat as usize) {
         let mut backends = Vec::new();
         for suite in &suites {
             let backend = suite.run(seed, options.threads);
@@ -107,7 +107,10 @@ fn run(mut suites: Vec<Suite>, options: &Options) -> Result<bool, String> {
             None => all = Some(report),
         }
     }
-    let Some(report) = all else { return Ok(true) };
+    let Some(report) = all else { return Err("there was nothing to run".to_owned()) };
+    if report.backends.iter().all(|backend| backend.counts == Counts::default()) {
+        return Err("no case was run".to_owned());
+    }
     tell(&report, options.slowest)?;
     if let Some(out) = &options.out {
         let json = report.to_json().map_err(|error| error.to_string())?;
@@ -138,4 +141,60 @@ fn tell(report: &Report, slowest: usize) -> Result<(), String> {
 
 fn say(text: impl fmt::Display) -> Result<(), String> {
     write!(io::stdout(), "{text}").map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+    use coord_memory::MemoryProvider;
+    use coord_recipes::layers::Namespace;
+    use coord_recipes::{ProviderOptions, StoreProvider};
+
+    use super::*;
+    use crate::case::Case;
+    use crate::store_harness::StoreHarness;
+
+    const CASES: &[Case] = &[
+        Case { rule: "r99", sentence: "this_one_passes", need: None, program: |_| Box::pin(async {}) },
+        Case { rule: "r99", sentence: "this_one_fails", need: None, program: |_| Box::pin(async { panic!("as it should") }) },
+    ];
+
+    fn suite() -> Suite {
+        let harness = || {
+            StoreHarness::new(
+                MemoryProvider::new(),
+                |server| async move { server.client().store().clone() },
+                |server, through| async move { server.compact(through).await.unwrap() },
+                |store| StoreProvider::new(store, ProviderOptions::default()),
+                Namespace::new,
+            )
+        };
+        Suite::new("memory", "run", move || async move { harness() }).with_cases(CASES)
+    }
+
+    fn run_with(arguments: &[&str]) -> Result<bool, String> {
+        run(vec![suite()], &options(arguments.iter().map(|argument| (*argument).to_owned()))?.unwrap())
+    }
+
+    #[test]
+    fn it_fails_when_a_case_does_and_writes_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let out = directory.path().join("new").display().to_string();
+        assert_eq!(run_with(&["--case", "r99::", "--out", &out, "--repeat", "2"]), Ok(false));
+        assert!(fs::read_to_string(format!("{out}/{}", FILES.0)).unwrap().contains("as it should"));
+        let report: Report = serde_json::from_str(&fs::read_to_string(format!("{out}/{}", FILES.1)).unwrap()).unwrap();
+        assert!(report.failed());
+        assert_eq!(report.backends.iter().map(|backend| (backend.runs, backend.failed_runs)).collect::<Vec<_>>(), [(2, 2)]);
+        assert_eq!(run_with(&["--case", "r99::this_one_passes"]), Ok(true));
+    }
+
+    #[test]
+    fn what_it_does_not_understand_it_does_not_run() {
+        let bad: [&[&str]; 6] =
+            [&["--seed", "x"], &["--out"], &["--unknown", "1"], &["--backend", "other"], &["--case", "r98::"], &["--repeat", "0"]];
+        for arguments in bad {
+            assert!(run_with(arguments).is_err(), "{arguments:?}");
+        }
+    }
 }
