@@ -30,6 +30,11 @@ impl Fixture {
         self
     }
 
+    /// The seed of the run: with it the case does the same again.
+    pub(crate) fn run_seed(&self) -> u64 {
+        self.seed
+    }
+
     /// The seed of the `n`th thing that is left to chance.
     pub fn seed(&self, n: u64) -> u64 {
         self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ n
@@ -100,7 +105,6 @@ impl Fixture {
     }
 
     /// What the harness can do.
-    #[allow(dead_code, reason = "the histories come next")]
     pub(crate) fn harness(&self) -> &dyn Harness {
         &*self.harness
     }

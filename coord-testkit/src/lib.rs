@@ -4,12 +4,14 @@ mod case;
 mod cases;
 mod fixture;
 mod harness;
+mod model;
 mod run;
 mod store_harness;
 
 pub mod bad;
 pub mod cancel;
 pub mod contract;
+pub mod histories;
 pub mod layout;
 pub mod linearizability;
 pub mod report;

@@ -91,13 +91,51 @@ pub struct Moments {
 }
 
 impl Moments {
+    /// The next moment.
+    pub fn next(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::SeqCst)
+    }
+
     /// Runs an operation and notes when it was called and when it returned. One that is known to have had no effect and no answer is `None`, and no part of a
     /// history.
     pub async fn record(&self, op: impl Future<Output = Option<Op>>) -> Option<Call> {
-        let called = self.next.fetch_add(1, Ordering::SeqCst);
+        let called = self.next();
         let op = op.await?;
-        let now = self.next.fetch_add(1, Ordering::SeqCst);
-        Some(Call::new(op, called, now))
+        Some(Call::new(op, called, self.next()))
+    }
+}
+
+/// Why a history does not count as linearizable, with the calls that were left where the search came furthest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotLinearizable {
+    /// There is no order of its calls that explains their answers.
+    Proven {
+        /// The calls that were left.
+        stuck: Vec<Call>,
+    },
+    /// None was found within the budget. It counts as a failure: nothing was proven.
+    Undecided {
+        /// The steps that were made.
+        budget: usize,
+        /// The calls that were left.
+        stuck: Vec<Call>,
+    },
+}
+
+impl fmt::Display for NotLinearizable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stuck = match self {
+            NotLinearizable::Proven { stuck } => {
+                f.write_str("not linearizable")?;
+                stuck
+            }
+            NotLinearizable::Undecided { budget, stuck } => {
+                write!(f, "undecided after {budget} steps")?;
+                stuck
+            }
+        };
+        write!(f, "; {} calls were left where the search came furthest:", stuck.len())?;
+        stuck.iter().take(12).try_for_each(|call| write!(f, "\n    {call}"))
     }
 }
 
@@ -116,7 +154,7 @@ type Node = (Vec<u64>, Register);
 /// # Errors
 ///
 /// When it is not linearizable, or when that was not found out within `budget` steps: the calls that could not be put in order.
-pub fn check(mut history: Vec<Call>, budget: usize) -> Result<(), String> {
+pub fn check(mut history: Vec<Call>, budget: usize) -> Result<(), NotLinearizable> {
     history.sort_by_key(|call| call.called);
     let certain = settle(&mut history);
     let mut all = vec![0_u64; history.len().div_ceil(64)];
@@ -145,10 +183,10 @@ pub fn check(mut history: Vec<Call>, budget: usize) -> Result<(), String> {
         ways.sort_by_key(|(left, _)| std::cmp::Reverse(certain_left(left)));
         open.extend(ways.into_iter().filter(|node| seen.insert(node.clone())));
         if seen.len() > budget {
-            return Err(format!("undecided after {budget} steps; {}", describe(&stuck)));
+            return Err(NotLinearizable::Undecided { budget, stuck });
         }
     }
-    Err(format!("not linearizable; {}", describe(&stuck)))
+    Err(NotLinearizable::Proven { stuck })
 }
 
 /// Says of each call whether it has surely taken effect: it returned, or what it wrote was read. In the second case its version is known too.
@@ -206,12 +244,6 @@ fn ways(rest: &[(usize, &Call)], left: &[u64], register: &Register, certain: &[u
         ways.push((left, next));
     }
     ways
-}
-
-/// Where the search came furthest: the calls that were left then.
-fn describe(stuck: &[Call]) -> String {
-    let first: Vec<String> = stuck.iter().take(12).map(Call::to_string).collect();
-    format!("{} calls were left where it came furthest:\n{}", stuck.len(), first.join("\n"))
 }
 
 /// The register after `op`, or `None` where its answer could not have come from this one.
@@ -378,6 +410,32 @@ mod tests {
             call(3, 4, Op::CompareAndSet(version(1), value("c"), Some(Ok(version(3))))),
         ];
         assert!(check(history, 1_000).is_err());
+    }
+
+    #[test]
+    fn a_lost_update_is_not_linearizable() {
+        let history = vec![
+            call(0, 1, Op::Set(value("a"), Some(version(1)))),
+            call(2, 3, Op::CompareAndSet(version(1), value("b"), Some(Ok(version(2))))),
+            call(4, 5, Op::CompareAndSet(version(1), value("c"), Some(Ok(version(3))))),
+        ];
+        assert!(check(history, 1_000).is_err());
+    }
+
+    #[test]
+    fn what_was_said_to_be_not_applied_is_not_read() {
+        // A write that is known to have had no effect is no part of the history.
+        let history = vec![call(0, 1, Op::Get(Some((value("a"), version(1)))))];
+        assert!(check(history, 1_000).is_err());
+    }
+
+    #[test]
+    fn a_history_that_is_too_hard_for_the_budget_is_undecided() {
+        let mut history: Vec<Call> = (0..20).map(|n| call(n, u64::MAX, Op::Set(Value::from(n.to_string()), None))).collect();
+        history.extend((0..20).map(|n| call(20, 99, Op::CompareAndSet(version(n + 1), Value::from(format!("c{n}")), None))));
+        history.push(call(40, 41, Op::Get(Some((value("19"), version(7))))));
+        history.push(call(42, 43, Op::Get(Some((value("0"), version(6))))));
+        assert!(matches!(check(history, 10), Err(NotLinearizable::Undecided { budget: 10, .. })));
     }
 
     #[test]

@@ -32,3 +32,10 @@ pub async fn end<E>(watch: &mut Watch<E>) -> Result<Error, String> {
         }
     }
 }
+
+/// The rule that an event broke, and how.
+pub(crate) type Breach = (&'static str, String);
+
+fn holds(rule: &'static str, holds: bool, what: impl FnOnce() -> String) -> Result<(), Breach> {
+    if holds { Ok(()) } else { Err((rule, what())) }
+}

@@ -10,3 +10,4 @@ pub use counting::{Counter, Counting, Counts};
 pub use delayed::Delayed;
 pub use faulty::{Fault, Faults, Faulty, Held, Link, Request};
 pub use replaceable::Replaceable;
+pub(crate) use signal::Signal;

@@ -24,6 +24,9 @@ macro_rules! config_cases {
                 overlapping_requests_are_linearizable,
                 histories_with_unknown_outcomes_are_linearizable,
                 a_list_sees_what_was_acknowledged,
+                random_histories_under_faults_are_linearizable,
+                random_histories_across_restarts_are_linearizable: persistent,
+                random_sequences_answer_as_the_model_does,
             }
             r11 {
                 versions_rise_with_every_write,
@@ -34,6 +37,7 @@ macro_rules! config_cases {
                 what_a_write_returns_is_what_a_read_finds,
                 a_failed_compare_and_set_leaves_no_trace,
                 deleting_what_is_absent_leaves_no_trace,
+                random_sequences_answer_as_the_model_does,
             }
             r12 {
                 it_succeeds_iff_the_version_is_the_expected_one,
@@ -45,6 +49,7 @@ macro_rules! config_cases {
                 of_many_racers_exactly_one_wins,
                 of_many_creators_exactly_one_wins,
                 increments_add_up,
+                random_sequences_answer_as_the_model_does,
             }
             r13 {
                 delete_says_whether_the_key_existed,
@@ -52,6 +57,7 @@ macro_rules! config_cases {
                 of_many_deleters_exactly_one_found_it,
                 compare_and_delete_succeeds_iff_the_version_is_the_expected_one,
                 of_many_comparing_deleters_exactly_one_wins,
+                random_sequences_answer_as_the_model_does,
             }
             r14 {
                 a_prefix_is_a_directory,
@@ -64,6 +70,8 @@ macro_rules! config_cases {
                 ten_thousand_keys_are_one_snapshot,
                 two_hundred_large_values_are_complete,
                 a_key_that_is_not_utf_8_is_kept_apart,
+                in_random_histories_a_list_is_one_snapshot,
+                random_sequences_answer_as_the_model_does,
             }
             r15 {
                 set_then_get_gives_an_equal_value,

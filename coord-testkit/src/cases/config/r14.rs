@@ -8,6 +8,8 @@ use coord_api::{ConfigEntry, Revision};
 
 use super::value;
 use crate::fixture::Fixture;
+use crate::histories::{Workload, uphold};
+use crate::model::{Contract, contract};
 use crate::{bad, layout};
 
 async fn filled(cx: &Fixture, keys: &[&str]) -> Arc<dyn Provider> {
@@ -160,4 +162,12 @@ pub(super) async fn a_key_that_is_not_utf_8_is_kept_apart(cx: Fixture) {
     // Bytes that are not UTF-8 are a value like any other.
     config.set_raw("d/bytes", bad::GARBAGE.to_vec().into()).await.unwrap();
     assert_eq!(config.get_raw("d/bytes").await.unwrap().unwrap().value.as_bytes(), bad::GARBAGE);
+}
+
+pub(super) async fn in_random_histories_a_list_is_one_snapshot(cx: Fixture) {
+    uphold(&cx, "r14::in_random_histories_a_list_is_one_snapshot", Workload::Config, false, &["r14"]).await;
+}
+
+pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
+    contract(&cx, "r14::random_sequences_answer_as_the_model_does", "r14", Contract::Config).await;
 }

@@ -34,6 +34,8 @@ macro_rules! ids_cases {
                 an_id_that_others_hold_is_passed_over,
                 sixteen_at_once_cost_at_most_four_requests,
                 the_cost_does_not_grow_with_what_is_held,
+                in_random_histories_every_id_was_the_smallest_free_one,
+                random_sequences_answer_as_the_model_does,
             }
             r42 {
                 when_none_is_free_it_is_exhausted_at_once,
@@ -53,6 +55,8 @@ macro_rules! ids_cases {
                 a_waiting_call_dropped_at_any_await_point_leaks_no_id,
                 a_dropped_call_that_is_applied_late_leaks_no_id,
                 a_call_whose_answer_was_lost_leaks_no_id,
+                random_histories_leak_no_id,
+                random_sequences_answer_as_the_model_does,
             }
             r43 {
                 no_two_live_handles_share_an_id,
@@ -68,6 +72,9 @@ macro_rules! ids_cases {
                 lost_fires_at_the_local_deadline,
                 under_a_partition_the_loss_comes_before_the_next_grant,
                 a_lost_id_is_never_held_again,
+                in_random_histories_no_two_live_handles_share_an_id,
+                in_random_histories_across_restarts_no_two_live_handles_share_an_id: persistent,
+                random_sequences_answer_as_the_model_does,
             }
             r44 {
                 a_released_id_is_free_at_once,
@@ -80,6 +87,8 @@ macro_rules! ids_cases {
                 a_release_dropped_at_any_await_point_frees_the_id,
                 one_provider_holds_several_ids,
                 lost_fires_on_release,
+                in_random_histories_only_the_holder_frees_its_id,
+                random_sequences_answer_as_the_model_does,
             }
         }
     };

@@ -15,7 +15,9 @@ use super::super::slow::slow_provider;
 use super::{acquire, await_one, numbers, up_to};
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
+use crate::histories::{Workload, uphold};
 use crate::layout;
+use crate::model::{Contract, contract};
 use crate::wait::{never_within, within};
 use crate::wrap::{Fault, Request};
 
@@ -333,4 +335,12 @@ pub(super) async fn a_call_whose_answer_was_lost_leaks_no_id(cx: Fixture) {
         assert!(kept.is_held());
         kept.unlock().await.unwrap();
     }
+}
+
+pub(super) async fn random_histories_leak_no_id(cx: Fixture) {
+    uphold(&cx, "r42::random_histories_leak_no_id", Workload::Ids, false, &["r42"]).await;
+}
+
+pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
+    contract(&cx, "r42::random_sequences_answer_as_the_model_does", "r42", Contract::Ids).await;
 }

@@ -14,7 +14,9 @@ use super::super::leased::{Lasting, ONE_SECOND, at_the_deadline, delete, entry, 
 use super::super::slow::slow_provider;
 use super::{acquire, await_one};
 use crate::fixture::Fixture;
+use crate::histories::{Workload, uphold};
 use crate::layout;
+use crate::model::{Contract, contract};
 use crate::wait::{eventually, never_within, within};
 use crate::wrap::{Fault, Request};
 
@@ -235,4 +237,16 @@ pub(super) async fn a_lost_id_is_never_held_again(cx: Fixture) {
     assert_eq!(id.release().await.unwrap_err().kind(), ErrorKind::LeaseLost);
     within(cx.soon(), "the lease is gone", kept).await.unwrap();
     assert!(acquire(&cx, &*cx.provider().await, 1).await.unwrap().is_held());
+}
+
+pub(super) async fn in_random_histories_no_two_live_handles_share_an_id(cx: Fixture) {
+    uphold(&cx, "r43::in_random_histories_no_two_live_handles_share_an_id", Workload::Ids, false, &["r43"]).await;
+}
+
+pub(super) async fn in_random_histories_across_restarts_no_two_live_handles_share_an_id(cx: Fixture) {
+    uphold(&cx, "r43::in_random_histories_across_restarts_no_two_live_handles_share_an_id", Workload::Ids, true, &["r43"]).await;
+}
+
+pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
+    contract(&cx, "r43::random_sequences_answer_as_the_model_does", "r43", Contract::Ids).await;
 }

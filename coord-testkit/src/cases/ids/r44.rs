@@ -10,7 +10,9 @@ use super::super::leased::{ONE_SECOND, delete, entry, lease_of, lost_within};
 use super::{acquire, await_one, numbers};
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
+use crate::histories::{Workload, uphold};
 use crate::layout;
+use crate::model::{Contract, contract};
 use crate::wait::within;
 use crate::wrap::Fault;
 
@@ -173,4 +175,12 @@ pub(super) async fn lost_fires_on_release(cx: Fixture) {
     let lost = id.lost();
     drop(id);
     assert_eq!(lost_within(ONE_SECOND, "lost() fires", lost).await.0, Loss::Released);
+}
+
+pub(super) async fn in_random_histories_only_the_holder_frees_its_id(cx: Fixture) {
+    uphold(&cx, "r44::in_random_histories_only_the_holder_frees_its_id", Workload::Ids, false, &["r44"]).await;
+}
+
+pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
+    contract(&cx, "r44::random_sequences_answer_as_the_model_does", "r44", Contract::Ids).await;
 }

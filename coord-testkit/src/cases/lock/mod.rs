@@ -36,6 +36,9 @@ macro_rules! lock_cases {
                 tokens_rise_across_closed_providers_and_compactions,
                 tokens_rise_across_reopening: persistent,
                 no_grant_before_the_holders_lease_is_over: persistent,
+                in_random_histories_grants_never_overlap_and_tokens_rise,
+                in_random_histories_across_restarts_grants_never_overlap_and_tokens_rise: persistent,
+                random_sequences_answer_as_the_model_does,
             }
             r26 {
                 a_second_acquire_by_the_same_provider_waits,
@@ -52,6 +55,7 @@ macro_rules! lock_cases {
                 a_queue_of_waiters_is_a_conflict,
                 a_free_lock_is_taken,
                 a_foreign_entry_is_a_conflict,
+                random_sequences_answer_as_the_model_does,
             }
             r28 {
                 waiters_are_served_in_the_order_of_their_entries,
@@ -80,6 +84,7 @@ macro_rules! lock_cases {
                 a_refused_join_leaves_no_ghost,
                 a_cut_off_waiter_is_gone_by_ttl_and_lag,
                 a_pending_acquire_dropped_outside_a_runtime_leaves_no_ghost,
+                random_histories_leave_no_ghost,
             }
             r30 {
                 a_granted_entry_is_the_guards_own_and_live,
@@ -87,6 +92,7 @@ macro_rules! lock_cases {
                 a_waiter_whose_entry_was_removed_is_not_granted_without_one,
                 a_waiter_removed_while_it_was_cut_off_is_not_granted_without_an_entry,
                 a_guard_has_at_least_half_its_ttl_left,
+                in_random_histories_every_grant_is_live,
             }
             r31 {
                 a_lock_is_held_for_as_long_as_its_client_lives,
@@ -106,6 +112,7 @@ macro_rules! lock_cases {
                 under_a_partition_the_loss_comes_before_the_next_grant,
                 a_lost_guard_is_never_held_again,
                 a_short_cut_loses_nothing,
+                after_random_histories_what_says_it_is_held_is_there,
             }
             r33 {
                 after_unlock_the_next_try_succeeds,
@@ -120,6 +127,8 @@ macro_rules! lock_cases {
                 lost_fires_on_unlock,
                 ttl_is_the_time_left,
                 key_is_the_callers_key,
+                in_random_histories_only_the_holder_removes_its_grant,
+                random_sequences_answer_as_the_model_does,
             }
         }
     };

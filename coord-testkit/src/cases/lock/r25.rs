@@ -11,6 +11,8 @@ use tokio::time::{Instant, sleep};
 use super::super::leased::head;
 use super::super::slow::slow_provider;
 use crate::fixture::Fixture;
+use crate::histories::{Workload, uphold};
+use crate::model::{Contract, contract};
 use crate::wait::within;
 
 pub(super) async fn increments_under_the_lock_are_all_counted(cx: Fixture) {
@@ -128,4 +130,16 @@ pub(super) async fn no_grant_before_the_holders_lease_is_over(cx: Fixture) {
     assert!(start.elapsed() >= left, "granted {:?} before the holder could know", left - start.elapsed());
     assert!(!guard.is_held());
     assert!(start.elapsed() <= cx.gone_by(cx.ttl()) + cx.soon());
+}
+
+pub(super) async fn in_random_histories_grants_never_overlap_and_tokens_rise(cx: Fixture) {
+    uphold(&cx, "r25::in_random_histories_grants_never_overlap_and_tokens_rise", Workload::Locks, false, &["r25"]).await;
+}
+
+pub(super) async fn in_random_histories_across_restarts_grants_never_overlap_and_tokens_rise(cx: Fixture) {
+    uphold(&cx, "r25::in_random_histories_across_restarts_grants_never_overlap_and_tokens_rise", Workload::Locks, true, &["r25"]).await;
+}
+
+pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
+    contract(&cx, "r25::random_sequences_answer_as_the_model_does", "r25", Contract::Locks).await;
 }

@@ -12,6 +12,7 @@ use super::super::slow::slow_provider;
 use super::stand_in_line;
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
+use crate::histories::{Workload, uphold};
 use crate::layout;
 use crate::wait::{eventually, never_within, within};
 use crate::wrap::Fault;
@@ -241,4 +242,8 @@ pub(super) async fn a_pending_acquire_dropped_outside_a_runtime_leaves_no_ghost(
     eventually(ONE_SECOND + cx.slack(), "no ghost is left", || async { (queue(&*store, "k").await.len() == 1).then_some(()) }).await;
     guard.unlock().await.unwrap();
     is_free(&cx, &holder, "k", "the lock is free").await;
+}
+
+pub(super) async fn random_histories_leave_no_ghost(cx: Fixture) {
+    uphold(&cx, "r29::random_histories_leave_no_ghost", Workload::Locks, false, &["r29"]).await;
 }

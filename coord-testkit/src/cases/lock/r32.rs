@@ -13,6 +13,7 @@ use super::super::leased::{
 };
 use super::stand_in_line;
 use crate::fixture::Fixture;
+use crate::histories::{Workload, uphold};
 use crate::wait::{eventually, never_within, within};
 use crate::wrap::{Counts, Fault, Request};
 
@@ -215,4 +216,8 @@ pub(super) async fn a_short_cut_loses_nothing(cx: Fixture) {
     never_within(cx.ttl() * 2, "a loss", &mut lost).await;
     assert!(guard.is_held());
     assert_eq!(cx.provider().await.lock().try_acquire("k", cx.ttl()).await.unwrap_err().kind(), ErrorKind::Conflict);
+}
+
+pub(super) async fn after_random_histories_what_says_it_is_held_is_there(cx: Fixture) {
+    uphold(&cx, "r32::after_random_histories_what_says_it_is_held_is_there", Workload::Mixed, false, &["r32"]).await;
 }

@@ -10,7 +10,9 @@ use tokio::time::{Instant, sleep};
 use super::super::leased::{ONE_SECOND, delete, holders_lease, lost_within, queue};
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
+use crate::histories::{Workload, uphold};
 use crate::layout;
+use crate::model::{Contract, contract};
 use crate::wait::within;
 use crate::wrap::Fault;
 
@@ -199,4 +201,12 @@ pub(super) async fn key_is_the_callers_key(cx: Fixture) {
         assert_eq!(provider.lock().acquire(key, cx.ttl()).await.unwrap().key(), key);
         assert_eq!(provider.lock().try_acquire(&format!("{key}2"), cx.ttl()).await.unwrap().key(), format!("{key}2"));
     }
+}
+
+pub(super) async fn in_random_histories_only_the_holder_removes_its_grant(cx: Fixture) {
+    uphold(&cx, "r33::in_random_histories_only_the_holder_removes_its_grant", Workload::Locks, false, &["r33"]).await;
+}
+
+pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
+    contract(&cx, "r33::random_sequences_answer_as_the_model_does", "r33", Contract::Locks).await;
 }

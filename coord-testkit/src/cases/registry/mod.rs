@@ -50,6 +50,8 @@ macro_rules! registry_cases {
                 a_dropped_register_that_is_applied_late_leaves_nothing,
                 a_failed_register_leaves_what_was_registered_before,
                 a_failed_register_with_another_ttl_leaves_what_was_registered_before,
+                in_random_histories_no_superseded_owner_comes_back,
+                random_sequences_answer_as_the_model_does,
             }
             r35 {
                 an_unknown_service_has_no_instances,
@@ -60,12 +62,15 @@ macro_rules! registry_cases {
                 thousands_of_instances_are_all_found,
                 it_is_one_snapshot,
                 a_bad_name_is_an_invalid_argument_before_any_request,
+                in_random_histories_a_discovery_is_one_snapshot,
+                random_sequences_answer_as_the_model_does,
             }
             r36 {
                 a_registration_is_there_for_as_long_as_its_owner_lives,
                 after_a_crash_it_is_gone_by_ttl_and_lag,
                 a_crash_takes_along_what_the_owner_registered_and_nothing_else,
                 the_ttl_is_rounded_up,
+                after_random_histories_no_crashed_owner_is_registered,
             }
             r37 {
                 after_a_revocation_it_comes_back_on_a_live_lease,
@@ -82,6 +87,8 @@ macro_rules! registry_cases {
                 a_healer_that_finds_a_live_foreign_owner_ends_as_superseded,
                 an_owner_that_was_cut_off_does_not_take_the_id_back,
                 a_foreign_record_in_its_place_supersedes_it,
+                after_random_histories_everyone_live_is_registered,
+                after_random_histories_across_restarts_everyone_live_is_registered: persistent,
             }
             r38 {
                 after_unregister_it_is_gone_for_good,
@@ -97,6 +104,8 @@ macro_rules! registry_cases {
                 unregister_is_not_ok_while_its_lost_lease_keeps_the_entry,
                 an_unregister_dropped_at_any_await_point_wins_too,
                 lost_fires_on_unregister,
+                in_random_histories_nothing_unregistered_reappears,
+                random_sequences_answer_as_the_model_does,
             }
         }
     };

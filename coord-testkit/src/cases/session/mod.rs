@@ -27,6 +27,7 @@ macro_rules! session_cases {
                 a_debt_is_not_paid_by_an_earlier_one_of_the_same_key,
                 a_late_release_pays_no_debt_of_a_later_handle,
                 nothing_dropped_is_held_for_ever,
+                after_random_histories_nothing_dropped_is_held,
             }
             r9a {
                 everything_of_one_ttl_shares_one_lease,
@@ -49,6 +50,7 @@ macro_rules! session_cases {
                 close_revokes_every_lease,
                 after_its_deadline_a_lease_is_revoked_and_never_renewed,
                 after_a_hang_a_lease_is_revoked_and_never_renewed,
+                after_random_histories_no_idle_lease_is_renewed,
             }
         }
     };

@@ -11,6 +11,7 @@ use super::super::leased::{
     Lasting, ONE_SECOND, drop_outside_a_runtime, entries, entry, gone, holders_lease, lease_of, lost_within, queue,
 };
 use crate::fixture::Fixture;
+use crate::histories::{Workload, uphold};
 use crate::layout;
 use crate::wait::{eventually, within};
 use crate::wrap::Fault;
@@ -262,4 +263,8 @@ pub(super) async fn a_late_release_pays_no_debt_of_a_later_handle(cx: Fixture) {
     let _ = within(cx.soon(), "an answer", first.release()).await;
     let what = "the id of the second is free";
     eventually(cx.ttl(), what, || async { entry(&*store, layout::id("s", 1)).await.is_none().then_some(()) }).await;
+}
+
+pub(super) async fn after_random_histories_nothing_dropped_is_held(cx: Fixture) {
+    uphold(&cx, "r9::after_random_histories_nothing_dropped_is_held", Workload::Mixed, false, &["r9"]).await;
 }

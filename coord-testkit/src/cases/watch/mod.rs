@@ -49,6 +49,8 @@ macro_rules! watch_cases {
                 broken_watches_lose_and_double_nothing,
                 a_cut_link_loses_and_doubles_nothing,
                 a_hanging_link_loses_and_doubles_nothing,
+                in_random_histories_changes_come_once_and_in_order,
+                in_random_histories_across_restarts_changes_come_once_and_in_order: persistent,
             }
             r19 {
                 history_lost_while_cut_off_is_a_resync,
@@ -56,6 +58,7 @@ macro_rules! watch_cases {
                 a_watch_from_lost_history_starts_with_a_resync,
                 a_watch_from_before_reopening_misses_nothing: persistent,
                 a_resync_of_nothing_says_that_all_is_gone,
+                in_random_histories_the_state_told_is_the_state_there,
             }
             r20 {
                 closing_ends_it_with_closed,
@@ -63,6 +66,7 @@ macro_rules! watch_cases {
                 its_state_says_how_it_is_doing,
                 a_permanent_error_is_the_last_item,
                 it_outlives_the_provider_value_that_opened_it,
+                in_random_histories_no_watch_ends_or_stalls,
             }
             r21 {
                 a_put_tells_key_value_version_and_whether_it_created,
@@ -70,6 +74,7 @@ macro_rules! watch_cases {
                 an_expired_key_shows_as_a_deletion,
                 what_does_not_decode_comes_with_its_bytes_and_the_stream_goes_on,
                 a_key_that_is_not_utf_8_harms_no_other,
+                in_random_histories_what_is_told_was_done,
             }
             r22 {
                 a_stalled_watcher_delays_neither_writers_nor_watchers,
@@ -88,6 +93,7 @@ macro_rules! watch_cases {
                 broken_watches_lose_and_double_nothing,
                 history_lost_while_cut_off_is_a_resync,
                 closing_ends_it_with_closed,
+                in_random_histories_a_service_is_told_as_it_was,
             }
         }
     };

@@ -6,6 +6,7 @@ use coord_api::{ConfigEvent, ErrorKind, Revision, Value, Watch, WatchStart};
 
 use super::Writer;
 use crate::fixture::Fixture;
+use crate::histories::{Workload, uphold};
 use crate::view::ConfigView;
 use crate::wait::within;
 use crate::{bad, layout};
@@ -152,4 +153,8 @@ pub(super) async fn a_key_that_is_not_utf_8_harms_no_other(cx: Fixture) {
         }
     })
     .await;
+}
+
+pub(super) async fn in_random_histories_what_is_told_was_done(cx: Fixture) {
+    uphold(&cx, "r21::in_random_histories_what_is_told_was_done", Workload::Config, false, &["r21"]).await;
 }

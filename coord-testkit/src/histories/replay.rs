@@ -1,0 +1,87 @@
+//! Histories as cases: a few seeds each, and what is needed to see a failure again.
+
+use std::fmt::Write as _;
+
+use super::{Breach, Outcome, Plan, Scale, Workload, run, shrink};
+use crate::fixture::Fixture;
+
+/// How often a plan that broke a rule is run again to shorten it.
+const TRIES: usize = 400;
+
+/// Runs histories of a workload and fails where one of these rules is broken; other rules have cases of their own.
+///
+/// # Panics
+///
+/// When a rule was broken: with the rule, the seed, the command that shows it again, and the shortest history found.
+pub(crate) async fn uphold(cx: &Fixture, case: &str, workload: Workload, restarts: bool, rules: &[&str]) {
+    let scale = scale(cx, restarts);
+    let mut not_provided = None;
+    for seed in seeds(cx, case) {
+        let plan = Plan::draw(seed, workload, &scale);
+        let outcome = run(cx, &plan).await;
+        if let Some(breach) = outcome.breaches.iter().find(|breach| rules.contains(&breach.rule)).cloned() {
+            let (plan, outcome) = shortest(cx, plan, outcome, breach.rule).await;
+            fail(cx, case, &plan, &outcome, &breach);
+        }
+        not_provided = not_provided.or_else(|| outcome.tally.not_provided.first().copied());
+    }
+    if let Some(reason) = not_provided {
+        cx.not_run(reason);
+    }
+}
+
+/// How large histories are on this store: where its time is real, they are short.
+fn scale(cx: &Fixture, restarts: bool) -> Scale {
+    let (operations, strikes) = if cx.virtual_time() { (200, 12) } else { (60, 6) };
+    Scale { operations, strikes, restarts, server_faults: cx.harness().server_faults(), ttl: cx.ttl() }
+}
+
+/// The seeds of a case's histories: a few of its own, which follow from the seed of the run.
+fn seeds(cx: &Fixture, case: &str) -> impl Iterator<Item = u64> {
+    let few = if cx.virtual_time() { 5 } else { 1 };
+    let count = number("COORD_TESTKIT_HISTORIES").unwrap_or(few);
+    let own = own_number(case);
+    let cx = cx.clone();
+    (0..count).map(move |n| cx.seed(own + n))
+}
+
+/// A number that a case shares with few others, so that each draws histories of its own.
+pub(crate) fn own_number(case: &str) -> u64 {
+    case.bytes().fold(0_u64, |hash, byte| (hash * 31 + u64::from(byte)) % 1_000_003) << 20
+}
+
+/// A number in the environment.
+pub(crate) fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.trim().parse().ok()
+}
+
+/// The shortest history found that breaks the same rule. Only under virtual time does the same plan give the same history.
+async fn shortest(cx: &Fixture, plan: Plan, outcome: Outcome, rule: &str) -> (Plan, Outcome) {
+    if !cx.virtual_time() {
+        return (plan, outcome);
+    }
+    let mut shown = (plan.clone(), outcome);
+    shrink(plan, TRIES, async |candidate| {
+        let outcome = run(cx, candidate).await;
+        let breaks = outcome.breaks(rule);
+        if breaks {
+            shown = (candidate.clone(), outcome);
+        }
+        breaks
+    })
+    .await;
+    shown
+}
+
+#[expect(clippy::panic, reason = "a case fails by panicking")]
+fn fail(cx: &Fixture, case: &str, plan: &Plan, outcome: &Outcome, first: &Breach) -> ! {
+    let mut text = String::new();
+    let breach = outcome.breaches.iter().find(|breach| breach.rule == first.rule).unwrap_or(first);
+    let _ = writeln!(text, "{breach}");
+    let _ = writeln!(text, "Again: COORD_TESTKIT_SEED={} cargo test {case}", cx.run_seed());
+    let _ = write!(text, "The shortest history found:\n{plan}");
+    for line in &outcome.history {
+        let _ = writeln!(text, "{line}");
+    }
+    panic!("{text}");
+}

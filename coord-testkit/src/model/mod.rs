@@ -1,0 +1,102 @@
+//! Random sequences of operations against reference models, shrunk by proptest.
+//!
+//! A model is written to be read: it keeps every state that there ever was, and shares no code with any store. A sequence is drawn from a seed; several clients
+//! carry it out, one operation after the other, and the model says what each must answer. Where an answer differs, proptest looks for the shortest sequence that
+//! still shows it. `COORD_TESTKIT_SEED` makes them other sequences, and the same ones again for the same seed; `COORD_TESTKIT_SEQUENCES` says how many each case runs.
+#![allow(clippy::indexing_slicing, reason = "a case fails by panicking")]
+
+mod contracts;
+mod store;
+
+use std::fmt::Debug;
+
+use proptest::collection::vec;
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use crate::fixture::Fixture;
+use crate::histories::{number, own_number};
+
+pub(crate) use contracts::{Contract, contract};
+pub(crate) use store::store;
+
+/// The longest sequence.
+const LONGEST: usize = 40;
+
+/// How often a sequence is shortened at most.
+const SHRINKS: usize = 2_000;
+
+/// An answer that is not the model's: the rule that it breaks, and how.
+#[derive(Clone, Debug)]
+struct Mismatch {
+    rule: &'static str,
+    what: String,
+}
+
+/// Compares an answer with the model's.
+fn same<T: PartialEq + Debug>(rule: &'static str, what: impl FnOnce() -> String, answered: &T, expected: &T) -> Result<(), Mismatch> {
+    holds(rule, answered == expected, || format!("{}: answered {answered:?}, expected {expected:?}", what()))
+}
+
+fn holds(rule: &'static str, holds: bool, what: impl FnOnce() -> String) -> Result<(), Mismatch> {
+    if holds { Ok(()) } else { Err(Mismatch { rule, what: what() }) }
+}
+
+/// Draws sequences and carries them out; fails where one breaks one of `rules`. Other rules have cases of their own.
+///
+/// # Panics
+///
+/// When one does: with the rule, the seed, the command that shows it again, and the shortest sequence found.
+async fn check<S: Strategy>(
+    cx: &Fixture,
+    case: &str,
+    rules: &[&str],
+    step: S,
+    sequence: impl AsyncFn(&Fixture, &[S::Value], usize) -> Result<(), Mismatch>,
+) where
+    S::Value: Debug,
+{
+    let seed = cx.seed(own_number(case));
+    let sequences = number("COORD_TESTKIT_SEQUENCES").unwrap_or(if cx.virtual_time() { 60 } else { 10 });
+    let mut bytes = [0; 32];
+    bytes.iter_mut().zip(seed.to_le_bytes().into_iter().cycle()).for_each(|(byte, of_seed)| *byte = of_seed);
+    let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let steps = vec(step, 1..LONGEST);
+    let mut run = 0;
+    let mut broken = async |steps: &[S::Value]| {
+        run += 1;
+        sequence(cx, steps, run).await.err().filter(|mismatch| rules.contains(&mismatch.rule))
+    };
+    for _ in 0..sequences {
+        let Ok(mut tree) = steps.new_tree(&mut runner) else { continue };
+        let Some(mut mismatch) = broken(&tree.current()).await else { continue };
+        let mut shortest = tree.current();
+        let mut more = tree.simplify();
+        for _ in 0..SHRINKS {
+            if !more {
+                break;
+            }
+            let current = tree.current();
+            more = match broken(&current).await {
+                Some(found) => {
+                    (mismatch, shortest) = (found, current);
+                    tree.simplify()
+                }
+                None => tree.complicate(),
+            };
+        }
+        fail(cx, case, &mismatch, &shortest);
+    }
+}
+
+#[expect(clippy::panic, reason = "a case fails by panicking")]
+fn fail(cx: &Fixture, case: &str, mismatch: &Mismatch, shortest: &[impl Debug]) -> ! {
+    let steps: Vec<String> = shortest.iter().map(|step| format!("    {step:?}")).collect();
+    panic!(
+        "{}: {}\nAgain: COORD_TESTKIT_SEED={} cargo test {case}\nThe shortest sequence found:\n{}",
+        mismatch.rule,
+        mismatch.what,
+        cx.run_seed(),
+        steps.join("\n")
+    );
+}
