@@ -77,7 +77,7 @@ impl Shared {
 
     /// Counts a client out and ends what it waits for. It must already know that it is closed.
     pub(crate) fn leave(&self, client: u64) {
-        let watchers: Vec<_> = self.state.read().watchers.of_client(client).map(Arc::clone).collect();
+        let watchers = self.state.read().watchers.of_client(client);
         wake(watchers);
         let mut clients = self.clients.lock();
         *clients = clients.saturating_sub(1);

@@ -165,8 +165,11 @@ impl Watchers {
         self.others.values().filter(|watcher| watcher.span.contains(key)).for_each(&mut found);
     }
 
-    pub(crate) fn of_client(&self, client: u64) -> impl Iterator<Item = &Arc<Watcher>> {
-        self.all().filter(move |watcher| watcher.client == client)
+    /// The watchers of a client, in the order in which they came.
+    pub(crate) fn of_client(&self, client: u64) -> Vec<Arc<Watcher>> {
+        let mut watchers: Vec<_> = self.all().filter(|watcher| watcher.client == client).map(Arc::clone).collect();
+        watchers.sort_unstable_by_key(|watcher| watcher.id);
+        watchers
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Watcher>> {

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use coord_api::handle::Leased as _;
 use coord_api::store::{Change, Compare, Entry, Op, OpReply, Range, RangeReply, Span, round_ttl};
 use coord_api::{Error, ErrorKind, IdOptions, InstanceId, InstanceIdAllocator, Outcome, Result, Wait, key};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
+use crate::backoff::Backoff;
 use crate::core::{Core, require_runtime};
 use crate::keys;
 use crate::lock::within;
@@ -187,6 +189,7 @@ impl Pool {
     /// Serves requests once; returns those that go on waiting.
     async fn round(&self, mut requests: Vec<Request>) -> Vec<Request> {
         let mut patient = Vec::new();
+        let mut backoff = Backoff::new();
         while let Some(ttl) = requests.first().map(|request| request.ttl) {
             let (mut claimants, others): (Vec<_>, Vec<_>) = requests.into_iter().partition(|request| request.ttl == ttl);
             requests = claimants.split_off(claimants.len().min(CLAIM));
@@ -199,6 +202,11 @@ impl Pool {
                     request.refuse(Error::new(ErrorKind::Exhausted, "allocator.acquire_id", "every id of the range is held"));
                     None
                 })),
+                // The lease died under the claim, and all that it wrote with it: claim again under a new one.
+                Err(error) if error.kind() == ErrorKind::LeaseLost => {
+                    requests.splice(0..0, claimants.into_iter().filter(|request| !request.answer.is_closed()));
+                    tokio::time::sleep(backoff.pause()).await;
+                }
                 Err(error) => claimants.into_iter().for_each(|request| request.refuse(error.clone())),
             }
         }
@@ -232,8 +240,7 @@ impl Pool {
             match session.write(&write).await {
                 Ok(Some(Write::Done(reply))) => {
                     claimed.iter().for_each(|(_, holding)| holding.written(reply.revision, reply.revision));
-                    hand_out(claimed, claimants);
-                    return Ok(());
+                    return hand_out(claimed, claimants);
                 }
                 Ok(Some(Write::Refused(mut reply))) => {
                     claimed.iter().for_each(|(_, holding)| holding.not_written());
@@ -245,8 +252,7 @@ impl Pool {
                 Ok(None) => {
                     state = self.core.store.range(ids.clone()).await?;
                     if self.adopt(&session, &state, &claimed).await? {
-                        hand_out(claimed, claimants);
-                        return Ok(());
+                        return hand_out(claimed, claimants);
                     }
                 }
                 Err(error) => {
@@ -309,11 +315,19 @@ impl Request {
 }
 
 /// Gives each claimant an id. An id whose claimant went away is dropped, and so released (R29).
-fn hand_out(claimed: Vec<(u32, Holding)>, claimants: &mut Vec<Request>) {
+///
+/// # Errors
+///
+/// `LeaseLost` when the answer came after the local deadline: what is lost already is given to nobody.
+fn hand_out(claimed: Vec<(u32, Holding)>, claimants: &mut Vec<Request>) -> Result<()> {
+    if !claimed.iter().all(|(_, holding)| holding.state().is_held()) {
+        return Err(Error::lease_lost("allocator.acquire_id", "the lease was lost before the answer came"));
+    }
     let served = claimants.drain(..claimed.len().min(claimants.len()));
     for (request, grant) in served.zip(claimed) {
         let _ = request.answer.send(Ok(grant));
     }
+    Ok(())
 }
 
 /// Tells the task that a caller went away, so that it does not wait for nobody.

@@ -3,7 +3,7 @@
 //! A view that follows the queue in order needs no confirming read at a hand-over: the deletion that makes an entry the oldest shows the entry itself to be
 //! there (R28, R30).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
@@ -88,7 +88,7 @@ struct View {
     /// The entries, the oldest first.
     entries: BTreeSet<(Revision, Bytes)>,
     created: HashMap<Bytes, Revision>,
-    waiters: HashMap<Bytes, oneshot::Sender<Result<Turn>>>,
+    waiters: BTreeMap<Bytes, oneshot::Sender<Result<Turn>>>,
     ended: bool,
 }
 

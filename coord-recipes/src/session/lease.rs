@@ -1,6 +1,6 @@
 //! One lease, what hangs on it, and until when that may be believed.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,8 +52,8 @@ pub(super) struct State {
     fence: Revision,
     /// The newest fence under which a write's outcome was left open; settled by a newer fence.
     in_doubt: Option<Revision>,
-    /// What is held, or being written, by its number.
-    pub(super) holdings: HashMap<u64, Held>,
+    /// What is held, or being written, by its number. Ordered, here and elsewhere, so that the same things happen in the same order each time.
+    pub(super) holdings: BTreeMap<u64, Held>,
     next: u64,
     /// Calls that need the session and have nothing on it yet.
     uses: usize,
@@ -136,7 +136,7 @@ impl Session {
                 renewed: sent,
                 fence: written.revision,
                 in_doubt: None,
-                holdings: HashMap::new(),
+                holdings: BTreeMap::new(),
                 next: 0,
                 uses: 0,
                 idle_since: Instant::now(),

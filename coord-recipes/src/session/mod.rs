@@ -6,7 +6,7 @@ mod lease;
 mod loss;
 mod tasks;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub(crate) struct Sessions {
     /// Bounded by the number of different TTLs that the program asks for.
     by_ttl: Mutex<HashMap<Duration, Arc<Slot>>>,
     /// Every session that still runs.
-    live: Mutex<HashMap<LeaseId, Weak<Session>>>,
+    live: Mutex<BTreeMap<LeaseId, Weak<Session>>>,
 }
 
 /// Holds the session of a TTL; locked while a new one is made, so that many callers make one.

@@ -136,6 +136,7 @@ async fn retire(session: &Session) {
             continue;
         };
         tokio::select! {
+            biased;
             () = session.changed.notified() => continue,
             () = sleep_until(idle_since + session.ttl) => {}
             () = session.core.abandoned.cancelled() => {}
@@ -154,6 +155,7 @@ async fn revoke(session: &Session) {
     loop {
         let attempt = timeout(session.attempt_timeout(), session.core.revoke(session.lease));
         let answer = tokio::select! {
+            biased;
             answer = attempt => answer,
             () = session.core.closing.cancelled() => return,
         };
@@ -163,6 +165,7 @@ async fn revoke(session: &Session) {
             _ => {}
         }
         tokio::select! {
+            biased;
             () = sleep(backoff.pause()) => {}
             () = session.core.closing.cancelled() => return,
             // Nobody is left who could care; unrenewed, the lease ends by itself.
