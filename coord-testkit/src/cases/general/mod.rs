@@ -69,8 +69,10 @@ macro_rules! general_cases {
                 two_namespaces_share_nothing,
                 a_namespace_is_a_directory,
                 keys_come_back_relative,
+                a_prefix_is_a_directory_and_sees_no_neighbour,
                 nothing_is_written_outside_a_namespace,
                 a_watch_stays_in_its_namespace,
+                no_key_leads_out_of_a_namespace,
             }
             r6 {
                 a_value_over_1_mib_is_an_invalid_argument_before_any_io,

@@ -1,7 +1,8 @@
 //! R5 Namespaces.
 
 use coord_api::prelude::*;
-use coord_api::{Revision, ServiceInstance, Value, WatchStart};
+use coord_api::store::{Op, Txn};
+use coord_api::{ErrorKind, Revision, ServiceInstance, Value, WatchStart};
 
 use super::{Held, contents, held_by_anyone};
 use crate::fixture::Fixture;
@@ -62,6 +63,24 @@ pub(super) async fn keys_come_back_relative(cx: Fixture) {
     assert_eq!((found[0].name.as_str(), found[0].id.as_str(), held.id()), ("s", "i", "i"));
 }
 
+pub(super) async fn a_prefix_is_a_directory_and_sees_no_neighbour(cx: Fixture) {
+    for provider in [cx.provider().await, cx.namespaced("team").await] {
+        let config = provider.config();
+        let mut watch = config.watch_prefix_raw("a", WatchStart::Now).await.unwrap();
+        let mut last = Revision::ZERO;
+        for key in ["a", "ab", "ab/c", "a-b", "a0", "b/a/c", "a/b", "A/b"] {
+            let version = config.set_raw(key, Value::from("v")).await.unwrap();
+            last = if key == "a/b" { version } else { last };
+        }
+        let keys: Vec<String> = config.list_raw("a").await.unwrap().into_iter().map(|entry| entry.key).collect();
+        assert_eq!(keys, ["a/b"]);
+        let mut view = ConfigView::after(Revision::ZERO);
+        view.follow(&mut watch, last, cx.soon()).await;
+        assert!(view.state().keys().eq(["a/b"]), "{:?}", view.state());
+        assert_eq!(provider.registry().discover("a").await.unwrap().items, []);
+    }
+}
+
 pub(super) async fn nothing_is_written_outside_a_namespace(cx: Fixture) {
     let store = cx.store().await;
     let provider = cx.namespaced("team").await;
@@ -91,4 +110,24 @@ pub(super) async fn a_watch_stays_in_its_namespace(cx: Fixture) {
         view.follow(watch, log[4].1, cx.soon()).await;
         view.check(&log);
     }
+}
+
+pub(super) async fn no_key_leads_out_of_a_namespace(cx: Fixture) {
+    let (inside, store) = (cx.namespaced("team/a").await, cx.store().await);
+    let outside = ["/k", "/config/k", "/team/k", "/team/config/k", "/team/b/config/k", "/team/a/k"];
+    store.txn(outside.iter().fold(Txn::new(), |txn, key| txn.then(Op::put(*key, "theirs")))).await.unwrap();
+    let before = contents(&*store).await;
+    let config = inside.config();
+    for key in ["../k", "../../k", "../../../k", "../../b/config/k", "d/../../k", "./../k", "..", "/../k"] {
+        assert_eq!(config.get_raw(key).await.unwrap_err().kind(), ErrorKind::InvalidArgument, "{key}");
+        assert_eq!(config.set_raw(key, Value::from("ours")).await.unwrap_err().kind(), ErrorKind::InvalidArgument, "{key}");
+        assert_eq!(config.delete(key).await.unwrap_err().kind(), ErrorKind::InvalidArgument, "{key}");
+        assert_eq!(config.list_raw(key).await.unwrap_err().kind(), ErrorKind::InvalidArgument, "{key}");
+    }
+    // What only looks like a way out is a key of its own.
+    for key in ["%2e%2e/k", "..k", "k..", "...", "a/...", "\\..\\k"] {
+        assert_eq!(config.get_raw(key).await.unwrap(), None, "{key}");
+    }
+    assert_eq!(config.list_raw("").await.unwrap().items, [], "nor is a neighbour's seen");
+    assert_eq!(contents(&*store).await, before);
 }

@@ -31,6 +31,7 @@ macro_rules! lock_cases {
             r25 {
                 increments_under_the_lock_are_all_counted,
                 no_two_guards_are_held_at_once,
+                what_is_held_for_long_is_granted_to_nobody_else,
                 tokens_rise_with_every_grant,
                 tokens_rise_across_crashes,
                 tokens_rise_across_closed_providers_and_compactions,
@@ -50,6 +51,7 @@ macro_rules! lock_cases {
             }
             r27 {
                 a_held_lock_is_a_conflict_at_once,
+                a_try_costs_at_most_two_requests,
                 a_failed_try_leaves_no_entry_and_disturbs_no_waiter,
                 of_many_tries_exactly_one_succeeds,
                 a_queue_of_waiters_is_a_conflict,
@@ -59,6 +61,7 @@ macro_rules! lock_cases {
             }
             r28 {
                 waiters_are_served_in_the_order_of_their_entries,
+                each_waiter_is_served_when_its_own_entry_is_the_oldest,
                 an_unlock_grants_to_the_next_waiter_alone,
                 a_dropped_guard_grants_to_the_next_waiter_alone,
                 a_hand_over_costs_at_most_two_requests,

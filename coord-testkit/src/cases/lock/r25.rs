@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use coord_api::ErrorKind;
 use coord_api::prelude::*;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use super::super::leased::head;
+use super::super::leased::{head, queue};
 use super::super::slow::slow_provider;
+use super::stand_in_line;
 use crate::fixture::Fixture;
 use crate::histories::{Workload, uphold};
 use crate::model::{Contract, contract};
@@ -52,6 +54,32 @@ pub(super) async fn no_two_guards_are_held_at_once(cx: Fixture) {
         .await;
     }))
     .await;
+}
+
+pub(super) async fn what_is_held_for_long_is_granted_to_nobody_else(cx: Fixture) {
+    let (holder, other, store) = (cx.provider().await, cx.provider().await, cx.store().await);
+    let guard = holder.lock().acquire("k", cx.ttl()).await.unwrap();
+    let mut waiters = vec![stand_in_line(&cx, &holder, "k").await, stand_in_line(&cx, &other, "k").await];
+    let start = Instant::now();
+    while start.elapsed() < cx.ttl() * 3 {
+        for provider in [&holder, &other] {
+            assert_eq!(provider.lock().try_acquire("k", cx.ttl()).await.unwrap_err().kind(), ErrorKind::Conflict);
+            let waited = provider.lock().acquire_timeout("k", cx.ttl(), cx.ttl() / 10).await;
+            assert_eq!(waited.unwrap_err().kind(), ErrorKind::Timeout);
+        }
+        assert!(waiters.iter().all(|waiter| !waiter.is_finished()), "two hold the lock");
+        assert!(guard.is_held());
+        assert_eq!(queue(&*store, "k").await[0].created.get(), guard.fencing_token().get());
+        sleep(cx.ttl() / 4).await;
+    }
+    let mut last = guard.fencing_token();
+    guard.unlock().await.unwrap();
+    for waiter in waiters.drain(..) {
+        let next = within(cx.soon(), "the next one is granted", waiter).await.unwrap().unwrap();
+        assert!(next.is_held() && next.fencing_token() > last);
+        last = next.fencing_token();
+        next.unlock().await.unwrap();
+    }
 }
 
 pub(super) async fn tokens_rise_with_every_grant(cx: Fixture) {

@@ -44,6 +44,26 @@ pub(super) async fn waiters_are_served_in_the_order_of_their_entries(cx: Fixture
     assert_eq!(*served.lock().unwrap(), expected);
 }
 
+pub(super) async fn each_waiter_is_served_when_its_own_entry_is_the_oldest(cx: Fixture) {
+    // Of one provider, so that it might confuse them, and of two.
+    for others in [1, 2] {
+        let (providers, store) = (join_all((0..others).map(|_| cx.provider())).await, cx.store().await);
+        let mut holder = providers[0].lock().acquire("k", cx.ttl()).await.unwrap();
+        let mut line = std::collections::VecDeque::new();
+        for n in 0..6 {
+            line.push_back(stand_in_line(&cx, &providers[n % others], "k").await);
+        }
+        while let Some(waiter) = line.pop_front() {
+            let entries = queue(&*store, "k").await;
+            holder.unlock().await.unwrap();
+            holder = within(cx.soon(), "who came first is served first", waiter).await.unwrap().unwrap();
+            assert_eq!(holder.fencing_token().get(), entries[1].created.get());
+            assert!(line.iter().all(|waiter| !waiter.is_finished()));
+        }
+        holder.unlock().await.unwrap();
+    }
+}
+
 pub(super) async fn an_unlock_grants_to_the_next_waiter_alone(cx: Fixture) {
     let holder = cx.provider().await.lock().acquire("k", cx.ttl()).await.unwrap();
     let mut first = stand_in_line(&cx, &cx.provider().await, "k").await;

@@ -118,12 +118,14 @@ pub(super) async fn registering_many_times_at_once_leaves_one(cx: Fixture) {
 }
 
 pub(super) async fn a_dropped_handle_of_a_replaced_registration_removes_nothing(cx: Fixture) {
-    let provider = cx.provider().await;
+    let (provider, store) = (cx.provider().await, cx.store().await);
     let old = register(&cx, &*provider, version("a", "1")).await.unwrap();
     let new = register(&cx, &*provider, version("a", "2")).await.unwrap();
+    let record = entry(&*store, layout::service("s", "a")).await;
     drop(old);
     sleep(cx.ttl() * 2).await;
     assert_eq!(found(&*provider).await, [version("a", "2")]);
+    assert_eq!(entry(&*store, layout::service("s", "a")).await, record, "it was not removed and written again");
     assert_eq!(new.state(), HandleState::Held);
 }
 

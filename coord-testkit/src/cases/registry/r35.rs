@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use coord_api::prelude::*;
 use coord_api::store::{Op, Txn};
 use coord_api::{ErrorKind, ServiceInstance};
+use tokio::time::sleep;
 
 use super::super::leased::put;
+use super::super::slow::slow_provider;
 use super::{found, instance, register, version};
 use crate::bad;
 use crate::fixture::Fixture;
@@ -127,7 +130,8 @@ pub(super) async fn thousands_of_instances_are_all_found(cx: Fixture) {
 pub(super) async fn it_is_one_snapshot(cx: Fixture) {
     // Enough for several pages, whatever their size, between two that are never there together.
     put_many(&cx, ["a".to_owned()].into_iter().chain((0..2_500).map(|n| format!("i{n:04}")))).await;
-    let (provider, store) = (cx.provider().await, cx.store().await);
+    // One that takes its time, so that the entries change between any two of its requests.
+    let (provider, store) = (slow_provider(&cx, 0).await, cx.store().await);
     let stop = Arc::new(AtomicBool::new(false));
     let flips = {
         let (stop, store) = (Arc::clone(&stop), Arc::clone(&store));
@@ -140,7 +144,7 @@ pub(super) async fn it_is_one_snapshot(cx: Fixture) {
                     .then(Op::put(layout::service("s", there), layout::service_record("s", there, "localhost", 80)));
                 store.txn(flip).await.unwrap();
                 flips += 1;
-                tokio::task::yield_now().await;
+                sleep(Duration::from_millis(1)).await;
             }
             flips
         })
@@ -150,7 +154,6 @@ pub(super) async fn it_is_one_snapshot(cx: Fixture) {
         assert_eq!(found.len(), 2_501);
         let (first, last) = (&found[0].id, &found[2_500].id);
         assert!((first == "a") != (last == "z"), "{first} and {last} are of different moments");
-        tokio::task::yield_now().await;
     }
     stop.store(true, Ordering::SeqCst);
     assert!(flips.await.unwrap() > 0);

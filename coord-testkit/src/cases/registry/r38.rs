@@ -54,15 +54,18 @@ pub(super) async fn after_unregister_it_is_gone_for_good(cx: Fixture) {
 }
 
 pub(super) async fn unregister_is_idempotent_and_harms_no_successor(cx: Fixture) {
-    let (provider, other) = (cx.provider().await, cx.provider().await);
+    let (provider, other, store) = (cx.provider().await, cx.provider().await, cx.store().await);
     for successor in [&provider, &other] {
         let old = register(&cx, &*provider, version("a", "1")).await.unwrap();
         old.unregister().await.unwrap();
         old.unregister().await.unwrap();
         let new = register(&cx, &**successor, version("a", "2")).await.unwrap();
+        let record = entry(&*store, layout::service("s", "a")).await;
         old.unregister().await.unwrap();
         drop(old);
         sleep(cx.ttl()).await;
+        // It heals: that it is there is not enough.
+        assert_eq!(entry(&*store, layout::service("s", "a")).await, record, "the successor's entry was never touched");
         assert_eq!(found(&*other).await, [version("a", "2")]);
         assert_eq!(new.state(), HandleState::Held);
         new.unregister().await.unwrap();
@@ -70,16 +73,18 @@ pub(super) async fn unregister_is_idempotent_and_harms_no_successor(cx: Fixture)
 }
 
 pub(super) async fn unregister_after_a_takeover_is_ok_and_removes_nothing(cx: Fixture) {
-    let (one, other) = (cx.provider().await, cx.provider().await);
+    let (one, other, store) = (cx.provider().await, cx.provider().await, cx.store().await);
     for told in [false, true] {
         let old = register(&cx, &*one, version("a", "1")).await.unwrap();
         let new = register(&cx, &*other, version("a", "2")).await.unwrap();
         if told {
             lost_within(ONE_SECOND + cx.slack(), "the old handle is over", old.lost()).await;
         }
+        let record = entry(&*store, layout::service("s", "a")).await;
         within(cx.soon(), "an answer", old.unregister()).await.unwrap();
         sleep(cx.ttl()).await;
         assert_eq!(found(&*one).await, [version("a", "2")]);
+        assert_eq!(entry(&*store, layout::service("s", "a")).await, record, "the new owner's entry was never touched");
         assert_eq!(new.state(), HandleState::Held);
         new.unregister().await.unwrap();
     }

@@ -79,6 +79,7 @@ macro_rules! watch_cases {
             r22 {
                 a_stalled_watcher_delays_neither_writers_nor_watchers,
                 what_a_stalled_watcher_cannot_hold_becomes_a_resync,
+                a_stalled_watch_of_the_store_delays_nobody,
                 a_thousand_dropped_watchers_leave_nothing,
                 watchers_dropped_at_any_moment_leave_nothing,
             }

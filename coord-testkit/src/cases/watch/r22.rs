@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use coord_api::prelude::*;
+use coord_api::store::{Op, Span, Txn};
 use coord_api::{Revision, WatchStart};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
@@ -10,7 +11,7 @@ use tokio::time::sleep;
 use super::Writer;
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
-use crate::view::ConfigView;
+use crate::view::{ConfigView, StoreView};
 use crate::wait::{eventually, within};
 
 pub(super) async fn a_stalled_watcher_delays_neither_writers_nor_watchers(cx: Fixture) {
@@ -73,6 +74,28 @@ pub(super) async fn what_a_stalled_watcher_cannot_hold_becomes_a_resync(cx: Fixt
     view.check_state(&writer.provider.config().list_raw("d").await.unwrap().items);
     live_view.follow(&mut live, last, cx.soon()).await;
     live_view.check(&writer.log);
+}
+
+pub(super) async fn a_stalled_watch_of_the_store_delays_nobody(cx: Fixture) {
+    let (store, other, writer) = (cx.store().await, cx.store().await, cx.client().await);
+    let mut stalled = Vec::new();
+    for n in 0..20 {
+        let store = if n % 2 == 0 { &store } else { &writer.store };
+        stalled.push(store.watch(Span::prefix("w/"), None).await.unwrap());
+    }
+    // One that reads a little and then no more, and one that reads on.
+    let mut live = StoreView::now(&other, Span::prefix("w/")).await.unwrap();
+    let guard = writer.provider.lock().acquire("l", cx.ttl()).await.unwrap();
+    for n in 0..1_500 {
+        let put = Txn::new().then(Op::put(format!("w/{}", n % 10), "v".repeat(1_000)));
+        let revision = within(cx.soon(), "a write is not delayed", writer.store.txn(put)).await.unwrap().revision;
+        assert_eq!(live.expect(cx.soon()).await.revision, revision, "nor is another watch");
+        if n == 3 {
+            within(cx.soon(), "the first change", stalled[0].next()).await.unwrap().unwrap();
+        }
+    }
+    sleep(cx.ttl() * 2).await;
+    assert!(guard.is_held(), "renewals go on");
 }
 
 pub(super) async fn a_thousand_dropped_watchers_leave_nothing(cx: Fixture) {

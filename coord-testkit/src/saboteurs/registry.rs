@@ -1,0 +1,433 @@
+//! What breaks registration and discovery (R34 to R38).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use coord_api::store::{Compare, Op, Range, Store, Txn, TxnReply};
+use coord_api::{
+    Error, ErrorKind, FencingToken, HandleState, Loss, Lost, RegisterOptions, Registration, Result, ServiceInstance, Snapshot, Takeover,
+    Value,
+};
+use tokio::time::{Instant, sleep};
+
+use super::handle::{BrokenHandle, EditedHandle, Kept, Registrations, registration_over};
+use super::lock::PretendsToRenew;
+use super::provider::{BrokenProvider, Good};
+use super::store::{BrokenStore, Edited};
+use super::{Sabotage, Saboteur, Shared, locked};
+use crate::layout;
+
+pub(super) const SABOTEURS: &[Saboteur] = &[
+    Saboteur::new("key-without-lease", "a key without lease", &["r36"], || {
+        Sabotage::client(|| Edited {
+            txn: Some(|mut txn| {
+                for op in &mut txn.then {
+                    if let Op::Put { key, lease, .. } = op {
+                        *lease = lease.filter(|_| !key.starts_with(layout::SERVICES.as_bytes()));
+                    }
+                }
+                txn
+            }),
+            ..Edited::default()
+        })
+    }),
+    Saboteur::new("not-registered-again", "not registered again after loss", &["r37"], || {
+        Sabotage::client(|| Heals(Shared::default(), Heal::Never))
+    }),
+    Saboteur::new("gives-up-healing", "gives up healing after a minute", &["r37"], || {
+        Sabotage::provider(|| EndsWhenLost(Duration::from_secs(60)))
+    }),
+    Saboteur::new("healer-takes-it-back", "the healer takes the id back from its new owner", &["r34", "r37"], || {
+        Sabotage::provider(|| FightsBack)
+    }),
+    Saboteur::new("discovers-by-prefix", "`a` lists `ab`", &["r35", "r5"], || Sabotage::provider(|| ByPrefix)),
+    Saboteur::new("bad-record-fails-list", "one bad record fails the whole list", &["r35"], || {
+        Sabotage::provider(|| {
+            Discovers(|found: Snapshot<ServiceInstance>| match found.invalid.first() {
+                Some(record) => Err(record.error.clone()),
+                None => Ok(found),
+            })
+        })
+    }),
+    Saboteur::new("bad-records-uncounted", "bad records are skipped and not counted", &["r35"], || {
+        finds(|mut found| {
+            found.invalid.clear();
+            found
+        })
+    }),
+    Saboteur::new("discovers-unsorted", "instances come in no order", &["r35"], || {
+        finds(|mut found| {
+            found.items.reverse();
+            found
+        })
+    }),
+    Saboteur::new("unknown-service-fails", "an unknown service is an error", &["r35"], || {
+        Sabotage::provider(|| {
+            Discovers(|found: Snapshot<ServiceInstance>| match found.items.is_empty() {
+                true => Err(Error::invalid_argument("registry.discover", "no such service")),
+                false => Ok(found),
+            })
+        })
+    }),
+    Saboteur::new("discovers-from-cache", "what was found is found again for half a second", &["r34"], || {
+        Sabotage::provider(|| Cached(Shared::default()))
+    }),
+    Saboteur::new("pages-of-two-moments", "the pages of a long list are of different moments", &["r14", "r35"], || {
+        Sabotage::client(|| Edited {
+            range: Some(|mut range| {
+                range.at = range.at.filter(|_| range.after_key.is_none());
+                range
+            }),
+            ..Edited::default()
+        })
+    }),
+    Saboteur::new("one-page-is-all", "a long list ends with its first page", &["r14", "r35"], || {
+        Sabotage::client(|| Edited {
+            found: Some(|_, mut found| {
+                found.more = false;
+                found
+            }),
+            ..Edited::default()
+        })
+    }),
+    Saboteur::new("exclusive-replaces", "an exclusive registration takes over", &["r34"], || {
+        registers(|options| options.with_takeover(Takeover::Replace))
+    }),
+    Saboteur::new("takeover-refused", "a live foreign owner is never taken over", &["r34"], || {
+        registers(|options| options.with_takeover(Takeover::Exclusive))
+    }),
+    Saboteur::new("removed-and-added", "the same owner again removes its entry first", &["r34"], || Sabotage::provider(|| RemovesFirst)),
+    Saboteur::new("superseded-as-expired", "who was taken over is told that it expired", &["r34", "r37"], || {
+        edits(EditedHandle {
+            state: Some(|state| if state == HandleState::Ended(Loss::Superseded) { HandleState::Ended(Loss::Expired) } else { state }),
+            lost: Some(|lost| Lost::new(async { if lost.await == Loss::Superseded { Loss::Expired } else { Loss::Released } })),
+            ..EditedHandle::default()
+        })
+    }),
+    Saboteur::new("registration-number-constant", "the number of a registration is constant", &["r34"], || {
+        edits(EditedHandle { token: Some(|_| FencingToken::new(7)), ..EditedHandle::default() })
+    }),
+    Saboteur::new("old-handle-removes-new", "the dropped handle of a replaced registration removes the new one", &["r34"], || {
+        handles(RemovesKey::new)
+    }),
+    Saboteur::new("unregister-removes-successor", "unregister removes whatever is there", &["r38"], || handles(RemovesKey::new)),
+    Saboteur::new("unregister-fails-again", "a second unregister fails", &["r38"], || handles(|_, _| FailsAgain(AtomicBool::new(false)))),
+    Saboteur::new("resurrected", "an entry is written again a second after it was unregistered", &["r38"], || handles(Resurrects::new)),
+    Saboteur::new("unregisters-later", "unregister returns before the entry is gone", &["r38"], || handles(|_, _| UnregistersLater)),
+    Saboteur::new("update-forgotten", "healing brings back the first content", &["r37"], || handles(UpdatesStoreAlone::new)),
+    Saboteur::new("healing-looks-held", "a registration that is lost and not yet healed looks held", &["r37"], || {
+        edits(EditedHandle {
+            state: Some(|state| if state == HandleState::Lost { HandleState::Held } else { state }),
+            ..EditedHandle::default()
+        })
+    }),
+    Saboteur::new("lost-fires-while-healing", "lost() fires for what is being healed", &["r37"], || handles(|_, _| FiresWhenLost)),
+    Saboteur::new("heals-slowly", "healing waits for ten seconds", &["r37"], || {
+        Sabotage::client(|| Heals(Shared::default(), Heal::Slowly))
+    }),
+    Saboteur::new("heals-once", "healing comes once", &["r37"], || Sabotage::client(|| Heals(Shared::default(), Heal::Once))),
+    Saboteur::new("heals-without-lease", "what is healed hangs on no lease", &["r37"], || {
+        Sabotage::client(|| Heals(Shared::default(), Heal::Bare))
+    }),
+    Saboteur::new("registration-runs-out", "a registration is not renewed", &["r36"], || Sabotage::client(PretendsToRenew::every_time)),
+    Saboteur::new("port-zero-is-good", "an instance with port zero is registered", &["r34", "r4"], || Sabotage::provider(|| AnyPort)),
+];
+
+fn handles<B: BrokenHandle>(make: fn(&Good, &Registration) -> B) -> Sabotage {
+    Sabotage::provider(move || Registrations(make))
+}
+
+fn edits(edited: EditedHandle) -> Sabotage {
+    Sabotage::provider(move || Registrations(move |_: &Good, _: &Registration| edited))
+}
+
+fn finds(edit: fn(Snapshot<ServiceInstance>) -> Snapshot<ServiceInstance>) -> Sabotage {
+    Sabotage::provider(move || Discovers(move |found| Ok(edit(found))))
+}
+
+fn registers(edit: fn(RegisterOptions) -> RegisterOptions) -> Sabotage {
+    Sabotage::provider(move || Asks(edit))
+}
+
+async fn register(good: &Good, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+    good.provider.registry().register_with(instance, options).await
+}
+
+/// Ends a registration that stayed lost for so long.
+struct EndsWhenLost(Duration);
+
+#[async_trait]
+impl BrokenProvider for EndsWhenLost {
+    async fn register(&self, good: &Good, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+        let (service, id, patience) = (instance.name.clone(), instance.id.clone(), self.0);
+        let kept = Arc::new(Kept::Registration(register(good, instance, options).await?));
+        let seen = Arc::downgrade(&kept);
+        tokio::spawn(async move {
+            let mut held = Instant::now();
+            while let Some(kept) = seen.upgrade() {
+                match kept.state() {
+                    HandleState::Held => held = Instant::now(),
+                    HandleState::Lost if held.elapsed() < patience => {}
+                    _ => return kept.release().await,
+                }
+                drop(kept);
+                sleep(Duration::from_millis(500)).await;
+            }
+            Ok(())
+        });
+        Ok(registration_over(&service, &id, kept, EditedHandle::default()))
+    }
+}
+
+struct FightsBack;
+
+#[async_trait]
+impl BrokenProvider for FightsBack {
+    async fn register(&self, good: &Good, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+        let first = register(good, instance.clone(), options).await?;
+        let (good, mut lost) = (good.clone(), first.lost());
+        tokio::spawn(async move {
+            let mut again = Vec::new();
+            while lost.await == Loss::Superseded {
+                sleep(Duration::from_millis(100)).await;
+                let next = register(&good, instance.clone(), options).await?;
+                lost = next.lost();
+                again.push(next);
+            }
+            Ok::<_, Error>(())
+        });
+        Ok(first)
+    }
+}
+
+struct ByPrefix;
+
+#[async_trait]
+impl BrokenProvider for ByPrefix {
+    async fn discover(&self, good: &Good, service: &str) -> Result<Snapshot<ServiceInstance>> {
+        let mut found = good.provider.registry().discover(service).await?;
+        let all = good.store.range(Range::prefix(layout::service(service, "").trim_end_matches('/').to_owned())).await?;
+        found.items = all.entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
+        Ok(found)
+    }
+}
+
+/// Makes something else of what was discovered.
+struct Discovers<F>(F);
+
+#[async_trait]
+impl<F: Fn(Snapshot<ServiceInstance>) -> Result<Snapshot<ServiceInstance>> + Send + Sync + 'static> BrokenProvider for Discovers<F> {
+    async fn discover(&self, good: &Good, service: &str) -> Result<Snapshot<ServiceInstance>> {
+        (self.0)(good.provider.registry().discover(service).await?)
+    }
+}
+
+struct Cached(Shared<HashMap<String, (Instant, Snapshot<ServiceInstance>)>>);
+
+#[async_trait]
+impl BrokenProvider for Cached {
+    async fn discover(&self, good: &Good, service: &str) -> Result<Snapshot<ServiceInstance>> {
+        let known = locked(&self.0).get(service).cloned();
+        if let Some((at, found)) = known.filter(|(at, _)| at.elapsed() < Duration::from_millis(500)) {
+            let _ = at;
+            return Ok(found);
+        }
+        let found = good.provider.registry().discover(service).await?;
+        locked(&self.0).insert(service.to_owned(), (Instant::now(), found.clone()));
+        Ok(found)
+    }
+}
+
+struct Asks(fn(RegisterOptions) -> RegisterOptions);
+
+#[async_trait]
+impl BrokenProvider for Asks {
+    async fn register(&self, good: &Good, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+        register(good, instance, (self.0)(options)).await
+    }
+}
+
+struct RemovesFirst;
+
+#[async_trait]
+impl BrokenProvider for RemovesFirst {
+    async fn register(&self, good: &Good, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+        instance.validate("registry.register")?;
+        if options.takeover == Takeover::Replace {
+            good.store.txn(Txn::new().then(Op::delete(layout::service(&instance.name, &instance.id)))).await?;
+        }
+        register(good, instance, options).await
+    }
+}
+
+/// Removes what stands under its key, whoever wrote it, when it is released and when it is dropped.
+struct RemovesKey {
+    store: Arc<dyn Store>,
+    key: String,
+}
+
+impl RemovesKey {
+    fn new(good: &Good, registration: &Registration) -> Self {
+        RemovesKey { store: Arc::clone(&good.store), key: layout::service(registration.service(), registration.id()) }
+    }
+}
+
+#[async_trait]
+impl BrokenHandle for RemovesKey {
+    async fn release(&self, good: &Arc<Kept>) -> Result<()> {
+        good.release().await?;
+        self.store.txn(Txn::new().then(Op::delete(self.key.clone()))).await.map(drop)
+    }
+
+    fn dropped(&self, _: &Arc<Kept>) {
+        let (store, key) = (Arc::clone(&self.store), self.key.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { store.txn(Txn::new().then(Op::delete(key))).await });
+        }
+    }
+}
+
+struct FailsAgain(AtomicBool);
+
+#[async_trait]
+impl BrokenHandle for FailsAgain {
+    async fn release(&self, good: &Arc<Kept>) -> Result<()> {
+        if self.0.swap(true, Ordering::SeqCst) {
+            return Err(Error::lease_lost("registry.unregister", "it is gone already"));
+        }
+        good.release().await
+    }
+}
+
+struct Resurrects {
+    store: Arc<dyn Store>,
+    key: String,
+    record: Value,
+}
+
+impl Resurrects {
+    fn new(good: &Good, registration: &Registration) -> Self {
+        let (service, id) = (registration.service(), registration.id());
+        let record = layout::service_record(service, id, "localhost", 80);
+        Resurrects { store: Arc::clone(&good.store), key: layout::service(service, id), record }
+    }
+}
+
+#[async_trait]
+impl BrokenHandle for Resurrects {
+    async fn release(&self, good: &Arc<Kept>) -> Result<()> {
+        good.release().await?;
+        let (store, txn) = (Arc::clone(&self.store), Txn::new().then(Op::put(self.key.clone(), self.record.clone())));
+        tokio::spawn(async move {
+            sleep(Duration::from_secs(1)).await;
+            store.txn(txn).await
+        });
+        Ok(())
+    }
+}
+
+struct UnregistersLater;
+
+#[async_trait]
+impl BrokenHandle for UnregistersLater {
+    async fn release(&self, good: &Arc<Kept>) -> Result<()> {
+        let good = Arc::clone(good);
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(5)).await;
+            good.release().await
+        });
+        Ok(())
+    }
+}
+
+/// Writes an update to the store, and does not remember it.
+struct UpdatesStoreAlone {
+    store: Arc<dyn Store>,
+    key: String,
+}
+
+impl UpdatesStoreAlone {
+    fn new(good: &Good, registration: &Registration) -> Self {
+        UpdatesStoreAlone { store: Arc::clone(&good.store), key: layout::service(registration.service(), registration.id()) }
+    }
+}
+
+#[async_trait]
+impl BrokenHandle for UpdatesStoreAlone {
+    async fn update(&self, good: &Arc<Kept>, instance: ServiceInstance) -> Result<()> {
+        let Some(entry) = self.store.range(Range::key(self.key.clone())).await?.entries.pop() else { return good.update(instance).await };
+        let value = serde_json::to_vec(&instance).map_err(|fault| Error::json("registry.update", "ServiceInstance", &fault))?;
+        let put = Op::Put { key: entry.key, value: value.into(), lease: entry.lease };
+        self.store.txn(Txn::new().then(put)).await.map(drop)
+    }
+}
+
+struct FiresWhenLost;
+
+impl BrokenHandle for FiresWhenLost {
+    fn lost(&self, good: &Arc<Kept>) -> Lost {
+        let good = Arc::clone(good);
+        Lost::new(async move {
+            while good.state().is_held() {
+                sleep(Duration::from_millis(20)).await;
+            }
+            Loss::Expired
+        })
+    }
+}
+
+/// How an entry is written again.
+#[derive(Clone, Copy)]
+enum Heal {
+    Never,
+    Slowly,
+    Once,
+    Bare,
+}
+
+/// The entries that this client registered, how often, and since when they are to be healed.
+struct Heals(Shared<HashMap<bytes::Bytes, (u32, Option<Instant>)>>, Heal);
+
+#[async_trait]
+impl BrokenStore for Heals {
+    async fn txn(&self, good: &Arc<dyn Store>, mut txn: Txn) -> Result<TxnReply> {
+        let created = txn.compares.iter().find_map(|compare| match compare {
+            Compare::Absent(key) if key.starts_with(layout::SERVICES.as_bytes()) => Some(key.clone()),
+            _ => None,
+        });
+        let Some(created) = created else { return good.txn(txn).await };
+        let (times, since) = {
+            let mut known = locked(&self.0);
+            let known = known.entry(created.clone()).or_default();
+            (known.0, *known.1.get_or_insert_with(Instant::now))
+        };
+        let refused = match self.1 {
+            Heal::Never => times > 0,
+            Heal::Slowly => times > 0 && since.elapsed() < Duration::from_secs(10),
+            Heal::Once => times > 1,
+            Heal::Bare => false,
+        };
+        if refused {
+            return Err(Error::new(ErrorKind::Unavailable, "store.txn", "not now"));
+        }
+        if let (Heal::Bare, 1.., Some(Op::Put { lease, .. })) = (self.1, times, txn.then.first_mut()) {
+            *lease = None;
+        }
+        let reply = good.txn(txn).await?;
+        locked(&self.0).insert(created, (times + u32::from(reply.succeeded), None));
+        Ok(reply)
+    }
+}
+
+struct AnyPort;
+
+#[async_trait]
+impl BrokenProvider for AnyPort {
+    async fn register(&self, good: &Good, mut instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+        instance.port = instance.port.max(1);
+        register(good, instance, options).await
+    }
+}

@@ -1,0 +1,610 @@
+//! What breaks watches (R16 to R22, R39).
+
+use std::collections::{BTreeMap, HashSet};
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use coord_api::store::{Batch, Change, Op, Span, Store, StoreEvent, StoreWatch, Txn, TxnReply};
+use coord_api::{
+    ConfigEntry, ConfigEvent, Error, ErrorKind, LeaseId, Result, Revision, ServiceChange, ServiceEvent, ServiceInstance, Watch, WatchStart,
+    WatchState,
+};
+use futures_util::{StreamExt, stream};
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::{Instant, sleep};
+
+use super::provider::{BrokenProvider, Good, mapped, streamed};
+use super::store::{self, BrokenStore, Edited};
+use super::{Sabotage, Saboteur, Shared, locked};
+
+pub(super) const SABOTEURS: &[Saboteur] = &[
+    Saboteur::new("first-event-lost", "first event after subscribing lost", &["r16"], || {
+        watches(|watch| {
+            let mut first = true;
+            mapped(watch, move |item| {
+                let lost = first && !matches!(item, Ok(ConfigEvent::Resync(_)));
+                first &= !lost;
+                if lost { Vec::new() } else { vec![item] }
+            })
+        })
+    }),
+    Saboteur::new("armed-when-polled", "a watch is armed when it is first polled", &["r16"], || Sabotage::provider(|| ArmedWhenPolled)),
+    Saboteur::new("gap-after-snapshot", "gap between snapshot and stream", &["r17"], || Sabotage::provider(|| GapAfterSnapshot)),
+    Saboteur::new("resumes-from-now", "resumes from now after a reconnect", &["r18"], || Sabotage::client(ResumesFromNow::default)),
+    Saboteur::new("skips-compaction", "skips silently over a compaction", &["r19", "s4"], || Sabotage::store(|| SkipsCompaction)),
+    Saboteur::new("resync-without-deletions", "Resync without the deletions", &["r19"], || {
+        watches(|watch| {
+            let mut known = BTreeMap::new();
+            mapped(watch, move |item| vec![item.map(|event| without_deletions(&mut known, event))])
+        })
+    }),
+    Saboteur::new("quick-puts-become-one", "two quick puts become one", &["r18", "s4"], || Sabotage::store(|| Coalesces)),
+    Saboteur::new("revisions-swapped", "two revisions swapped", &["r18"], || {
+        watches(|watch| {
+            let swapped = |mut pair: Vec<Result<ConfigEvent>>| {
+                if pair.iter().all(|item| matches!(item, Ok(ConfigEvent::Put { last: true, .. } | ConfigEvent::Delete { last: true, .. })))
+                {
+                    pair.reverse();
+                }
+                stream::iter(pair)
+            };
+            streamed(watch.ready_chunks(2).flat_map(swapped))
+        })
+    }),
+    Saboteur::new("laggard-loses-oldest", "a lagging subscriber loses the oldest", &["r22"], || watches(loses_oldest)),
+    Saboteur::new("slow-blocks-writer", "a slow one blocks the writer", &["r22"], || {
+        let stuck = Arc::new(AtomicUsize::new(0));
+        Sabotage::store(move || BlocksWriter(Arc::clone(&stuck)))
+    }),
+    Saboteur::new("ends-quietly", "ends quietly on disconnect", &["r20"], || {
+        watches(|watch| ends_when_suspended(watch, Duration::ZERO, None))
+    }),
+    Saboteur::new("expiry-is-silent", "expiry emits no DELETE", &["r21", "s5", "r28"], || {
+        let deleted = Shared::default();
+        Sabotage::store(move || ExpiryIsSilent(Arc::clone(&deleted)))
+    }),
+    Saboteur::new("gives-up", "a watch gives up after a minute", &["r20"], || {
+        watches(|watch| ends_when_suspended(watch, Duration::from_secs(60), Some(Error::new(ErrorKind::Unavailable, "watch", "gave up"))))
+    }),
+    Saboteur::new("always-live", "a watch always says that it is live", &["r20"], || watches(streamed)),
+    Saboteur::new("closed-unsaid", "closing ends a watch and it does not say why", &["r20", "r8"], || {
+        watches(|watch| mapped(watch, |item| if is(&item, ErrorKind::Closed) { Vec::new() } else { vec![item] }))
+    }),
+    Saboteur::new("outlives-close", "a watch goes on, silently, after closing", &["r20", "r8"], || {
+        watches(|watch| streamed(watch.take_while(|item| std::future::ready(!is(item, ErrorKind::Closed))).chain(stream::pending())))
+    }),
+    Saboteur::new("permanent-is-retried", "a permanent error is retried for ever", &["r20", "r1"], || {
+        Sabotage::client(|| Edited {
+            error: Some(|error| match error.kind() {
+                ErrorKind::PermissionDenied => Error::new(ErrorKind::Unavailable, "store", "refused").with_outcome(error.outcome()),
+                _ => error,
+            }),
+            ..Edited::default()
+        })
+    }),
+    Saboteur::new("events-doubled", "every fifth event is told twice", &["r18"], || {
+        watches(|watch| {
+            let mut told = 0;
+            mapped(watch, move |item| {
+                told += 1;
+                if told % 5 == 0 { vec![item.clone(), item] } else { vec![item] }
+            })
+        })
+    }),
+    Saboteur::new("every-change-is-last", "each change of a revision is marked as its last", &["r18"], || {
+        edits(|event| vec![all_last(event)])
+    }),
+    Saboteur::new("no-change-is-last", "no change of a revision is marked as its last but single ones", &["r18"], || {
+        watches(|watch| {
+            let mut open = Revision::ZERO;
+            mapped(watch, move |item| vec![item.map(|event| never_last(&mut open, event))])
+        })
+    }),
+    Saboteur::new("never-created", "a put never says that it created", &["r21"], || {
+        edits(|event| match event {
+            ConfigEvent::Put { entry, last, .. } => vec![ConfigEvent::Put { entry, created: false, last }],
+            event => vec![event],
+        })
+    }),
+    Saboteur::new("delete-without-revision", "a deletion has the version of nothing", &["r21", "r18"], || {
+        edits(|event| match event {
+            ConfigEvent::Delete { key, version, last } => {
+                vec![ConfigEvent::Delete { key, version: Revision::new(version.get() - 1), last }]
+            }
+            event => vec![event],
+        })
+    }),
+    Saboteur::new("values-are-read-anew", "an event has the value of when it is read", &["r18", "s4"], || Sabotage::store(|| ReadsAnew)),
+    Saboteur::new("invalid-ends-the-stream", "what does not decode ends the stream", &["r21"], || {
+        watches(|watch| {
+            let broken = |item: Result<ConfigEvent>| match item {
+                Ok(ConfigEvent::Invalid { record, .. }) => Err(record.error),
+                item => item,
+            };
+            streamed(watch.map(broken).scan(false, |over, item| {
+                let ended = std::mem::replace(over, item.is_err());
+                std::future::ready((!ended).then_some(item))
+            }))
+        })
+    }),
+    Saboteur::new("invalid-is-skipped", "what does not decode is not told", &["r21"], || {
+        edits(|event| if matches!(event, ConfigEvent::Invalid { .. }) { Vec::new() } else { vec![event] })
+    }),
+    Saboteur::new("watch-sees-neighbours", "a watch of `a` sees `ab`", &["r5", "r16"], || {
+        Sabotage::client(|| Edited {
+            watch: Some(|span| match span {
+                Span::Prefix(prefix) if prefix.starts_with(b"/config/") && prefix.len() > 8 => {
+                    Span::Prefix(prefix.slice(..prefix.len() - 1))
+                }
+                span => span,
+            }),
+            ..Edited::default()
+        })
+    }),
+    Saboteur::new("key-sees-below", "a watch of a key sees what is below it", &["r16"], || {
+        Sabotage::client(|| Edited {
+            watch: Some(|span| match span {
+                Span::Key(key) if key.starts_with(b"/config/") => Span::Prefix(key),
+                span => span,
+            }),
+            ..Edited::default()
+        })
+    }),
+    Saboteur::new("slash-is-the-key", "a watch of `a/` is one of `a`", &["r16"], || Sabotage::provider(|| SlashIsKey)),
+    Saboteur::new("missing-cannot-be-watched", "a missing key cannot be watched", &["r16"], || Sabotage::provider(|| MissingFails)),
+    Saboteur::new("after-is-inclusive", "what comes after a revision begins with it", &["r17"], || {
+        Sabotage::provider(|| AfterShifted(false))
+    }),
+    Saboteur::new("after-skips-one", "what comes after a revision begins one late", &["r17"], || Sabotage::provider(|| AfterShifted(true))),
+    Saboteur::new("resync-is-partial", "a Resync holds only what changed", &["r19"], || {
+        watches(|watch| {
+            let mut seen = Revision::ZERO;
+            mapped(watch, move |item| vec![item.map(|event| only_newer(&mut seen, event))])
+        })
+    }),
+    Saboteur::new("compaction-ends-it", "lost history ends the stream", &["r19"], || {
+        watches(|watch| {
+            let mut resyncs = 0;
+            streamed(watch.map(move |item| {
+                resyncs += usize::from(matches!(item, Ok(ConfigEvent::Resync(_))));
+                if resyncs > 1 { Err(Error::compacted("watch", None)) } else { item }
+            }))
+        })
+    }),
+    Saboteur::new("stalled-stalls-others", "one who does not read stalls the others", &["r22"], || {
+        let turn = Arc::new(tokio::sync::Mutex::new(()));
+        Sabotage::provider(move || {
+            Watches({
+                let turn = Arc::clone(&turn);
+                move |watch| one_after_the_other(Arc::clone(&turn), watch)
+            })
+        })
+    }),
+    Saboteur::new("dropped-watch-leaves-task", "a dropped watch leaves a task and an open watch", &["r22"], || {
+        Sabotage::client(|| LeavesTask)
+    }),
+    Saboteur::new("service-starts-empty", "a service watch does not start with the full set", &["r39"], || {
+        let first = |event| if matches!(event, ServiceEvent::Resync(_)) { Vec::new() } else { vec![event] };
+        Sabotage::provider(move || Services(first))
+    }),
+    Saboteur::new("removal-without-content", "a removal has no content", &["r39"], || {
+        Sabotage::provider(|| {
+            Services(|event| {
+                vec![instead(event, |change| match change {
+                    ServiceChange::Removed(gone) => ServiceChange::Removed(ServiceInstance::new(gone.name, gone.id, "", 0)),
+                    change => change,
+                })]
+            })
+        })
+    }),
+    Saboteur::new("update-as-addition", "an update is told as an addition", &["r39"], || {
+        Sabotage::provider(|| {
+            Services(|event| {
+                vec![instead(event, |change| match change {
+                    ServiceChange::Updated(instance) => ServiceChange::Added(instance),
+                    change => change,
+                })]
+            })
+        })
+    }),
+    Saboteur::new("removal-untold", "a removal is not told", &["r39"], || {
+        Sabotage::provider(|| {
+            Services(|event| {
+                let gone = matches!(event, ServiceEvent::Change { change: ServiceChange::Removed(_), .. });
+                if gone { Vec::new() } else { vec![event] }
+            })
+        })
+    }),
+];
+
+fn is<E>(item: &Result<E>, kind: ErrorKind) -> bool {
+    item.as_ref().err().is_some_and(|error| error.kind() == kind)
+}
+
+/// Breaks every watch of the config centre.
+struct Watches<F>(F);
+
+#[async_trait]
+impl<F: Fn(Watch<ConfigEvent>) -> Watch<ConfigEvent> + Send + Sync + 'static> BrokenProvider for Watches<F> {
+    async fn watch(&self, good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+        Ok((self.0)(opened(good, key, prefix, start).await?))
+    }
+}
+
+fn watches(wrap: fn(Watch<ConfigEvent>) -> Watch<ConfigEvent>) -> Sabotage {
+    Sabotage::provider(move || Watches(wrap))
+}
+
+fn edits(edit: fn(ConfigEvent) -> Vec<ConfigEvent>) -> Sabotage {
+    Sabotage::provider(move || {
+        Watches(move |watch| {
+            mapped(watch, move |item| match item {
+                Ok(event) => edit(event).into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error)],
+            })
+        })
+    })
+}
+
+async fn opened(good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+    let config = good.provider.config();
+    if prefix { config.watch_prefix_raw(key, start).await } else { config.watch_raw(key, start).await }
+}
+
+struct ArmedWhenPolled;
+
+#[async_trait]
+impl BrokenProvider for ArmedWhenPolled {
+    async fn watch(&self, good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+        let (good, key) = (good.clone(), key.to_owned());
+        let later = stream::once(async move { opened(&good, &key, prefix, start).await });
+        Ok(streamed(later.flat_map(|watch| match watch {
+            Ok(watch) => watch.boxed(),
+            Err(error) => stream::once(async { Err(error) }).boxed(),
+        })))
+    }
+}
+
+struct GapAfterSnapshot;
+
+#[async_trait]
+impl BrokenProvider for GapAfterSnapshot {
+    async fn watch(&self, good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+        if start != WatchStart::Snapshot {
+            return opened(good, key, prefix, start).await;
+        }
+        let first = opened(good, key, prefix, start).await?.next().await.into_iter();
+        sleep(Duration::from_millis(5)).await;
+        Ok(streamed(stream::iter(first).chain(opened(good, key, prefix, WatchStart::Now).await?)))
+    }
+}
+
+#[derive(Default)]
+struct ResumesFromNow(Shared<HashSet<Span>>);
+
+#[async_trait]
+impl BrokenStore for ResumesFromNow {
+    async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
+        let again = !locked(&self.0).insert(span.clone());
+        let watch = good.watch(span, if again { None } else { after }).await?;
+        Ok(StoreWatch::new(after.unwrap_or(watch.armed()), watch))
+    }
+}
+
+struct SkipsCompaction;
+
+#[async_trait]
+impl BrokenStore for SkipsCompaction {
+    async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
+        match good.watch(span.clone(), after).await {
+            Err(error) if error.kind() == ErrorKind::Compacted => {
+                let watch = good.watch(span, None).await?;
+                Ok(StoreWatch::new(after.unwrap_or(watch.armed()), watch))
+            }
+            watch => watch,
+        }
+    }
+}
+
+fn without_deletions(known: &mut BTreeMap<String, ConfigEntry>, event: ConfigEvent) -> ConfigEvent {
+    match event {
+        ConfigEvent::Resync(mut snapshot) => {
+            for entry in &snapshot.items {
+                known.insert(entry.key.clone(), entry.clone());
+            }
+            snapshot.items = known.values().cloned().collect();
+            ConfigEvent::Resync(snapshot)
+        }
+        ConfigEvent::Put { entry, created, last } => {
+            known.insert(entry.key.clone(), entry.clone());
+            ConfigEvent::Put { entry, created, last }
+        }
+        ConfigEvent::Delete { key, version, last } => {
+            known.remove(&key);
+            ConfigEvent::Delete { key, version, last }
+        }
+        event => event,
+    }
+}
+
+struct Coalesces;
+
+fn only_puts(item: &Result<StoreEvent>) -> Option<Vec<&bytes::Bytes>> {
+    let Ok(StoreEvent::Batch(batch)) = item else { return None };
+    batch.changes.iter().map(|change| matches!(change, Change::Put(_)).then(|| change.key())).collect()
+}
+
+#[async_trait]
+impl BrokenStore for Coalesces {
+    async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
+        let watch = good.watch(span, after).await?;
+        let armed = watch.armed();
+        let newest = |items: Vec<Result<StoreEvent>>| {
+            let follows: Vec<bool> = items
+                .windows(2)
+                .map(|pair| matches!(pair, [one, other] if only_puts(one).is_some() && only_puts(one) == only_puts(other)))
+                .chain([false])
+                .collect();
+            stream::iter(items.into_iter().zip(follows).filter(|(_, follows)| !follows).map(|(item, _)| item))
+        };
+        Ok(StoreWatch::new(armed, watch.ready_chunks(64).flat_map(newest)))
+    }
+}
+
+fn loses_oldest(mut watch: Watch<ConfigEvent>) -> Watch<ConfigEvent> {
+    let (sender, receiver) = broadcast::channel(64);
+    tokio::spawn(async move { while sender.send(watch.next().await).is_ok() {} });
+    let received = stream::unfold(receiver, |mut receiver| async {
+        loop {
+            match receiver.recv().await {
+                Ok(item) => return item.map(|item| (item, receiver)),
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    });
+    streamed(received)
+}
+
+/// Writers wait for as long as there are watchers whose buffer is full.
+struct BlocksWriter(Arc<AtomicUsize>);
+
+#[async_trait]
+impl BrokenStore for BlocksWriter {
+    async fn txn(&self, good: &Arc<dyn Store>, txn: Txn) -> Result<TxnReply> {
+        while self.0.load(Ordering::SeqCst) > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        good.txn(txn).await
+    }
+
+    async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
+        let (mut watch, stuck) = (good.watch(span, after).await?, Arc::clone(&self.0));
+        let (armed, (sender, receiver)) = (watch.armed(), mpsc::channel(128));
+        tokio::spawn(async move {
+            while let Some(item) = watch.next().await {
+                stuck.fetch_add(1, Ordering::SeqCst);
+                let sent = sender.send(item).await;
+                stuck.fetch_sub(1, Ordering::SeqCst);
+                if sent.is_err() {
+                    return;
+                }
+            }
+        });
+        let received = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|item| (item, receiver)) });
+        Ok(StoreWatch::new(armed, received))
+    }
+}
+
+fn ends_when_suspended(watch: Watch<ConfigEvent>, patience: Duration, last: Option<Error>) -> Watch<ConfigEvent> {
+    let state = (Some(watch), Instant::now());
+    streamed(stream::unfold(state, move |(watch, mut live)| {
+        let last = last.clone();
+        async move {
+            let mut watch = watch?;
+            loop {
+                tokio::select! {
+                    biased;
+                    item = watch.next() => return item.map(|item| (item, (Some(watch), Instant::now()))),
+                    () = sleep(Duration::from_millis(10)) => {}
+                }
+                if watch.state() != WatchState::Suspended {
+                    live = Instant::now();
+                } else if live.elapsed() > patience {
+                    return last.map(|error| (Err(error), (None, live)));
+                }
+            }
+        }
+    }))
+}
+
+/// Tells of deletions only where someone asked for them.
+struct ExpiryIsSilent(Shared<HashSet<bytes::Bytes>>);
+
+#[async_trait]
+impl BrokenStore for ExpiryIsSilent {
+    async fn txn(&self, good: &Arc<dyn Store>, txn: Txn) -> Result<TxnReply> {
+        let deletes =
+            txn.then.iter().chain(&txn.otherwise).filter_map(|op| if let Op::Delete { key } = op { Some(key.clone()) } else { None });
+        locked(&self.0).extend(deletes);
+        good.txn(txn).await
+    }
+
+    async fn revoke_lease(&self, good: &Arc<dyn Store>, id: LeaseId) -> Result<()> {
+        let keys = good.lease(id).await?.map(|info| info.keys);
+        locked(&self.0).extend(keys.into_iter().flatten());
+        good.revoke_lease(id).await
+    }
+
+    async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
+        let asked = Arc::clone(&self.0);
+        let told = move |event| {
+            store::changes(event, |changes| {
+                changes.retain(|change| matches!(change, Change::Put(_)) || locked(&asked).contains(change.key()))
+            })
+        };
+        Ok(store::mapped(good.watch(span, after).await?, move |item| match item {
+            Ok(event) => told(event).into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        }))
+    }
+}
+
+fn all_last(event: ConfigEvent) -> ConfigEvent {
+    match event {
+        ConfigEvent::Put { entry, created, .. } => ConfigEvent::Put { entry, created, last: true },
+        ConfigEvent::Delete { key, version, .. } => ConfigEvent::Delete { key, version, last: true },
+        event => event,
+    }
+}
+
+fn never_last(open: &mut Revision, event: ConfigEvent) -> ConfigEvent {
+    let revision = match &event {
+        ConfigEvent::Put { entry, .. } => entry.version,
+        ConfigEvent::Delete { version, .. } => *version,
+        _ => return event,
+    };
+    let several = std::mem::replace(open, revision) == revision;
+    match event {
+        ConfigEvent::Put { entry, created, last } => ConfigEvent::Put { entry, created, last: last && !several },
+        ConfigEvent::Delete { key, version, last } => ConfigEvent::Delete { key, version, last: last && !several },
+        event => event,
+    }
+}
+
+struct ReadsAnew;
+
+#[async_trait]
+impl BrokenStore for ReadsAnew {
+    async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
+        let (watch, good) = (good.watch(span, after).await?, Arc::clone(good));
+        let armed = watch.armed();
+        Ok(StoreWatch::new(
+            armed,
+            watch.then(move |item| {
+                let good = Arc::clone(&good);
+                async move {
+                    let Ok(StoreEvent::Batch(Batch { revision, mut changes })) = item else { return item };
+                    for change in &mut changes {
+                        if let Change::Put(entry) = change {
+                            let now = good.range(coord_api::store::Range::key(entry.key.clone())).await?.entries.pop();
+                            entry.value = now.map_or(entry.value.clone(), |now| now.value);
+                        }
+                    }
+                    Ok(StoreEvent::Batch(Batch { revision, changes }))
+                }
+            }),
+        ))
+    }
+}
+
+struct SlashIsKey;
+
+#[async_trait]
+impl BrokenProvider for SlashIsKey {
+    async fn watch(&self, good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+        let key = if prefix { key } else { key.strip_suffix('/').unwrap_or(key) };
+        opened(good, key, prefix, start).await
+    }
+}
+
+struct MissingFails;
+
+#[async_trait]
+impl BrokenProvider for MissingFails {
+    async fn watch(&self, good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+        let watch = opened(good, key, prefix, start).await?;
+        if !prefix && !key.ends_with('/') && good.provider.config().get_raw(key).await?.is_none() {
+            return Err(Error::invalid_argument("config.watch", "no such key"));
+        }
+        Ok(watch)
+    }
+}
+
+/// Starts one revision early, or late.
+struct AfterShifted(bool);
+
+#[async_trait]
+impl BrokenProvider for AfterShifted {
+    async fn watch(&self, good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+        let start = match start {
+            WatchStart::After(after) if self.0 => WatchStart::After(after.next()),
+            WatchStart::After(after) => WatchStart::After(Revision::new(after.get().saturating_sub(1))),
+            start => start,
+        };
+        opened(good, key, prefix, start).await
+    }
+}
+
+fn only_newer(seen: &mut Revision, event: ConfigEvent) -> ConfigEvent {
+    match event {
+        ConfigEvent::Resync(mut snapshot) => {
+            snapshot.items.retain(|entry| entry.version > *seen);
+            *seen = snapshot.revision;
+            ConfigEvent::Resync(snapshot)
+        }
+        ConfigEvent::Put { entry, created, last } => {
+            *seen = entry.version;
+            ConfigEvent::Put { entry, created, last }
+        }
+        event => event,
+    }
+}
+
+/// Passes events on to one watcher after the other, and waits for each to take them.
+fn one_after_the_other(turn: Arc<tokio::sync::Mutex<()>>, mut watch: Watch<ConfigEvent>) -> Watch<ConfigEvent> {
+    let (sender, receiver) = mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Some(item) = watch.next().await {
+            let _turn = turn.lock().await;
+            if sender.send(item).await.is_err() {
+                return;
+            }
+        }
+    });
+    streamed(stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|item| (item, receiver)) }))
+}
+
+struct LeavesTask;
+
+#[async_trait]
+impl BrokenStore for LeavesTask {
+    async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
+        let mut watch = good.watch(span, after).await?;
+        let (armed, (sender, receiver)) = (watch.armed(), mpsc::unbounded_channel());
+        tokio::spawn(async move {
+            while let Some(item) = watch.next().await {
+                // Nobody may be there any more.
+                let _ = sender.send(item);
+            }
+            drop(sender);
+            pending::<()>().await;
+        });
+        let received = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|item| (item, receiver)) });
+        Ok(StoreWatch::new(armed, received))
+    }
+}
+
+/// Edits the events of every service watch.
+struct Services(fn(ServiceEvent) -> Vec<ServiceEvent>);
+
+#[async_trait]
+impl BrokenProvider for Services {
+    async fn watch_service(&self, good: &Good, service: &str) -> Result<Watch<ServiceEvent>> {
+        let edit = self.0;
+        Ok(mapped(good.provider.registry().watch(service).await?, move |item| match item {
+            Ok(event) => edit(event).into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        }))
+    }
+}
+
+fn instead(event: ServiceEvent, edit: impl FnOnce(ServiceChange) -> ServiceChange) -> ServiceEvent {
+    match event {
+        ServiceEvent::Change { change, revision, last } => ServiceEvent::Change { change: edit(change), revision, last },
+        event => event,
+    }
+}
