@@ -17,13 +17,16 @@ use futures_util::future::BoxFuture;
 use crate::harness::{Client, Harness, Reopened, Time};
 
 mod config;
+mod general;
 mod handle;
+mod harmless;
 mod ids;
 mod lock;
 mod provider;
 mod registry;
 mod session;
 mod store;
+mod stores;
 mod watch;
 
 use provider::{BrokenProvider, Good, WrappedProvider};
@@ -67,24 +70,51 @@ impl fmt::Debug for Saboteur {
 
 /// Every saboteur, by the parts of the contract.
 pub fn saboteurs() -> impl Iterator<Item = &'static Saboteur> {
-    [config::SABOTEURS, watch::SABOTEURS, session::SABOTEURS, lock::SABOTEURS, registry::SABOTEURS, ids::SABOTEURS].into_iter().flatten()
+    [
+        general::SABOTEURS,
+        config::SABOTEURS,
+        watch::SABOTEURS,
+        session::SABOTEURS,
+        lock::SABOTEURS,
+        registry::SABOTEURS,
+        ids::SABOTEURS,
+        stores::SABOTEURS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
-type Reopening = Box<dyn Fn(Arc<dyn Store>) -> BoxFuture<'static, ()> + Send + Sync>;
+/// Backends that are odd and break nothing.
+pub fn harmless() -> impl Iterator<Item = &'static Saboteur> {
+    harmless::HARMLESS.iter()
+}
 
 /// What makes the wrappers of one backend. Each is made anew for each client; what clients share is captured.
 #[derive(Default)]
 struct Sabotage {
-    store: Option<Box<dyn Fn() -> Arc<dyn BrokenStore> + Send + Sync>>,
+    store: Option<Wrap>,
     client: Option<Box<dyn Fn() -> Arc<dyn BrokenStore> + Send + Sync>>,
     provider: Option<Box<dyn Fn() -> Arc<dyn BrokenProvider> + Send + Sync>>,
     reopened: Option<Reopening>,
+    /// How much later than the good one it may notice an expiry.
+    lag: Duration,
+    /// Which revision of the good store is meant.
+    compacts: Option<fn(Revision) -> Revision>,
 }
 
+type Wrap = Box<dyn Fn(Arc<dyn Store>) -> Arc<dyn Store> + Send + Sync>;
+
+type Reopening = Box<dyn Fn(Arc<dyn Store>) -> BoxFuture<'static, ()> + Send + Sync>;
+
 impl Sabotage {
+    /// Wraps the store.
+    fn wrapping(wrap: impl Fn(Arc<dyn Store>) -> Arc<dyn Store> + Send + Sync + 'static) -> Self {
+        Sabotage { store: Some(Box::new(wrap)), ..Sabotage::default() }
+    }
+
     /// Breaks the store.
     fn store<B: BrokenStore>(make: impl Fn() -> B + Send + Sync + 'static) -> Self {
-        Sabotage { store: Some(Box::new(move || Arc::new(make()))), ..Sabotage::default() }
+        Sabotage::wrapping(move |good| Arc::new(Wrapped { good, broken: Arc::new(make()) }))
     }
 
     /// Breaks the client between the contracts and their store.
@@ -94,7 +124,7 @@ impl Sabotage {
 
     /// Breaks the contracts.
     fn provider<B: BrokenProvider>(make: impl Fn() -> B + Send + Sync + 'static) -> Self {
-        Sabotage { provider: Some(Box::new(move || Arc::new(make()))), ..Sabotage::default() }
+        Sabotage::default().and_provider(make)
     }
 
     /// Breaks the contracts, too.
@@ -105,6 +135,16 @@ impl Sabotage {
     /// Does something to the store right after it was opened again.
     fn and_reopened<F: Future<Output = ()> + Send + 'static>(self, work: impl Fn(Arc<dyn Store>) -> F + Send + Sync + 'static) -> Self {
         Sabotage { reopened: Some(Box::new(move |store| Box::pin(work(store)))), ..self }
+    }
+
+    /// Notices expiries later, and says so.
+    fn and_lag(self, lag: Duration) -> Self {
+        Sabotage { lag, ..self }
+    }
+
+    /// Has revisions of its own.
+    fn and_compacts(self, meant: fn(Revision) -> Revision) -> Self {
+        Sabotage { compacts: Some(meant), ..self }
     }
 }
 
@@ -133,7 +173,7 @@ impl Harness for Sabotaged {
     async fn client(&self) -> Client {
         let client = self.good.client().await;
         let store = match &self.sabotage.store {
-            Some(broken) => Arc::new(Wrapped { good: Arc::clone(&client.store), broken: broken() }),
+            Some(wrap) => wrap(Arc::clone(&client.store)),
             None => Arc::clone(&client.store),
         };
         let provider = self.assemble(Arc::clone(&store));
@@ -149,7 +189,7 @@ impl Harness for Sabotaged {
     }
 
     async fn compact(&self, through: Revision) {
-        self.good.compact(through).await;
+        self.good.compact(self.sabotage.compacts.map_or(through, |meant| meant(through))).await;
     }
 
     async fn reopen(&self) -> Reopened {
@@ -165,7 +205,7 @@ impl Harness for Sabotaged {
     }
 
     fn lag(&self) -> Duration {
-        self.good.lag()
+        self.good.lag() + self.sabotage.lag
     }
 
     fn ttl(&self) -> Duration {

@@ -356,11 +356,17 @@ impl BrokenStore for Coalesces {
 
 fn loses_oldest(mut watch: Watch<ConfigEvent>) -> Watch<ConfigEvent> {
     let (sender, receiver) = broadcast::channel(64);
-    tokio::spawn(async move { while sender.send(watch.next().await).is_ok() {} });
+    tokio::spawn(async move {
+        while let Some(item) = watch.next().await {
+            if sender.send(item).is_err() {
+                return;
+            }
+        }
+    });
     let received = stream::unfold(receiver, |mut receiver| async {
         loop {
             match receiver.recv().await {
-                Ok(item) => return item.map(|item| (item, receiver)),
+                Ok(item) => return Some((item, receiver)),
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return None,
             }

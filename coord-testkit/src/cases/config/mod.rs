@@ -35,6 +35,7 @@ macro_rules! config_cases {
                 an_equal_value_is_a_new_version,
                 a_version_is_the_revision_of_the_last_write,
                 what_a_write_returns_is_what_a_read_finds,
+                what_is_written_elsewhere_changes_no_version,
                 a_failed_compare_and_set_leaves_no_trace,
                 deleting_what_is_absent_leaves_no_trace,
                 random_sequences_answer_as_the_model_does,

@@ -97,6 +97,23 @@ pub(super) async fn what_a_write_returns_is_what_a_read_finds(cx: Fixture) {
     }
 }
 
+pub(super) async fn what_is_written_elsewhere_changes_no_version(cx: Fixture) {
+    let (one, two) = (cx.provider().await, cx.provider().await);
+    let version = one.config().set_raw("d/k", value("v")).await.unwrap();
+    for key in ["d/l", "d", "d/k/below", "other", "d/l"] {
+        let later = two.config().set_raw(key, value("v")).await.unwrap();
+        assert!(later > version);
+        for provider in [&one, &two] {
+            assert_eq!(provider.config().get_raw("d/k").await.unwrap().unwrap().version, version, "after a write of {key}");
+            let listed = provider.config().list_raw("d").await.unwrap();
+            assert!(listed.revision >= later);
+            assert_eq!(listed.items.iter().find(|entry| entry.key == "d/k").unwrap().version, version);
+        }
+    }
+    assert!(two.config().delete("d/l").await.unwrap());
+    assert!(one.config().compare_and_set_raw("d/k", value("w"), version).await.unwrap() > version);
+}
+
 /// What `attempt` does to the key `k`, which it must not touch, shows neither in the version nor in a watch.
 async fn leaves_no_trace<F: Future<Output = ()>>(cx: &Fixture, present: bool, attempt: impl Fn(Arc<dyn Provider>, Version) -> F) {
     let (provider, other) = (cx.provider().await, cx.provider().await);

@@ -5,7 +5,7 @@ use coord_api::store::{Change, Span, StoreEvent};
 use coord_api::{HandleState, Loss, Outcome, RegisterOptions};
 use tokio::time::{sleep, timeout};
 
-use super::super::leased::{BACKOFF_CAP, Lasting, ONE_SECOND, delete, entry, gone, keep_alive_for_it, lease_of, lost_within};
+use super::super::leased::{BACKOFF_CAP, Lasting, ONE_SECOND, delete, entry, gone, head, keep_alive_for_it, lease_of, lost_within};
 use super::{eventually_found, found, instance, register, version};
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
@@ -18,12 +18,18 @@ use crate::wrap::{Fault, Request};
 /// Asserts that nothing is put under `a` for a while.
 async fn never_comes_back(cx: &Fixture) {
     let store = cx.store().await;
+    // A watch from now may tell again what came before.
+    let before = head(&*store).await;
     let mut watch = store.watch(Span::key(layout::service("s", "a")), None).await.unwrap();
     assert_eq!(entry(&*store, layout::service("s", "a")).await, None);
     let put = async {
         loop {
             match watch.next().await {
-                Some(Ok(StoreEvent::Batch(batch))) if batch.changes.iter().any(|change| matches!(change, Change::Put(_))) => return batch,
+                Some(Ok(StoreEvent::Batch(batch)))
+                    if batch.revision > before && batch.changes.iter().any(|change| matches!(change, Change::Put(_))) =>
+                {
+                    return batch;
+                }
                 Some(Ok(_)) => {}
                 // A watch may break; what counts is what is there.
                 _ => std::future::pending().await,
