@@ -61,6 +61,7 @@ macro_rules! ids_cases {
             r43 {
                 no_two_live_handles_share_an_id,
                 a_claim_in_doubt_grants_only_what_is_in_the_store,
+                newcomers_at_once_share_no_id,
                 each_grant_has_a_larger_generation,
                 the_generation_is_the_keys_create_revision,
                 generations_rise_across_crashes,

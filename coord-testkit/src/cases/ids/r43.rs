@@ -1,6 +1,6 @@
 //! R43 Unique.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -78,6 +78,30 @@ pub(super) async fn a_claim_in_doubt_grants_only_what_is_in_the_store(cx: Fixtur
     }
     let (first, second) = (first.map(|id| id.id()).ok(), second.map(|id| id.id()).ok());
     assert!(first.is_none() || first != second, "{first:?} twice");
+}
+
+pub(super) async fn newcomers_at_once_share_no_id(cx: Fixture) {
+    let store = cx.store().await;
+    for round in 0..5 {
+        // Each its first call, with sessions of their own.
+        let providers = join_all((0..6).map(|client| slow_provider(&cx, round * 10 + client))).await;
+        let held = join_all(providers.iter().map(|provider| acquire(&cx, &**provider, 6))).await;
+        let held: Vec<InstanceId> = held.into_iter().map(Result::unwrap).collect();
+        let ids: BTreeSet<u32> = held.iter().map(InstanceId::id).collect();
+        assert_eq!(ids, (1..=6).collect(), "six at once of six ids");
+        let mut leases = BTreeSet::new();
+        for id in &held {
+            let entry = entry(&*store, layout::id("s", id.id())).await.expect("what is held is there");
+            assert_eq!(entry.created.get(), id.generation().get(), "and it is this one's");
+            leases.insert(entry.lease);
+        }
+        assert_eq!(leases.len(), 6);
+        sleep(cx.ttl() / 2).await;
+        assert!(held.iter().all(InstanceId::is_held));
+        for id in &held {
+            id.release().await.unwrap();
+        }
+    }
 }
 
 pub(super) async fn each_grant_has_a_larger_generation(cx: Fixture) {

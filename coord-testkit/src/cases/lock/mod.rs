@@ -96,6 +96,7 @@ macro_rules! lock_cases {
                 a_waiter_removed_while_it_was_cut_off_is_not_granted_without_an_entry,
                 a_guard_has_at_least_half_its_ttl_left,
                 in_random_histories_every_grant_is_live,
+                a_guard_of_a_session_that_was_silent_has_at_least_half_its_ttl_left,
             }
             r31 {
                 a_lock_is_held_for_as_long_as_its_client_lives,
@@ -124,6 +125,7 @@ macro_rules! lock_cases {
                 unlocking_what_was_lost_is_lease_lost,
                 unlocking_what_was_removed_is_lease_lost,
                 a_failed_unlock_is_unknown_and_a_debt,
+                a_guard_whose_unlock_hangs_is_not_held,
                 an_unlock_whose_answer_was_lost_harms_no_successor,
                 an_unlock_applied_late_harms_no_successor,
                 an_unlock_dropped_at_any_await_point_frees_the_lock,

@@ -115,3 +115,28 @@ pub(super) async fn a_guard_has_at_least_half_its_ttl_left(cx: Fixture) {
 pub(super) async fn in_random_histories_every_grant_is_live(cx: Fixture) {
     uphold(&cx, "r30::in_random_histories_every_grant_is_live", Workload::Locks, false, &["r30"]).await;
 }
+
+pub(super) async fn a_guard_of_a_session_that_was_silent_has_at_least_half_its_ttl_left(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let lock = client.provider.lock();
+    let kept = lock.acquire("kept", cx.ttl()).await.unwrap();
+    let noted = note_renewals(&faults);
+    for attempt in 0..2 {
+        let seen = noted.lock().unwrap().len();
+        let renewed =
+            eventually(cx.ttl() + cx.soon(), "a renewal", || async { noted.lock().unwrap().get(seen).map(|(_, renewed)| *renewed) }).await;
+        sleep(cx.ttl() / 20).await;
+        let refused = Lasting::begin(&faults, Fault::Refuse, |request| matches!(request, Request::KeepAlive(_)));
+        sleep_until(renewed + cx.ttl() * 7 / 10).await;
+        refused.end();
+        // The lease is there, and has less than half of its TTL left.
+        let guard = match attempt {
+            0 => lock.try_acquire("k", cx.ttl()).await.unwrap(),
+            _ => lock.acquire("k", cx.ttl()).await.unwrap(),
+        };
+        assert!(guard.ttl() >= cx.ttl() / 2, "{:?} are left", guard.ttl());
+        is_head_and_live(&cx, &guard).await;
+        guard.unlock().await.unwrap();
+    }
+    assert!(kept.is_held());
+}

@@ -108,6 +108,26 @@ pub(super) async fn a_failed_unlock_is_unknown_and_a_debt(cx: Fixture) {
     }
 }
 
+pub(super) async fn a_guard_whose_unlock_hangs_is_not_held(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let guard = Arc::new(client.provider.lock().acquire("k", cx.ttl()).await.unwrap());
+    let lost = guard.lost();
+    faults.hang();
+    let unlocking = Arc::clone(&guard);
+    let unlock = tokio::spawn(async move { unlocking.unlock().await });
+    assert_eq!(lost_within(cx.slack(), "lost() fires", lost).await.0, Loss::Released);
+    assert!(!guard.is_held() && guard.ttl() == Duration::ZERO, "who unlocks holds nothing, whatever the store says");
+    sleep(cx.ttl() / 10).await;
+    faults.heal();
+    if let Err(error) = within(cx.soon(), "an answer", unlock).await.unwrap() {
+        assert_eq!(error.outcome(), Outcome::Unknown, "{error}");
+    }
+    assert!(!guard.is_held());
+    let other = cx.provider().await;
+    within(cx.ttl(), "the lock is free", other.lock().acquire("k", cx.ttl())).await.unwrap().unlock().await.unwrap();
+    assert!(!guard.is_held());
+}
+
 pub(super) async fn an_unlock_whose_answer_was_lost_harms_no_successor(cx: Fixture) {
     let (client, faults) = cx.faulty().await;
     let guard = client.provider.lock().acquire("k", cx.ttl()).await.unwrap();

@@ -28,6 +28,7 @@ macro_rules! session_cases {
                 a_late_release_pays_no_debt_of_a_later_handle,
                 nothing_dropped_is_held_for_ever,
                 after_random_histories_nothing_dropped_is_held,
+                no_dropped_id_is_held_for_ever,
             }
             r9a {
                 everything_of_one_ttl_shares_one_lease,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coord_api::prelude::*;
-use coord_api::{LockOptions, RegisterOptions, ServiceInstance, Wait};
+use coord_api::{IdOptions, LockOptions, RegisterOptions, ServiceInstance, Wait};
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
@@ -267,4 +267,23 @@ pub(super) async fn a_late_release_pays_no_debt_of_a_later_handle(cx: Fixture) {
 
 pub(super) async fn after_random_histories_nothing_dropped_is_held(cx: Fixture) {
     uphold(&cx, "r9::after_random_histories_nothing_dropped_is_held", Workload::Mixed, false, &["r9"]).await;
+}
+
+pub(super) async fn no_dropped_id_is_held_for_ever(cx: Fixture) {
+    let other = cx.provider().await;
+    let (client, faults) = cx.faulty().await;
+    let options = IdOptions::default().with_range(1..=1).with_ttl(cx.ttl());
+    let id = client.provider.allocator().acquire_id_with("s", options.clone()).await.unwrap();
+    let kept = client.provider.lock().acquire("kept", cx.ttl()).await.unwrap();
+    let refused = Lasting::begin(&faults, Fault::Refuse, |request| request.deletes(layout::IDS));
+    let dropped = Instant::now();
+    drop(id);
+    let limit = cx.ttl() * 2 + cx.ttl() / 3 + cx.lag() + cx.slack();
+    let next = other.allocator().acquire_id_with("s", options.with_wait(Wait::For(limit))).await;
+    assert!(next.expect("the lease of what was dropped ran out").is_held());
+    assert!(dropped.elapsed() >= cx.ttl(), "one TTL long the release is only repeated");
+    assert!(!kept.is_held(), "what shares the lease goes with it, and knows before");
+    refused.end();
+    let again = within(cx.soon(), "a new lease carries what comes next", client.provider.lock().acquire("kept", cx.ttl())).await.unwrap();
+    assert!(again.is_held());
 }

@@ -9,6 +9,7 @@ use coord_api::{LeaseId, Revision};
 use crate::case::Case;
 use crate::view::StoreView;
 
+mod model;
 mod s1;
 mod s2;
 mod s3;
@@ -46,6 +47,7 @@ macro_rules! stores_cases {
                 values_are_left_out_on_demand,
                 a_range_is_one_snapshot,
                 ten_thousand_keys_are_all_there,
+                random_ranges_find_what_a_plain_model_finds,
                 a_bad_range_is_an_invalid_argument,
                 a_bad_span_is_an_invalid_argument,
                 random_sequences_answer_as_the_model_does,
@@ -58,6 +60,7 @@ macro_rules! stores_cases {
                 every_operation_is_answered,
                 what_a_transaction_read_is_not_older_than_any_acknowledged_write,
                 increments_of_many_clients_add_up,
+                random_transactions_do_what_a_plain_model_does,
                 one_write_for_each_key,
                 a_full_list_of_operations_passes_and_one_more_does_not,
                 a_transaction_is_bounded_in_bytes,
@@ -76,6 +79,8 @@ macro_rules! stores_cases {
                 progress_is_never_ahead_of_the_stream,
                 a_dropped_watch_disturbs_no_other,
                 a_stalled_watch_delivers_all_or_says_so,
+                watches_of_random_transactions_tell_every_change,
+                every_lost_revision_is_compacted_and_every_other_is_not,
                 history_that_is_gone_is_compacted,
                 a_watch_that_falls_behind_a_compaction_is_told,
                 a_continuation_into_lost_history_is_compacted,
@@ -96,6 +101,8 @@ macro_rules! stores_cases {
                 a_put_under_a_dead_lease_fails_whole,
                 a_put_moves_its_key_to_its_lease,
                 a_lookup_tells_the_time_left_and_the_keys,
+                the_keys_of_random_leases_are_what_a_plain_model_says,
+                each_key_goes_with_its_own_lease,
                 a_lease_outlives_the_crash_of_its_client,
                 five_hundred_leases_expire_together,
                 random_sequences_answer_as_the_model_does,

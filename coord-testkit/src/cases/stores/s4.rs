@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use coord_api::store::{Batch, Change, Compare, Op, Range, Span, Store, StoreEvent, Txn};
 use coord_api::{Error, ErrorKind, Result, Revision};
+use tokio::time::sleep;
 
-use super::{delete, get, put, told, watch};
+use super::model::{Dice, Model};
+use super::{delete, get, head, put, told, watch};
 use crate::fixture::Fixture;
 use crate::model;
 use crate::view::StoreView;
@@ -200,10 +202,65 @@ pub(super) async fn a_stalled_watch_delivers_all_or_says_so(cx: Fixture) {
         let txn = (0..100).fold(Txn::new(), |txn, key| txn.then(Op::put(format!("s/{key}"), "v")));
         revisions.push(writer.txn(txn).await.unwrap().revision);
     }
+    // What is pushed to it, is pushed by now.
+    sleep(cx.slack()).await;
     for revision in revisions {
         match within(cx.soon(), "the next batch of a watch", watch.next()).await {
             Ok(batch) => assert_eq!((batch.revision, batch.changes.len()), (revision, 100), "no gap, no duplicate, whole"),
             Err(error) => return assert_compacted(&error, revision),
+        }
+    }
+}
+
+pub(super) async fn watches_of_random_transactions_tell_every_change(cx: Fixture) {
+    let (store, other) = (cx.store().await, cx.store().await);
+    let leases = [store.grant_lease(cx.ttl() * 100).await.unwrap().id, store.grant_lease(cx.ttl() * 100).await.unwrap().id];
+    let (mut model, mut dice) = (Model::at(head(&*store).await), Dice::new(4));
+    let mut watches = Vec::new();
+    for n in 0..200 {
+        if n % 20 == 0 {
+            // From the present on, and from a while ago.
+            let (span, store) = (dice.span(), if n % 40 == 0 { &store } else { &other });
+            watches.push((span.clone(), model.revision, watch(store, span).await));
+            if let Some((_, past, _)) = watches.get(n / 40) {
+                let (span, past) = (dice.span(), *past);
+                watches.push((span.clone(), past, StoreView::after(store, span, past).await.unwrap()));
+            }
+        }
+        let txn = model.txn(&mut dice, &leases);
+        model.ran(&txn, &other.txn(txn.clone()).await.unwrap());
+    }
+    for (span, after, mut watch) in watches {
+        for (revision, changes) in model.told(&span, after) {
+            let batch = watch.expect(cx.soon()).await;
+            assert_eq!((batch.revision, batch.changes), (revision, changes), "{span:?} after {after}");
+        }
+    }
+}
+
+pub(super) async fn every_lost_revision_is_compacted_and_every_other_is_not(cx: Fixture) {
+    let store = cx.store().await;
+    let mut revisions = Vec::new();
+    for n in 0..6 {
+        revisions.push(put(&*store, "k", "v").await);
+        if n % 2 == 1 {
+            revisions.push(delete(&*store, "k").await);
+        }
+    }
+    // At a put, and at a deletion, which some servers then drop.
+    for compacted in [3, 5] {
+        cx.compact(revisions[compacted]).await;
+        for (n, revision) in revisions.iter().enumerate() {
+            let left = &revisions[n + 1..];
+            let told = batches(&cx, &store, Span::key("k"), *revision, left.len()).await;
+            let read = store.range(Range::key("k").with_at(*revision)).await;
+            if n < compacted {
+                assert_compacted(&told.unwrap_err(), revisions[n]);
+                assert_compacted(&read.unwrap_err(), *revision);
+            } else {
+                assert_eq!(told.unwrap().iter().map(|batch| batch.revision).collect::<Vec<_>>(), left, "after {revision}");
+                assert_eq!(read.unwrap().revision, *revision);
+            }
         }
     }
 }

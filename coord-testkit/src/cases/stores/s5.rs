@@ -8,6 +8,7 @@ use coord_api::{ErrorKind, LeaseId, Outcome};
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::model::{Dice, Model};
 use super::{delete, get, head, keys, put, put_leased, told, watch};
 use crate::bad;
 use crate::fixture::Fixture;
@@ -208,6 +209,62 @@ pub(super) async fn a_lookup_tells_the_time_left_and_the_keys(cx: Fixture) {
     store.keep_alive(lease.id).await.unwrap();
     let renewed = other.lease(lease.id).await.unwrap().unwrap();
     assert!(renewed.remaining + second >= lease.ttl && renewed.remaining <= lease.ttl, "{:?} told after a renewal", renewed.remaining);
+}
+
+pub(super) async fn the_keys_of_random_leases_are_what_a_plain_model_says(cx: Fixture) {
+    let (store, other) = (cx.store().await, cx.store().await);
+    let mut leases = Vec::new();
+    for _ in 0..3 {
+        leases.push(store.grant_lease(cx.ttl() * 100).await.unwrap().id);
+    }
+    let (mut model, mut dice) = (Model::at(head(&*store).await), Dice::new(5));
+    for n in 0..150 {
+        let txn = model.txn(&mut dice, &leases);
+        model.ran(&txn, &store.txn(txn.clone()).await.unwrap());
+        let index = dice.roll(leases.len());
+        let lease = leases[index];
+        assert_eq!(other.lease(lease).await.unwrap().unwrap().keys, model.keys_of(lease));
+        if n % 10 == 9 {
+            other.revoke_lease(lease).await.unwrap();
+            model.revoked(lease, head(&*store).await);
+            assert_eq!(store.lease(lease).await.unwrap(), None);
+            assert_eq!(store.keep_alive(lease).await.unwrap_err().kind(), ErrorKind::LeaseLost);
+            // Again, and without a trace.
+            store.revoke_lease(lease).await.unwrap();
+            assert_eq!(head(&*store).await, model.revision);
+            leases[index] = store.grant_lease(cx.ttl() * 100).await.unwrap().id;
+        }
+    }
+    let all = Range::prefix("");
+    model.check(&all, &store.range(all.clone()).await.unwrap());
+}
+
+pub(super) async fn each_key_goes_with_its_own_lease(cx: Fixture) {
+    let (store, other) = (cx.store().await, cx.store().await);
+    let mut watch = watch(&other, Span::prefix("l/")).await;
+    let asked = Instant::now();
+    let (short, renewed) = (store.grant_lease(cx.ttl()).await.unwrap(), store.grant_lease(cx.ttl()).await.unwrap());
+    for (key, lease) in [("l/short", short.id), ("l/moved", short.id), ("l/renewed", renewed.id), ("l/freed", renewed.id)] {
+        put_leased(&*store, key, "1", lease).await;
+    }
+    put_leased(&*store, "l/moved", "2", renewed.id).await;
+    put(&*store, "l/freed", "2").await;
+    for _ in 0..6 {
+        watch.expect(cx.soon()).await;
+    }
+    // Renewed by another client, for longer than the other one lives.
+    while asked.elapsed() < cx.gone_by(short.ttl) {
+        assert_eq!(other.keep_alive(renewed.id).await.unwrap(), renewed.ttl);
+        sleep(renewed.ttl / 5).await;
+    }
+    let batch = watch.expect(cx.soon()).await;
+    assert_eq!(told(&batch), [("l/short".into(), None)], "and nothing of any other lease");
+    assert_eq!(keys(&*store, Range::prefix("l/")).await, ["l/freed", "l/moved", "l/renewed"]);
+    assert_eq!(store.keep_alive(short.id).await.unwrap_err().kind(), ErrorKind::LeaseLost);
+    sleep(cx.gone_by(renewed.ttl)).await;
+    let gone: BTreeSet<_> = told(&watch.expect(cx.soon()).await).into_iter().collect();
+    assert_eq!(gone, ["l/moved", "l/renewed"].map(|key| (key.into(), None)).into());
+    assert_eq!(keys(&*other, Range::prefix("l/")).await, ["l/freed"]);
 }
 
 pub(super) async fn a_lease_outlives_the_crash_of_its_client(cx: Fixture) {

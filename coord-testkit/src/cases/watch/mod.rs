@@ -38,6 +38,7 @@ macro_rules! watch_cases {
             r17 {
                 a_snapshot_comes_first,
                 a_snapshot_and_what_comes_after_leave_no_gap,
+                a_snapshot_of_a_key_and_what_comes_after_leave_no_gap,
                 after_a_revision_comes_exactly_what_followed,
                 a_list_and_a_watch_after_it_leave_no_gap,
             }
@@ -65,6 +66,8 @@ macro_rules! watch_cases {
                 it_outlives_a_long_outage,
                 its_state_says_how_it_is_doing,
                 a_permanent_error_is_the_last_item,
+                a_refused_watch_says_so_at_once,
+                closing_ends_every_kind_of_watch,
                 it_outlives_the_provider_value_that_opened_it,
                 in_random_histories_no_watch_ends_or_stalls,
             }
@@ -72,6 +75,8 @@ macro_rules! watch_cases {
                 a_put_tells_key_value_version_and_whether_it_created,
                 a_deletion_tells_key_and_version,
                 an_expired_key_shows_as_a_deletion,
+                every_change_of_a_revision_tells_its_content,
+                what_is_not_utf_8_is_apart_in_a_snapshot_and_a_stream,
                 what_does_not_decode_comes_with_its_bytes_and_the_stream_goes_on,
                 a_key_that_is_not_utf_8_harms_no_other,
                 in_random_histories_what_is_told_was_done,

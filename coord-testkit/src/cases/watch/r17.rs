@@ -68,6 +68,32 @@ pub(super) async fn a_snapshot_and_what_comes_after_leave_no_gap(cx: Fixture) {
     }
 }
 
+pub(super) async fn a_snapshot_of_a_key_and_what_comes_after_leave_no_gap(cx: Fixture) {
+    let mut writer = Writer::new(&cx).await;
+    // Each time the first watch of its client, and written to from when it is asked for until it is read.
+    for round in 0..12 {
+        let watcher = cx.delayed(round).await;
+        let before = writer.put("d/k", "before").await;
+        let opening = tokio::spawn(async move {
+            let watch = watcher.provider.config().watch_raw("d/k", WatchStart::Snapshot).await.unwrap();
+            (watch, watcher)
+        });
+        while !opening.is_finished() {
+            writer.put("d/k", "while it is opened").await;
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        let (mut watch, _watcher) = opening.await.unwrap();
+        writer.put("d/k", "before it is read").await;
+        writer.delete("d/k").await;
+        let last = writer.put("d/k", "last").await;
+        let mut view = ConfigView::after(Revision::ZERO);
+        view.follow(&mut watch, last, cx.soon()).await;
+        assert!(view.resyncs() >= 1 && view.seen() > before);
+        view.check(&writer.log);
+        view.check_state(&writer.provider.config().list_raw("d").await.unwrap().items);
+    }
+}
+
 pub(super) async fn after_a_revision_comes_exactly_what_followed(cx: Fixture) {
     let (watcher, mut writer) = (cx.provider().await, Writer::new(&cx).await);
     for n in 0..6 {

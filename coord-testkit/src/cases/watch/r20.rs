@@ -87,6 +87,46 @@ pub(super) async fn a_permanent_error_is_the_last_item(cx: Fixture) {
     ConfigView::after(Revision::ZERO).follow(&mut watch, last, cx.soon()).await;
 }
 
+pub(super) async fn a_refused_watch_says_so_at_once(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    for start in [WatchStart::Now, WatchStart::Snapshot, WatchStart::After(Revision::new(1))] {
+        faults.next(Fault::Deny, |request| matches!(request, Request::Watch(_)));
+        // By the call, or by the stream's last item.
+        let refused = match client.provider.config().watch_prefix_raw("d", start).await {
+            Ok(mut watch) => within(cx.soon(), "the watch ends", view::end(&mut watch)).await.unwrap(),
+            Err(error) => error,
+        };
+        assert_eq!(refused.kind(), ErrorKind::PermissionDenied, "{start:?}");
+        assert_eq!(faults.unused(), 0, "{start:?}");
+    }
+}
+
+pub(super) async fn closing_ends_every_kind_of_watch(cx: Fixture) {
+    let client = cx.client().await;
+    let config = client.provider.config();
+    let mut writer = Writer::new(&cx).await;
+    let before = writer.put("d/k", "1").await;
+    let mut ends = Vec::new();
+    for start in [WatchStart::Now, WatchStart::Snapshot, WatchStart::After(before)] {
+        let mut key = config.watch_raw("d/k", start).await.unwrap();
+        let mut directory = config.watch_prefix_raw("d", start).await.unwrap();
+        ends.push(tokio::spawn(async move { view::end(&mut key).await }));
+        ends.push(tokio::spawn(async move { view::end(&mut directory).await }));
+    }
+    let mut typed = config.watch_prefix::<u32>("d", WatchStart::Snapshot).await.unwrap();
+    ends.push(tokio::spawn(async move { view::end(&mut typed).await }));
+    let mut service = client.provider.registry().watch("s").await.unwrap();
+    ends.push(tokio::spawn(async move { view::end(&mut service).await }));
+    writer.put("d/k", "2").await;
+    sleep(Duration::from_millis(10)).await;
+    assert!(ends.iter().all(|end| !end.is_finished()), "no watch ends by itself");
+    client.provider.close().await.unwrap();
+    for end in ends {
+        let error = within(FIVE_SECONDS, "a watch ends", end).await.unwrap().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Closed);
+    }
+}
+
 pub(super) async fn it_outlives_the_provider_value_that_opened_it(cx: Fixture) {
     let mut writer = Writer::new(&cx).await;
     let provider = cx.provider().await;

@@ -2,7 +2,7 @@
 
 use coord_api::prelude::*;
 use coord_api::store::{Op, Txn};
-use coord_api::{ConfigEvent, ErrorKind, Revision, Value, Watch, WatchStart};
+use coord_api::{ConfigEntry, ConfigEvent, ErrorKind, Revision, Value, Watch, WatchStart};
 
 use super::Writer;
 use crate::fixture::Fixture;
@@ -90,6 +90,51 @@ pub(super) async fn an_expired_key_shows_as_a_deletion(cx: Fixture) {
     view.follow(&mut watch, written.next(), cx.gone_by(lease.ttl) + cx.soon()).await;
     assert_eq!(view.state().keys().collect::<Vec<_>>(), ["d/free"]);
     assert!(view.told().iter().any(|told| told.0 == "d/leased" && told.2.is_none()) || view.resyncs() > 0);
+}
+
+pub(super) async fn every_change_of_a_revision_tells_its_content(cx: Fixture) {
+    without_resync(async || {
+        let (watcher, mut writer) = (cx.provider().await, Writer::new(&cx).await);
+        writer.all(&[("d/old", Some("1")), ("d/gone", Some("1")), ("d/new", None)]).await;
+        let mut watch = watcher.config().watch_prefix_raw("d", WatchStart::Now).await.unwrap();
+        let version = writer.all(&[("d/new", Some("2")), ("d/old", Some("")), ("d/gone", None)]).await;
+        let put = |key: &str, text: &'static str, created| ConfigEvent::Put {
+            entry: ConfigEntry { key: key.to_owned(), value: Value::from(text), version },
+            created,
+            last: false,
+        };
+        let gone = ConfigEvent::Delete { key: "d/gone".to_owned(), version, last: true };
+        assert_eq!(changes(&cx, &mut watch, 3).await?, [put("d/new", "2", true), put("d/old", "", false), gone]);
+        Some(())
+    })
+    .await;
+}
+
+pub(super) async fn what_is_not_utf_8_is_apart_in_a_snapshot_and_a_stream(cx: Fixture) {
+    without_resync(async || {
+        let mut writer = Writer::new(&cx).await;
+        writer.put("d/a", "1").await;
+        let foreign = [layout::config("d/").as_bytes(), bad::GARBAGE].concat();
+        let put = |text: &'static str| Txn::new().then(Op::put(foreign.clone(), text));
+        let first = writer.store.txn(put("first")).await.unwrap().revision;
+        let watcher = cx.provider().await;
+        let mut watch = watcher.config().watch_prefix_raw("d", WatchStart::Snapshot).await.unwrap();
+        let Some(Ok(ConfigEvent::Resync(snapshot))) = within(cx.soon(), "the snapshot comes", watch.next()).await else {
+            panic!("not a snapshot")
+        };
+        assert!(snapshot.items.iter().map(|entry| entry.key.as_str()).eq(["d/a"]));
+        assert!(snapshot.invalid.iter().map(|record| (record.value.as_bytes(), record.version)).eq([(&b"first"[..], first)]));
+        let second = writer.store.txn(put("second")).await.unwrap().revision;
+        let last = writer.put("d/a", "2").await;
+        let told = changes(&cx, &mut watch, 2).await?;
+        let [ConfigEvent::Invalid { record, last: true }, ConfigEvent::Put { entry, created: false, .. }] = told.as_slice() else {
+            panic!("wanted invalid, put: {told:?}")
+        };
+        assert_eq!((record.value.as_bytes(), record.version, record.error.kind()), (&b"second"[..], second, ErrorKind::Codec));
+        assert_eq!(entry.version, last);
+        Some(())
+    })
+    .await;
 }
 
 pub(super) async fn what_does_not_decode_comes_with_its_bytes_and_the_stream_goes_on(cx: Fixture) {
