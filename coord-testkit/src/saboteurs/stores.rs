@@ -273,6 +273,9 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("dead-lease-fails-in-part", "a put under a dead lease fails, and the rest is applied", &["s5", "s3"], || {
         Sabotage::store(|| FailsInPart)
     }),
+    Saboteur::new("dead-lease-anywhere-fails", "a dead lease fails a transaction that does not use it", &["s5"], || {
+        Sabotage::store(|| FailsAnywhere)
+    }),
     Saboteur::new("moved-key-stays", "a key that moved to another lease goes with the first", &["s5"], || {
         let first = Shared::default();
         Sabotage::store(move || Stays(Arc::clone(&first)))
@@ -728,6 +731,22 @@ impl BrokenStore for FailsInPart {
             good.txn(without(txn, rest)).await?;
         }
         answer
+    }
+}
+
+struct FailsAnywhere;
+
+#[async_trait]
+impl BrokenStore for FailsAnywhere {
+    async fn txn(&self, good: &Arc<dyn Store>, txn: Txn) -> Result<TxnReply> {
+        for op in txn.then.iter().chain(&txn.otherwise) {
+            if let Op::Put { lease: Some(lease), .. } = op {
+                if good.lease(*lease).await?.is_none() {
+                    return Err(Error::lease_lost("store.txn", "a lease is gone"));
+                }
+            }
+        }
+        good.txn(txn).await
     }
 }
 

@@ -39,6 +39,7 @@ macro_rules! config_cases {
                 a_failed_compare_and_set_leaves_no_trace,
                 deleting_what_is_absent_leaves_no_trace,
                 random_sequences_answer_as_the_model_does,
+                what_failed_is_in_no_history,
             }
             r12 {
                 it_succeeds_iff_the_version_is_the_expected_one,
@@ -48,6 +49,7 @@ macro_rules! config_cases {
                 a_value_that_came_back_is_another_version,
                 a_conflict_carries_the_current_version,
                 of_many_racers_exactly_one_wins,
+                of_many_racers_for_what_was_deleted_none_wins,
                 of_many_creators_exactly_one_wins,
                 increments_add_up,
                 random_sequences_answer_as_the_model_does,

@@ -165,3 +165,27 @@ pub(super) async fn deleting_what_is_absent_leaves_no_trace(cx: Fixture) {
 pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
     contract(&cx, "r11::random_sequences_answer_as_the_model_does", "r11", Contract::Config).await;
 }
+
+pub(super) async fn what_failed_is_in_no_history(cx: Fixture) {
+    let (provider, other) = (cx.provider().await, cx.provider().await);
+    let config = provider.config();
+    let mut watches = Vec::new();
+    for (watcher, start) in [(&provider, WatchStart::Now), (&other, WatchStart::Snapshot)] {
+        watches.push(watcher.config().watch_raw("k", start).await.unwrap());
+    }
+    let (mut log, mut last) = (Vec::new(), Version::ZERO);
+    for n in 0..10 {
+        for wrong in [Version::new(last.get() + 1), Version::new(u64::MAX)] {
+            assert_eq!(conflict(&other.config().compare_and_set_raw("k", value("wrong"), wrong).await.unwrap_err()), last);
+            assert_eq!(conflict(&config.compare_and_delete("k", wrong).await.unwrap_err()), last);
+        }
+        assert_eq!(config.get_raw("k").await.unwrap().map_or(Version::ZERO, |found| found.version), last);
+        last = config.compare_and_set_raw("k", value(n.to_string()), last).await.unwrap();
+        log.push(("k".to_owned(), last, Some(value(n.to_string()))));
+    }
+    for mut watch in watches {
+        let mut view = crate::view::ConfigView::after(Version::ZERO);
+        view.follow(&mut watch, last, cx.soon()).await;
+        view.check(&log);
+    }
+}

@@ -138,3 +138,18 @@ pub(super) async fn increments_add_up(cx: Fixture) {
 pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
     contract(&cx, "r12::random_sequences_answer_as_the_model_does", "r12", Contract::Config).await;
 }
+
+pub(super) async fn of_many_racers_for_what_was_deleted_none_wins(cx: Fixture) {
+    let clients = join_all((0..4).map(|seed| cx.delayed(seed))).await;
+    for round in 0..5 {
+        let config = clients[round % 4].provider.config();
+        let deleted = config.set_raw("k", value("before")).await.unwrap();
+        assert!(config.delete("k").await.unwrap());
+        let racers =
+            clients.iter().cycle().take(8).map(|client| client.provider.config().compare_and_set_raw("k", value("after"), deleted));
+        for answer in join_all(racers).await {
+            assert_eq!(conflict(&answer.unwrap_err()), Version::ZERO);
+        }
+        assert_eq!(config.get_raw("k").await.unwrap(), None, "nobody created it");
+    }
+}

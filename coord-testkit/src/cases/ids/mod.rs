@@ -39,6 +39,7 @@ macro_rules! ids_cases {
             }
             r42 {
                 when_none_is_free_it_is_exhausted_at_once,
+                to_be_refused_takes_no_longer_than_to_be_served,
                 no_id_is_one_past_the_end,
                 exhausted_callers_leave_nothing_behind,
                 a_waiting_call_gets_a_released_id,

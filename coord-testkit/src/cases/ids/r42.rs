@@ -348,3 +348,19 @@ pub(super) async fn random_histories_leak_no_id(cx: Fixture) {
 pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
     contract(&cx, "r42::random_sequences_answer_as_the_model_does", "r42", Contract::Ids).await;
 }
+
+pub(super) async fn to_be_refused_takes_no_longer_than_to_be_served(cx: Fixture) {
+    let (holder, other) = (cx.provider().await, cx.provider().await);
+    let held = acquire(&cx, &*holder, 1).await.unwrap();
+    let (mut slowest, mut fastest) = (Duration::ZERO, Duration::MAX);
+    for _ in 0..8 {
+        let start = Instant::now();
+        other.allocator().acquire_id("another", 1).await.unwrap().release().await.unwrap();
+        slowest = slowest.max(start.elapsed());
+        let start = Instant::now();
+        assert_eq!(acquire(&cx, &*other, 1).await.unwrap_err().kind(), ErrorKind::Exhausted);
+        fastest = fastest.min(start.elapsed());
+    }
+    assert!(fastest <= slowest + Duration::from_millis(50), "{fastest:?} to be refused, {slowest:?} to be served");
+    assert!(held.is_held());
+}

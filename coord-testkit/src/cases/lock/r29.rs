@@ -247,3 +247,24 @@ pub(super) async fn a_pending_acquire_dropped_outside_a_runtime_leaves_no_ghost(
 pub(super) async fn random_histories_leave_no_ghost(cx: Fixture) {
     uphold(&cx, "r29::random_histories_leave_no_ghost", Workload::Locks, false, &["r29"]).await;
 }
+
+pub(super) async fn each_of_several_waiters_times_out_at_its_own_time(cx: Fixture) {
+    let (holder, provider, store) = (cx.provider().await, cx.provider().await, cx.store().await);
+    let guard = holder.lock().acquire("k", cx.ttl()).await.unwrap();
+    let start = Instant::now();
+    // The later they come, the earlier they go, and so each from the end of the queue.
+    let waiters = [4, 3, 2, 1].map(|quarters| {
+        let (lock, ttl, limit) = (Arc::clone(provider.lock()), cx.ttl(), cx.ttl() * quarters / 4);
+        tokio::spawn(async move {
+            let error = lock.acquire_timeout("k", ttl, limit).await.unwrap_err();
+            (error.kind(), limit, start.elapsed())
+        })
+    });
+    for waiter in waiters {
+        let (kind, limit, elapsed) = within(cx.ttl() + cx.soon(), "a waiter times out", waiter).await.unwrap();
+        assert_eq!(kind, ErrorKind::Timeout);
+        assert!(elapsed >= limit && elapsed <= limit + cx.slack(), "{limit:?}: after {elapsed:?}");
+    }
+    eventually(ONE_SECOND + cx.slack(), "no ghost is left", || async { (queue(&*store, "k").await.len() == 1).then_some(()) }).await;
+    assert!(guard.is_held());
+}

@@ -230,3 +230,19 @@ pub(super) async fn in_random_histories_only_the_holder_removes_its_grant(cx: Fi
 pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
     contract(&cx, "r33::random_sequences_answer_as_the_model_does", "r33", Contract::Locks).await;
 }
+
+pub(super) async fn ttl_runs_down_where_nothing_is_renewed(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let guard = client.provider.lock().acquire("k", cx.ttl()).await.unwrap();
+    faults.cut();
+    let (start, left) = (Instant::now(), guard.ttl());
+    let about = Duration::from_millis(20);
+    while start.elapsed() < left {
+        let before = left.saturating_sub(start.elapsed());
+        let (told, after) = (guard.ttl(), left.saturating_sub(start.elapsed()));
+        assert!(told <= before + about && told + about >= after, "{told:?} told, between {after:?} and {before:?} left");
+        sleep(left / 20).await;
+    }
+    assert_eq!(guard.ttl(), Duration::ZERO);
+    assert!(!guard.is_held());
+}

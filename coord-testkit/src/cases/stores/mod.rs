@@ -60,6 +60,7 @@ macro_rules! stores_cases {
                 every_operation_is_answered,
                 what_a_transaction_read_is_not_older_than_any_acknowledged_write,
                 increments_of_many_clients_add_up,
+                of_many_creators_exactly_one_succeeds,
                 random_transactions_do_what_a_plain_model_does,
                 one_write_for_each_key,
                 a_full_list_of_operations_passes_and_one_more_does_not,
@@ -71,6 +72,7 @@ macro_rules! stores_cases {
             s4 {
                 a_watch_delivers_every_change_after_where_it_is_armed,
                 a_watch_from_now_is_armed_at_its_call,
+                a_watch_that_is_read_late_tells_all_the_same,
                 a_watch_from_the_past_delivers_exactly_what_came_after,
                 the_changes_of_one_revision_are_one_batch_in_order,
                 a_watch_sees_its_span_alone,
@@ -99,6 +101,7 @@ macro_rules! stores_cases {
                 revoking_what_is_gone_is_ok,
                 keeping_alive_what_is_gone_is_lease_lost,
                 a_put_under_a_dead_lease_fails_whole,
+                a_dead_lease_counts_in_the_list_that_runs_alone,
                 a_put_moves_its_key_to_its_lease,
                 a_lookup_tells_the_time_left_and_the_keys,
                 the_keys_of_random_leases_are_what_a_plain_model_says,

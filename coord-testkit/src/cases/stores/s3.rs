@@ -271,3 +271,26 @@ pub(super) async fn a_bad_transaction_is_an_invalid_argument(cx: Fixture) {
 pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
     model::store(&cx, "s3::random_sequences_answer_as_the_model_does", "s3").await;
 }
+
+pub(super) async fn of_many_creators_exactly_one_succeeds(cx: Fixture) {
+    let clients = join_all((0..4).map(|seed| cx.delayed(seed))).await;
+    for (round, compare) in
+        [Compare::Absent("c/k".into()), Compare::RangeAbsent(Span::prefix("c/"))].into_iter().cycle().take(8).enumerate()
+    {
+        let creates = (0..12).zip(clients.iter().cycle()).map(|(n, client)| {
+            // By several names, where it is the range that must be empty.
+            let key = if round % 2 == 0 { "c/k".to_owned() } else { format!("c/{n}") };
+            client.store.txn(Txn::new().when(compare.clone()).then(Op::put(key, n.to_string())).otherwise(Op::Range(Range::prefix("c/"))))
+        });
+        let replies: Vec<_> = join_all(creates).await.into_iter().map(Result::unwrap).collect();
+        let (won, lost): (Vec<_>, Vec<_>) = replies.iter().partition(|reply| reply.succeeded);
+        assert_eq!((won.len(), lost.len()), (1, 11));
+        for reply in lost {
+            let found = &reply.range(0).unwrap().entries;
+            assert!(found.len() == 1 && found[0].created == won[0].revision, "who comes later sees the first");
+        }
+        let store = &clients[0].store;
+        let key = keys(&**store, Range::prefix("c/")).await.remove(0);
+        store.txn(Txn::new().then(Op::delete(key))).await.unwrap();
+    }
+}

@@ -322,3 +322,33 @@ pub(super) async fn what_was_not_compacted_is_still_there(cx: Fixture) {
 pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
     model::store(&cx, "s4::random_sequences_answer_as_the_model_does", "s4").await;
 }
+
+pub(super) async fn a_watch_that_is_read_late_tells_all_the_same(cx: Fixture) {
+    let (store, other, writer) = (cx.store().await, cx.store().await, cx.store().await);
+    put(&*writer, "k", "before").await;
+    let before = head(&*writer).await;
+    let mut watches = Vec::new();
+    for store in [&store, &other, &writer] {
+        for span in [Span::key("k"), Span::prefix(""), Span::Interval("j".into(), "l".into())] {
+            watches.push(store.watch(span, None).await.unwrap());
+        }
+    }
+    // Nobody has read any of them yet.
+    let mut written = Vec::new();
+    for value in ["1", "2", "3"] {
+        written.push(put(&*writer, "k", value).await);
+    }
+    for mut watch in watches {
+        let mut told = Vec::new();
+        while told.last() != written.last() {
+            match within(cx.soon(), "every change after the call", watch.next()).await {
+                Some(Ok(StoreEvent::Batch(batch))) if batch.revision > before => told.push(batch.revision),
+                Some(Ok(_)) => {}
+                // It may break; what it may not do is go on without some of them.
+                Some(Err(error)) if error.is_transient() => break,
+                other => panic!("wanted a batch, got {other:?}"),
+            }
+        }
+        assert_eq!(told, written[..told.len()]);
+    }
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use coord_api::store::{Op, Range, Span, Txn};
+use coord_api::store::{Compare, Op, Range, Span, Txn};
 use coord_api::{ErrorKind, LeaseId, Outcome};
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -293,4 +293,30 @@ pub(super) async fn five_hundred_leases_expire_together(cx: Fixture) {
 
 pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
     model::store(&cx, "s5::random_sequences_answer_as_the_model_does", "s5").await;
+}
+
+pub(super) async fn a_dead_lease_counts_in_the_list_that_runs_alone(cx: Fixture) {
+    let (store, other) = (cx.store().await, cx.store().await);
+    let (live, dead) = (store.grant_lease(cx.ttl() * 10).await.unwrap().id, store.grant_lease(cx.ttl()).await.unwrap().id);
+    put_leased(&*store, "k", "1", live).await;
+    other.revoke_lease(dead).await.unwrap();
+    let (there, absent) = (Compare::Present("k".into()), Compare::Absent("k".into()));
+    let both = |compare: &Compare, then, otherwise| {
+        let put = |lease| Op::put_leased("l", "2", lease);
+        Txn::new().when(compare.clone()).then(put(then)).then(Op::delete("k")).otherwise(put(otherwise)).otherwise(Op::delete("k"))
+    };
+    for txn in [both(&there, dead, live), both(&absent, live, dead)] {
+        let before = head(&*store).await;
+        let error = store.txn(txn.clone()).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::LeaseLost, Outcome::NotApplied), "{txn:?}");
+        assert_eq!(head(&*store).await, before, "{txn:?}");
+        assert_eq!(keys(&*other, Range::prefix("")).await, ["k"], "{txn:?}");
+    }
+    for txn in [both(&there, live, dead), both(&absent, dead, live)] {
+        store.txn(txn.clone()).await.unwrap();
+        let found = get(&*other, "l").await.unwrap();
+        assert_eq!((found.lease, get(&*store, "k").await), (Some(live), None), "{txn:?}");
+        put(&*store, "k", "again").await;
+        delete(&*store, "l").await;
+    }
 }
