@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::store::Store;
-use coord_api::{Provider, Revision};
+use coord_api::{LeaseId, Provider, Revision};
 use futures_util::future::BoxFuture;
 
-use crate::harness::{Client, Harness, Reopened, Time};
+use crate::harness::{Client, Harness, Hook, Reopened, Time};
 
 mod config;
 mod general;
@@ -70,18 +70,8 @@ impl fmt::Debug for Saboteur {
 
 /// Every saboteur, by the parts of the contract.
 pub fn saboteurs() -> impl Iterator<Item = &'static Saboteur> {
-    [
-        general::SABOTEURS,
-        config::SABOTEURS,
-        watch::SABOTEURS,
-        session::SABOTEURS,
-        lock::SABOTEURS,
-        registry::SABOTEURS,
-        ids::SABOTEURS,
-        stores::SABOTEURS,
-    ]
-    .into_iter()
-    .flatten()
+    let plain = [general::SABOTEURS, config::SABOTEURS, session::SABOTEURS, registry::SABOTEURS, ids::SABOTEURS];
+    plain.into_iter().chain(watch::SABOTEURS).chain(lock::SABOTEURS).chain(stores::SABOTEURS).flatten()
 }
 
 /// Backends that are odd and break nothing.
@@ -169,6 +159,7 @@ impl Sabotaged {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl Harness for Sabotaged {
     async fn client(&self) -> Client {
         let client = self.good.client().await;
@@ -198,6 +189,18 @@ impl Harness for Sabotaged {
             work(self.good.client().await.store).await;
         }
         reopened
+    }
+
+    async fn expire_lease(&self, lease: LeaseId) -> Hook {
+        self.good.expire_lease(lease).await
+    }
+
+    fn server_faults(&self) -> &'static [&'static str] {
+        self.good.server_faults()
+    }
+
+    async fn server_fault(&self, name: &'static str) -> Option<Box<dyn Send>> {
+        self.good.server_fault(name).await
     }
 
     fn time(&self) -> Time {

@@ -234,7 +234,7 @@ pub(super) async fn a_debt_is_not_paid_by_an_earlier_one_of_the_same_key(cx: Fix
     let (client, faults) = cx.faulty().await;
     let store = cx.store().await;
     let _kept = client.provider.lock().acquire("kept", cx.ttl()).await.unwrap();
-    let acquire = || client.provider.allocator().acquire_id_with("s", coord_api::IdOptions::default().with_ttl(cx.ttl()));
+    let acquire = || client.provider.allocator().acquire_id_with("s", IdOptions::default().with_ttl(cx.ttl()));
     // The release of the first is applied at once, and while its answer is out the id is taken and dropped again.
     faults.next(Fault::LateAnswer(Duration::from_millis(300)), |request| request.deletes(layout::IDS));
     drop(acquire().await.unwrap());
@@ -250,7 +250,7 @@ pub(super) async fn a_late_release_pays_no_debt_of_a_later_handle(cx: Fixture) {
     let (client, faults) = cx.faulty().await;
     let store = cx.store().await;
     let _kept = client.provider.lock().acquire("kept", cx.ttl()).await.unwrap();
-    let acquire = || client.provider.allocator().acquire_id_with("s", coord_api::IdOptions::default().with_ttl(cx.ttl()));
+    let acquire = || client.provider.allocator().acquire_id_with("s", IdOptions::default().with_ttl(cx.ttl()));
     let first = acquire().await.unwrap();
     faults.next_delete(Fault::LoseAnswer, layout::IDS);
     first.release().await.unwrap_err();

@@ -1,24 +1,20 @@
-//! What breaks watches (R16 to R22, R39).
+//! What breaks the streams that users read (R16 to R22, R39).
 
-use std::collections::{BTreeMap, HashSet};
-use std::future::pending;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::store::{Batch, Change, Op, Span, Store, StoreEvent, StoreWatch, Txn, TxnReply};
 use coord_api::{
-    ConfigEntry, ConfigEvent, Error, ErrorKind, LeaseId, Result, Revision, ServiceChange, ServiceEvent, ServiceInstance, Watch, WatchStart,
+    ConfigEntry, ConfigEvent, Error, ErrorKind, Result, Revision, ServiceChange, ServiceEvent, ServiceInstance, Watch, WatchStart,
     WatchState,
 };
 use futures_util::{StreamExt, stream};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, sleep};
 
-use super::provider::{BrokenProvider, Good, mapped, streamed};
-use super::store::{self, BrokenStore, Edited};
-use super::{Sabotage, Saboteur, Shared, locked};
+use super::super::provider::{BrokenProvider, Good, mapped, streamed};
+use super::super::{Sabotage, Saboteur};
 
 pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("first-event-lost", "first event after subscribing lost", &["r16"], || {
@@ -33,15 +29,12 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     }),
     Saboteur::new("armed-when-polled", "a watch is armed when it is first polled", &["r16"], || Sabotage::provider(|| ArmedWhenPolled)),
     Saboteur::new("gap-after-snapshot", "gap between snapshot and stream", &["r17"], || Sabotage::provider(|| GapAfterSnapshot)),
-    Saboteur::new("resumes-from-now", "resumes from now after a reconnect", &["r18"], || Sabotage::client(ResumesFromNow::default)),
-    Saboteur::new("skips-compaction", "skips silently over a compaction", &["r19", "s4"], || Sabotage::store(|| SkipsCompaction)),
     Saboteur::new("resync-without-deletions", "Resync without the deletions", &["r19"], || {
         watches(|watch| {
             let mut known = BTreeMap::new();
             mapped(watch, move |item| vec![item.map(|event| without_deletions(&mut known, event))])
         })
     }),
-    Saboteur::new("quick-puts-become-one", "two quick puts become one", &["r18", "s4"], || Sabotage::store(|| Coalesces)),
     Saboteur::new("revisions-swapped", "two revisions swapped", &["r18"], || {
         watches(|watch| {
             let swapped = |mut pair: Vec<Result<ConfigEvent>>| {
@@ -55,16 +48,8 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
         })
     }),
     Saboteur::new("laggard-loses-oldest", "a lagging subscriber loses the oldest", &["r22"], || watches(loses_oldest)),
-    Saboteur::new("slow-blocks-writer", "a slow one blocks the writer", &["r22"], || {
-        let stuck = Arc::new(AtomicUsize::new(0));
-        Sabotage::store(move || BlocksWriter(Arc::clone(&stuck)))
-    }),
     Saboteur::new("ends-quietly", "ends quietly on disconnect", &["r20"], || {
         watches(|watch| ends_when_suspended(watch, Duration::ZERO, None))
-    }),
-    Saboteur::new("expiry-is-silent", "expiry emits no DELETE", &["r21", "s5", "r28"], || {
-        let deleted = Shared::default();
-        Sabotage::store(move || ExpiryIsSilent(Arc::clone(&deleted)))
     }),
     Saboteur::new("gives-up", "a watch gives up after a minute", &["r20"], || {
         watches(|watch| ends_when_suspended(watch, Duration::from_secs(60), Some(Error::new(ErrorKind::Unavailable, "watch", "gave up"))))
@@ -75,15 +60,6 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     }),
     Saboteur::new("outlives-close", "a watch goes on, silently, after closing", &["r20", "r8"], || {
         watches(|watch| streamed(watch.take_while(|item| std::future::ready(!is(item, ErrorKind::Closed))).chain(stream::pending())))
-    }),
-    Saboteur::new("permanent-is-retried", "a permanent error is retried for ever", &["r20", "r1"], || {
-        Sabotage::client(|| Edited {
-            error: Some(|error| match error.kind() {
-                ErrorKind::PermissionDenied => Error::new(ErrorKind::Unavailable, "store", "refused").with_outcome(error.outcome()),
-                _ => error,
-            }),
-            ..Edited::default()
-        })
     }),
     Saboteur::new("events-doubled", "every fifth event is told twice", &["r18"], || {
         watches(|watch| {
@@ -117,7 +93,6 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             event => vec![event],
         })
     }),
-    Saboteur::new("values-are-read-anew", "an event has the value of when it is read", &["r18", "s4"], || Sabotage::store(|| ReadsAnew)),
     Saboteur::new("invalid-ends-the-stream", "what does not decode ends the stream", &["r21"], || {
         watches(|watch| {
             let broken = |item: Result<ConfigEvent>| match item {
@@ -132,26 +107,6 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     }),
     Saboteur::new("invalid-is-skipped", "what does not decode is not told", &["r21"], || {
         edits(|event| if matches!(event, ConfigEvent::Invalid { .. }) { Vec::new() } else { vec![event] })
-    }),
-    Saboteur::new("watch-sees-neighbours", "a watch of `a` sees `ab`", &["r5", "r16"], || {
-        Sabotage::client(|| Edited {
-            watch: Some(|span| match span {
-                Span::Prefix(prefix) if prefix.starts_with(b"/config/") && prefix.len() > 8 => {
-                    Span::Prefix(prefix.slice(..prefix.len() - 1))
-                }
-                span => span,
-            }),
-            ..Edited::default()
-        })
-    }),
-    Saboteur::new("key-sees-below", "a watch of a key sees what is below it", &["r16"], || {
-        Sabotage::client(|| Edited {
-            watch: Some(|span| match span {
-                Span::Key(key) if key.starts_with(b"/config/") => Span::Prefix(key),
-                span => span,
-            }),
-            ..Edited::default()
-        })
     }),
     Saboteur::new("slash-is-the-key", "a watch of `a/` is one of `a`", &["r16"], || Sabotage::provider(|| SlashIsKey)),
     Saboteur::new("missing-cannot-be-watched", "a missing key cannot be watched", &["r16"], || Sabotage::provider(|| MissingFails)),
@@ -182,9 +137,6 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
                 move |watch| one_after_the_other(Arc::clone(&turn), watch)
             })
         })
-    }),
-    Saboteur::new("dropped-watch-leaves-task", "a dropped watch leaves a task and an open watch", &["r22"], || {
-        Sabotage::client(|| LeavesTask)
     }),
     Saboteur::new("service-starts-empty", "a service watch does not start with the full set", &["r39"], || {
         let first = |event| if matches!(event, ServiceEvent::Resync(_)) { Vec::new() } else { vec![event] };
@@ -219,10 +171,6 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
         })
     }),
 ];
-
-fn is<E>(item: &Result<E>, kind: ErrorKind) -> bool {
-    item.as_ref().err().is_some_and(|error| error.kind() == kind)
-}
 
 /// Breaks every watch of the config centre.
 struct Watches<F>(F);
@@ -282,33 +230,6 @@ impl BrokenProvider for GapAfterSnapshot {
     }
 }
 
-#[derive(Default)]
-struct ResumesFromNow(Shared<HashSet<Span>>);
-
-#[async_trait]
-impl BrokenStore for ResumesFromNow {
-    async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
-        let again = !locked(&self.0).insert(span.clone());
-        let watch = good.watch(span, if again { None } else { after }).await?;
-        Ok(StoreWatch::new(after.unwrap_or(watch.armed()), watch))
-    }
-}
-
-struct SkipsCompaction;
-
-#[async_trait]
-impl BrokenStore for SkipsCompaction {
-    async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
-        match good.watch(span.clone(), after).await {
-            Err(error) if error.kind() == ErrorKind::Compacted => {
-                let watch = good.watch(span, None).await?;
-                Ok(StoreWatch::new(after.unwrap_or(watch.armed()), watch))
-            }
-            watch => watch,
-        }
-    }
-}
-
 fn without_deletions(known: &mut BTreeMap<String, ConfigEntry>, event: ConfigEvent) -> ConfigEvent {
     match event {
         ConfigEvent::Resync(mut snapshot) => {
@@ -327,30 +248,6 @@ fn without_deletions(known: &mut BTreeMap<String, ConfigEntry>, event: ConfigEve
             ConfigEvent::Delete { key, version, last }
         }
         event => event,
-    }
-}
-
-struct Coalesces;
-
-fn only_puts(item: &Result<StoreEvent>) -> Option<Vec<&bytes::Bytes>> {
-    let Ok(StoreEvent::Batch(batch)) = item else { return None };
-    batch.changes.iter().map(|change| matches!(change, Change::Put(_)).then(|| change.key())).collect()
-}
-
-#[async_trait]
-impl BrokenStore for Coalesces {
-    async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
-        let watch = good.watch(span, after).await?;
-        let armed = watch.armed();
-        let newest = |items: Vec<Result<StoreEvent>>| {
-            let follows: Vec<bool> = items
-                .windows(2)
-                .map(|pair| matches!(pair, [one, other] if only_puts(one).is_some() && only_puts(one) == only_puts(other)))
-                .chain([false])
-                .collect();
-            stream::iter(items.into_iter().zip(follows).filter(|(_, follows)| !follows).map(|(item, _)| item))
-        };
-        Ok(StoreWatch::new(armed, watch.ready_chunks(64).flat_map(newest)))
     }
 }
 
@@ -375,36 +272,6 @@ fn loses_oldest(mut watch: Watch<ConfigEvent>) -> Watch<ConfigEvent> {
     streamed(received)
 }
 
-/// Writers wait for as long as there are watchers whose buffer is full.
-struct BlocksWriter(Arc<AtomicUsize>);
-
-#[async_trait]
-impl BrokenStore for BlocksWriter {
-    async fn txn(&self, good: &Arc<dyn Store>, txn: Txn) -> Result<TxnReply> {
-        while self.0.load(Ordering::SeqCst) > 0 {
-            sleep(Duration::from_millis(10)).await;
-        }
-        good.txn(txn).await
-    }
-
-    async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
-        let (mut watch, stuck) = (good.watch(span, after).await?, Arc::clone(&self.0));
-        let (armed, (sender, receiver)) = (watch.armed(), mpsc::channel(128));
-        tokio::spawn(async move {
-            while let Some(item) = watch.next().await {
-                stuck.fetch_add(1, Ordering::SeqCst);
-                let sent = sender.send(item).await;
-                stuck.fetch_sub(1, Ordering::SeqCst);
-                if sent.is_err() {
-                    return;
-                }
-            }
-        });
-        let received = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|item| (item, receiver)) });
-        Ok(StoreWatch::new(armed, received))
-    }
-}
-
 fn ends_when_suspended(watch: Watch<ConfigEvent>, patience: Duration, last: Option<Error>) -> Watch<ConfigEvent> {
     let state = (Some(watch), Instant::now());
     streamed(stream::unfold(state, move |(watch, mut live)| {
@@ -427,38 +294,6 @@ fn ends_when_suspended(watch: Watch<ConfigEvent>, patience: Duration, last: Opti
     }))
 }
 
-/// Tells of deletions only where someone asked for them.
-struct ExpiryIsSilent(Shared<HashSet<bytes::Bytes>>);
-
-#[async_trait]
-impl BrokenStore for ExpiryIsSilent {
-    async fn txn(&self, good: &Arc<dyn Store>, txn: Txn) -> Result<TxnReply> {
-        let deletes =
-            txn.then.iter().chain(&txn.otherwise).filter_map(|op| if let Op::Delete { key } = op { Some(key.clone()) } else { None });
-        locked(&self.0).extend(deletes);
-        good.txn(txn).await
-    }
-
-    async fn revoke_lease(&self, good: &Arc<dyn Store>, id: LeaseId) -> Result<()> {
-        let keys = good.lease(id).await?.map(|info| info.keys);
-        locked(&self.0).extend(keys.into_iter().flatten());
-        good.revoke_lease(id).await
-    }
-
-    async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
-        let asked = Arc::clone(&self.0);
-        let told = move |event| {
-            store::changes(event, |changes| {
-                changes.retain(|change| matches!(change, Change::Put(_)) || locked(&asked).contains(change.key()))
-            })
-        };
-        Ok(store::mapped(good.watch(span, after).await?, move |item| match item {
-            Ok(event) => told(event).into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(error)],
-        }))
-    }
-}
-
 fn all_last(event: ConfigEvent) -> ConfigEvent {
     match event {
         ConfigEvent::Put { entry, created, .. } => ConfigEvent::Put { entry, created, last: true },
@@ -478,32 +313,6 @@ fn never_last(open: &mut Revision, event: ConfigEvent) -> ConfigEvent {
         ConfigEvent::Put { entry, created, last } => ConfigEvent::Put { entry, created, last: last && !several },
         ConfigEvent::Delete { key, version, last } => ConfigEvent::Delete { key, version, last: last && !several },
         event => event,
-    }
-}
-
-struct ReadsAnew;
-
-#[async_trait]
-impl BrokenStore for ReadsAnew {
-    async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
-        let (watch, good) = (good.watch(span, after).await?, Arc::clone(good));
-        let armed = watch.armed();
-        Ok(StoreWatch::new(
-            armed,
-            watch.then(move |item| {
-                let good = Arc::clone(&good);
-                async move {
-                    let Ok(StoreEvent::Batch(Batch { revision, mut changes })) = item else { return item };
-                    for change in &mut changes {
-                        if let Change::Put(entry) = change {
-                            let now = good.range(coord_api::store::Range::key(entry.key.clone())).await?.entries.pop();
-                            entry.value = now.map_or(entry.value.clone(), |now| now.value);
-                        }
-                    }
-                    Ok(StoreEvent::Batch(Batch { revision, changes }))
-                }
-            }),
-        ))
     }
 }
 
@@ -574,26 +383,6 @@ fn one_after_the_other(turn: Arc<tokio::sync::Mutex<()>>, mut watch: Watch<Confi
     streamed(stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|item| (item, receiver)) }))
 }
 
-struct LeavesTask;
-
-#[async_trait]
-impl BrokenStore for LeavesTask {
-    async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
-        let mut watch = good.watch(span, after).await?;
-        let (armed, (sender, receiver)) = (watch.armed(), mpsc::unbounded_channel());
-        tokio::spawn(async move {
-            while let Some(item) = watch.next().await {
-                // Nobody may be there any more.
-                let _ = sender.send(item);
-            }
-            drop(sender);
-            pending::<()>().await;
-        });
-        let received = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|item| (item, receiver)) });
-        Ok(StoreWatch::new(armed, received))
-    }
-}
-
 /// Edits the events of every service watch.
 struct Services(fn(ServiceEvent) -> Vec<ServiceEvent>);
 
@@ -613,4 +402,8 @@ fn instead(event: ServiceEvent, edit: impl FnOnce(ServiceChange) -> ServiceChang
         ServiceEvent::Change { change, revision, last } => ServiceEvent::Change { change: edit(change), revision, last },
         event => event,
     }
+}
+
+fn is<E>(item: &Result<E>, kind: ErrorKind) -> bool {
+    item.as_ref().err().is_some_and(|error| error.kind() == kind)
 }
