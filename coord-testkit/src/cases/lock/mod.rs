@@ -128,6 +128,7 @@ macro_rules! lock_cases {
                 unlocking_what_was_removed_is_lease_lost,
                 a_failed_unlock_is_unknown_and_a_debt,
                 a_guard_whose_unlock_hangs_is_not_held,
+                a_guard_that_outlives_its_provider_value_is_unlocked,
                 an_unlock_whose_answer_was_lost_harms_no_successor,
                 an_unlock_applied_late_harms_no_successor,
                 an_unlock_dropped_at_any_await_point_frees_the_lock,

@@ -246,3 +246,17 @@ pub(super) async fn ttl_runs_down_where_nothing_is_renewed(cx: Fixture) {
     assert_eq!(guard.ttl(), Duration::ZERO);
     assert!(!guard.is_held());
 }
+
+pub(super) async fn a_guard_that_outlives_its_provider_value_is_unlocked(cx: Fixture) {
+    let other = cx.provider().await;
+    for seed in 0..10 {
+        // Whose requests can overtake one another.
+        let guard = cx.delayed(seed).await.provider.lock().acquire("k", cx.ttl()).await.unwrap();
+        // It may have gone with its provider; where it is held, it is held until it is unlocked.
+        if guard.is_held() {
+            guard.unlock().await.unwrap();
+        }
+        let next = within(ONE_SECOND + cx.slack(), "the lock is free", other.lock().acquire("k", cx.ttl())).await.unwrap();
+        next.unlock().await.unwrap();
+    }
+}
