@@ -12,7 +12,7 @@ readonly API_DENIED='^(tokio|tokio-.*|mio|async-std|async-io|async-executor|smol
 # Which of our own crates a crate may reach, directly or not.
 may_reach() {
     case $1 in
-        coord-api) echo "" ;;
+        coord-api | coord-etcd-fixture) echo "" ;;
         coord-recipes | coord-testkit) echo "coord-api" ;;
         coord-memory) echo "coord-api coord-recipes" ;;
         coord-examples) echo "coord-api coord-recipes coord-memory coord-testkit" ;;

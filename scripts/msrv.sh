@@ -7,13 +7,14 @@
 # checks stand in and the reason is written to the file that the first argument names, so that the gate can repeat it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/debian.sh
+source scripts/debian.sh
 
 note_file=${1:-/dev/null}
 minimum=$(sed -n 's/^rust-version *= *"\([0-9.]*\)"$/\1/p' Cargo.toml)
 [ -n "$minimum" ] || { echo "Cargo.toml states no rust-version" >&2; exit 1; }
 
 readonly HOME_OF_RUST="$PWD/.cache/rust-$minimum"
-why=""
 
 # The Debian release whose rustc is the minimum.
 debian_release() {
@@ -23,58 +24,22 @@ debian_release() {
     esac
 }
 
-# debian_mirror: the Debian archive that this machine's own package sources name.
-debian_mirror() {
-    # shellcheck disable=SC2016 # apt's own variables
-    apt-get indextargets --format '$(REPO_URI) $(COMPONENT)' 'Identifier: Packages' 2>/dev/null |
-        awk '$2 == "main" && $1 ~ /\/debian\/?$/ { print $1; exit }'
-}
-
-keyring() {
-    local file
-    for file in /usr/share/keyrings/debian-archive-keyring.{pgp,gpg}; do
-        [ ! -r "$file" ] || { echo "$file"; return 0; }
-    done
-    return 1
-}
-
 # Fetches and unpacks the compiler. Sets why and fails if that is not possible.
 unpack_from_debian() {
-    local release mirror key
-    { command -v apt-get && command -v dpkg-deb; } >/dev/null 2>&1 || { why="this is no Debian system"; return 1; }
+    local release packages apt="$HOME_OF_RUST.tmp"
     release=$(debian_release) || { why="no Debian release is known to carry Rust $minimum"; return 1; }
-    mirror=$(debian_mirror)
-    [ -n "$mirror" ] || { why="this machine's package sources name no Debian archive"; return 1; }
-    key=$(keyring) || { why="the keyring of the Debian archive is missing"; return 1; }
-
-    # A package manager's state of our own: an empty system, and one source.
-    local apt="$HOME_OF_RUST.tmp"
-    rm -rf "$apt"
-    mkdir -p "$apt"/{lists,cache,debs,root,bin}
-    : >"$apt/status"
-    echo "deb [signed-by=$key] $mirror $release main" >"$apt/sources.list"
-    local options=(
-        -q -o "Dir::State=$apt" -o "Dir::State::lists=$apt/lists" -o "Dir::State::status=$apt/status" -o "Dir::Cache=$apt/cache"
-        -o "Dir::Etc::SourceList=$apt/sources.list" -o "Dir::Etc::SourceParts=-" -o "APT::Sandbox::User=$(id -un)"
-        -o "Acquire::Languages=none" -o "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false" -o "Acquire::Retries=2"
-    )
     echo "    fetching Rust $minimum from Debian $release (about 130 MB, once, into .cache/)"
-    apt-get "${options[@]}" update >"$apt/log" 2>&1 || { why="the package lists of Debian $release could not be fetched"; return 1; }
+    debian_begin "$apt" "$release" || return 1
 
     # The compiler and every library that it needs. Its C compiler is the machine's own.
-    local packages
-    packages=$(apt-get "${options[@]}" install --yes --no-install-recommends --print-uris rustc cargo 2>>"$apt/log" |
-        sed -n "s/^'[^']*' \([^_ ]*\)_.*/\1/p" | grep -E '^(rustc|cargo|lib.*)$' | grep -vE '^lib(c6|c|crypt|gcc-[0-9]+)-dev')
+    packages=$(debian_closure "$apt" rustc cargo | grep -E '^(rustc|cargo|lib.*)$' | grep -vE '^lib(c6|c|crypt|gcc-[0-9]+)-dev')
     [ -n "$packages" ] || { why="Debian $release does not offer rustc and cargo for this machine"; return 1; }
     # shellcheck disable=SC2086 # a list of package names
-    (cd "$apt/debs" && apt-get "${options[@]}" download $packages >>"$apt/log" 2>&1) || { why="the packages of Debian $release could not be fetched"; return 1; }
-    local package
-    for package in "$apt"/debs/*.deb; do
-        dpkg-deb -x "$package" "$apt/root" || { why="the packages of Debian $release could not be unpacked"; return 1; }
-    done
+    debian_unpack "$apt" $packages || return 1
 
     # They need the C library that they came with, so they run through its loader.
     local loader libraries tool
+    mkdir "$apt/bin"
     loader=$(find "$apt/root" -type f -name 'ld-linux*.so.*' -print -quit)
     libraries=$(find "$apt/root" -name 'librustc_driver-*.so' -printf '%h' -quit)
     for tool in rustc cargo; do
@@ -82,8 +47,8 @@ unpack_from_debian() {
             "$HOME_OF_RUST/root/usr/bin/$tool" >"$apt/bin/$tool"
         chmod +x "$apt/bin/$tool"
     done
-    rm -rf "$apt"/{lists,cache,debs,root/usr/share} "$HOME_OF_RUST"
-    mv "$apt" "$HOME_OF_RUST"
+    rm -rf "$apt/root/usr/share"
+    debian_finish "$apt" "$HOME_OF_RUST"
     for tool in rustc cargo; do
         "$HOME_OF_RUST/bin/$tool" --version >/dev/null 2>&1 || { rm -rf "$HOME_OF_RUST"; why="the $tool of Debian $release does not run here"; return 1; }
     done

@@ -77,6 +77,7 @@ set_up() {
     if ! have shellcheck && ! apt_install shellcheck; then
         notes+=("The shell scripts were not checked: shellcheck is missing and could not be installed (sudo apt-get install shellcheck).")
     fi
+    scripts/etcd.sh || fail "Building and testing coord-etcd needs etcd and protoc; see above."
     cargo fetch --locked --quiet || fail "The dependencies could not be fetched as Cargo.lock states them. If Cargo.toml changed, run: cargo update --workspace"
     echo "    $(cargo --version), $(rustc --version)"
 }
@@ -128,9 +129,9 @@ begin "set-up" "Something that the gate needs is missing; see above."
 set_up
 
 begin "shell scripts" "Repair what shellcheck found."
-bash -n scripts/*.sh .ci/run
+bash -n scripts/*.sh scripts/protoc .ci/run
 if have shellcheck; then
-    shellcheck scripts/*.sh .ci/run
+    shellcheck scripts/*.sh scripts/protoc .ci/run
 fi
 
 begin "format" "Run: cargo fmt --all"

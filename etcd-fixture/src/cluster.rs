@@ -1,0 +1,118 @@
+//! One server, or three that know each other.
+
+use std::net::TcpListener;
+
+use crate::binary::Binary;
+use crate::server::{Config, Server};
+
+/// How often a cluster is started anew because somebody took one of its ports meanwhile.
+const TRIES: usize = 10;
+
+/// One etcd server, or a cluster of three.
+#[derive(Debug)]
+pub struct Cluster {
+    servers: Vec<Server>,
+}
+
+impl Cluster {
+    /// Starts one server.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start; the message has the end of its log.
+    pub fn single(binary: &Binary) -> Self {
+        Cluster::single_with(binary, &[])
+    }
+
+    /// As [`single`](Self::single), with further flags.
+    ///
+    /// # Panics
+    ///
+    /// As [`single`](Self::single).
+    pub fn single_with(binary: &Binary, flags: &[&str]) -> Self {
+        let any = "http://127.0.0.1:0".to_owned();
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let config = Config { name: "n0".to_owned(), peer: any.clone(), cluster: format!("n0={any}"), client: any, flags };
+        Cluster { servers: vec![Server::new(binary, config).unwrap_or_else(|why| panic!("{why}"))] }
+    }
+
+    /// Starts three servers that form a cluster.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start; the message has the end of a log.
+    pub fn three(binary: &Binary) -> Self {
+        Cluster::three_with(binary, &[])
+    }
+
+    /// As [`three`](Self::three), with further flags for each of them.
+    ///
+    /// # Panics
+    ///
+    /// As [`three`](Self::three).
+    pub fn three_with(binary: &Binary, flags: &[&str]) -> Self {
+        let mut last = String::new();
+        for _ in 0..TRIES {
+            match Cluster::try_three(binary, flags) {
+                Ok(cluster) => return cluster,
+                // Peers must be known beforehand, so that their ports are free ones that somebody else may take first.
+                Err(why) if why.contains("address already in use") => last = why,
+                Err(why) => panic!("{why}"),
+            }
+        }
+        panic!("no three free ports after {TRIES} tries: {last}");
+    }
+
+    fn try_three(binary: &Binary, flags: &[&str]) -> Result<Self, String> {
+        let peers = free_ports(3)?.into_iter().map(|port| format!("http://127.0.0.1:{port}")).collect::<Vec<_>>();
+        let cluster = peers.iter().enumerate().map(|(n, peer)| format!("n{n}={peer}")).collect::<Vec<_>>().join(",");
+        let mut servers = Vec::new();
+        let mut starting = Vec::new();
+        for (n, peer) in peers.into_iter().enumerate() {
+            let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+            let config = Config { name: format!("n{n}"), peer, cluster: cluster.clone(), client: "http://127.0.0.1:0".to_owned(), flags };
+            let (server, started) = Server::starting(binary, config)?;
+            servers.push(server);
+            starting.push(started);
+        }
+        for (server, started) in servers.iter_mut().zip(starting) {
+            started.wait(server)?;
+        }
+        Ok(Cluster { servers })
+    }
+
+    /// The servers.
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// The servers, to kill and to restart them.
+    pub fn servers_mut(&mut self) -> &mut [Server] {
+        &mut self.servers
+    }
+
+    /// The addresses for clients: `127.0.0.1:PORT` each.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.servers.iter().map(|server| server.endpoint().to_owned()).collect()
+    }
+
+    /// Kills all servers and starts them again on their data.
+    ///
+    /// # Panics
+    ///
+    /// When one does not start.
+    pub fn restart(&mut self) {
+        self.servers.iter_mut().for_each(Server::kill);
+        let starting: Vec<_> = self.servers.iter_mut().map(Server::restarting).collect();
+        for (server, started) in self.servers.iter_mut().zip(starting) {
+            started.wait(server).unwrap_or_else(|why| panic!("{why}"));
+        }
+    }
+}
+
+/// Ports that nobody listens on at this moment.
+fn free_ports(count: usize) -> Result<Vec<u16>, String> {
+    let bound = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>();
+    let ports = bound.and_then(|bound| bound.iter().map(|listener| Ok(listener.local_addr()?.port())).collect());
+    ports.map_err(|error| format!("no free port: {error}"))
+}

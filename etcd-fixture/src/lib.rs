@@ -1,0 +1,22 @@
+//! Real etcd servers for tests: one node or three, of a version of your choice, on free ports of the loopback interface, gone when the test is.
+//!
+//! - [`Binary`] finds the program, or says what to do: a test without a server fails, it never passes.
+//! - [`Server`] is one process with a data directory of its own. It ends with its owner, also where that panics or is killed.
+//! - [`Cluster`] is one server, or three that know each other.
+#![allow(clippy::expect_used, clippy::panic, reason = "without its servers a test fails")]
+
+mod binary;
+mod cluster;
+mod server;
+
+pub use binary::{Binary, Series};
+pub use cluster::Cluster;
+pub use server::{Server, Signal};
+
+/// Servers that someone else runs and offers for testing: the endpoints in `COORD_TEST_ETCD_ENDPOINTS`, parted by commas.
+///
+/// Nothing but this variable makes a test touch a server that it did not start.
+pub fn foreign_endpoints() -> Option<Vec<String>> {
+    let endpoints = std::env::var("COORD_TEST_ETCD_ENDPOINTS").ok()?;
+    Some(endpoints.split(',').map(|endpoint| endpoint.trim().to_owned()).collect())
+}

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Brings what building and testing coord-etcd needs and this machine lacks: two versions of etcd, and protoc.
+#
+# They come from the Debian archive, unpacked into .cache/ and run from there: nothing is installed. What is there already is
+# left alone, so that a second run does nothing and needs no network.
+#
+#   .cache/etcd-3.4/etcd   Debian 12's own version: the old and hostile one
+#   .cache/etcd-3.5/etcd   the newest 3.5 that Debian's later releases carry: the one that decides
+#   .cache/protoc/protoc   found by scripts/protoc, which the builds run
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/debian.sh
+source scripts/debian.sh
+
+# give_up WHAT ADVICE: nothing is worth more than a clear word here.
+give_up() {
+    printf '%s: %s.\n%s\n' "$1" "$why" "$2" >&2
+    exit 1
+}
+
+# bring_etcd SERIES RELEASE...: the newest etcd of that series which the releases carry.
+bring_etcd() {
+    local series=$1 home apt version
+    shift
+    home="$PWD/.cache/etcd-$series"
+    apt="$home.tmp"
+    if [ -x "$home/etcd" ]; then
+        return 0
+    fi
+    echo "    fetching etcd $series from Debian $* (about 10 MB, once, into .cache/)"
+    debian_begin "$apt" "$@" || return 1
+    version=$(apt-cache "${debian_options[@]}" madison etcd-server | awk -F ' *[|] *' -v series="$series." 'index($2, series) == 1 { print $2 }' |
+        sort -V | tail -n 1)
+    [ -n "$version" ] || { why="Debian $* carries no etcd $series for this machine"; return 1; }
+    debian_unpack "$apt" "etcd-server=$version" || return 1
+    mv "$apt/root/usr/bin/etcd" "$apt/etcd"
+    rm -rf "$apt/root"
+    "$apt/etcd" --version >/dev/null 2>&1 || { why="the etcd of Debian does not run here"; return 1; }
+    debian_finish "$apt" "$home"
+}
+
+# protoc, with the definitions that belong to it. It needs the libraries that it came with, and the C library of this machine
+# or, where that is older, its own.
+bring_protoc() {
+    local home="$PWD/.cache/protoc" apt packages libraries
+    apt="$home.tmp"
+    if scripts/protoc --version >/dev/null 2>&1; then
+        return 0
+    fi
+    echo "    fetching protoc from Debian bookworm (about 3 MB, once, into .cache/)"
+    debian_begin "$apt" bookworm || return 1
+    packages=$(debian_closure "$apt" protobuf-compiler libprotobuf-dev | grep -E '^(protobuf-compiler|libproto.*)$')
+    [ -n "$packages" ] || { why="Debian offers no protoc for this machine"; return 1; }
+    # shellcheck disable=SC2086 # a list of package names
+    debian_unpack "$apt" $packages || return 1
+    libraries=$(find "$apt/root" -name 'libprotoc.so.*' -printf '%h' -quit)
+    printf '#!/bin/sh\nLD_LIBRARY_PATH="%s" exec "%s" --proto_path="%s" "$@"\n' "${libraries/#$apt/$home}" "$home/root/usr/bin/protoc" \
+        "$home/root/usr/include" >"$apt/protoc"
+    chmod +x "$apt/protoc"
+    rm -rf "$apt/root/usr/share"
+    debian_finish "$apt" "$home"
+    scripts/protoc --version >/dev/null 2>&1 || { rm -rf "$home"; why="the protoc of Debian does not run here"; return 1; }
+}
+
+bring_protoc || give_up "There is no protoc" "Install it (on Debian: sudo apt-get install protobuf-compiler libprotobuf-dev), or set PROTOC to one."
+bring_etcd 3.5 trixie forky || give_up "There is no etcd 3.5" \
+    "Put an etcd 3.5 of your own at .cache/etcd-3.5/etcd (https://github.com/etcd-io/etcd/releases; 3.5.28 or newer)."
+bring_etcd 3.4 bookworm || give_up "There is no etcd 3.4" \
+    "Put an etcd 3.4 of your own at .cache/etcd-3.4/etcd (https://github.com/etcd-io/etcd/releases)."
+
+for series in 3.5 3.4; do
+    printf '    %s\n' "$(".cache/etcd-$series/etcd" --version | head -n 1)"
+done
+printf '    %s\n' "$(scripts/protoc --version)"
