@@ -14,7 +14,7 @@ may_reach() {
     case $1 in
         coord-api | coord-etcd-fixture) echo "" ;;
         coord-recipes | coord-testkit) echo "coord-api" ;;
-        coord-memory) echo "coord-api coord-recipes" ;;
+        coord-memory | coord-etcd) echo "coord-api coord-recipes" ;;
         coord-examples) echo "coord-api coord-recipes coord-memory coord-testkit" ;;
         *) return 1 ;;
     esac

@@ -144,7 +144,21 @@ begin "lints" "Repair the warnings; an allow needs its reason."
 cargo clippy --locked --quiet --workspace --all-targets --all-features -- -D warnings
 
 begin "tests and doc tests" "Repair the test that failed, or the code that it accuses."
-cargo test --locked --quiet --workspace --all-features
+cargo test --locked --quiet --workspace --all-features --exclude coord-etcd
+
+# Real servers take real time, most of which is waiting for leases: more cases than cores run at once.
+kit_on() {
+    begin "the kit on etcd, $1" "Repair the case that failed, or the code that it accuses; one alone: cargo test -p coord-etcd --test $2 CASE"
+    cargo test --locked --quiet --package coord-etcd --all-features --test "$2" -- --test-threads 8
+}
+
+begin "tests of coord-etcd" "Repair the test that failed, or the code that it accuses."
+cargo test --locked --quiet --package coord-etcd --all-features --lib
+cargo test --locked --quiet --package coord-etcd --all-features --doc
+
+kit_on "one server of 3.5" conformance_single
+kit_on "three servers of 3.5" conformance_three
+kit_on "one server of 3.4" conformance_old
 
 begin "conformance report" "The program that writes the matrix failed; run: cargo run -p coord-testkit --example conformance -- --help"
 write_report

@@ -1,0 +1,273 @@
+//! What a failure of etcd means: one table from code and message to our kinds.
+//!
+//! etcd's codes are ambiguous, so that the message decides with them. `tests/errors.rs` provokes the rows on real servers of each series.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+
+use coord_api::Outcome::{self, NotApplied, Unknown};
+use coord_api::{Error, ErrorKind, Revision};
+use tonic::{Code, ConnectError, Status};
+
+/// How a request acts on the store, and so what its failure may mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// It changes nothing.
+    Read,
+    /// It does the same however often it is sent.
+    Idempotent,
+    /// It changes something each time.
+    Write,
+}
+
+/// A failure, understood.
+#[derive(Clone, Debug)]
+pub(crate) struct Fault {
+    pub(crate) kind: ErrorKind,
+    /// Whether a write may have been applied all the same.
+    pub(crate) outcome: Outcome,
+    pub(crate) message: Cow<'static, str>,
+    /// With `Compacted`: the oldest revision that is left.
+    pub(crate) oldest: Option<Revision>,
+    /// Whether it speaks against the member that was asked, so that another one may do better.
+    pub(crate) accuses: bool,
+    /// Whether a new token may help.
+    pub(crate) stale_token: bool,
+}
+
+impl Fault {
+    fn new(kind: ErrorKind, outcome: Outcome, message: impl Into<Cow<'static, str>>) -> Self {
+        Fault { kind, outcome, message: message.into(), oldest: None, accuses: false, stale_token: false }
+    }
+
+    /// The member does not keep up its end, in a way that leaves open what became of a write.
+    pub(crate) fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+        Fault { accuses: true, ..Fault::new(ErrorKind::Unavailable, Unknown, message) }
+    }
+
+    /// The member did not answer in time.
+    pub(crate) fn silent() -> Self {
+        Fault { accuses: true, ..Fault::new(ErrorKind::Timeout, Unknown, "etcd did not answer in time") }
+    }
+
+    /// The client was closed while the request was under way.
+    pub(crate) fn closed() -> Self {
+        Fault::new(ErrorKind::Closed, Unknown, "the provider is closed")
+    }
+
+    /// The lease is gone.
+    pub(crate) fn lease_lost() -> Self {
+        Fault::new(ErrorKind::LeaseLost, NotApplied, "the lease is gone")
+    }
+
+    /// History is gone.
+    pub(crate) fn compacted(oldest: Option<Revision>) -> Self {
+        Fault { oldest, ..Fault::new(ErrorKind::Compacted, NotApplied, "the history asked for is gone") }
+    }
+
+    /// An answer that no etcd gives.
+    pub(crate) fn nonsense(message: &'static str) -> Self {
+        Fault::new(ErrorKind::Internal, Unknown, message)
+    }
+
+    /// Whether the request may be sent to another member at once.
+    pub(crate) fn moves_on(&self, effect: Effect) -> bool {
+        let passes = matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Timeout);
+        self.accuses && passes && (effect != Effect::Write || self.outcome == NotApplied)
+    }
+
+    /// The error that the caller sees.
+    pub(crate) fn into_error(self, operation: &'static str, effect: Effect) -> Error {
+        let outcome = if effect == Effect::Read { NotApplied } else { self.outcome };
+        let error = match self.kind {
+            ErrorKind::Compacted => Error::compacted(operation, self.oldest),
+            ErrorKind::Closed => Error::closed(operation),
+            kind => Error::new(kind, operation, self.message),
+        };
+        error.with_outcome(outcome)
+    }
+
+    /// Why a server canceled a watch. 3.4 calls every fault of its user a lack of permission, an expired token too.
+    pub(crate) fn canceled(reason: &str) -> Self {
+        let row = TABLE.iter().find(|row| !row.text.is_empty() && reason.contains(row.text));
+        match row {
+            Some(row) => Fault { stale_token: row.stale_token || row.kind == ErrorKind::PermissionDenied, ..row.fault(reason) },
+            None if reason.is_empty() => Fault::unavailable("etcd canceled the watch and does not say why"),
+            None => Fault::unavailable(format!("etcd canceled the watch: {reason}")),
+        }
+    }
+}
+
+/// One row: failures with this code and this text in their message.
+struct Row {
+    code: Code,
+    /// Any message where empty.
+    text: &'static str,
+    kind: ErrorKind,
+    outcome: Outcome,
+    accuses: bool,
+    stale_token: bool,
+}
+
+impl Row {
+    fn fault(&self, message: &str) -> Fault {
+        Fault { accuses: self.accuses, stale_token: self.stale_token, ..Fault::new(self.kind, self.outcome, message.to_owned()) }
+    }
+}
+
+const fn row(code: Code, text: &'static str, kind: ErrorKind, outcome: Outcome) -> Row {
+    Row { code, text, kind, outcome, accuses: false, stale_token: false }
+}
+
+const fn accusing(row: Row) -> Row {
+    Row { accuses: true, ..row }
+}
+
+const fn stale(row: Row) -> Row {
+    Row { stale_token: true, ..row }
+}
+
+use Code as C;
+use ErrorKind as K;
+
+/// The first row that fits decides.
+#[rustfmt::skip]
+const TABLE: &[Row] = &[
+    // Who asks.
+    row(C::InvalidArgument, "authentication failed", K::Unauthenticated, NotApplied),
+    row(C::InvalidArgument, "user name is empty", K::Unauthenticated, NotApplied),
+    stale(row(C::InvalidArgument, "revision of auth store is old", K::Unavailable, NotApplied)),
+    stale(row(C::Unauthenticated, "invalid auth token", K::Unauthenticated, NotApplied)),
+    stale(row(C::Unauthenticated, "", K::Unauthenticated, NotApplied)),
+    row(C::FailedPrecondition, "authentication is not enabled", K::Unauthenticated, NotApplied),
+    row(C::PermissionDenied, "permission denied", K::PermissionDenied, NotApplied),
+    row(C::PermissionDenied, "", K::PermissionDenied, NotApplied),
+    // What is asked.
+    row(C::NotFound, "requested lease not found", K::LeaseLost, NotApplied),
+    row(C::OutOfRange, "required revision has been compacted", K::Compacted, NotApplied),
+    row(C::OutOfRange, "required revision is a future revision", K::Compacted, NotApplied),
+    row(C::OutOfRange, "too large lease TTL", K::InvalidArgument, NotApplied),
+    row(C::OutOfRange, "decoded message length too large", K::Internal, Unknown),
+    row(C::ResourceExhausted, "received message larger than max", K::InvalidArgument, NotApplied),
+    row(C::ResourceExhausted, "trying to send message larger than max", K::Internal, Unknown),
+    row(C::InvalidArgument, "", K::InvalidArgument, NotApplied),
+    // Whether the store can take it.
+    row(C::ResourceExhausted, "database space exceeded", K::Exhausted, NotApplied),
+    row(C::ResourceExhausted, "too many requests", K::Unavailable, NotApplied),
+    row(C::ResourceExhausted, "", K::Unavailable, Unknown),
+    // Whether the member can: refused before it was proposed,
+    accusing(row(C::Unavailable, "etcdserver: no leader", K::Unavailable, NotApplied)),
+    accusing(row(C::Unknown, "raft proposal dropped", K::Unavailable, NotApplied)),
+    accusing(row(C::Unavailable, "etcdserver: not capable", K::Unavailable, NotApplied)),
+    accusing(row(C::Unavailable, "rpc not supported for learner", K::Unavailable, NotApplied)),
+    // or after it may have been.
+    accusing(row(C::Unavailable, "request timed out", K::Timeout, Unknown)),
+    accusing(row(C::DeadlineExceeded, "", K::Timeout, Unknown)),
+    accusing(row(C::Unavailable, "", K::Unavailable, Unknown)),
+    // A connection that was closed while it was idle cancels the request that finds out.
+    accusing(row(C::Cancelled, "", K::Unavailable, Unknown)),
+    accusing(row(C::Aborted, "", K::Unavailable, Unknown)),
+    accusing(row(C::Unknown, "context canceled", K::Unavailable, Unknown)),
+    accusing(row(C::Unknown, "stopped", K::Unavailable, Unknown)),
+];
+
+impl From<etcd_client::Error> for Fault {
+    fn from(error: etcd_client::Error) -> Self {
+        match error {
+            etcd_client::Error::GRpcStatus(status) => judge(&status),
+            etcd_client::Error::TransportError(error) => transport(&error),
+            etcd_client::Error::IoError(error) => Fault::unavailable(format!("the connection to etcd failed: {error}")),
+            // The stream closed while it was used.
+            etcd_client::Error::WatchError(_) | etcd_client::Error::LeaseKeepAliveError(_) => {
+                Fault::unavailable("the stream to etcd broke")
+            }
+            _ => Fault::nonsense("etcd-client failed in a way that is not foreseen"),
+        }
+    }
+}
+
+fn judge(status: &Status) -> Fault {
+    // What never came from a server has a cause on this side, and the code says little.
+    if let Some(cause) = status.source() {
+        return transport(cause);
+    }
+    match TABLE.iter().find(|row| row.code == status.code() && status.message().contains(row.text)) {
+        Some(row) => row.fault(status.message()),
+        None => Fault::new(ErrorKind::Internal, Unknown, format!("{:?}: {}", status.code(), status.message())),
+    }
+}
+
+/// A failure of the connection. A request whose connection was never made was not sent.
+fn transport(error: &(dyn StdError + 'static)) -> Fault {
+    let mut innermost = error;
+    let mut unsent = error.is::<ConnectError>();
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+        unsent |= innermost.is::<ConnectError>();
+    }
+    let outcome = if unsent { NotApplied } else { Unknown };
+    let what = if unsent { "no connection to etcd" } else { "the connection to etcd failed" };
+    Fault { outcome, ..Fault::unavailable(format!("{what}: {innermost}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(code: Code, message: &str) -> Fault {
+        Fault::from(etcd_client::Error::GRpcStatus(Status::new(code, message)))
+    }
+
+    #[test]
+    fn one_code_means_several_things() {
+        let cases = [
+            (C::ResourceExhausted, "etcdserver: mvcc: database space exceeded", K::Exhausted, NotApplied),
+            (C::ResourceExhausted, "etcdserver: too many requests", K::Unavailable, NotApplied),
+            (C::ResourceExhausted, "grpc: received message larger than max (2097200 vs. 2097152)", K::InvalidArgument, NotApplied),
+            (C::OutOfRange, "etcdserver: mvcc: required revision has been compacted", K::Compacted, NotApplied),
+            (C::OutOfRange, "etcdserver: too large lease TTL", K::InvalidArgument, NotApplied),
+            (C::Unavailable, "etcdserver: no leader", K::Unavailable, NotApplied),
+            (C::Unavailable, "etcdserver: request timed out, possibly due to previous leader failure", K::Timeout, Unknown),
+            (C::Unavailable, "etcdserver: leader changed", K::Unavailable, Unknown),
+            (C::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password", K::Unauthenticated, NotApplied),
+            (C::InvalidArgument, "etcdserver: duplicate key given in txn request", K::InvalidArgument, NotApplied),
+            (C::Unknown, "raft proposal dropped", K::Unavailable, NotApplied),
+            (C::DataLoss, "etcdserver: corrupt cluster", K::Internal, Unknown),
+        ];
+        for (code, message, kind, outcome) in cases {
+            let fault = fault(code, message);
+            assert_eq!((fault.kind, fault.outcome), (kind, outcome), "{code:?} {message}");
+        }
+    }
+
+    #[test]
+    fn a_failed_read_applied_nothing() {
+        let error = fault(C::Unavailable, "etcdserver: request timed out").into_error("store.range", Effect::Read);
+        assert_eq!((error.kind(), error.outcome()), (K::Timeout, NotApplied));
+    }
+
+    #[test]
+    fn a_write_moves_on_only_when_it_was_not_applied() {
+        let no_leader = fault(C::Unavailable, "etcdserver: no leader");
+        assert!(no_leader.moves_on(Effect::Write) && no_leader.moves_on(Effect::Read));
+        assert!(!Fault::silent().moves_on(Effect::Write));
+        assert!(Fault::silent().moves_on(Effect::Idempotent));
+        assert!(!fault(C::PermissionDenied, "etcdserver: permission denied").moves_on(Effect::Read));
+    }
+
+    #[test]
+    fn a_watch_is_canceled_for_many_reasons() {
+        for (reason, kind, stale) in [
+            ("", K::Unavailable, false),
+            ("etcdserver: invalid auth token", K::Unauthenticated, true),
+            ("etcdserver: permission denied", K::PermissionDenied, true),
+            ("rpc error: code = PermissionDenied desc = etcdserver: permission denied", K::PermissionDenied, true),
+            ("etcdserver: revision of auth store is old", K::Unavailable, true),
+            ("etcdserver: no leader", K::Unavailable, false),
+            ("something new", K::Unavailable, false),
+        ] {
+            let fault = Fault::canceled(reason);
+            assert_eq!((fault.kind, fault.stale_token), (kind, stale), "{reason}");
+        }
+    }
+}

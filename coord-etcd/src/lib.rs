@@ -1,0 +1,15 @@
+#![doc = include_str!("../README.md")]
+
+mod connection;
+mod error;
+mod kv;
+mod lease;
+mod members;
+mod options;
+mod provider;
+mod store;
+mod watch;
+
+pub use options::{Credentials, EtcdOptions, Tls};
+pub use provider::EtcdProvider;
+pub use store::EtcdStore;

@@ -1,0 +1,115 @@
+//! All contracts over etcd, for users.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use coord_api::store::Store;
+use coord_api::{ConfigCenter, DistributedLock, InstanceIdAllocator, Provider, Result, ServiceRegistry};
+use coord_recipes::layers::{Namespace, Observe, Retry};
+use coord_recipes::{ProviderOptions, StoreProvider};
+
+use crate::options::EtcdOptions;
+use crate::store::EtcdStore;
+
+/// All contracts over an etcd cluster.
+///
+/// Requests are repeated as the options' retry policy says, wherever that is safe (R2), kept under the options' namespace (R5), and can be seen, as [`Observe`] describes, under the
+/// name `etcd`.
+///
+/// # Examples
+///
+/// ```no_run
+/// # async fn connect() -> coord_api::Result<()> {
+/// use coord_api::prelude::*;
+/// use coord_etcd::{EtcdOptions, EtcdProvider};
+///
+/// let coord = EtcdProvider::connect(EtcdOptions::new(["etcd-1:2379", "etcd-2:2379", "etcd-3:2379"])).await?;
+/// coord.config().set("app/greeting", "hello").await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct EtcdProvider {
+    store: EtcdStore,
+    contracts: Arc<StoreProvider>,
+}
+
+impl EtcdProvider {
+    /// A provider over a cluster of which one member has answered (R3).
+    ///
+    /// # Errors
+    ///
+    /// As [`EtcdStore::connect`]; `InvalidArgument` for a namespace with a directory of the recipes in it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn connect(options: EtcdOptions) -> Result<Arc<Self>> {
+        // Assembled first: a namespace that cannot be is refused before any I/O.
+        let provider = EtcdProvider::connect_lazy(options.clone())?;
+        provider.store.reach(&options).await?;
+        Ok(provider)
+    }
+
+    /// A provider that connects when it is first used, and keeps trying (R3). No I/O.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for options that [`EtcdOptions::validate`] refuses, and for a namespace with a directory of the recipes in it.
+    pub fn connect_lazy(options: EtcdOptions) -> Result<Arc<Self>> {
+        let store = EtcdStore::connect_lazy(&options)?;
+        EtcdProvider::over(store, &options)
+    }
+
+    /// A provider over this client of a cluster, which it closes when it is closed. Of the options, it takes the name, the namespace and the retry policy.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for a retry policy or a namespace that cannot be.
+    pub fn over(store: EtcdStore, options: &EtcdOptions) -> Result<Arc<Self>> {
+        let mut layered: Arc<dyn Store> = Arc::new(store.clone());
+        if let Some(namespace) = &options.namespace {
+            layered = Arc::new(Namespace::new(layered, namespace)?);
+        }
+        // Each attempt is bounded by the store itself.
+        let mut retry = options.retry.clone();
+        retry.attempt_timeout = None;
+        let layered = Observe::new(Retry::new(layered, retry)?, "etcd");
+        let contracts = StoreProvider::new(Arc::new(layered), ProviderOptions::default().with_name(&options.name));
+        Ok(Arc::new(EtcdProvider { store, contracts }))
+    }
+
+    /// The client of the cluster that the contracts use, without the layers around it.
+    pub fn store(&self) -> &EtcdStore {
+        &self.store
+    }
+}
+
+#[async_trait]
+impl Provider for EtcdProvider {
+    fn config(&self) -> &Arc<dyn ConfigCenter> {
+        self.contracts.config()
+    }
+
+    fn lock(&self) -> &Arc<dyn DistributedLock> {
+        self.contracts.lock()
+    }
+
+    fn registry(&self) -> &Arc<dyn ServiceRegistry> {
+        self.contracts.registry()
+    }
+
+    fn allocator(&self) -> &Arc<dyn InstanceIdAllocator> {
+        self.contracts.allocator()
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.contracts.close().await
+    }
+}
+
+impl fmt::Debug for EtcdProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdProvider").field("store", &self.store).finish_non_exhaustive()
+    }
+}

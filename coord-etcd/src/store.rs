@@ -1,0 +1,137 @@
+//! The store over an etcd cluster.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply, round_ttl};
+use coord_api::{LeaseId, Result, Revision};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::error::Effect;
+use crate::kv;
+use crate::lease::{self, Granted};
+use crate::members::Members;
+use crate::options::EtcdOptions;
+use crate::watch::{self, Watermark};
+
+/// One client of an etcd cluster, as a [`Store`].
+///
+/// - Each member is connected to by itself. Where one fails, reads and renewals go on at the next one within the same call; a write does only when it was not applied.
+/// - Every attempt is bounded by [`RetryPolicy::attempt_timeout`](coord_recipes::layers::RetryPolicy) of the options' retry policy, and no attempt is repeated after a pause: that is done by
+///   the [`Retry`](coord_recipes::layers::Retry) layer, which [`EtcdProvider`](crate::EtcdProvider) has around its store.
+/// - **S4** A watch that is not read for long, or that has gone deaf, ends with `Unavailable`. The past is watched from the last revision that was seen on, inclusively, and
+///   what was seen is dropped.
+/// - **S5** A lease is `LeaseLost` only when a member says so that has caught up with everything acknowledged.
+/// - The namespace of the options is not applied here: [`EtcdProvider`](crate::EtcdProvider) does that.
+///
+/// Cheap to clone; clones are the same client, which ends with [`close`](Store::close) or with its last clone. Needs a tokio runtime whenever it is used.
+#[derive(Clone)]
+pub struct EtcdStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    members: Arc<Members>,
+    granted: Granted,
+    watermark: Watermark,
+    /// Ends the streams of a client that nobody holds any more.
+    _closes: DropGuard,
+}
+
+impl EtcdStore {
+    /// A client that connects when it is first used (R3). No I/O.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for options that [`EtcdOptions::validate`] refuses.
+    pub fn connect_lazy(options: &EtcdOptions) -> Result<Self> {
+        let closing = CancellationToken::new();
+        let members = Arc::new(Members::new(options, closing.clone())?);
+        Ok(EtcdStore {
+            inner: Arc::new(Inner { members, granted: Granted::default(), watermark: Watermark::default(), _closes: closing.drop_guard() }),
+        })
+    }
+
+    /// A client that is connected: one member answered within the connect timeout (R3).
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for options that [`EtcdOptions::validate`] refuses; `Unauthenticated` for a wrong password; `Unavailable` when no member answered in time.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn connect(options: &EtcdOptions) -> Result<Self> {
+        let store = EtcdStore::connect_lazy(options)?;
+        store.reach(options).await?;
+        Ok(store)
+    }
+
+    /// Waits until one member has answered.
+    pub(crate) async fn reach(&self, options: &EtcdOptions) -> Result<()> {
+        self.inner.members.connect("etcd.connect", options.connect_timeout).await
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Store for EtcdStore {
+    async fn range(&self, range: Range) -> Result<RangeReply> {
+        range.validate()?;
+        kv::range(&self.inner.members, &range).await
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnReply> {
+        txn.validate()?;
+        kv::txn(&self.inner.members, &txn).await
+    }
+
+    async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
+        span.validate("store.watch")?;
+        watch::open(&self.inner.members, &self.inner.watermark, &span, after).await
+    }
+
+    async fn grant_lease(&self, ttl: Duration) -> Result<Lease> {
+        let ttl = round_ttl("store.grant_lease", ttl)?;
+        lease::grant(&self.inner.members, &self.inner.granted, ttl).await
+    }
+
+    async fn keep_alive(&self, id: LeaseId) -> Result<Duration> {
+        lease::keep_alive(&self.inner.members, &self.inner.granted, id).await
+    }
+
+    async fn lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
+        lease::lease(&self.inner.members, id).await
+    }
+
+    async fn revoke_lease(&self, id: LeaseId) -> Result<()> {
+        lease::revoke(&self.inner.members, &self.inner.granted, id).await
+    }
+
+    async fn status(&self) -> Result<StoreStatus> {
+        let members = &self.inner.members;
+        let status = members.call("store.status", Effect::Read, |asked| async move {
+            let status = asked.link.main.run(|client| {
+                let mut maintenance = client.maintenance_client();
+                async move { Ok(maintenance.status().await?.0) }
+            });
+            let status = status.await?;
+            let cluster = status.header.as_ref().map(|header| header.cluster_id).unwrap_or_default();
+            Ok(StoreStatus { store_id: format!("{cluster:x}"), version: format!("etcd {}", status.version) })
+        });
+        status.await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.members.closing().cancel();
+        Ok(())
+    }
+}
+
+impl fmt::Debug for EtcdStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdStore").field("members", &self.inner.members.names()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,106 @@
+//! How far the store is, as every healthy watch must come to know: a linearizable read a second while there are watches, for all of them together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use coord_api::store::Range;
+use coord_api::{Result, Revision};
+use etcd_client::GetOptions;
+use parking_lot::Mutex;
+use tokio::sync::watch::{Receiver, Sender, channel};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use crate::error::{Effect, Fault};
+use crate::kv::head;
+use crate::members::Members;
+
+/// How often the store is asked.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// How long one member may take to answer. Short, because a watch on a silent member waits for another one's word.
+const ANSWER_WITHIN: Duration = Duration::from_millis(700);
+
+/// How far the store is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    pub(super) revision: Revision,
+    pub(super) read_at: Instant,
+}
+
+/// Asks how far the store is, for as long as anyone wants to know.
+#[derive(Debug, Default)]
+pub(crate) struct Watermark {
+    running: Arc<Mutex<Option<Running>>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    marks: Arc<Sender<Mark>>,
+    /// A key that may be read: one that is watched.
+    key: Bytes,
+    task: JoinHandle<()>,
+}
+
+impl Watermark {
+    /// The marks, for a watch that begins at `key`. The store is asked until the last receiver is dropped.
+    pub(super) fn subscribe(&self, members: &Arc<Members>, key: &Bytes) -> Receiver<Mark> {
+        let mut running = self.running.lock();
+        // One that ended was taken away by the end of its runtime.
+        if let Some(running) = running.as_mut().filter(|running| !running.task.is_finished()) {
+            running.key = key.clone();
+            return running.marks.subscribe();
+        }
+        let (marks, receiver) = channel(Mark { revision: Revision::ZERO, read_at: Instant::now() });
+        let marks = Arc::new(marks);
+        let task = tokio::spawn(ask(Arc::clone(&self.running), Arc::clone(&marks), Arc::clone(members)));
+        *running = Some(Running { marks, key: key.clone(), task });
+        receiver
+    }
+}
+
+async fn ask(running: Arc<Mutex<Option<Running>>>, marks: Arc<Sender<Mark>>, members: Arc<Members>) {
+    let closing = members.closing().clone();
+    loop {
+        tokio::select! {
+            () = sleep(EVERY) => {}
+            () = closing.cancelled() => return,
+            () = marks.closed() => {
+                let mut running = running.lock();
+                // Whoever subscribes does so under the lock.
+                if marks.is_closed() {
+                    *running = None;
+                    return;
+                }
+            }
+        }
+        let Some(key) = running.lock().as_ref().map(|running| running.key.clone()) else { return };
+        let read_at = Instant::now();
+        match read(&members, key).await {
+            Ok(revision) => {
+                marks.send_replace(Mark { revision, read_at });
+            }
+            Err(error) => tracing::debug!(%error, "nobody says how far the store is"),
+        }
+    }
+}
+
+async fn read(members: &Members, key: Bytes) -> Result<Revision> {
+    let key = Range::key(key);
+    members
+        .call_within("store.watch", Effect::Read, ANSWER_WITHIN, |asked| {
+            let key = key.span.start();
+            async move {
+                asked
+                    .link
+                    .main
+                    .run(|client| {
+                        let mut kv = client.kv_client();
+                        async move { head(kv.get(key, Some(GetOptions::new().with_keys_only())).await.map_err(Fault::from)?.0.header.as_ref()) }
+                    })
+                    .await
+            }
+        })
+        .await
+}

@@ -1,0 +1,5 @@
+//! The kit on one server of etcd 3.5.
+
+mod harness;
+
+coord_testkit::conformance!(persistent, harness::Etcd::single(coord_etcd_fixture::Series::V3_5));

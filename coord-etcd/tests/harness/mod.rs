@@ -1,0 +1,95 @@
+//! The kit's harness over real servers: each case has a fresh cluster of its own, which is gone when the case is.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a harness that cannot be made fails its case")]
+#![allow(dead_code, reason = "each test file uses its part of it")]
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use coord_api::store::Store;
+use coord_api::{Provider, Revision};
+use coord_etcd::{EtcdOptions, EtcdProvider, EtcdStore};
+use coord_etcd_fixture::{Binary, Cluster, Series};
+use coord_recipes::layers::{Namespace, Observe, Retry};
+use coord_recipes::{ProviderOptions, StoreProvider};
+use coord_testkit::{Client, Harness, Reopened, Time};
+
+/// A cluster, and who is connected to it.
+pub(crate) struct Etcd {
+    cluster: Mutex<Cluster>,
+    clients: Mutex<Vec<EtcdStore>>,
+}
+
+impl Etcd {
+    /// One server.
+    pub(crate) fn single(series: Series) -> Self {
+        Etcd::over(Cluster::single(&Binary::find(series)))
+    }
+
+    /// Three servers.
+    pub(crate) fn three(series: Series) -> Self {
+        Etcd::over(Cluster::three(&Binary::find(series)))
+    }
+
+    fn over(cluster: Cluster) -> Self {
+        Etcd { cluster: Mutex::new(cluster), clients: Mutex::default() }
+    }
+
+    fn cluster(&self) -> MutexGuard<'_, Cluster> {
+        self.cluster.lock().expect("nothing panics in here")
+    }
+
+    fn options(&self) -> EtcdOptions {
+        EtcdOptions::new(self.cluster().endpoints())
+    }
+}
+
+#[async_trait::async_trait]
+impl Harness for Etcd {
+    async fn client(&self) -> Client {
+        let options = self.options();
+        let store = EtcdStore::connect(&options).await.expect("the servers answer");
+        let provider = EtcdProvider::over(store.clone(), &options).expect("good options");
+        self.clients.lock().unwrap().push(store.clone());
+        let crashing = store.clone();
+        Client::new(Arc::new(store), provider, move || async move { crashing.close().await.expect("closing does no I/O") })
+    }
+
+    // The layers of `EtcdProvider`.
+    fn assemble(&self, store: Arc<dyn Store>) -> Arc<dyn Provider> {
+        let mut policy = EtcdOptions::default().retry;
+        policy.attempt_timeout = None;
+        let layered = Observe::new(Retry::new(store, policy).expect("a good policy"), "etcd");
+        StoreProvider::new(Arc::new(layered), ProviderOptions::default())
+    }
+
+    fn namespaced(&self, store: Arc<dyn Store>, namespace: &str) -> Arc<dyn Provider> {
+        self.assemble(Arc::new(Namespace::new(store, namespace).expect("a good namespace")))
+    }
+
+    async fn compact(&self, through: Revision) {
+        let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", self.cluster().endpoints()[0])).unwrap().connect_lazy();
+        let mut client = etcd_client::Client::from_channel(etcd_client::Channel::Tonic(channel), None).await.unwrap();
+        let through = i64::try_from(through.get()).unwrap();
+        match client.compact(through, None).await {
+            Ok(_) => {}
+            Err(error) => assert!(error.to_string().contains("has been compacted"), "{error}"),
+        }
+    }
+
+    async fn reopen(&self) -> Reopened {
+        for client in self.clients.lock().unwrap().drain(..) {
+            drop(tokio::spawn(async move { client.close().await }));
+        }
+        self.cluster().restart();
+        Reopened::Done
+    }
+
+    fn time(&self) -> Time {
+        Time::Real
+    }
+
+    // Expiries are looked for every 500 ms, and revoked by a proposal each.
+    fn lag(&self) -> Duration {
+        Duration::from_millis(1_500)
+    }
+}
