@@ -7,6 +7,7 @@ mod lease;
 mod members;
 mod options;
 mod provider;
+mod status;
 mod store;
 mod watch;
 

@@ -16,6 +16,7 @@ use tonic::transport::Endpoint;
 use crate::connection::{Link, require_runtime};
 use crate::error::{Effect, Fault};
 use crate::options::{Credentials, EtcdOptions};
+use crate::status::status;
 
 /// A caller who gave up after waiting at least so long had reason to. Renewals are given up long before an attempt's timeout.
 const GIVEN_UP: Duration = Duration::from_millis(250);
@@ -194,20 +195,15 @@ impl Members {
             let left = deadline.saturating_duration_since(Instant::now());
             let probed = timeout(left.min(self.attempt_timeout), async {
                 let asked = self.member(index).await?;
-                asked.link.main.run(|client| status(client.maintenance_client())).await
+                status(&asked.link.main).await
             });
             match probed.await.unwrap_or_else(|_| Err(Fault::silent())) {
-                Ok(()) => return Ok(index),
+                Ok(_) => return Ok(index),
                 Err(fault) if !fault.accuses || Instant::now() + PROBE_PAUSE >= deadline => return Err(fault),
                 Err(_) => sleep(PROBE_PAUSE).await,
             }
         }
     }
-}
-
-async fn status(mut client: etcd_client::MaintenanceClient) -> Result<(), Fault> {
-    client.status().await?;
-    Ok(())
 }
 
 /// Accuses a member whose caller lost patience and dropped the call, as one does whose lease runs out meanwhile.

@@ -14,6 +14,7 @@ use crate::kv;
 use crate::lease::{self, Granted};
 use crate::members::Members;
 use crate::options::EtcdOptions;
+use crate::status;
 use crate::watch::{self, Watermark};
 
 /// One client of an etcd cluster, as a [`Store`].
@@ -111,17 +112,7 @@ impl Store for EtcdStore {
     }
 
     async fn status(&self) -> Result<StoreStatus> {
-        let members = &self.inner.members;
-        let status = members.call("store.status", Effect::Read, |asked| async move {
-            let status = asked.link.main.run(|client| {
-                let mut maintenance = client.maintenance_client();
-                async move { Ok(maintenance.status().await?.0) }
-            });
-            let status = status.await?;
-            let cluster = status.header.as_ref().map(|header| header.cluster_id).unwrap_or_default();
-            Ok(StoreStatus { store_id: format!("{cluster:x}"), version: format!("etcd {}", status.version) })
-        });
-        status.await
+        self.inner.members.call("store.status", Effect::Read, |asked| async move { status::status(&asked.link.main).await }).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -1,0 +1,130 @@
+//! Signing in: what is refused, and what must not be seen of tokens that expire or are forgotten.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coord_api::prelude::*;
+use coord_api::store::{Op, Range, Span, Store, Txn};
+use coord_api::{ErrorKind, Value, WatchStart};
+use coord_etcd::{Credentials, EtcdOptions, EtcdProvider, EtcdStore};
+use coord_etcd_fixture::{Binary, Cluster, Series};
+use coord_testkit::wait::within;
+use etcd_client::{ConnectOptions, Permission, PermissionType, RoleRevokePermissionOptions};
+
+use super::{SOON, get, next, options, put, raw};
+
+const ALL: [Series; 2] = [Series::V3_4, Series::V3_5];
+const TOKEN_TTL: Duration = Duration::from_secs(2);
+
+/// A server that asks who one is, and knows `shop`, who may use `/shop/`. Tokens expire after 2 s without use.
+async fn guarded(series: Series) -> Cluster {
+    let cluster = Cluster::single_with(&Binary::find(series), &["--auth-token", "simple", "--auth-token-ttl", "2"]);
+    let mut client = raw(&cluster, None).await;
+    client.user_add("root", "root-password", None).await.unwrap();
+    client.user_grant_role("root", "root").await.unwrap();
+    client.role_add("shop").await.unwrap();
+    client.role_grant_permission("shop", Permission::read_write("/shop/").with_prefix()).await.unwrap();
+    client.user_add("shop", "hunter2", None).await.unwrap();
+    client.user_grant_role("shop", "shop").await.unwrap();
+    client.auth_enable().await.unwrap();
+    cluster
+}
+
+fn as_shop(cluster: &Cluster) -> EtcdOptions {
+    options(cluster).with_credentials(Credentials::new("shop", "hunter2"))
+}
+
+#[tokio::test]
+async fn who_one_is_and_what_one_may_do_are_told_apart() {
+    for series in ALL {
+        let cluster = guarded(series).await;
+        let nobody = EtcdStore::connect_lazy(&options(&cluster)).unwrap();
+        assert_eq!(get(&nobody, "/shop/k").await.unwrap_err().kind(), ErrorKind::Unauthenticated, "{series:?}");
+
+        let wrong = options(&cluster).with_credentials(Credentials::new("shop", "hunter3"));
+        let refused = EtcdStore::connect(&wrong).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unauthenticated, "{series:?}: {refused}");
+        let lazy = EtcdStore::connect_lazy(&wrong).unwrap();
+        assert_eq!(put(&lazy, "/shop/k", "v").await.unwrap_err().kind(), ErrorKind::Unauthenticated, "{series:?}");
+
+        let shop = EtcdStore::connect(&as_shop(&cluster)).await.unwrap();
+        put(&shop, "/shop/k", "v").await.unwrap();
+        let root = options(&cluster).with_credentials(Credentials::new("root", "root-password"));
+        let (shops, roots) = (shop.status().await.unwrap(), EtcdStore::connect(&root).await.unwrap().status().await.unwrap());
+        assert_eq!(shops.store_id, roots.store_id, "{series:?}: the cluster is the same, however little a user may know");
+        let denied = [
+            get(&shop, "/other/k").await.unwrap_err(),
+            put(&shop, "/other/k", "v").await.unwrap_err(),
+            shop.range(Range::prefix("/")).await.unwrap_err(),
+            shop.watch(Span::key("/other/k"), None).await.unwrap_err(),
+        ];
+        for error in denied {
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{series:?}: {error}");
+        }
+        let lease = shop.grant_lease(Duration::from_secs(5)).await.unwrap().id;
+        assert_eq!(shop.keep_alive(lease).await.unwrap(), Duration::from_secs(5));
+        assert!(shop.lease(lease).await.unwrap().is_some(), "looking a lease up needs no right to read");
+        shop.revoke_lease(lease).await.unwrap();
+        assert_eq!(shop.keep_alive(lease).await.unwrap_err().kind(), ErrorKind::LeaseLost, "{series:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_expired_token_is_not_seen() {
+    for series in ALL {
+        let cluster = guarded(series).await;
+        let shop = EtcdStore::connect(&as_shop(&cluster)).await.unwrap();
+        let lease = shop.grant_lease(Duration::from_secs(60)).await.unwrap().id;
+        let first = put(&shop, "/shop/k", "1").await.unwrap();
+        shop.keep_alive(lease).await.unwrap();
+        drop(shop.watch(Span::key("/shop/k"), None).await.unwrap());
+        // Longer than any token lives unused; nothing else says that it has expired.
+        tokio::time::sleep(TOKEN_TTL * 2).await;
+        let watch = shop.watch(Span::key("/shop/k"), None).await.unwrap();
+        assert!(watch.armed() >= first, "{series:?}");
+        shop.keep_alive(lease).await.unwrap();
+        let second = put(&shop, "/shop/k", "2").await.unwrap();
+        let shop: Arc<dyn Store> = Arc::new(shop);
+        assert_eq!(next(&shop, Span::key("/shop/k"), first).await, second, "{series:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_forgot_its_tokens_is_not_seen() {
+    for series in ALL {
+        let mut cluster = guarded(series).await;
+        let provider = EtcdProvider::connect(as_shop(&cluster).with_namespace("shop")).await.unwrap();
+        let mut watch = provider.config().watch_raw("k", WatchStart::Now).await.unwrap();
+        provider.config().set_raw("k", Value::from("1")).await.unwrap();
+        within(SOON, "the first change", watch.next()).await.unwrap().unwrap();
+        // Simple tokens live in memory.
+        cluster.restart();
+        provider.config().set_raw("k", Value::from("2")).await.unwrap();
+        within(SOON, "the watch is back", watch.next()).await.unwrap().unwrap();
+        provider.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_changed_set_of_rights_is_not_seen_but_in_what_it_allows() {
+    for series in ALL {
+        let cluster = guarded(series).await;
+        let shop = EtcdStore::connect(&as_shop(&cluster)).await.unwrap();
+        put(&shop, "/shop/k", "1").await.unwrap();
+        let root = ConnectOptions::new().with_user("root", "root-password");
+        let mut root = raw(&cluster, Some(root)).await;
+        root.role_grant_permission("shop", Permission::new(PermissionType::Read, "/more")).await.unwrap();
+        // Tokens of the simple kind are withdrawn when rights change.
+        put(&shop, "/shop/k", "2").await.unwrap();
+        assert_eq!(get(&shop, "/more").await.unwrap(), None);
+        root.role_revoke_permission("shop", "/more", None::<RoleRevokePermissionOptions>).await.unwrap();
+        assert_eq!(get(&shop, "/more").await.unwrap_err().kind(), ErrorKind::PermissionDenied, "{series:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_asks_nobody_takes_everybody() {
+    let cluster = Cluster::single(&Binary::find(Series::V3_5));
+    let shop = EtcdStore::connect(&as_shop(&cluster)).await.unwrap();
+    shop.txn(Txn::new().then(Op::put("/shop/k", "1"))).await.unwrap();
+}

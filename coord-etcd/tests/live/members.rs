@@ -1,0 +1,99 @@
+//! Members that die or stand still (R3, and the first rows of the fault matrix).
+
+use std::time::Duration;
+
+use coord_api::ErrorKind;
+use coord_api::store::Store;
+use coord_etcd::{EtcdOptions, EtcdStore};
+use coord_etcd_fixture::{Binary, Cluster, Series, Signal};
+use coord_testkit::wait::eventually;
+
+use super::{SOON, get, options, put, store_on, timed};
+
+const ATTEMPT: Duration = Duration::from_millis(500);
+
+fn impatient(cluster: &Cluster) -> EtcdOptions {
+    let mut options = options(cluster);
+    options.retry.attempt_timeout = Some(ATTEMPT);
+    options
+}
+
+/// 100 reads, of which none fails, and then as many writes.
+async fn all_succeed(store: &EtcdStore, what: &str) {
+    for n in 0..100 {
+        get(store, "k").await.unwrap_or_else(|error| panic!("{what}, read {n}: {error}"));
+    }
+    for n in 0..100 {
+        put(store, "k", n.to_string()).await.unwrap_or_else(|error| panic!("{what}, write {n}: {error}"));
+    }
+}
+
+#[tokio::test]
+async fn a_dead_endpoint_among_live_ones_is_no_error() {
+    let mut cluster = Cluster::three(&Binary::find(Series::V3_5));
+    cluster.servers_mut()[1].kill();
+    for _ in 0..6 {
+        let store = EtcdStore::connect(&options(&cluster)).await.unwrap();
+        eventually(SOON, "there is a leader", async || put(&store, "k", "v").await.ok()).await;
+        all_succeed(&store, "one member is dead").await;
+    }
+}
+
+#[tokio::test]
+async fn a_lazy_client_keeps_trying() {
+    let mut cluster = Cluster::single(&Binary::find(Series::V3_5));
+    cluster.servers_mut()[0].kill();
+    let store = EtcdStore::connect_lazy(&options(&cluster)).unwrap();
+    assert_eq!(get(&store, "k").await.unwrap_err().kind(), ErrorKind::Unavailable);
+    cluster.restart();
+    put(&store, "k", "v").await.unwrap();
+}
+
+#[tokio::test]
+async fn connecting_waits_for_a_server_that_is_starting() {
+    let mut cluster = Cluster::single(&Binary::find(Series::V3_5));
+    cluster.servers_mut()[0].kill();
+    let options = options(&cluster).with_connect_timeout(SOON);
+    let connecting = tokio::spawn(async move { EtcdStore::connect(&options).await });
+    let restarted = tokio::task::spawn_blocking(move || {
+        cluster.restart();
+        cluster
+    });
+    let _cluster = restarted.await.unwrap();
+    connecting.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn one_member_that_stands_still_costs_one_attempt() {
+    let cluster = Cluster::three(&Binary::find(Series::V3_5));
+    for index in 0..3 {
+        let store = store_on(&cluster, index, &impatient(&cluster)).await;
+        get(&store, "k").await.unwrap();
+        cluster.servers()[index].signal(Signal::Stop);
+        // The first read pays for all. Where the leader stands still, the others choose a new one first.
+        let (read, took) = timed(async { eventually(SOON, "a read", async || get(&store, "k").await.ok()).await }).await;
+        assert!(took >= ATTEMPT - Duration::from_millis(50), "member {index} was not asked: {took:?}");
+        drop(read);
+        eventually(SOON, "a leader", async || put(&store, "k", "v").await.ok()).await;
+        all_succeed(&store, &format!("member {index} stands still")).await;
+        let lease = store.grant_lease(Duration::from_secs(5)).await.unwrap().id;
+        store.keep_alive(lease).await.unwrap();
+        cluster.servers()[index].signal(Signal::Continue);
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_given_up_goes_to_another_member_the_next_time() {
+    let cluster = Cluster::three(&Binary::find(Series::V3_5));
+    let store = store_on(&cluster, 0, &options(&cluster)).await;
+    let lease = store.grant_lease(Duration::from_secs(60)).await.unwrap();
+    cluster.servers()[0].signal(Signal::Stop);
+    // As an owner does whose lease is short: long before an attempt's own timeout.
+    let given_up = tokio::time::timeout(Duration::from_millis(400), store.keep_alive(lease.id)).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    let renewed = eventually(SOON, "a renewal elsewhere", async || {
+        tokio::time::timeout(Duration::from_millis(1_000), store.keep_alive(lease.id)).await.ok()?.ok()
+    });
+    assert_eq!(renewed.await, lease.ttl);
+    cluster.servers()[0].signal(Signal::Continue);
+}
