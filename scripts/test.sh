@@ -153,7 +153,7 @@ kit_on() {
 }
 
 begin "tests of coord-etcd" "Repair the test that failed, or the code that it accuses."
-cargo test --locked --quiet --package coord-etcd --all-features --lib --test live --test secrets -- --test-threads 4
+cargo test --locked --quiet --package coord-etcd --all-features --lib --test fake --test live --test secrets -- --test-threads 4
 cargo test --locked --quiet --package coord-etcd --all-features --doc
 
 kit_on "one server of 3.5" conformance_single

@@ -1,0 +1,292 @@
+//! An etcd in this process that answers what it is told to, however wrong.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use etcd_client::proto::*;
+use futures_util::stream::{BoxStream, StreamExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+/// The cluster's id, in every header.
+pub(crate) const CLUSTER: u64 = 0xc0de;
+
+/// One answer to a request with one answer.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer<T> {
+    /// This.
+    Give(T),
+    /// This failure.
+    Fail(Status),
+    /// None, ever. The request was received, and counts.
+    Swallow,
+}
+
+/// One step of a stream's script.
+#[derive(Clone, Debug)]
+pub(crate) enum Step<T> {
+    /// Wait for the client's next request.
+    Await,
+    /// Send this.
+    Send(T),
+    /// End the stream with this failure.
+    Fail(Status),
+    /// End the stream.
+    End,
+    /// Answer each further request with this.
+    Always(T),
+    /// Send nothing more, and keep the stream open.
+    Stall,
+}
+
+/// What the fake does, in the order of the requests, and what it was asked. What no script covers is answered as a healthy, empty store at [`head`](Self::head) would.
+#[derive(Debug, Default)]
+pub(crate) struct Script {
+    /// The store's revision.
+    pub(crate) head: i64,
+    pub(crate) ranges: VecDeque<Answer<PbRangeResponse>>,
+    pub(crate) txns: VecDeque<Answer<PbTxnResponse>>,
+    pub(crate) look_ups: VecDeque<Answer<PbLeaseTimeToLiveResponse>>,
+    pub(crate) watches: VecDeque<Vec<Step<PbWatchResponse>>>,
+    pub(crate) renewals: VecDeque<Vec<Step<PbLeaseKeepAliveResponse>>>,
+    /// What was asked, in order.
+    pub(crate) asked: Vec<&'static str>,
+    pub(crate) watch_requests: Vec<PbWatchRequestUnion>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Fake {
+    script: Arc<Mutex<Script>>,
+    endpoint: String,
+}
+
+impl Fake {
+    /// Starts a fake on a free port. It ends with the runtime of its test.
+    pub(crate) async fn start(head: i64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = listener.local_addr().unwrap().to_string();
+        let fake = Fake { script: Arc::new(Mutex::new(Script { head, ..Script::default() })), endpoint };
+        let server = Server::builder()
+            .add_service(PbKvServer::new(fake.clone()))
+            .add_service(PbWatchServer::new(fake.clone()))
+            .add_service(PbLeaseServer::new(fake.clone()))
+            .add_service(PbMaintenanceServer::new(fake.clone()));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        fake
+    }
+
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Changes the script, or looks at what was asked.
+    pub(crate) fn script<T>(&self, edit: impl FnOnce(&mut Script) -> T) -> T {
+        edit(&mut self.script.lock().unwrap())
+    }
+
+    /// How often something was asked.
+    pub(crate) fn asked(&self, what: &str) -> usize {
+        self.script(|script| script.asked.iter().filter(|asked| **asked == what).count())
+    }
+
+    async fn answer<T>(
+        &self,
+        what: &'static str,
+        scripted: impl FnOnce(&mut Script) -> Option<Answer<T>>,
+        usual: impl FnOnce(i64) -> T,
+    ) -> Result<Response<T>, Status> {
+        let answer = self.script(|script| {
+            script.asked.push(what);
+            scripted(script).unwrap_or_else(|| Answer::Give(usual(script.head)))
+        });
+        match answer {
+            Answer::Give(answer) => Ok(Response::new(answer)),
+            Answer::Fail(status) => Err(status),
+            Answer::Swallow => pending().await,
+        }
+    }
+}
+
+pub(crate) fn header(revision: i64) -> Option<PbResponseHeader> {
+    Some(PbResponseHeader { cluster_id: CLUSTER, member_id: 1, revision, raft_term: 1 })
+}
+
+/// Plays a script to a client, and notes what it asks.
+fn play<Q: Send + 'static, T: Clone + Send + 'static>(
+    mut requests: Streaming<Q>,
+    steps: Vec<Step<T>>,
+    note: impl Fn(Q) + Send + 'static,
+) -> BoxStream<'static, Result<T, Status>> {
+    let (sender, receiver) = mpsc::channel(100);
+    tokio::spawn(async move {
+        for step in steps {
+            match step {
+                Step::Await => match requests.message().await {
+                    Ok(Some(request)) => note(request),
+                    _ => return,
+                },
+                Step::Send(response) => drop(sender.send(Ok(response)).await),
+                Step::Fail(status) => {
+                    drop(sender.send(Err(status)).await);
+                    return;
+                }
+                Step::End => return,
+                Step::Always(response) => {
+                    while let Ok(Some(request)) = requests.message().await {
+                        note(request);
+                        drop(sender.send(Ok(response.clone())).await);
+                    }
+                    return;
+                }
+                Step::Stall => sender.closed().await,
+            }
+        }
+        sender.closed().await;
+    });
+    ReceiverStream::new(receiver).boxed()
+}
+
+#[tonic::async_trait]
+impl PbKvService for Fake {
+    type RangeStreamStream = BoxStream<'static, Result<PbRangeStreamResponse, Status>>;
+
+    async fn range(&self, _: Request<PbRangeRequest>) -> Result<Response<PbRangeResponse>, Status> {
+        let usual = |head| PbRangeResponse { header: header(head), ..PbRangeResponse::default() };
+        self.answer("range", |script| script.ranges.pop_front(), usual).await
+    }
+
+    async fn txn(&self, _: Request<PbTxnRequest>) -> Result<Response<PbTxnResponse>, Status> {
+        let usual = |head| PbTxnResponse { header: header(head), succeeded: true, responses: Vec::new() };
+        self.answer("txn", |script| script.txns.pop_front(), usual).await
+    }
+
+    async fn range_stream(&self, _: Request<PbRangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn put(&self, _: Request<PbPutRequest>) -> Result<Response<PbPutResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn delete_range(&self, _: Request<PbDeleteRequest>) -> Result<Response<PbDeleteResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn compact(&self, _: Request<PbCompactionRequest>) -> Result<Response<PbCompactionResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+}
+
+#[tonic::async_trait]
+impl PbWatchService for Fake {
+    type WatchStream = BoxStream<'static, Result<PbWatchResponse, Status>>;
+
+    async fn watch(&self, requests: Request<Streaming<PbWatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        let steps = self.script(|script| {
+            script.asked.push("watch");
+            script.watches.pop_front().unwrap_or_else(|| vec![Step::Await, Step::Send(created(script.head)), Step::Stall])
+        });
+        let fake = self.clone();
+        let note = move |request: PbWatchRequest| {
+            let Some(union) = request.request_union else { return };
+            fake.script(|script| script.watch_requests.push(union));
+        };
+        Ok(Response::new(play(requests.into_inner(), steps, note)))
+    }
+}
+
+/// The confirmation of the first watch on a stream.
+pub(crate) fn created(head: i64) -> PbWatchResponse {
+    PbWatchResponse { header: header(head), created: true, ..PbWatchResponse::default() }
+}
+
+#[tonic::async_trait]
+impl PbLeaseService for Fake {
+    type LeaseKeepAliveStream = BoxStream<'static, Result<PbLeaseKeepAliveResponse, Status>>;
+
+    async fn lease_grant(&self, request: Request<PbLeaseGrantRequest>) -> Result<Response<PbLeaseGrantResponse>, Status> {
+        let ttl = request.get_ref().ttl;
+        let usual = |head| PbLeaseGrantResponse { header: header(head), id: 7, ttl, error: String::new() };
+        self.answer("grant", |_| None, usual).await
+    }
+
+    async fn lease_revoke(&self, _: Request<PbLeaseRevokeRequest>) -> Result<Response<PbLeaseRevokeResponse>, Status> {
+        self.answer("revoke", |_| None, |head| PbLeaseRevokeResponse { header: header(head) }).await
+    }
+
+    async fn lease_keep_alive(
+        &self,
+        requests: Request<Streaming<PbLeaseKeepAliveRequest>>,
+    ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        let steps = self.script(|script| {
+            script.asked.push("renewal");
+            script.renewals.pop_front().unwrap_or_else(|| vec![Step::Always(renewed(7, 5))])
+        });
+        Ok(Response::new(play(requests.into_inner(), steps, |_| {})))
+    }
+
+    async fn lease_time_to_live(&self, _: Request<PbLeaseTimeToLiveRequest>) -> Result<Response<PbLeaseTimeToLiveResponse>, Status> {
+        let usual = |head| PbLeaseTimeToLiveResponse {
+            header: header(head),
+            id: 7,
+            ttl: 4,
+            granted_ttl: 5,
+            ..PbLeaseTimeToLiveResponse::default()
+        };
+        self.answer("look_up", |script| script.look_ups.pop_front(), usual).await
+    }
+
+    async fn lease_leases(&self, _: Request<PbLeaseLeasesRequest>) -> Result<Response<PbLeaseLeasesResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+}
+
+pub(crate) fn renewed(id: i64, ttl: i64) -> PbLeaseKeepAliveResponse {
+    PbLeaseKeepAliveResponse { header: header(1), id, ttl }
+}
+
+#[tonic::async_trait]
+impl PbMaintenanceService for Fake {
+    type SnapshotStream = BoxStream<'static, Result<PbSnapshotResponse, Status>>;
+
+    async fn status(&self, _: Request<PbStatusRequest>) -> Result<Response<PbStatusResponse>, Status> {
+        let usual = |head| PbStatusResponse { header: header(head), version: "3.5.99".into(), ..PbStatusResponse::default() };
+        self.answer("status", |_| None, usual).await
+    }
+
+    async fn alarm(&self, _: Request<PbAlarmRequest>) -> Result<Response<PbAlarmResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn defragment(&self, _: Request<PbDefragmentRequest>) -> Result<Response<PbDefragmentResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn hash(&self, _: Request<PbHashRequest>) -> Result<Response<PbHashResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn hash_kv(&self, _: Request<PbHashKvRequest>) -> Result<Response<PbHashKvResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn snapshot(&self, _: Request<PbSnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn move_leader(&self, _: Request<PbMoveLeaderRequest>) -> Result<Response<PbMoveLeaderResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn downgrade(&self, _: Request<PbDowngradeRequest>) -> Result<Response<PbDowngradeResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+}
+
+/// How long an attempt of the tests' clients takes at most.
+pub(crate) const ATTEMPT: Duration = Duration::from_millis(300);
