@@ -3,6 +3,7 @@
 //! ```console
 //! $ cargo run --example quickstart
 //! $ cargo run --example quickstart -- --store sled:DIR      # twice: the second run finds what the first one stored
+//! $ cargo run --features etcd --example quickstart -- --store etcd://localhost:2379   # the same on etcd
 //! $ cargo run --example quickstart -- --rules FILE          # your own rules
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that shows what happens")]
@@ -10,6 +11,7 @@
 use std::convert::Infallible;
 use std::env::{self, VarError};
 use std::error::Error as StdError;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -17,13 +19,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use coord::Source;
 use coord_api::prelude::*;
 use coord_api::{FencingToken, InstanceId, Registration, ServiceInstance};
 use coord_examples::ledger::Ledger;
 use coord_examples::limiter::Limiter;
 use coord_examples::load::{Existing, Loaded, edit, load, rules_key};
 use coord_examples::rules::{Client, Count, Limit, Method, Period, RateLimits, RuleFile};
-use coord_memory::MemoryProvider;
 use coord_recipes::config_manager::ConfigManager;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -42,28 +44,37 @@ const CLIENT: Client = Client::Anonymous;
 /// Coord at work: rate limits that change while they are used.
 #[derive(Debug, Parser)]
 struct Options {
-    /// Where the data lives: `memory`, or `sled:DIR` to find it again in the next run.
+    /// Where the data lives: `memory`, `sled:DIR` to find it again in the next run, or another store by its URL, such as `etcd://host:2379`.
     #[arg(long, default_value = "memory")]
-    store: StoreChoice,
+    store: StoreUrl,
     /// A file with rate limits, instead of those that come with the example. It replaces what the store holds.
     #[arg(long)]
     rules: Option<PathBuf>,
 }
 
+/// A store's URL, or `memory` for short.
 #[derive(Clone, Debug)]
-enum StoreChoice {
-    Memory,
-    Sled(PathBuf),
-}
+struct StoreUrl(String);
 
-impl FromStr for StoreChoice {
+impl FromStr for StoreUrl {
     type Err = &'static str;
 
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
         match text.split_once(':') {
-            None if text == "memory" => Ok(StoreChoice::Memory),
-            Some(("sled", directory)) if !directory.is_empty() => Ok(StoreChoice::Sled(directory.into())),
-            _ => Err("neither `memory` nor `sled:DIR`"),
+            None if text == "memory" => Ok(StoreUrl("memory://".to_owned())),
+            Some((scheme, rest)) if !scheme.is_empty() && !rest.is_empty() => Ok(StoreUrl(text.to_owned())),
+            _ => Err("neither `memory`, nor `sled:DIR`, nor a store's URL"),
+        }
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.split_once(':') {
+            Some(("memory", _)) => f.write_str("in memory"),
+            Some(("sled", directory)) => write!(f, "in {}", directory.strip_prefix("//").unwrap_or(directory)),
+            Some((scheme, _)) => write!(f, "on {scheme}"),
+            None => f.write_str("somewhere"),
         }
     }
 }
@@ -102,10 +113,8 @@ async fn run(options: Options) -> Result<()> {
     };
 
     // Three clients of one store stand for three processes: two instances of a service, and an operator.
-    let operator = match &options.store {
-        StoreChoice::Memory => MemoryProvider::new(),
-        StoreChoice::Sled(directory) => MemoryProvider::open(directory)?,
-    };
+    let store = Source::open(&options.store.0).await?;
+    let operator = store.client().await?;
     let environment = environment()?;
 
     let earlier = Runs::read(&*operator, &environment, &options.store).await?;
@@ -114,8 +123,8 @@ async fn run(options: Options) -> Result<()> {
     load_rules(&*operator, &environment, &path, &rules, existing).await?;
 
     println!("\n2. Two instances of {service}");
-    let one = Instance::start(operator.client(), service, 8081).await?;
-    let two = Instance::start(operator.client(), service, 8082).await?;
+    let one = Instance::start(store.client().await?, service, 8081).await?;
+    let two = Instance::start(store.client().await?, service, 8082).await?;
     one.look_around().await?;
 
     runs.token = Some(guarded_job(&one, &two, earlier).await?);
@@ -152,12 +161,8 @@ impl Runs {
         format!("{environment}/quickstart/runs")
     }
 
-    async fn read(provider: &dyn Provider, environment: &str, store: &StoreChoice) -> Result<Self> {
+    async fn read(provider: &dyn Provider, environment: &str, place: &StoreUrl) -> Result<Self> {
         let earlier = provider.config().get::<Runs>(&Runs::key(environment)).await?;
-        let place = match store {
-            StoreChoice::Memory => "in memory".to_owned(),
-            StoreChoice::Sled(directory) => format!("in {}", directory.display()),
-        };
         match earlier {
             None => println!("An empty store {place}."),
             Some(Runs { count, .. }) => println!("The store {place}, left by an earlier run ({count} so far)."),
@@ -193,14 +198,14 @@ fn near(path: &Path) -> PathBuf {
 /// One process of the service, as far as coord is concerned.
 #[derive(Debug)]
 struct Instance {
-    provider: Arc<MemoryProvider>,
+    provider: Arc<dyn Provider>,
     id: InstanceId,
     registration: Registration,
 }
 
 impl Instance {
     /// Takes the smallest free id and registers under it.
-    async fn start(provider: Arc<MemoryProvider>, service: &str, port: u16) -> Result<Self> {
+    async fn start(provider: Arc<dyn Provider>, service: &str, port: u16) -> Result<Self> {
         let id = provider.allocator().acquire_id(service, 1023).await?;
         let instance = ServiceInstance::new(service, format!("{service}-{}", id.id()), "127.0.0.1", port).with_metadata("zone", "a");
         let registration = provider.registry().register(instance).await?;

@@ -15,7 +15,8 @@ may_reach() {
         coord-api | coord-etcd-fixture) echo "" ;;
         coord-recipes | coord-testkit) echo "coord-api" ;;
         coord-memory | coord-etcd) echo "coord-api coord-recipes" ;;
-        coord-examples) echo "coord-api coord-recipes coord-memory coord-testkit" ;;
+        coordkit) echo "coord-api coord-recipes coord-memory coord-etcd" ;;
+        coord-examples) echo "coord-api coord-recipes coord-memory coord-etcd coord-testkit coordkit" ;;
         *) return 1 ;;
     esac
 }
@@ -62,7 +63,7 @@ for member in $members; do
         continue
     fi
     all=$(tree "$member")
-    for name in $(outside "$(grep '^coord-' <<<"$all" || true)" "$allowed"); do
+    for name in $(outside "$(grep '^coord' <<<"$all" || true)" "$allowed"); do
         complain "$member reaches $name; of our own crates it may reach: ${allowed:-none}"
     done
 done

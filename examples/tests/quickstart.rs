@@ -15,15 +15,20 @@ fn program() -> PathBuf {
     let program =
         tests.parent().and_then(Path::parent).unwrap().join("examples/quickstart").with_extension(std::env::consts::EXE_EXTENSION);
     if !program.exists() {
-        let built = Command::new(env!("CARGO")).args(["build", "--package", "coord-examples", "--example", "quickstart"]).status().unwrap();
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--package", "coord-examples", "--example", "quickstart"])
+            .args(cfg!(feature = "etcd").then_some("--features=etcd"))
+            .status()
+            .unwrap();
         assert!(built.success());
     }
     program
 }
 
 fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
+    let program = program();
     let started = Instant::now();
-    let output = Command::new(program()).args(arguments).env_remove("APP_ENV").output().unwrap();
+    let output = Command::new(program).args(arguments).env_remove("APP_ENV").output().unwrap();
     assert!(started.elapsed() < Duration::from_secs(10), "it took {:?}", started.elapsed());
     output
 }
@@ -69,6 +74,36 @@ fn it_shows_all_contracts_in_memory() {
     ] {
         assert!(text.contains(expected), "no `{expected}` in:\n{text}");
     }
+}
+
+/// The same on a real cluster: the same lines but for revisions, and what the second run finds.
+#[cfg(feature = "etcd")]
+#[test]
+fn it_does_on_etcd_what_it_does_in_memory() {
+    use coord_etcd_fixture::{Binary, Cluster, Series};
+
+    let cluster = Cluster::single(&Binary::find(Series::V3_5));
+    let store = format!("etcd://{}/quickstart", cluster.endpoints()[0]);
+    // What differs from run to run: numbers, what the limiter drew, and which rules came from where.
+    let plain = |text: &str| -> Vec<String> {
+        let words = |line: &str| line.split(|c: char| c.is_ascii_digit() || "#.".contains(c)).collect::<String>();
+        text.lines()
+            .filter(|line| !line.contains(" admitted"))
+            .map(|line| words(line).split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect()
+    };
+    let on_etcd = good(["--store", &store]);
+    assert_eq!(plain(&on_etcd.replace("on etcd", "in memory")), plain(&good([""; 0])));
+    let second = good(["--store", &store]);
+    assert!(second.contains("left by an earlier run (1 so far)"), "{second}");
+    assert!(number_after(&second, "fencing token ") > number_after(&on_etcd, "fencing token "), "{on_etcd}\n{second}");
+}
+
+#[cfg(not(feature = "etcd"))]
+#[test]
+fn without_etcd_it_says_which_feature_brings_it() {
+    let refused = bad(["--store", "etcd://localhost:2379"]);
+    assert!(refused.contains("feature `etcd`"), "{refused}");
 }
 
 #[test]
@@ -136,6 +171,10 @@ fn what_it_cannot_use_is_refused_in_plain_words() {
     assert!(missing.contains("no/such/rules.json: the file cannot be read"), "{missing}");
     for store in ["sled:", "etcd", ""] {
         let refused = bad(["--store", store]);
-        assert!(refused.contains("neither `memory` nor `sled:DIR`"), "{store}: {refused}");
+        assert!(refused.contains("neither `memory`, nor `sled:DIR`, nor a store's URL"), "{store}: {refused}");
     }
+    let refused = bad(["--store", "redis://localhost:6379"]);
+    assert!(refused.contains("unknown scheme"), "{refused}");
+    let refused = bad(["--store", "etcd://shop:hunter2@localhost:2379"]);
+    assert!(refused.contains("a password in the URL") && !refused.contains("hunter2"), "{refused}");
 }

@@ -1,0 +1,17 @@
+#![doc = include_str!("../README.md")]
+
+#[cfg(not(any(feature = "memory", feature = "etcd")))]
+compile_error!("coordkit needs a store: switch on one of its features `memory`, `sled` and `etcd`");
+
+#[cfg(feature = "etcd")]
+mod etcd_url;
+mod source;
+mod url;
+
+pub use coord_api::*;
+#[cfg(feature = "etcd")]
+pub use coord_etcd as etcd;
+#[cfg(feature = "memory")]
+pub use coord_memory as memory;
+pub use coord_recipes as recipes;
+pub use source::{Source, open, open_from_env};
