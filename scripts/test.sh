@@ -156,6 +156,9 @@ begin "tests of coord-etcd" "Repair the test that failed, or the code that it ac
 cargo test --locked --quiet --package coord-etcd --all-features --lib --test fake --test live --test secrets -- --test-threads 4
 cargo test --locked --quiet --package coord-etcd --all-features --doc
 
+begin "faults on a cluster of three" "Repair the test that failed, or the code that it accuses; alone: cargo test -p coord-etcd --test faults"
+cargo test --locked --quiet --package coord-etcd --all-features --test faults -- --test-threads 2
+
 kit_on "one server of 3.5" conformance_single
 kit_on "three servers of 3.5" conformance_three
 kit_on "one server of 3.4" conformance_old

@@ -1,5 +1,9 @@
 //! The kit on one server of etcd 3.5.
 
 mod harness;
+#[path = "../../coord-testkit/tests/manager/mod.rs"]
+#[macro_use]
+mod manager;
 
 coord_testkit::conformance!(persistent, harness::Etcd::single(coord_etcd_fixture::Series::V3_5));
+manager_cases! { [coord_testkit::test_cases] (crate::manager::CASES) persistent }

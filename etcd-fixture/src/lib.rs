@@ -12,11 +12,3 @@ mod server;
 pub use binary::{Binary, Series};
 pub use cluster::Cluster;
 pub use server::{Server, Signal};
-
-/// Servers that someone else runs and offers for testing: the endpoints in `COORD_TEST_ETCD_ENDPOINTS`, parted by commas.
-///
-/// Nothing but this variable makes a test touch a server that it did not start.
-pub fn foreign_endpoints() -> Option<Vec<String>> {
-    let endpoints = std::env::var("COORD_TEST_ETCD_ENDPOINTS").ok()?;
-    Some(endpoints.split(',').map(|endpoint| endpoint.trim().to_owned()).collect())
-}
