@@ -13,7 +13,7 @@ mod memory;
 #[path = "../tests/harness/sled.rs"]
 mod sled;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -135,6 +135,8 @@ struct Done {
     faults: BTreeMap<Blow, usize>,
     violations: u64,
     undecided: u64,
+    /// How many histories broke each rule.
+    rules: BTreeMap<&'static str, u64>,
     /// The seeds that broke something, with what they broke.
     broken: Vec<(u64, String)>,
 }
@@ -151,6 +153,8 @@ impl Done {
             let undecided = outcome.breaches.iter().all(|breach| breach.undecided);
             *(if undecided { &mut self.undecided } else { &mut self.violations }) += 1;
             self.broken.push((seed, first.to_string()));
+            let rules: BTreeSet<_> = outcome.breaches.iter().map(|breach| breach.rule).collect();
+            rules.into_iter().for_each(|rule| *self.rules.entry(rule).or_default() += 1);
         }
     }
 }
@@ -254,7 +258,8 @@ fn print_closing_lines(options: &Options, done: &Done, took: Duration, next: u64
         next.saturating_sub(1)
     );
     println!("operations {}, handles given out {}, faults {faults} ({})", done.operations, done.grants, by_kind.join(", "));
-    println!("violations {}, undecided {}", done.violations, done.undecided);
+    let by_rule: Vec<String> = done.rules.iter().map(|(rule, times)| format!(", {rule} in {times}")).collect();
+    println!("violations {}, undecided {}{}", done.violations, done.undecided, by_rule.concat());
     println!(
         "{:.1} s on {} threads, {:.1} histories a second",
         took.as_secs_f64(),

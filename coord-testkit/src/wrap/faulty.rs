@@ -122,6 +122,8 @@ struct State {
     link_breaks: u64,
     /// Raised whenever watches break: older ones are broken.
     watch_breaks: u64,
+    /// Raised whenever delays end before their time.
+    forgotten: u64,
     closed: bool,
 }
 
@@ -140,7 +142,7 @@ pub struct Faults {
 
 impl Default for Faults {
     fn default() -> Self {
-        let state = Signal::new(State { link: Link::Up, link_breaks: 0, watch_breaks: 0, closed: false });
+        let state = Signal::new(State { link: Link::Up, link_breaks: 0, watch_breaks: 0, forgotten: 0, closed: false });
         let shared = Shared { counter: Counter::default(), state, script: Mutex::default(), held: Mutex::default() };
         Faults { shared: Arc::new(shared) }
     }
@@ -185,9 +187,10 @@ impl Faults {
         self.next(fault, move |request| request.deletes(&prefix));
     }
 
-    /// Takes back the faults that still wait for their request.
+    /// Takes back the faults that still wait for their request, and lets through what is being delayed.
     pub fn forget(&self) {
         lock(&self.shared.script).clear();
+        self.shared.state.modify(|state| state.forgotten += 1);
     }
 
     /// How many faults still wait for their request.
@@ -214,6 +217,17 @@ impl Faults {
             }
             state.link = link;
         });
+    }
+
+    /// Waits that long, or until that is taken back.
+    async fn delay(&self, by: Duration) {
+        let state = &self.shared.state;
+        let forgotten = state.get().forgotten;
+        tokio::select! {
+            biased;
+            _ = state.wait_for(|now| now.forgotten != forgotten) => {}
+            () = sleep(by) => {}
+        }
     }
 
     fn scripted(&self, request: &Request<'_>) -> Option<Fault> {
@@ -261,7 +275,7 @@ impl<S: Store> Faulty<S> {
             Some(Fault::LoseAnswer) => return call.await.and_then(|_| Err(timed_out(writes))),
             Some(Fault::LateAnswer(delay)) => {
                 let answer = call.await;
-                sleep(delay).await;
+                self.faults.delay(delay).await;
                 return answer;
             }
             Some(Fault::Hold) => {
@@ -269,7 +283,7 @@ impl<S: Store> Faulty<S> {
                 lock(&self.faults.shared.held).push(Held { send });
                 return Err(timed_out(writes));
             }
-            Some(Fault::Delay(by)) => sleep(by).await,
+            Some(Fault::Delay(by)) => self.faults.delay(by).await,
             None => {}
         }
         let state = &self.faults.shared.state;
