@@ -169,6 +169,8 @@ impl Holding {
     ///
     /// `LeaseLost` where nothing of it was left, or whatever kept the store from answering; then it is a debt.
     pub(crate) async fn erase(&self) -> Result<()> {
+        // The session is needed until the store has answered: its end would overtake the release.
+        let _needed = self.session.clone();
         self.untrack();
         self.loss.set(Loss::Released);
         self.give_back().await
