@@ -44,9 +44,14 @@ fn verdict(case: &Case, over: impl Fn(Arc<dyn Harness>) -> Arc<dyn Harness> + Se
     })
 }
 
+/// Whether a case draws what it does. Such a case minimises what it finds, which takes a while: here a break must be found without it.
+fn is_drawn(case: &Case) -> bool {
+    case.sentence.contains("random_histories") || case.sentence.starts_with("random_sequences")
+}
+
 /// The cases of a rule that a backend can run.
 fn cases_of(rule: &str, persistent: bool) -> impl Iterator<Item = &'static Case> {
-    cases().filter(move |case| case.rule == rule && (persistent || case.need != Some(Need::persistent)))
+    cases().filter(move |case| case.rule == rule && !is_drawn(case) && (persistent || case.need != Some(Need::persistent)))
 }
 
 /// Which cases of a rule fail a saboteur, and of how many.
@@ -87,13 +92,13 @@ fn each_is_failed_at_the_rule_that_it_breaks() {
     assert_eq!(missed, Vec::<String>::new(), "not failed at the rule that they break");
 }
 
-#[test]
-fn harmless_ones_pass_everything() {
-    let all: Vec<(&Saboteur, &Case)> = harmless().flat_map(|odd| cases().map(move |case| (odd, case))).collect();
+/// Runs the cases that are wanted on every harmless backend; none may fail.
+fn pass_all(wanted: fn(&Case) -> bool) {
+    let all: Vec<(&'static Saboteur, &Case)> =
+        harmless().flat_map(|odd| cases().filter(move |case| wanted(case)).map(move |case| (odd, case))).collect();
     let verdicts = each(&all, |(odd, case)| {
-        let persistent = case.need == Some(Need::persistent);
         let odd: &'static Saboteur = odd;
-        verdict(case, move |good| odd.over(good), persistent)
+        verdict(case, move |good| odd.over(good), case.need == Some(Need::persistent))
     });
     let failed: Vec<String> = all
         .iter()
@@ -102,6 +107,17 @@ fn harmless_ones_pass_everything() {
         .map(|((odd, case), verdict)| format!("{}: {}::{} {verdict}", odd.id, case.rule, case.sentence))
         .collect();
     assert!(failed.is_empty(), "what the contract allows was failed:\n{}", failed.join("\n"));
+}
+
+#[test]
+fn harmless_ones_pass_everything() {
+    pass_all(|case| !is_drawn(case));
+}
+
+#[test]
+#[ignore = "NOT RUN: it takes minutes; `cargo test -p coord-testkit --test saboteurs -- --ignored`"]
+fn harmless_ones_pass_what_is_drawn() {
+    pass_all(is_drawn);
 }
 
 /// The breaks that a kit like this must catch at the least.
