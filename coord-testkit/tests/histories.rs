@@ -7,15 +7,14 @@ mod memory;
 mod sled;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
+use coord_api::store::{Lease, LeaseInfo, OpReply, Order, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
 use coord_api::{LeaseId, Provider, Result, Revision};
 use coord_testkit::histories::{Blow, Plan, Scale, Workload, execute};
-use coord_testkit::{Client, Harness, Time, Verdict, cases, run};
+use coord_testkit::{Client, Harness, Hook, Time, Verdict, cases, run};
 
 fn plan(seed: u64, workload: Workload, restarts: bool) -> Plan {
     let scale = Scale { operations: 200, strikes: 12, restarts, server_faults: &[], ttl: Duration::from_secs(10) };
@@ -57,17 +56,31 @@ fn the_same_seed_gives_the_same_history() {
     }
 }
 
-/// A harness whose stores answer every fifth read with what the last read of the same found.
-struct Stale(memory::Volatile);
+/// What is wrong with a store, or missing from its harness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Twist {
+    /// Every fifth read finds what the last read of the same found.
+    StaleReads,
+    /// A range by create revision comes by key.
+    AlwaysByKey,
+    /// A deletion says that there was something to delete.
+    AlwaysExisted,
+    /// Nothing is wrong; but no lease can be ended.
+    NoExpiry,
+}
+
+struct Twisted(memory::Volatile, Twist);
 
 #[async_trait]
-impl Harness for Stale {
+impl Harness for Twisted {
     async fn client(&self) -> Client {
-        self.0.client().await
+        let client = self.0.client().await;
+        let store: Arc<dyn Store> = Arc::new(TwistedStore { inner: Arc::clone(&client.store), twist: self.1, reads: Mutex::default() });
+        Client::new(Arc::clone(&store), self.0.assemble(store), move || client.crash())
     }
 
     fn assemble(&self, store: Arc<dyn Store>) -> Arc<dyn Provider> {
-        self.0.assemble(Arc::new(StaleReads { inner: store, reads: AtomicUsize::new(0), last: Mutex::default() }))
+        self.0.assemble(store)
     }
 
     fn namespaced(&self, store: Arc<dyn Store>, namespace: &str) -> Arc<dyn Provider> {
@@ -76,6 +89,13 @@ impl Harness for Stale {
 
     async fn compact(&self, through: Revision) {
         self.0.compact(through).await;
+    }
+
+    async fn expire_lease(&self, lease: LeaseId) -> Hook {
+        if self.1 == Twist::NoExpiry {
+            return Hook::NotProvided("nobody can end a lease");
+        }
+        self.0.expire_lease(lease).await
     }
 
     fn time(&self) -> Time {
@@ -88,27 +108,39 @@ impl Harness for Stale {
 }
 
 #[derive(Debug)]
-struct StaleReads {
+struct TwistedStore {
     inner: Arc<dyn Store>,
-    reads: AtomicUsize,
-    last: Mutex<HashMap<String, RangeReply>>,
+    twist: Twist,
+    reads: Mutex<HashMap<String, (u32, RangeReply)>>,
 }
 
 #[async_trait]
-impl Store for StaleReads {
-    async fn range(&self, range: Range) -> Result<RangeReply> {
-        let of = format!("{range:?}");
-        let last = self.last.lock().expect("nothing panics in here").get(&of).cloned();
-        if let Some(stale) = last.filter(|_| self.reads.fetch_add(1, Ordering::SeqCst) % 5 == 4) {
-            return Ok(stale);
+impl Store for TwistedStore {
+    async fn range(&self, mut range: Range) -> Result<RangeReply> {
+        if self.twist == Twist::AlwaysByKey {
+            range.order = Order::Key;
         }
-        let reply = self.inner.range(range).await?;
-        self.last.lock().expect("nothing panics in here").insert(of, reply.clone());
+        let of = format!("{range:?}");
+        let last = self.reads.lock().expect("nothing panics in here").get(&of).cloned();
+        let times = last.as_ref().map_or(0, |(times, _)| times + 1);
+        let reply = match last {
+            Some((_, stale)) if self.twist == Twist::StaleReads && times % 5 == 4 => stale,
+            _ => self.inner.range(range).await?,
+        };
+        self.reads.lock().expect("nothing panics in here").insert(of, (times, reply.clone()));
         Ok(reply)
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply> {
-        self.inner.txn(txn).await
+        let mut reply = self.inner.txn(txn).await?;
+        if self.twist == Twist::AlwaysExisted {
+            for reply in &mut reply.replies {
+                if let OpReply::Delete { existed } = reply {
+                    *existed = true;
+                }
+            }
+        }
+        Ok(reply)
     }
 
     async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
@@ -140,15 +172,44 @@ impl Store for StaleReads {
     }
 }
 
-/// A stale read needs three operations to be seen: two writes, or a write and what it wrote over, and the read.
+/// What one of the kit's cases says of a twisted store.
+fn verdict(rule: &str, sentence: &str, twist: Twist) -> Verdict {
+    let case = cases().find(|case| case.rule == rule && case.sentence == sentence).expect("the case is there");
+    run(case, async move { Arc::new(Twisted(memory::Volatile::start(), twist)) as Arc<dyn Harness> })
+}
+
+/// What it failed with.
+fn failure(rule: &str, sentence: &str, twist: Twist) -> String {
+    match verdict(rule, sentence, twist) {
+        Verdict::Failed(why) => {
+            assert!(why.contains(&format!("{rule}: ")), "{why}");
+            assert!(why.contains(&format!("Again: COORD_TESTKIT_SEED=0 cargo test {rule}::{sentence}")), "{why}");
+            why
+        }
+        other => panic!("{twist:?} was not noticed: {other}"),
+    }
+}
+
+/// A stale read needs few operations to be seen: what wrote, what wrote over it, and reads.
 #[test]
-fn a_failure_names_rule_and_seed_and_shows_the_shortest_history() {
-    let sentence = "random_histories_under_faults_are_linearizable";
-    let case = cases().find(|case| case.sentence == sentence).expect("the case is there");
-    let verdict = run(case, async { Arc::new(Stale(memory::Volatile::start())) as Arc<dyn Harness> });
-    let Verdict::Failed(why) = verdict else { panic!("a stale read was not noticed: {verdict}") };
-    assert!(why.contains("r10: "), "{why}");
-    assert!(why.contains(&format!("Again: COORD_TESTKIT_SEED=0 cargo test r10::{sentence}")), "{why}");
+fn a_failed_history_names_rule_and_seed_and_is_the_shortest() {
+    let why = failure("r10", "random_histories_under_faults_are_linearizable", Twist::StaleReads);
     let shown = why.lines().filter(|line| line.contains("worker ")).count();
-    assert!(shown > 0 && shown <= 25, "{shown} operations of 200 are left:\n{why}");
+    assert!(shown > 0 && shown <= 20, "{shown} operations of 200 are left:\n{why}");
+}
+
+#[test]
+fn a_failed_sequence_names_rule_and_seed_and_is_the_shortest() {
+    let sentence = "random_sequences_answer_as_the_model_does";
+    for (rule, twist, longest) in [("s2", Twist::AlwaysByKey, 5), ("s3", Twist::AlwaysExisted, 1), ("r13", Twist::AlwaysExisted, 1)] {
+        let why = failure(rule, sentence, twist);
+        let shown = why.lines().filter(|line| line.starts_with("    ")).count();
+        assert!(shown > 0 && shown <= longest, "{shown} operations are left:\n{why}");
+    }
+}
+
+#[test]
+fn without_a_hook_that_it_needs_a_history_is_not_run() {
+    let verdict = verdict("r25", "in_random_histories_grants_never_overlap_and_tokens_rise", Twist::NoExpiry);
+    assert_eq!(verdict, Verdict::NotRun("nobody can end a lease".to_owned()));
 }
