@@ -6,6 +6,7 @@
 #![allow(clippy::indexing_slicing, reason = "a case fails by panicking")]
 
 mod contracts;
+mod steps;
 mod store;
 
 use std::fmt::Debug;

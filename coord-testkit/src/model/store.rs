@@ -4,136 +4,13 @@ use std::collections::BTreeMap;
 
 use coord_api::store::{Batch, Change, Compare, Entry, Op, OpReply, Order, Range, Span, Store, StoreEvent, StoreWatch, Txn};
 use coord_api::{ErrorKind, LeaseId, Revision};
-use proptest::prelude::*;
 
+use super::steps::{At, Do, If, KEYS, Key, Keys, Read, Step, step};
 use super::{Mismatch, check, holds, same};
 use crate::fixture::Fixture;
 
 /// How many clients take turns.
 const CLIENTS: usize = 3;
-
-/// The keys, which meet each other in every way: equal parts, longer ones, bytes that are no text.
-const KEYS: [&[u8]; 6] = [b"a", b"a/b", b"a/c", b"ab", b"b", b"b\xff"];
-
-/// A key, by its number.
-type Key = usize;
-
-/// A revision, by where it comes from.
-#[derive(Clone, Copy, Debug)]
-enum At {
-    /// The key's own, if it has one.
-    Own,
-    /// One that there was, counted from the newest.
-    Ago(usize),
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Keys {
-    One(Key),
-    Under(Key),
-    All,
-    Between(Key, Key),
-}
-
-#[derive(Clone, Copy, Debug)]
-enum If {
-    Absent(Key),
-    Present(Key),
-    Modified(Key, At),
-    Created(Key, At),
-    /// A lease by its number among all that were granted.
-    Lease(Key, usize),
-    NoneOf(Keys),
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Read {
-    keys: Keys,
-    after: Option<Key>,
-    ago: Option<usize>,
-    limit: Option<usize>,
-    order: Order,
-    created_by: Option<usize>,
-    keys_only: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Do {
-    Put(Key, u8, Option<usize>),
-    Delete(Key),
-    Read(Read),
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Range(Read),
-    Txn(Vec<If>, Vec<Do>, Vec<Do>),
-    Watch(Keys, Option<usize>),
-    Grant,
-    KeepAlive(usize),
-    Lookup(usize),
-    Revoke(usize),
-}
-
-fn key() -> impl Strategy<Value = Key> + Clone {
-    0..KEYS.len()
-}
-
-fn keys() -> impl Strategy<Value = Keys> + Clone {
-    prop_oneof![
-        key().prop_map(Keys::One),
-        key().prop_map(Keys::Under),
-        Just(Keys::All),
-        (key(), key()).prop_map(|(one, two)| Keys::Between(one, two))
-    ]
-}
-
-fn at() -> impl Strategy<Value = At> + Clone {
-    prop_oneof![2 => Just(At::Own), 1 => (0..4_usize).prop_map(At::Ago)]
-}
-
-fn read() -> impl Strategy<Value = Read> + Clone {
-    let some = |longest: usize| prop::option::weighted(0.3, 0..longest);
-    let order = prop_oneof![2 => Just(Order::Key), 1 => Just(Order::OldestFirst), 1 => Just(Order::NewestFirst)];
-    (keys(), some(KEYS.len()), some(8), some(4), order, some(6), any::<bool>()).prop_map(
-        |(keys, after, ago, limit, order, created_by, keys_only)| {
-            let after = after.filter(|_| order == Order::Key);
-            Read { keys, after, ago, limit: limit.map(|limit| limit + 1), order, created_by, keys_only }
-        },
-    )
-}
-
-fn condition() -> impl Strategy<Value = If> + Clone {
-    prop_oneof![
-        key().prop_map(If::Absent),
-        key().prop_map(If::Present),
-        (key(), at()).prop_map(|(key, at)| If::Modified(key, at)),
-        (key(), at()).prop_map(|(key, at)| If::Created(key, at)),
-        (key(), 0..4_usize).prop_map(|(key, lease)| If::Lease(key, lease)),
-        keys().prop_map(If::NoneOf),
-    ]
-}
-
-fn action() -> impl Strategy<Value = Do> + Clone {
-    prop_oneof![
-        4 => (key(), any::<u8>(), prop::option::weighted(0.3, 0..4_usize)).prop_map(|(key, value, lease)| Do::Put(key, value, lease)),
-        2 => key().prop_map(Do::Delete),
-        1 => read().prop_map(|read| Do::Read(Read { ago: None, ..read })),
-    ]
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let actions = || prop::collection::vec(action(), 0..4);
-    prop_oneof![
-        3 => read().prop_map(Step::Range),
-        6 => (prop::collection::vec(condition(), 0..3), actions(), actions()).prop_map(|(when, then, otherwise)| Step::Txn(when, then, otherwise)),
-        1 => (keys(), prop::option::of(0..6_usize)).prop_map(|(keys, ago)| Step::Watch(keys, ago)),
-        1 => Just(Step::Grant),
-        1 => (0..4_usize).prop_map(Step::KeepAlive),
-        1 => (0..4_usize).prop_map(Step::Lookup),
-        1 => (0..4_usize).prop_map(Step::Revoke),
-    ]
-}
 
 /// What a store holds: the model. Its revisions are numbers of its own, `0, 1, 2, …`; `revisions` says which of the store's they are.
 struct Model {
