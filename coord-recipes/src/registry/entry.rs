@@ -50,6 +50,10 @@ pub(super) struct RegisteredEntry {
     moving: Option<Arc<Holding>>,
     /// A lease that was lost with the entry on it, until the entry stands on another: while the store keeps the one, it keeps the other.
     left_on: Option<LeaseId>,
+    /// Whether the write that was sent last goes over an entry of this provider, and so keeps its number.
+    renews: bool,
+    /// A foreign owner was found in its place, and was to be replaced: who does not want that any more is superseded.
+    superseded: bool,
     feed: Option<Resuming>,
     backoff: Backoff,
     retry_at: Option<Instant>,
@@ -65,6 +69,8 @@ impl RegisteredEntry {
             holding: None,
             moving: None,
             left_on: None,
+            renews: false,
+            superseded: false,
             feed: None,
             backoff: Backoff::new(),
             retry_at: None,
@@ -105,6 +111,9 @@ impl RegisteredEntry {
         if self.placed {
             return self.follow().await;
         }
+        if self.superseded && self.wanted.as_ref().is_some_and(|wanted| wanted.takeover.is_none()) {
+            return Event::Foreign;
+        }
         if let Some(retry_at) = self.retry_at {
             // Followed during the pause as well: who is superseded meanwhile learns it at once.
             tokio::select! {
@@ -124,7 +133,8 @@ impl RegisteredEntry {
         let holding = self.live_holding(wanted.ttl).await?;
         let session = holding.session();
         let put = Op::put_leased(self.key.clone(), wanted.content.clone(), session.lease());
-        let mut seen = holding.modified();
+        // What is to be written over, and whether it is this provider's own.
+        let mut seen = holding.modified().map(|modified| (modified, true));
         loop {
             if holding.is_in_flight() {
                 session.settle().await?;
@@ -136,11 +146,12 @@ impl RegisteredEntry {
                     }
                     Some(entry) if !self.may_replace(&entry, &wanted) => return Ok(Event::Foreign),
                     None if self.is_followed() => return Ok(self.follow().await),
-                    found => seen = found.map(|entry| entry.modified),
+                    found => seen = self.look_at(found.as_ref()),
                 }
             }
+            self.renews = seen.is_some_and(|(_, ours)| ours);
             let condition = match seen {
-                Some(modified) => Compare::Modified(self.key.clone(), modified),
+                Some((modified, _)) => Compare::Modified(self.key.clone(), modified),
                 None => Compare::Absent(self.key.clone()),
             };
             let look = Op::Range(Range::key(self.key.clone()).with_keys_only());
@@ -153,7 +164,7 @@ impl RegisteredEntry {
                     match reply.range(0).and_then(|found| found.entries.first()) {
                         Some(entry) if !self.may_replace(entry, &wanted) => return Ok(Event::Foreign),
                         None if self.is_followed() => return Ok(self.follow().await),
-                        found => seen = found.map(|entry| entry.modified),
+                        found => seen = self.look_at(found),
                     }
                 }
                 // Settled: the next turn looks what became of it.
@@ -166,6 +177,14 @@ impl RegisteredEntry {
                 }
             }
         }
+    }
+
+    /// What is to be written over, and whether it is this provider's own. A foreign owner's place is remembered as lost.
+    fn look_at(&mut self, found: Option<&Entry>) -> Option<(Revision, bool)> {
+        let entry = found?;
+        let ours = self.is_ours(entry.lease);
+        self.superseded |= !ours;
+        Some((entry.modified, ours))
     }
 
     /// Whether an entry that is not as wanted still is this owner's, and the watch tells its fate.
@@ -189,7 +208,7 @@ impl RegisteredEntry {
                 return Ok(holding);
             }
             if held {
-                clear_up(&holding).await?;
+                clear_up(&holding, self.renews).await?;
             } else {
                 bury(&self.core, &holding).await?;
                 if holding.is_stranded() && holding.created().is_some() {
@@ -224,8 +243,8 @@ impl RegisteredEntry {
     }
 
     fn on_placed(&mut self, holding: &Arc<Holding>, modified: Revision) -> Event {
-        // The number that orders the owners is the revision at which this one came: who takes over writes over what was created before it.
-        holding.written(holding.created().unwrap_or(modified), modified);
+        holding.written(number(holding, self.renews, modified), modified);
+        self.superseded = false;
         if let Some(moved) = self.moving.take() {
             moved.disown(Loss::Superseded);
         }
@@ -311,8 +330,13 @@ async fn end_lease(core: &Core, lease: LeaseId) -> Result<()> {
     Ok(())
 }
 
+/// The number that orders the owners is the revision at which this one came, or came back: who takes over writes over what was created before it.
+fn number(holding: &Holding, renews: bool, modified: Revision) -> Revision {
+    holding.created().filter(|_| renews).unwrap_or(modified)
+}
+
 /// Finds out what became of a write whose answer was lost: nothing of it is on its way any more (R2).
-async fn clear_up(holding: &Holding) -> Result<()> {
+async fn clear_up(holding: &Holding, renews: bool) -> Result<()> {
     if !holding.is_in_flight() {
         return Ok(());
     }
@@ -320,7 +344,7 @@ async fn clear_up(holding: &Holding) -> Result<()> {
     session.settle().await?;
     match session.read(holding.key()).await? {
         Some(entry) if entry.lease == Some(session.lease()) => {
-            holding.written(holding.created().unwrap_or(entry.modified), entry.modified);
+            holding.written(number(holding, renews, entry.modified), entry.modified);
         }
         _ => holding.not_written(),
     }

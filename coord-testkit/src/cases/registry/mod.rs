@@ -35,6 +35,7 @@ macro_rules! registry_cases {
                 an_owner_superseded_after_an_abandoned_register_never_fights_back,
                 an_owner_superseded_while_it_updates_never_fights_back,
                 a_takeover_has_a_greater_fencing_number,
+                a_takeover_by_an_owner_that_was_superseded_unseen_has_a_greater_number,
                 a_restarted_process_takes_its_own_id_back,
                 an_exclusive_registration_of_a_live_foreign_id_is_a_conflict,
                 an_exclusive_registration_of_ones_own_id_replaces,

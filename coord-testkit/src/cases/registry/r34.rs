@@ -229,6 +229,26 @@ pub(super) async fn a_takeover_has_a_greater_fencing_number(cx: Fixture) {
     }
 }
 
+pub(super) async fn a_takeover_by_an_owner_that_was_superseded_unseen_has_a_greater_number(cx: Fixture) {
+    let other = cx.provider().await;
+    for left in [false, true] {
+        let (client, faults) = cx.faulty().await;
+        let old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
+        faults.break_watches();
+        let between = register(&cx, &*other, version("a", "2")).await.unwrap();
+        let number = between.fencing_token();
+        assert!(number > old.fencing_token());
+        if left {
+            between.unregister().await.unwrap();
+        }
+        // Before anything has told it that it was superseded.
+        let new = register(&cx, &*client.provider, version("a", "3")).await.unwrap();
+        assert!(new.fencing_token() > number, "{:?} after {number:?}", new.fencing_token());
+        assert_eq!(found(&*other).await, [version("a", "3")]);
+        new.unregister().await.unwrap();
+    }
+}
+
 pub(super) async fn a_restarted_process_takes_its_own_id_back(cx: Fixture) {
     let client = cx.client().await;
     let _old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
