@@ -1,5 +1,5 @@
 //! A sample of the histories that the example of this name runs by the hundred thousand, and what they promise of themselves.
-#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "harness/memory.rs"]
 mod memory;
