@@ -15,8 +15,9 @@ may_reach() {
         coord-api | coord-etcd-fixture) echo "" ;;
         coord-recipes | coord-testkit) echo "coord-api" ;;
         coord-memory | coord-etcd) echo "coord-api coord-recipes" ;;
+        coord-grpc) echo "coord-api" ;;
         coordkit) echo "coord-api coord-recipes coord-memory coord-etcd" ;;
-        coord-examples) echo "coord-api coord-recipes coord-memory coord-etcd coord-testkit coordkit" ;;
+        coord-examples) echo "coord-api coord-recipes coord-memory coord-etcd coord-grpc coord-testkit coordkit" ;;
         *) return 1 ;;
     esac
 }

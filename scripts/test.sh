@@ -8,6 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # The quickstart promises to end by itself within this time.
 readonly QUICKSTART_LIMIT_SECONDS=10
+# So does the example of the gRPC channel.
+readonly GRPC_LIMIT_SECONDS=30
 readonly RULES=examples/data/ratelimit.json
 
 started=$SECONDS
@@ -177,6 +179,12 @@ fi
 
 begin "quickstart" "The quickstart failed, or took more than $QUICKSTART_LIMIT_SECONDS s; run: cargo run --example quickstart"
 run_quickstart
+
+begin "gRPC discovery" "The example failed, or took more than $GRPC_LIMIT_SECONDS s; run: cargo run --example grpc_discovery"
+cargo build --quiet --locked --example grpc_discovery
+timeout "$GRPC_LIMIT_SECONDS" cargo run --quiet --locked --example grpc_discovery >"$scratch/grpc" || { cat "$scratch/grpc" >&2; exit 1; }
+expect " 0 failed" "$scratch/grpc" "The example of the gRPC channel"
+sed 's/^/    | /' "$scratch/grpc"
 end
 
 if [ "${#notes[@]}" -gt 0 ]; then

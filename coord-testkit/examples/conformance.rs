@@ -5,6 +5,9 @@ use std::process::ExitCode;
 
 use coord_testkit::report::{Suite, command};
 
+#[path = "../tests/channel/mod.rs"]
+#[macro_use]
+mod channel;
 #[path = "../tests/manager/mod.rs"]
 #[macro_use]
 mod manager;
@@ -22,5 +25,5 @@ fn main() -> ExitCode {
         Suite::new("sled", replay("sled"), || async { sled::Durable::start() }),
         Suite::new("outsider", replay("outsider"), || async { outsider::start() }),
     ];
-    command(suites.into_iter().map(|suite| suite.with_cases(manager::CASES)).collect())
+    command(suites.into_iter().map(|suite| suite.with_cases(manager::CASES).with_cases(channel::CASES)).collect())
 }

@@ -6,14 +6,16 @@ use coord_testkit::contract::rules;
 use coord_testkit::{Case, cases};
 
 #[macro_use]
+mod channel;
+#[macro_use]
 mod manager;
 
 /// Rules whose cases are still to come, with the crate that they are about. Empty is the aim.
-const AWAITED: &[(&str, &str)] = &[("R40", "coord-grpc")];
+const AWAITED: &[(&str, &str)] = &[];
 
-/// The kit's cases, and those of the config manager.
+/// The kit's cases, and those of the config manager and the channel.
 fn all() -> impl Iterator<Item = &'static Case> {
-    cases().chain(manager::CASES)
+    cases().chain(manager::CASES).chain(channel::CASES)
 }
 
 /// The rules, as they stand in the contract, for which none of `cases` is there.

@@ -1,0 +1,26 @@
+#![doc = include_str!("../README.md")]
+
+mod backoff;
+mod call;
+mod channel;
+mod connection;
+mod discovery;
+mod draft;
+mod endpoint;
+mod options;
+mod pool;
+mod recorded;
+mod state;
+mod wire;
+mod worker;
+
+#[cfg(feature = "tls")]
+pub mod tls;
+
+pub use channel::{Channel, EndpointSet, ResponseFuture};
+pub use discovery::RegistryChannelExt;
+pub use endpoint::Endpoint;
+pub use options::{CallOptions, ChannelOptions, KeepAlive, Policy, Readiness, RetryOptions};
+pub use state::{ChannelState, DiscoveryState, EndpointState, Phase, Skipped};
+#[cfg(feature = "tls")]
+pub use tls::Tls;
