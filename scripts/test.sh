@@ -148,6 +148,9 @@ cargo clippy --locked --quiet --workspace --all-targets --all-features -- -D war
 begin "tests and doc tests" "Repair the test that failed, or the code that it accuses."
 cargo test --locked --quiet --workspace --all-features --exclude coord-etcd
 
+begin "random cases on harmless backends" "The kit fails a backend that keeps the contract, or the code is wrong; alone: cargo test -p coord-testkit --test saboteurs -- --ignored"
+COORD_TESTKIT_HISTORIES=1 COORD_TESTKIT_SEQUENCES=3 cargo test --locked --quiet --package coord-testkit --all-features --test saboteurs -- --ignored
+
 # Real servers take real time, most of which is waiting for leases: more cases than cores run at once.
 kit_on() {
     begin "the kit on etcd, $1" "Repair the case that failed, or the code that it accuses; one alone: cargo test -p coord-etcd --test $2 CASE"
