@@ -486,7 +486,9 @@ impl SessionUse {
         if left >= session.ttl / 2 {
             return Ok(());
         }
-        tasks::renew(session).await
+        tasks::renew(session).await?;
+        // An answer that came after the local deadline renewed nothing.
+        session.check().map_or(Ok(()), |loss| Err(session.lost_error(loss)))
     }
 }
 

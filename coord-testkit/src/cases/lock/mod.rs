@@ -97,6 +97,7 @@ macro_rules! lock_cases {
                 a_waiter_whose_entry_was_removed_is_not_granted_without_one,
                 a_waiter_removed_while_it_was_cut_off_is_not_granted_without_an_entry,
                 a_guard_has_at_least_half_its_ttl_left,
+                a_renewal_that_comes_too_late_grants_nothing,
                 in_random_histories_every_grant_is_live,
                 a_guard_of_a_session_that_was_silent_has_at_least_half_its_ttl_left,
             }

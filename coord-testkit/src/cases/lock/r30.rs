@@ -140,3 +140,17 @@ pub(super) async fn a_guard_of_a_session_that_was_silent_has_at_least_half_its_t
     }
     assert!(kept.is_held());
 }
+
+pub(super) async fn a_renewal_that_comes_too_late_grants_nothing(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let kept = client.provider.lock().acquire("kept", cx.ttl()).await.unwrap();
+    // Nothing is renewed until shortly before the local deadline; then a renewal is applied in time and answered too late.
+    let refused = Lasting::begin(&faults, Fault::Refuse, |request| matches!(request, Request::KeepAlive(_)));
+    sleep(kept.ttl() - cx.ttl() / 100).await;
+    refused.end();
+    let _late = Lasting::begin(&faults, Fault::LateAnswer(cx.ttl() / 20), |request| matches!(request, Request::KeepAlive(_)));
+    match within(cx.soon(), "an answer", client.provider.lock().acquire("k", cx.ttl())).await {
+        Ok(guard) => is_head_and_live(&cx, &guard).await,
+        Err(error) => assert_eq!(error.kind(), ErrorKind::LeaseLost),
+    }
+}

@@ -194,7 +194,8 @@ pub(super) async fn an_owner_superseded_after_an_abandoned_register_never_fights
         let old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
         faults.hang();
         let again = register(&cx, &*client.provider, version("a", "2"));
-        assert!(timeout(cx.slack(), again).await.is_err(), "the store hangs");
+        // Not for so long that its lease is lost: then it would be healed, and not superseded.
+        assert!(timeout(cx.ttl() / 10, again).await.is_err(), "the store hangs");
         if !cut {
             faults.heal();
         }
@@ -211,7 +212,7 @@ pub(super) async fn an_owner_superseded_while_it_updates_never_fights_back(cx: F
     faults.hang();
     let update = old.update(version("a", "2"));
     let ((), _) = futures_util::future::join(taken_over_and_left(&cx), async {
-        let _ = timeout(cx.slack(), update).await;
+        let _ = timeout(cx.ttl() / 10, update).await;
     })
     .await;
     faults.heal();
