@@ -24,6 +24,9 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 /// By when something that needs no waiting is done, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// How many messages are few.
+const FEW: i32 = 50;
+
 /// The metadata that says who answered.
 pub(crate) const SERVED_BY: &str = "served-by";
 
@@ -73,14 +76,19 @@ impl Health for Orders {
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
-    /// One message every 10 ms, without end; the status counts them.
+    /// One message every 10 ms, without end (`few`: then none any more); the status counts them.
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         self.calls.fetch_add(1, Ordering::SeqCst);
-        if request.into_inner().service == "hang" {
+        let order = request.into_inner().service;
+        if order == "hang" {
             std::future::pending::<()>().await;
         }
-        let stream = futures_util::stream::unfold(0, |count| async move {
+        let last = if order == "few" { FEW } else { i32::MAX };
+        let stream = futures_util::stream::unfold(0, move |count| async move {
             sleep(Duration::from_millis(10)).await;
+            if count == last {
+                std::future::pending::<()>().await;
+            }
             Some((Ok(HealthCheckResponse { status: count }), count + 1))
         });
         Ok(self.answer().map(|_| Box::pin(stream) as Self::WatchStream))
