@@ -116,6 +116,16 @@ impl Registered {
                     let what = format!("{}: {} was to be exclusive and took over {} of another client", writer.id, writer.tag, owner.tag);
                     breaches.push(Breach::new("r34", what));
                 }
+                // A call that began after the owner had his handle has a greater number; of calls that overlap nothing can be said.
+                if let Some((owned, taken)) = holding(owner).zip(holding(writer)).filter(|(owned, _)| owned.returned < writer.called) {
+                    if writer.client != owner.client && taken.token <= owned.token {
+                        let what = format!(
+                            "{}: the take-over by {} has token {}, and the owner before had {}",
+                            writer.id, writer.tag, taken.token, owned.token
+                        );
+                        breaches.push(Breach::new("r34", what));
+                    }
+                }
                 if was_before && !undone {
                     let what = format!(
                         "{}: {} of client {} had been superseded by {} of client {} and came back at revision {revision}",
@@ -255,6 +265,18 @@ mod tests {
         assert_eq!(rules(&own, &log(&back)), [""; 0]);
         let foreign = registered(&[("old", 0, 10, false), ("failed", 1, 20, false)], &["failed"]);
         assert_eq!(rules(&foreign, &log(&back)), ["r34"]);
+    }
+
+    #[test]
+    fn a_takeover_without_a_greater_token_is_rejected() {
+        let log = log(&[(2, KEY, Some(record("old"))), (3, KEY, Some(record("new")))]);
+        let (one_after_the_other, mut holdings) = registered(&[("old", 0, 10, false), ("new", 1, 20, false)], &[]);
+        assert!(one_after_the_other.check("s", &log, &holdings).is_empty());
+        holdings.all[1].token = FencingToken::new(10);
+        assert_eq!(one_after_the_other.check("s", &log, &holdings)[0].rule, "r34");
+        let (overlapping, mut holdings) = registered(&[("old", 0, 10, false), ("new", 1, 11, false)], &[]);
+        holdings.all[1].token = FencingToken::new(10);
+        assert!(overlapping.check("s", &log, &holdings).is_empty(), "nothing can be said of calls that overlap");
     }
 
     #[test]
