@@ -21,7 +21,8 @@ use crate::watchers::Watcher;
 const MAX_BACKLOG: usize = 32 * 1024 * 1024;
 
 /// How long a flush waits for the writers that the last one set free: without it every other flush would carry only the first few of them.
-const LINGER: Duration = Duration::from_micros(100);
+/// Shorter than a flush takes, and long enough for 64 writers on two cores.
+const LINGER: Duration = Duration::from_micros(300);
 
 /// How long a call waits for the disk before it says `Timeout`.
 const PATIENCE: Duration = Duration::from_secs(10);
