@@ -127,9 +127,14 @@ async fn once(
     let mut refusals = 0;
     loop {
         let connection = channel.pool.connection(plan.readiness, avoid.as_ref()).await.map_err(Failure::nowhere)?;
+        let Some(sender) = connection.sender() else {
+            connection.note_nothing();
+            avoid = Some(connection);
+            continue;
+        };
         let mut attempt = Attempt { channel, connection: &connection, patience: plan.attempt_timeout };
         let (request, kept) = draft.request();
-        let mut sending = pin!(connection.send(request));
+        let mut sending = pin!(connection.send(sender, request));
         let Some(sent) = within(plan.attempt_timeout, sending.as_mut()).await else {
             drop(attempt);
             let limit = plan.attempt_timeout.unwrap_or_default();

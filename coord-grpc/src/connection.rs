@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::RwLock;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
@@ -42,7 +43,9 @@ mod trust {
 /// It lives as long as someone holds it: the pool, while the endpoint is in use, and every call that is under way. With the last of them the socket closes; that
 /// is how an endpoint that was removed is drained.
 pub(crate) struct Connection {
-    sender: SendRequest<Body>,
+    /// Gone once HTTP/2 has ended. Whoever sends at that very moment may leave requests in hyper's queue that nobody takes out any more, not even to say so, until the
+    /// last sender is dropped: while one thread has a place in the queue and has not filled it, what others put behind it is not seen.
+    sender: Arc<RwLock<Option<SendRequest<Body>>>>,
     line: Line,
     /// HTTP/2 on this connection has ended, for whatever reason.
     ended: CancellationToken,
@@ -101,11 +104,16 @@ impl Connection {
             .map_err(|error| unavailable("no HTTP/2", error))?;
         let ended = CancellationToken::new();
         let guard = ended.clone().drop_guard();
+        let sender = Arc::new(RwLock::new(Some(sender)));
+        let own_sender = Arc::downgrade(&sender);
         // Ends with the last sender, which this connection owns, or with the socket.
         tokio::spawn(async move {
             let _guard = guard;
             if let Err(error) = driver.await {
                 tracing::debug!(%error, "connection failed");
+            }
+            if let Some(sender) = own_sender.upgrade() {
+                drop(sender.write().take());
             }
         });
         let connection = Connection {
@@ -150,7 +158,7 @@ impl Connection {
 
     /// Whether a request can still be sent.
     pub(crate) fn is_open(&self) -> bool {
-        !self.line.is_down() && !self.sender.is_closed()
+        !self.line.is_down() && self.sender.read().as_ref().is_some_and(|sender| !sender.is_closed())
     }
 
     /// Whether the next call may go here. On a connection that is on trial, it then is the one that tries it.
@@ -199,14 +207,20 @@ impl Connection {
         let _ = self.trust.compare_exchange(trust::TRIED, trust::ON_TRIAL, Ordering::Relaxed, Ordering::Relaxed);
     }
 
+    /// What sends one request, unless HTTP/2 has ended. Not to be kept.
+    pub(crate) fn sender(&self) -> Option<SendRequest<Body>> {
+        self.sender.read().clone()
+    }
+
     /// Sends a request. What never left comes back with the error.
     pub(crate) fn send(
         &self,
+        mut sender: SendRequest<Body>,
         mut request: Request<Body>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + Send + use<> {
         self.address(&mut request);
         self.asked();
-        self.sender.clone().try_send_request(request)
+        sender.try_send_request(request)
     }
 
     fn address(&self, request: &mut Request<Body>) {

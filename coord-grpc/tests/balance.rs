@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::*;
 use coord_api::ErrorKind;
-use coord_grpc::{CallOptions, Channel, Endpoint, Phase, Policy, Readiness};
+use coord_grpc::{CallOptions, Channel, ChannelOptions, Endpoint, Phase, Policy, Readiness, RetryOptions};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -115,17 +115,33 @@ async fn removing_a_server_before_it_stops_fails_no_call() {
     assert_eq!(crowd.failures(), 0, "{:?}", crowd.failed.concat().first());
 }
 
+/// A server that says goodbye under load, ten times: what its calls failed with.
+async fn goodbyes(options: ChannelOptions, calls: CallOptions) -> Vec<Code> {
+    let mut failed = Vec::new();
+    for _ in 0..10 {
+        let (a, b) = (Server::start("a").await, Server::start("b").await);
+        let channel = channel_to(&[&a, &b], options.clone()).await;
+        let load = Load::start(&channel, 64, u64::MAX, "", calls);
+        load.more(500).await;
+        a.leave();
+        eventually("a is out", || phase(&channel, &a.endpoint()) != Some(Phase::Ready)).await;
+        load.more(500).await;
+        failed.extend(load.stop().await.failed.concat().into_iter().map(|(_, status)| status.code()));
+    }
+    failed
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_says_goodbye_fails_no_call() {
-    let (a, b) = (Server::start("a").await, Server::start("b").await);
-    let channel = channel_to(&[&a, &b], options()).await;
-    let load = Load::start(&channel, 64, u64::MAX, "", CallOptions::default());
-    load.more(1_000).await;
-    a.leave();
-    eventually("a is out", || phase(&channel, &a.endpoint()) != Some(Phase::Ready)).await;
-    load.more(1_000).await;
-    let crowd = load.stop().await;
-    assert_eq!(crowd.failures(), 0, "{:?}", crowd.failed.concat().first());
+async fn a_server_that_says_goodbye_fails_no_call_that_may_be_repeated() {
+    let options = options().with_retry(RetryOptions::default());
+    assert_eq!(goodbyes(options, CallOptions::default().with_idempotent()).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_says_goodbye_leaves_no_call_without_an_answer() {
+    // A server that closes with requests unread resets the connection, and with it goes what it said of them: nobody knows then whether they were looked at.
+    let failed = goodbyes(options(), CallOptions::default()).await;
+    assert!(failed.len() <= 10 && failed.iter().all(|code| *code == Code::Unavailable), "{failed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
