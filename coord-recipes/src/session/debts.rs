@@ -55,9 +55,10 @@ impl Debts {
         self.owed.lock().retain(|debt| debt.number != number);
     }
 
-    /// Forgets what is owed under a key, whose entry is now that of a new holding.
+    /// Forgets the entries that are owed under a key, for a new holding has written over them. What is in doubt is owed still: a write that is on its way yet comes
+    /// to life as soon as the new entry is gone.
     pub(super) fn taken_over(&self, key: &Bytes) {
-        self.owed.lock().retain(|debt| debt.key != *key);
+        self.owed.lock().retain(|debt| debt.key != *key || debt.modified.is_none());
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -138,17 +139,18 @@ impl Session {
                 let Some(range) = found.range(index) else {
                     return Err(Error::new(ErrorKind::Internal, "session", "the store left out an answer").with_outcome(Outcome::Unknown));
                 };
-                if self.holds(&debt.key) {
-                    paid.remove(&debt.number);
-                } else if let Some(ours) = range.entries.first().filter(|entry| entry.lease == Some(self.lease)) {
-                    owe(&debt.key, ours.modified);
+                let Some(ours) = range.entries.first().filter(|entry| entry.lease == Some(self.lease)) else { continue };
+                match self.whose(&debt.key, ours.modified) {
+                    Whose::Nobodys => owe(&debt.key, ours.modified),
+                    Whose::AHoldings => {}
+                    Whose::Unclear => drop(paid.remove(&debt.number)),
                 }
             }
         }
         let contested = paid.len() < debts.len();
         self.delete_all(&entries).await?;
         self.debts.paid(&paid);
-        // A later holding of the same key is just being written: it settles the matter, or the debt is looked at again.
+        // A later holding of the same key is just being written: the debt is looked at again.
         if contested { Err(Error::new(ErrorKind::Conflict, "session", "a debt must wait")) } else { Ok(()) }
     }
 
@@ -170,7 +172,23 @@ impl Session {
         Ok(())
     }
 
-    fn holds(&self, key: &Bytes) -> bool {
-        self.state.lock().holdings.values().any(|held| held.key == *key)
+    /// Whose an entry on this lease is.
+    fn whose(&self, key: &Bytes, modified: Revision) -> Whose {
+        let state = self.state.lock();
+        let mut held = state.holdings.values().filter(|held| held.key == *key).peekable();
+        if held.peek().is_none() {
+            return Whose::Nobodys;
+        }
+        if held.any(|held| held.modified == Some(modified)) { Whose::AHoldings } else { Whose::Unclear }
     }
+}
+
+/// Whose an entry is that may be what a write in doubt has left.
+enum Whose {
+    /// Nobody holds it.
+    Nobodys,
+    /// It is what a holding has written.
+    AHoldings,
+    /// A holding is writing it, or will learn that it has lost it.
+    Unclear,
 }

@@ -51,12 +51,8 @@ impl Holding {
 
     /// A write of the entry is sent: from here on it may exist.
     pub(crate) fn sending(&self) {
-        let written = {
-            let mut entry = self.entry.lock();
-            entry.in_flight = true;
-            entry.known.is_some()
-        };
-        self.track(written);
+        self.entry.lock().in_flight = true;
+        self.track();
     }
 
     /// The write changed nothing, and will not.
@@ -74,21 +70,21 @@ impl Holding {
     /// The entry was written: from here on its loss is noticed.
     pub(crate) fn written(&self, created: Revision, modified: Revision) {
         let session = self.session.session();
-        // An unpaid debt of an earlier handle on the same key must not take the entry away again.
         session.debts.taken_over(&self.key);
         *self.entry.lock() = Entry { known: Some((created, modified)), in_flight: false };
-        self.track(true);
+        self.track();
     }
 
     /// Has the session count it among its holdings, or learns that the session is over.
-    fn track(&self, written: bool) {
+    fn track(&self) {
         let session = self.session.session();
+        let modified = self.modified();
         let mut state = session.state.lock();
         if state.shut {
             drop(state);
             self.loss.set(session.over.get().unwrap_or(Loss::Expired));
         } else {
-            state.holdings.insert(self.number, Held { key: self.key.clone(), loss: Arc::clone(&self.loss), written });
+            state.holdings.insert(self.number, Held { key: self.key.clone(), loss: Arc::clone(&self.loss), modified });
             drop(state);
             self.session.leave();
         }

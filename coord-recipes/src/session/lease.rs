@@ -87,8 +87,8 @@ impl State {
 pub(super) struct Held {
     pub(super) key: Bytes,
     pub(super) loss: Arc<LossCell>,
-    /// Whether it is known to be there; until then its write is under way.
-    pub(super) written: bool,
+    /// Its mod revision, as last known; none while its first write is under way.
+    pub(super) modified: Option<Revision>,
 }
 
 /// A write under the session's lease; the fence is added to it.
@@ -220,7 +220,7 @@ impl Session {
 
     /// The holdings that are known to be in the store.
     pub(super) fn written(&self) -> Vec<u64> {
-        self.state.lock().holdings.iter().filter(|(_, held)| held.written).map(|(number, _)| *number).collect()
+        self.state.lock().holdings.iter().filter(|(_, held)| held.modified.is_some()).map(|(number, _)| *number).collect()
     }
 
     /// Notices which of these holdings are gone from the lease's `keys`, which were read later (R32).

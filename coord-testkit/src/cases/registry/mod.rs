@@ -99,6 +99,7 @@ macro_rules! registry_cases {
                 unregister_while_cut_off_is_unknown_and_a_debt,
                 an_unregister_whose_answer_was_lost_does_not_bring_it_back,
                 an_update_applied_late_does_not_bring_it_back,
+                a_failed_register_applied_late_does_not_bring_it_back_after_another,
                 a_heal_applied_late_does_not_bring_it_back,
                 a_late_write_of_a_lost_lease_does_not_bring_it_back,
                 a_heal_applied_late_after_a_move_does_not_bring_it_back,

@@ -188,6 +188,28 @@ pub(super) async fn an_update_applied_late_does_not_bring_it_back(cx: Fixture) {
     assert_eq!(kept.state(), HandleState::Held);
 }
 
+pub(super) async fn a_failed_register_applied_late_does_not_bring_it_back_after_another(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let kept = register(&cx, &*client.provider, instance("b")).await.unwrap();
+    faults.next_put(Fault::Hold, layout::service("s", "a"));
+    let unfenced = Lasting::begin(&faults, Fault::Refuse, |request| request.puts(layout::SESSIONS));
+    let failed = register(&cx, &*client.provider, version("a", "1")).await;
+    let held = faults.take_held();
+    assert!(failed.is_err() && held.len() == 1, "{failed:?}");
+    // The next one meets no obstacle; but the first is on its way still, and waits for the place to be free.
+    let registration = register(&cx, &*client.provider, version("a", "2")).await.unwrap();
+    let other = register(&cx, &*cx.provider().await, version("a", "3")).await.unwrap();
+    other.unregister().await.unwrap();
+    for held in held {
+        let _ = held.apply().await;
+    }
+    unfenced.end();
+    sleep(cx.ttl() / 2).await;
+    never_comes_back(&cx).await;
+    assert!(matches!(registration.state(), HandleState::Ended(_)));
+    assert_eq!(kept.state(), HandleState::Held);
+}
+
 pub(super) async fn a_heal_applied_late_does_not_bring_it_back(cx: Fixture) {
     let store = cx.store().await;
     for revoked in [false, true] {
