@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use coord_api::store::{Lease, LeaseInfo, OpReply, Order, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
 use coord_api::{LeaseId, Provider, Result, Revision};
 use coord_testkit::histories::{Blow, Plan, Scale, Workload, execute};
-use coord_testkit::{Client, Harness, Hook, Time, Verdict, cases, run};
+use coord_testkit::{Client, Harness, Hook, Need, Time, Verdict, cases, run};
 
 fn plan(seed: u64, workload: Workload, restarts: bool) -> Plan {
     let scale = Scale { operations: 200, strikes: 12, restarts, server_faults: &[], ttl: Duration::from_secs(10) };
@@ -53,6 +53,14 @@ fn the_same_seed_gives_the_same_history() {
             let differ = one.iter().zip(&other).find(|(one, other)| one != other);
             assert!(differ.is_none() && one.len() == other.len(), "{workload:?} {seed}: {differ:#?}");
         }
+    }
+}
+
+#[test]
+fn what_needs_a_restart_is_not_run_on_a_store_that_cannot() {
+    for case in cases().filter(|case| case.need == Some(Need::persistent)) {
+        let verdict = run(case, async { Arc::new(memory::Volatile::start()) as Arc<dyn Harness> });
+        assert!(matches!(verdict, Verdict::NotRun(_)), "{}::{} {verdict}", case.rule, case.sentence);
     }
 }
 

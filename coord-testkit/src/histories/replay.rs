@@ -14,6 +14,10 @@ const TRIES: usize = 400;
 ///
 /// When a rule was broken: with the rule, the seed, the command that shows it again, and the shortest history found.
 pub(crate) async fn uphold(cx: &Fixture, case: &str, workload: Workload, restarts: bool, rules: &[&str]) {
+    if restarts {
+        // A store that cannot ends the case here, and not in the middle of a history.
+        cx.reopen().await;
+    }
     let scale = scale(cx, restarts);
     let mut not_provided = None;
     for seed in seeds(cx, case) {
