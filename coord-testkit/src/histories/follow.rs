@@ -143,5 +143,5 @@ async fn next<E: std::fmt::Debug>(
 
 /// Whether a client that says it is closed has a reason to.
 fn ended(world: &World, watcher: &Watcher, live: &Live) -> bool {
-    world.is_dead(watcher.client, live.generation) || world.notes().tally.faults.contains_key(&super::Blow::Restart)
+    world.is_dead(watcher.client, live.generation) || world.has_restarted()
 }

@@ -84,8 +84,7 @@ impl Work {
     /// Whether a failure is one that faults explain, and others than `also` do not.
     fn explained(&self, live: &Live, error: &Error, also: &[ErrorKind]) -> bool {
         let dead = error.kind() == ErrorKind::Closed && self.world.is_dead(self.client, live.generation);
-        // While a store is opened again its clients are closed.
-        let restarting = error.kind() == ErrorKind::Closed && self.world.notes().tally.faults.contains_key(&super::Blow::Restart);
+        let restarting = error.kind() == ErrorKind::Closed && self.world.has_restarted();
         if error.is_transient() || dead || restarting || also.contains(&error.kind()) {
             return true;
         }

@@ -1,6 +1,7 @@
 //! The clients of a history, and what the nemesis does to them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -69,6 +70,7 @@ pub(super) struct World {
     notes: Mutex<Notes>,
     /// The links that faults under way have broken, by the number of the fault.
     broken: Mutex<BTreeMap<usize, (Option<usize>, Link)>>,
+    restarted: AtomicBool,
     /// The last revision of the history, once that is over: watchers follow it so far.
     pub(super) last: Signal<Option<Revision>>,
 }
@@ -90,6 +92,7 @@ impl World {
             slots: Mutex::default(),
             notes: Mutex::default(),
             broken: Mutex::default(),
+            restarted: AtomicBool::new(false),
             last: Signal::new(None),
         };
         for client in 0..plan.clients {
@@ -303,7 +306,13 @@ impl World {
         drop(handles);
     }
 
+    /// Whether the store was opened again, or is being: its clients are closed then.
+    pub(super) fn has_restarted(&self) -> bool {
+        self.restarted.load(Ordering::Acquire)
+    }
+
     async fn restart(&self) {
+        self.restarted.store(true, Ordering::Release);
         lock(&self.broken).insert(usize::MAX, (None, Link::Down));
         self.set_links().await;
         // What was committed before the end is in the log, as far as it can be.
