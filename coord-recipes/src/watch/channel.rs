@@ -17,6 +17,7 @@ use slab::Slab;
 use tokio::sync::OnceCell;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::coalesce::Coalesced;
 use super::resume::{Feed, Resuming};
 use crate::backoff::Backoff;
 use crate::core::{Core, is_permanent};
@@ -42,8 +43,8 @@ pub(crate) enum Item {
 }
 
 impl Item {
-    fn resync(state: RangeReply) -> Self {
-        Item::Resync { state: Arc::new(state), replaced: false }
+    fn resync(state: Arc<RangeReply>) -> Self {
+        Item::Resync { state, replaced: false }
     }
 
     fn revision(&self) -> Revision {
@@ -75,6 +76,9 @@ pub(crate) struct Channel {
     armed: OnceCell<()>,
     driver: OnceLock<AbortOnDropHandle<()>>,
     window: Mutex<Window>,
+    /// Reads of how far the store is, and of the whole span, each for all readers that need one at once.
+    heads: Arc<Coalesced<Revision>>,
+    snapshots: Arc<Coalesced<Arc<RangeReply>>>,
 }
 
 struct Window {
@@ -150,6 +154,8 @@ impl Channel {
                 readers: Slab::new(),
                 trim_at: 16,
             }),
+            heads: Arc::default(),
+            snapshots: Arc::default(),
         })
     }
 
@@ -193,16 +199,29 @@ impl Channel {
             WatchStart::Snapshot => subscription.begin(self.snapshot(core).await?),
             // Others read this channel already, and it may hold what was committed before this call: "now" is asked of the store.
             WatchStart::Now if !first => {
-                let probe = Range::new(self.span.clone()).with_limit(1).with_keys_only();
-                subscription.skip_through = core.store.range(probe).await?.revision;
+                subscription.skip_through = self.head(core).await?;
             }
             _ => {}
         }
         Ok(subscription)
     }
 
-    async fn snapshot(&self, core: &Arc<Core>) -> Result<RangeReply> {
-        core.list(self.span.clone()).await
+    /// How far the store is.
+    async fn head(&self, core: &Arc<Core>) -> Result<Revision> {
+        let read = || {
+            let (core, probe) = (Arc::clone(core), Range::new(self.span.clone()).with_limit(1).with_keys_only());
+            Box::pin(async move { Ok(core.store.range(probe).await?.revision) }) as BoxFuture<'static, _>
+        };
+        self.heads.read(read).await
+    }
+
+    /// The whole span.
+    async fn snapshot(&self, core: &Arc<Core>) -> Result<Arc<RangeReply>> {
+        let read = || {
+            let (core, span) = (Arc::clone(core), self.span.clone());
+            Box::pin(async move { core.list(span).await.map(Arc::new) }) as BoxFuture<'static, _>
+        };
+        self.snapshots.read(read).await
     }
 
     fn add_reader(self: &Arc<Self>, core: &Arc<Core>, start: WatchStart) -> Subscription {
@@ -279,14 +298,14 @@ pub(crate) struct Subscription {
     /// What this reader knows already: everything up to this revision.
     skip_through: Revision,
     /// The state that it starts with.
-    first: Option<RangeReply>,
+    first: Option<Arc<RangeReply>>,
     /// A resync under way, because this reader was too slow for the window.
-    resync: Option<BoxFuture<'static, Result<RangeReply>>>,
+    resync: Option<BoxFuture<'static, Result<Arc<RangeReply>>>>,
     ended: bool,
 }
 
 impl Subscription {
-    fn begin(&mut self, state: RangeReply) {
+    fn begin(&mut self, state: Arc<RangeReply>) {
         self.skip_through = state.revision;
         self.first = Some(state);
     }
@@ -368,12 +387,12 @@ impl Subscription {
         Next::Lagged
     }
 
-    fn start_resync(&self) -> BoxFuture<'static, Result<RangeReply>> {
-        let (core, span) = (Arc::clone(&self.core), self.channel.span.clone());
+    fn start_resync(&self) -> BoxFuture<'static, Result<Arc<RangeReply>>> {
+        let (core, channel) = (Arc::clone(&self.core), Arc::clone(&self.channel));
         Box::pin(async move {
             let mut backoff = Backoff::new();
             loop {
-                match core.run("watch", coord_api::Outcome::NotApplied, core.list(span.clone())).await {
+                match core.run("watch", coord_api::Outcome::NotApplied, channel.snapshot(&core)).await {
                     Err(error) if !is_permanent(&error) => tokio::time::sleep(backoff.pause()).await,
                     answer => return answer,
                 }

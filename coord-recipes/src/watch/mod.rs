@@ -1,6 +1,7 @@
 //! Watches: resumed across faults, shared inside the process, bounded towards those who do not read (R16 to R22).
 
 mod channel;
+mod coalesce;
 mod hub;
 mod resume;
 
