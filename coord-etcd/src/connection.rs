@@ -10,6 +10,7 @@ use tonic::transport::Endpoint;
 
 use crate::error::Fault;
 use crate::options::Credentials;
+use crate::watch::Pool;
 
 /// The largest answer that is taken. A page of a list, or the changes of a busy moment, may well exceed tonic's 4 MiB.
 pub(crate) const LARGEST_ANSWER: usize = 1 << 30;
@@ -21,6 +22,8 @@ pub(crate) struct Link {
     pub(crate) main: Connection,
     /// Watches, on the same transport. The member ends them when it has no leader, which it would otherwise keep to itself.
     pub(crate) watches: Connection,
+    /// The streams of the watches.
+    pub(crate) streams: Pool,
     /// Renewals, on a transport of their own, so that nothing else can hold them up.
     pub(crate) leases: Connection,
 }
@@ -33,6 +36,7 @@ impl Link {
         Ok(Link {
             main: Connection::new(transport.clone(), false, credentials.clone()).await?,
             watches: Connection::new(transport, true, credentials.clone()).await?,
+            streams: Pool::default(),
             leases: Connection::new(leases, true, credentials).await?,
         })
     }

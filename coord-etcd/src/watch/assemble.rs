@@ -7,9 +7,6 @@ use etcd_client::proto::{PbEvent, PbWatchResponse};
 use crate::error::Fault;
 use crate::kv::{entry, revision};
 
-/// The number that answers to a request for progress carry, which are about all watches of a stream.
-const ALL_WATCHES: i64 = -1;
-
 /// Number of the event type of a deletion. Anything else but a put is none that we know.
 const DELETE: i32 = 1;
 const PUT: i32 = 0;
@@ -28,7 +25,6 @@ pub(super) struct Taken {
 /// Puts the responses to one watch together.
 #[derive(Debug)]
 pub(super) struct Assembler {
-    id: i64,
     /// Everything up to here was delivered, or was not asked for.
     seen: Revision,
     /// The changes of a revision that may go on in the next fragment.
@@ -36,8 +32,8 @@ pub(super) struct Assembler {
 }
 
 impl Assembler {
-    pub(super) fn new(id: i64, seen: Revision) -> Self {
-        Assembler { id, seen, open: None }
+    pub(super) fn new(seen: Revision) -> Self {
+        Assembler { seen, open: None }
     }
 
     /// Takes one response.
@@ -47,19 +43,10 @@ impl Assembler {
     /// What ends the watch: that it was canceled, that history is gone, or that revisions go back within what belongs together.
     pub(super) fn take(&mut self, response: PbWatchResponse) -> Result<Taken, Fault> {
         let mut taken = Taken::default();
-        // Some servers answer before the changes that they tell of are sent, so that this is no progress of the stream.
-        if response.watch_id == ALL_WATCHES && !response.canceled {
-            taken.told = response.header.as_ref().map(|header| revision(header.revision));
-            return Ok(taken);
-        }
-        // What is left of the watch that this one replaced.
-        if response.watch_id != self.id {
-            return Ok(taken);
-        }
         if response.canceled {
             return Err(canceled(&response));
         }
-        if response.events.is_empty() && !response.created && !response.fragment {
+        if response.events.is_empty() && !response.fragment {
             taken.told = response.header.as_ref().map(|header| revision(header.revision));
             taken.progress = taken.told.filter(|progress| *progress > self.seen);
             self.seen = self.seen.max(taken.progress.unwrap_or_default());
@@ -116,15 +103,13 @@ mod tests {
 
     use super::*;
 
-    const ID: i64 = 7;
-
     fn event(key: &str, at: i64) -> PbEvent {
         let kv = PbKeyValue { key: key.into(), mod_revision: at, create_revision: at, ..PbKeyValue::default() };
         PbEvent { r#type: PUT, kv: Some(kv), prev_kv: None }
     }
 
     fn response(events: impl IntoIterator<Item = PbEvent>) -> PbWatchResponse {
-        PbWatchResponse { watch_id: ID, events: events.into_iter().collect(), ..PbWatchResponse::default() }
+        PbWatchResponse { events: events.into_iter().collect(), ..PbWatchResponse::default() }
     }
 
     fn fragment(events: impl IntoIterator<Item = PbEvent>) -> PbWatchResponse {
@@ -132,7 +117,7 @@ mod tests {
     }
 
     fn assembler() -> Assembler {
-        Assembler::new(ID, Revision::new(10))
+        Assembler::new(Revision::new(10))
     }
 
     /// The revisions of what came out, each with its keys.
@@ -177,12 +162,7 @@ mod tests {
         let own = PbWatchResponse { header, ..response([]) };
         let taken = assembler.take(own.clone()).unwrap();
         assert_eq!((taken.told, taken.progress), (Some(Revision::new(20)), Some(Revision::new(20))));
-        assert_eq!(assembler.take(own.clone()).unwrap().progress, None, "it is no news");
-        let all = PbWatchResponse { watch_id: ALL_WATCHES, ..own.clone() };
-        let taken = assembler.take(all).unwrap();
-        assert_eq!((taken.told, taken.progress), (Some(Revision::new(20)), None));
-        let another = PbWatchResponse { watch_id: ID + 1, ..own };
-        assert_eq!(assembler.take(another).unwrap(), Taken::default());
+        assert_eq!(assembler.take(own).unwrap().progress, None, "it is no news");
     }
 
     #[test]
@@ -196,9 +176,6 @@ mod tests {
     fn a_cancellation_without_any_reason_passes() {
         let canceled = PbWatchResponse { canceled: true, ..response([]) };
         assert_eq!(assembler().take(canceled).unwrap_err().kind, ErrorKind::Unavailable);
-        // The replaced watch's own cancellation is none of ours.
-        let replaced = PbWatchResponse { canceled: true, watch_id: ID - 1, ..response([]) };
-        assert_eq!(assembler().take(replaced).unwrap(), Taken::default());
     }
 
     #[test]

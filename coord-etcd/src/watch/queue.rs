@@ -54,14 +54,9 @@ impl Feeder {
         }
         match self.sender.try_send(event) {
             Err(mpsc::error::TrySendError::Full(_)) => Err(full()),
-            // Nobody reads any more: the feeder is told by itself.
+            // Nobody reads any more: the watch is being canceled.
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
         }
-    }
-
-    /// Resolves when nobody reads any more.
-    pub(super) async fn abandoned(&self) {
-        self.sender.closed().await;
     }
 
     /// Ends the queue: what waits is read first, and then this.
@@ -147,13 +142,5 @@ mod tests {
         assert_eq!(read(&mut events).await, 1);
         assert_eq!(events.next().await.unwrap().unwrap_err().kind(), ErrorKind::Closed);
         assert!(events.next().await.is_none());
-    }
-
-    #[tokio::test]
-    async fn the_feeder_is_told_when_nobody_reads() {
-        let (feeder, events) = new();
-        drop(events);
-        feeder.abandoned().await;
-        feeder.push(batch(1, 1)).unwrap();
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use coord_api::store::{Span, Store, StoreEvent, StoreWatch};
 use coord_api::{Error, ErrorKind, Revision};
 use coord_etcd::EtcdStore;
-use coord_testkit::wait::{never_within, within};
+use coord_testkit::wait::{eventually, never_within, within};
 use etcd_client::proto::{PbEvent, PbKeyValue, PbWatchRequestUnion, PbWatchResponse};
 use tonic::Status;
 
@@ -24,6 +24,11 @@ fn events(id: i64, at: i64, events: impl IntoIterator<Item = PbEvent>) -> PbWatc
     PbWatchResponse { header: header(at), watch_id: id, events: events.into_iter().collect(), ..PbWatchResponse::default() }
 }
 
+/// The confirmation of the watch of this number.
+fn made(id: i64, head: i64) -> PbWatchResponse {
+    PbWatchResponse { watch_id: id, ..created(head) }
+}
+
 /// What a member says of itself when it is asked for progress.
 fn progress(at: i64) -> PbWatchResponse {
     PbWatchResponse { header: header(at), watch_id: -1, ..PbWatchResponse::default() }
@@ -35,13 +40,13 @@ async fn watch(head: i64, after: Option<u64>, steps: Steps) -> (Running, Result<
     fake.script(|script| script.watches.push_back(steps));
     let store = store(&fake);
     let watch = store.watch(Span::prefix(""), after.map(Revision::new)).await;
-    (Running { fake, _store: store }, watch)
+    (Running { fake, store }, watch)
 }
 
 /// A fake, and its client: a watch does not keep the client alive.
 struct Running {
     fake: Fake,
-    _store: EtcdStore,
+    store: EtcdStore,
 }
 
 impl Deref for Running {
@@ -239,4 +244,111 @@ async fn a_store_that_nobody_can_ask_ends_its_watches() {
     let mut watch = watch.unwrap();
     fake.script(|script| script.ranges.extend((0..100).map(|_| crate::server::Answer::Swallow)));
     assert!(within(NOTICED, "a blind watch ends", end(&mut watch)).await.is_transient());
+}
+
+/// Further watches of everything from now on.
+async fn further<const N: usize>(store: &EtcdStore) -> [StoreWatch; N] {
+    let mut watches = Vec::new();
+    for _ in 0..N {
+        watches.push(store.watch(Span::prefix(""), None).await.unwrap());
+    }
+    watches.try_into().unwrap()
+}
+
+#[tokio::test]
+async fn watches_share_a_stream_and_each_is_told_its_own() {
+    let steps = vec![
+        Step::Await,
+        Step::Send(made(3, 10)),
+        Step::Await,
+        Step::Send(made(5, 10)),
+        Step::Send(events(5, 11, [put("a", 11)])),
+        Step::Send(events(3, 12, [put("b", 12)])),
+        // Fragments of two watches may be mixed.
+        Step::Send(PbWatchResponse { fragment: true, ..events(3, 13, [put("c", 13)]) }),
+        Step::Send(events(5, 13, [put("d", 13)])),
+        Step::Send(events(3, 13, [put("e", 13)])),
+        Step::Stall,
+    ];
+    let (running, first) = watch(10, None, steps).await;
+    let mut first = first.unwrap();
+    let [mut second] = further(&running.store).await;
+    assert_eq!(batches(&mut first, 2).await, [(12, "b".into()), (13, "ce".into())]);
+    assert_eq!(batches(&mut second, 2).await, [(11, "a".into()), (13, "d".into())]);
+    assert_eq!(running.asked("watch"), 1, "one stream for both");
+}
+
+#[tokio::test]
+async fn a_watch_that_is_canceled_takes_no_other_along() {
+    let steps = vec![
+        Step::Await,
+        Step::Send(made(0, 10)),
+        Step::Await,
+        Step::Send(made(1, 10)),
+        Step::Send(PbWatchResponse { canceled: true, compact_revision: 15, ..events(0, 20, []) }),
+        Step::Send(events(1, 20, [put("a", 20)])),
+        Step::Stall,
+    ];
+    let (running, first) = watch(10, None, steps).await;
+    let [mut second] = further(&running.store).await;
+    assert_eq!(end(&mut first.unwrap()).await.kind(), ErrorKind::Compacted);
+    assert_eq!(batches(&mut second, 1).await, [(20, "a".into())]);
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_takes_all_its_watches_along_and_is_replaced() {
+    let steps = vec![Step::Await, Step::Send(made(0, 10)), Step::Await, Step::Send(made(1, 10)), Step::Await, Step::End];
+    let (running, first) = watch(10, None, steps).await;
+    let [mut second] = further(&running.store).await;
+    assert!(running.store.watch(Span::prefix(""), None).await.unwrap_err().is_transient(), "it was asked for and not made");
+    let [_next] = further(&running.store).await;
+    assert!(end(&mut first.unwrap()).await.is_transient());
+    assert!(end(&mut second).await.is_transient());
+    assert_eq!(running.asked("watch"), 2);
+}
+
+#[tokio::test]
+async fn a_watch_that_is_dropped_is_canceled_and_the_last_one_ends_the_stream() {
+    let steps = vec![Step::Await, Step::Send(made(3, 10)), Step::Await, Step::Send(made(5, 10)), Step::Await, Step::Stall];
+    let (running, first) = watch(10, None, steps).await;
+    let [second] = further(&running.store).await;
+    drop(first);
+    let canceled = async || {
+        let asked = running.script(|script| script.watch_requests.clone());
+        asked.iter().any(|asked| matches!(asked, PbWatchRequestUnion::CancelRequest(cancel) if cancel.watch_id == 3)).then_some(())
+    };
+    eventually(SOON, "the first is canceled", canceled).await;
+    drop(second);
+    // Nobody sits on it any more, so that nobody is seated on it.
+    let [_third] = further(&running.store).await;
+    assert_eq!(running.asked("watch"), 2);
+}
+
+#[tokio::test]
+async fn no_watch_is_made_on_a_stream_whose_token_is_refused() {
+    let refused = PbWatchResponse { canceled: true, cancel_reason: "etcdserver: invalid auth token".into(), watch_id: -1, ..created(10) };
+    let steps = vec![
+        Step::Await,
+        Step::Send(made(0, 10)),
+        Step::Await,
+        Step::Send(refused),
+        Step::Send(events(0, 11, [put("a", 11)])),
+        Step::Stall,
+    ];
+    let (running, first) = watch(10, None, steps).await;
+    let refused = running.store.watch(Span::prefix(""), None).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unauthenticated, "nobody signed in, so that nobody can anew");
+    let [_third] = further(&running.store).await;
+    assert_eq!(running.asked("watch"), 2, "it has a stream of its own");
+    assert_eq!(batches(&mut first.unwrap(), 1).await, [(11, "a".into())], "what was made goes on");
+}
+
+#[tokio::test]
+async fn a_stream_has_so_many_seats() {
+    let always = [Step::Await, Step::Send(made(0, 10))].into_iter().chain((1..100).flat_map(|id| [Step::Await, Step::Send(made(id, 10))]));
+    let (running, _first) = watch(10, None, always.chain([Step::Stall]).collect()).await;
+    let _others: [StoreWatch; 99] = further(&running.store).await;
+    assert_eq!(running.asked("watch"), 1);
+    let [_next] = further(&running.store).await;
+    assert_eq!(running.asked("watch"), 2);
 }

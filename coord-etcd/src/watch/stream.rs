@@ -1,0 +1,204 @@
+//! One stream to a member, with many watches on it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use etcd_client::{WatchClient, WatchRequestSender, WatchResponseStream};
+use parking_lot::Mutex;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch::Receiver;
+use tokio::time::{Instant, sleep_until};
+
+use super::Cluster;
+use super::liveness::Liveness;
+use super::table::{Reply, Table, Wanted};
+use super::watermark::Mark;
+use crate::connection::LARGEST_ANSWER;
+use crate::error::Fault;
+use crate::members::{Asked, Members};
+
+/// Watches on one stream at most. A server holds 128 responses for a stream before it falls back on reading history again: the changes of one revision must not come
+/// to more.
+const SEATS: usize = 100;
+
+/// The way to a stream, for those who sit on it. The stream ends with the last of them.
+#[derive(Debug)]
+pub(super) struct Line {
+    /// What the server is to be asked. Bounded by the seats, each of which asks for a watch and cancels it, and by a request for progress a second.
+    orders: UnboundedSender<Order>,
+    /// Seats that are taken. Once there are none, none is taken again.
+    taken: AtomicUsize,
+    retired: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Order {
+    Watch(Wanted),
+    Cancel(i64),
+    Progress,
+    /// Nobody is left.
+    End,
+}
+
+/// A place on a stream: first without a watch, then with one, which is canceled when the place is given up.
+#[derive(Debug)]
+pub(super) struct Seat {
+    line: Arc<Line>,
+    id: Option<i64>,
+}
+
+impl Line {
+    /// Makes a stream for a first watch, which need not be made when this returns.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: without its maker there is no stream.
+    pub(super) async fn start(cluster: Cluster<'_>, client: WatchClient, first: impl FnOnce(Seat) -> Wanted) -> Result<Arc<Self>, Fault> {
+        let (sender, orders) = unbounded_channel();
+        let line = Arc::new(Line { orders: sender, taken: AtomicUsize::new(1), retired: AtomicBool::new(false) });
+        let wanted = first(Seat { line: Arc::clone(&line), id: None });
+        let (key, options) = wanted.request();
+        let marks = cluster.watermark.subscribe(cluster.members, wanted.key());
+        let mut table = Table::default();
+        table.ask(wanted);
+        let mut client = client.max_decoding_message_size(LARGEST_ANSWER);
+        let (requests, responses) = client.watch(key, Some(options)).await?.split();
+        let reader = Reader {
+            line: Arc::clone(&line),
+            members: Arc::clone(cluster.members),
+            asked: cluster.asked.clone(),
+            responses,
+            liveness: Liveness::new(Instant::now()),
+            marks,
+        };
+        tokio::spawn(run(reader, requests, orders, table));
+        Ok(line)
+    }
+
+    /// Whether a seat may be free.
+    pub(super) fn is_open(&self) -> bool {
+        self.taken.load(Ordering::Acquire) > 0 && !self.retired.load(Ordering::Acquire) && !self.orders.is_closed()
+    }
+
+    /// A seat, where one is free.
+    pub(super) fn take_seat(self: &Arc<Self>) -> Option<Seat> {
+        let free = |taken: usize| (taken > 0 && taken < SEATS).then_some(taken + 1);
+        let taken = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, free);
+        taken.is_ok().then(|| Seat { line: Arc::clone(self), id: None })
+    }
+
+    /// Orders on a stream that has ended come to nothing; who waits for them is told by that.
+    fn order(&self, order: Order) {
+        let _ = self.orders.send(order);
+    }
+}
+
+impl Seat {
+    /// Asks for the watch that is to have this seat.
+    pub(super) fn ask(self, wanted: impl FnOnce(Seat) -> Wanted) {
+        let line = Arc::clone(&self.line);
+        line.order(Order::Watch(wanted(self)));
+    }
+
+    /// The seat of the watch of this number.
+    pub(super) fn of(mut self, id: i64) -> Self {
+        self.id = Some(id);
+        self
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.line.order(Order::Cancel(id));
+        }
+        if self.line.taken.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.line.order(Order::End);
+        }
+    }
+}
+
+/// The stream's task.
+async fn run(reader: Reader, requests: WatchRequestSender, orders: UnboundedReceiver<Order>, table: Table) {
+    let table = Mutex::new(table);
+    let fault = tokio::select! {
+        fault = reader.read(&table) => fault,
+        () = write(requests, orders, &table) => return,
+    };
+    table.lock().end(&fault);
+}
+
+/// Sends what is ordered until nobody is left. By itself, so that a server that takes nothing for a while does not keep anyone from reading what it sends.
+async fn write(mut requests: WatchRequestSender, mut orders: UnboundedReceiver<Order>, table: &Mutex<Table>) {
+    while let Some(order) = orders.recv().await {
+        let sent = match order {
+            Order::Watch(wanted) => {
+                let (key, options) = wanted.request();
+                table.lock().ask(wanted);
+                requests.watch(key, Some(options)).await
+            }
+            Order::Cancel(id) => {
+                table.lock().forget(id);
+                requests.cancel(id).await
+            }
+            Order::Progress => requests.request_progress().await,
+            Order::End => return,
+        };
+        // The stream has ended, and the reader knows why.
+        if sent.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Moves what a server sends to whom it is for, at once: who does not read must not hold up what shares the connection.
+struct Reader {
+    line: Arc<Line>,
+    members: Arc<Members>,
+    asked: Asked,
+    responses: WatchResponseStream,
+    liveness: Liveness,
+    marks: Receiver<Mark>,
+}
+
+impl Reader {
+    async fn read(mut self, table: &Mutex<Table>) -> Fault {
+        let closing = self.members.closing().clone();
+        loop {
+            tokio::select! {
+                response = self.responses.message() => {
+                    let response = match response {
+                        Ok(Some(response)) => response.0,
+                        Ok(None) => return Fault::unavailable("etcd ended the stream of the watch"),
+                        Err(error) => return error.into(),
+                    };
+                    let replies = table.lock().take(response, &mut self.liveness, Instant::now());
+                    match replies {
+                        Ok(replies) => replies.into_iter().for_each(|reply| self.reply(reply)),
+                        Err(fault) => return fault,
+                    }
+                }
+                () = closing.cancelled() => return Fault::closed(),
+                Ok(()) = self.marks.changed() => {
+                    let mark = *self.marks.borrow_and_update();
+                    if self.liveness.mark(mark.revision, mark.read_at) {
+                        self.line.order(Order::Progress);
+                    }
+                }
+                () = sleep_until(self.liveness.deadline()) => {
+                    let fault = Fault::unavailable("the watch has gone deaf");
+                    self.members.accuse(&self.asked, &fault.message);
+                    return fault;
+                }
+            }
+        }
+    }
+
+    fn reply(&self, reply: Reply) {
+        match reply {
+            Reply::Watch(wanted) => self.line.order(Order::Watch(wanted)),
+            Reply::Cancel(id) => self.line.order(Order::Cancel(id)),
+            Reply::Retire => self.line.retired.store(true, Ordering::Release),
+        }
+    }
+}

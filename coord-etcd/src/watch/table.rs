@@ -1,0 +1,168 @@
+//! Which response is whose, on a stream of many watches. Pure: time comes in.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+use coord_api::store::StoreEvent;
+use etcd_client::WatchOptions;
+use etcd_client::proto::PbWatchResponse;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::assemble::{Assembler, canceled};
+use super::liveness::Liveness;
+use super::queue::{self, Feeder};
+use super::stream::Seat;
+use super::{OPERATION, Opened, Seated, Target};
+use crate::error::{Effect, Fault};
+use crate::kv::{head, revision};
+
+/// The number that answers to a request for progress carry, which are about all watches of a stream.
+const ALL_WATCHES: i64 = -1;
+
+/// A watch that the server is to make.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    target: Target,
+    /// Whether changes are known to have come since.
+    from_past: bool,
+    seat: Seat,
+    opened: oneshot::Sender<Result<Opened, Fault>>,
+}
+
+impl Wanted {
+    pub(super) fn new(target: Target, seat: Seat, opened: oneshot::Sender<Result<Opened, Fault>>) -> Self {
+        Wanted { target, from_past: false, seat, opened }
+    }
+
+    /// What to ask the server for. From the present on first and, only where changes came since, from the past: etcd looks at the past every 100 ms.
+    pub(super) fn request(&self) -> (Bytes, WatchOptions) {
+        self.target.request(self.from_past)
+    }
+
+    /// A key that is to be watched.
+    pub(super) fn key(&self) -> &Bytes {
+        &self.target.span.0
+    }
+
+    fn refuse(self, fault: Fault) {
+        // Who does not wait any more does not care.
+        let _ = self.opened.send(Err(fault));
+    }
+}
+
+/// What a response makes necessary.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// Ask for this watch.
+    Watch(Wanted),
+    /// Cancel the watch of this number.
+    Cancel(i64),
+    /// Make no further watch on this stream: the token that it signed in with is not taken any more.
+    Retire,
+}
+
+/// The watches of one stream.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    /// What was asked for and is not answered. A server answers in the order in which it was asked.
+    asked: VecDeque<Wanted>,
+    watches: HashMap<i64, Watching>,
+}
+
+#[derive(Debug)]
+struct Watching {
+    assembler: Assembler,
+    feeder: Feeder,
+}
+
+impl Table {
+    /// The server is asked for this next.
+    pub(super) fn ask(&mut self, wanted: Wanted) {
+        self.asked.push_back(wanted);
+    }
+
+    /// Nobody reads this watch any more.
+    pub(super) fn forget(&mut self, id: i64) {
+        self.watches.remove(&id);
+    }
+
+    /// Takes one response: to a request for a watch, about all of them, or of one.
+    ///
+    /// # Errors
+    ///
+    /// What ends the whole stream.
+    pub(super) fn take(&mut self, response: PbWatchResponse, liveness: &mut Liveness, now: Instant) -> Result<Vec<Reply>, Fault> {
+        if response.created {
+            return self.created(&response, liveness);
+        }
+        // Some servers answer before the changes that they tell of are sent, so that this is no progress of any watch.
+        if response.watch_id == ALL_WATCHES && !response.canceled {
+            liveness.told(response.header.as_ref().map(|header| revision(header.revision)).unwrap_or_default());
+            return Ok(Vec::new());
+        }
+        let id = response.watch_id;
+        // What is left of a watch that was canceled.
+        let Some(watching) = self.watches.get_mut(&id) else { return Ok(Vec::new()) };
+        let Err(fault) = watching.take(response, liveness, now) else { return Ok(Vec::new()) };
+        if let Some(ended) = self.watches.remove(&id) {
+            ended.end(fault);
+        }
+        Ok(vec![Reply::Cancel(id)])
+    }
+
+    /// The server has made a watch, or refuses to: that it says `created` is not enough, it may say `canceled` in the same breath.
+    fn created(&mut self, response: &PbWatchResponse, liveness: &mut Liveness) -> Result<Vec<Reply>, Fault> {
+        let Some(mut wanted) = self.asked.pop_front() else { return Err(Fault::unavailable("etcd made a watch that nobody asked for")) };
+        if response.canceled {
+            let fault = canceled(response);
+            let replies = if fault.stale_token { vec![Reply::Retire] } else { Vec::new() };
+            wanted.refuse(fault);
+            return Ok(replies);
+        }
+        let (id, present) = (response.watch_id, head(response.header.as_ref())?);
+        let after = wanted.target.after.unwrap_or(present);
+        if after < present && !wanted.from_past {
+            wanted.from_past = true;
+            return Ok(vec![Reply::Cancel(id), Reply::Watch(wanted)]);
+        }
+        liveness.told(present);
+        if after < present {
+            liveness.behind(after);
+        }
+        let (feeder, events) = queue::new();
+        self.watches.insert(id, Watching { assembler: Assembler::new(after), feeder });
+        let Wanted { seat, opened, .. } = wanted;
+        // Should nobody wait any more, what is dropped here cancels the watch.
+        let _ = opened.send(Ok(Opened { armed: after.min(present), events: Seated { events, _seat: seat.of(id) } }));
+        Ok(Vec::new())
+    }
+
+    /// The stream is over, and with it every watch.
+    pub(super) fn end(&mut self, fault: &Fault) {
+        self.watches.drain().for_each(|(_, watching)| watching.end(fault.clone()));
+        self.asked.drain(..).for_each(|wanted| wanted.refuse(fault.clone()));
+    }
+}
+
+impl Watching {
+    fn take(&mut self, response: PbWatchResponse, liveness: &mut Liveness, now: Instant) -> Result<(), Fault> {
+        let taken = self.assembler.take(response)?;
+        if let Some(told) = taken.told {
+            liveness.told(told);
+        }
+        for batch in taken.batches {
+            liveness.delivered(batch.revision, now);
+            self.feeder.push(StoreEvent::Batch(batch))?;
+        }
+        if let Some(progress) = taken.progress {
+            self.feeder.push(StoreEvent::Progress(progress))?;
+        }
+        Ok(())
+    }
+
+    fn end(self, fault: Fault) {
+        tracing::debug!(fault = %fault.message, kind = fault.kind.as_str(), "a watch ended");
+        self.feeder.end(fault.into_error(OPERATION, Effect::Read));
+    }
+}
