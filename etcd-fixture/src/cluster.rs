@@ -103,8 +103,18 @@ impl Cluster {
     /// When one does not start.
     pub fn restart(&mut self) {
         self.servers.iter_mut().for_each(Server::kill);
-        let starting: Vec<_> = self.servers.iter_mut().map(Server::restarting).collect();
-        for (server, started) in self.servers.iter_mut().zip(starting) {
+        self.restart_killed();
+    }
+
+    /// Starts the servers that were killed again on their data, all at once, for they may need each other.
+    ///
+    /// # Panics
+    ///
+    /// When one does not start.
+    pub fn restart_killed(&mut self) {
+        let killed: Vec<_> = self.servers.iter_mut().filter(|server| !server.is_running()).collect();
+        let starting: Vec<_> = killed.into_iter().map(|server| (server.restarting(), server)).collect();
+        for (started, server) in starting {
             started.wait(server).unwrap_or_else(|why| panic!("{why}"));
         }
     }

@@ -108,6 +108,11 @@ impl Server {
         self.data.path()
     }
 
+    /// Whether it was started and not killed since. A server that stands still runs.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// Sends the server's process a signal.
     ///
     /// # Panics

@@ -4,18 +4,17 @@ use std::time::{Duration, Instant};
 
 use coord_api::prelude::*;
 use coord_api::{HandleState, Value};
-use coord_etcd_fixture::{Binary, Cluster, Series};
+use coord_etcd_fixture::{Binary, Cluster, Proxy, Series, Way};
 use coord_testkit::wait::{eventually, within};
 use futures_util::future::join_all;
 
-use crate::proxy::{Proxy, Way};
 use crate::{Follower, Held, SLACK, SOON, Writer, provider};
 
 /// A cluster, and the ways to it.
 async fn cluster_behind_proxies() -> (Cluster, Vec<Proxy>) {
     let cluster = Cluster::three(&Binary::find(Series::V3_5));
     let endpoints = cluster.endpoints();
-    let proxies = join_all(endpoints.iter().map(|endpoint| Proxy::start(endpoint))).await;
+    let proxies = join_all(endpoints.iter().map(|endpoint| Proxy::start(endpoint))).await.into_iter().map(Result::unwrap).collect();
     (cluster, proxies)
 }
 
@@ -31,7 +30,7 @@ async fn a_client_that_is_cut_off_loses_in_time_and_comes_back() {
     let held = Held::new(&cut, ttl).await;
     let follower = Follower::start(&cut).await;
 
-    proxies.iter().for_each(|proxy| proxy.set(Way::Swallows));
+    proxies.iter().for_each(|proxy| proxy.set(Way::Stands));
     let since = Instant::now();
     let waiting = tokio::spawn({
         let rival = std::sync::Arc::clone(&rival);
@@ -73,7 +72,7 @@ async fn history_that_is_compacted_meanwhile_is_told_as_a_whole() {
     let (cut, other) = (provider(endpoints(&proxies)).await, provider(cluster.endpoints()).await);
     let follower = Follower::start(&cut).await;
     other.config().set_raw("w/gone", Value::from("1")).await.unwrap();
-    proxies.iter().for_each(|proxy| proxy.set(Way::Swallows));
+    proxies.iter().for_each(|proxy| proxy.set(Way::Stands));
     let mut written = Vec::new();
     for n in 0..20 {
         written.push(other.config().set_raw("w/k", Value::from(n.to_string())).await.unwrap());

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a harness that cannot be made fails its case")]
 #![allow(dead_code, reason = "each test file uses its part of it")]
 
+pub(crate) mod faults;
+
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -12,11 +14,13 @@ use coord_etcd_fixture::{Binary, Cluster, Series};
 use coord_recipes::layers::{Namespace, Observe, Retry};
 use coord_recipes::{ProviderOptions, StoreProvider};
 use coord_testkit::{Client, Harness, Reopened, Time};
+use faults::{ServerFault, Ways};
 
 /// A cluster, and who is connected to it.
 pub(crate) struct Etcd {
-    cluster: Mutex<Cluster>,
+    cluster: Arc<Mutex<Cluster>>,
     clients: Mutex<Vec<EtcdStore>>,
+    disturbed: bool,
 }
 
 impl Etcd {
@@ -30,8 +34,13 @@ impl Etcd {
         Etcd::over(Cluster::three(&Binary::find(series)))
     }
 
+    /// Three servers that die and stand still where a history has it so, and a way of its own to each of them for each client.
+    pub(crate) fn disturbed(series: Series) -> Self {
+        Etcd { disturbed: true, ..Etcd::three(series) }
+    }
+
     fn over(cluster: Cluster) -> Self {
-        Etcd { cluster: Mutex::new(cluster), clients: Mutex::default() }
+        Etcd { cluster: Arc::new(Mutex::new(cluster)), clients: Mutex::default(), disturbed: false }
     }
 
     fn cluster(&self) -> MutexGuard<'_, Cluster> {
@@ -46,12 +55,30 @@ impl Etcd {
 #[async_trait::async_trait]
 impl Harness for Etcd {
     async fn client(&self) -> Client {
-        let options = self.options();
-        let store = EtcdStore::connect(&options).await.expect("the servers answer");
+        let mut options = self.options();
+        let ways = match self.disturbed {
+            true => Some(Ways::to(&options.endpoints).await),
+            false => None,
+        };
+        if let Some(ways) = &ways {
+            options.endpoints = ways.endpoints();
+            // So that several fit into the TTLs of a history.
+            options.retry.attempt_timeout = Some(Duration::from_millis(500));
+            options.retry.total_timeout = Some(Duration::from_secs(3));
+        }
+        let store = match self.disturbed {
+            // Servers may be away for a while.
+            true => EtcdStore::connect_lazy(&options).expect("good options"),
+            false => EtcdStore::connect(&options).await.expect("the servers answer"),
+        };
         let provider = EtcdProvider::over(store.clone(), &options).expect("good options");
         self.clients.lock().unwrap().push(store.clone());
         let crashing = store.clone();
-        Client::new(Arc::new(store), provider, move || async move { crashing.close().await.expect("closing does no I/O") })
+        let client = Client::new(Arc::new(store), provider, move || async move { crashing.close().await.expect("closing does no I/O") });
+        match ways {
+            Some(ways) => client.with_network(ways),
+            None => client,
+        }
     }
 
     // The layers of `EtcdProvider`.
@@ -84,12 +111,21 @@ impl Harness for Etcd {
         Reopened::Done
     }
 
+    fn server_faults(&self) -> &'static [&'static str] {
+        if self.disturbed { faults::SERVER_FAULTS } else { &[] }
+    }
+
+    async fn server_fault(&self, name: &'static str) -> Option<Box<dyn Send>> {
+        Some(Box::new(ServerFault::make(&self.cluster, name).await?))
+    }
+
     fn time(&self) -> Time {
         Time::Real
     }
 
     // Expiries are looked for every 500 ms, and revoked by a proposal each.
     fn lag(&self) -> Duration {
-        Duration::from_millis(1_500)
+        // Of three, a new leader counts each lease from its election on.
+        if self.disturbed { Duration::from_secs(8) } else { Duration::from_millis(1_500) }
     }
 }

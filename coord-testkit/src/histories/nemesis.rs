@@ -92,10 +92,12 @@ impl fmt::Display for Strike {
 
 /// Draws the faults of a history, in their order.
 pub(super) fn draw(rng: &mut Rng, clients: usize, scale: &Scale) -> Vec<Strike> {
+    // 200 operations take about one TTL.
+    let longer = u32::try_from(scale.operations / 200).unwrap_or(u32::MAX).max(1);
     let mut strikes: Vec<Strike> = (0..scale.strikes)
         .map(|_| Strike {
             // While there is work: what comes later finds everyone at rest.
-            at: part(rng, scale.ttl),
+            at: part(rng, scale.ttl * longer),
             blow: blow(rng, scale),
             client: rng.usize(..clients),
             lasting: lasting(rng, scale.ttl),

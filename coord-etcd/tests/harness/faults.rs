@@ -1,0 +1,120 @@
+//! What can be done to a cluster of three and to the ways to it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use coord_etcd_fixture::{Cluster, Proxy, Signal, Way};
+use coord_testkit::Network;
+use coord_testkit::wrap::Link;
+
+/// The faults of servers, by the names that histories call them by.
+pub(crate) const SERVER_FAULTS: &[&str] = &[LEADER_KILLED, FOLLOWER_KILLED, LEADER_STANDS, FOLLOWER_STANDS, MAJORITY_KILLED];
+const LEADER_KILLED: &str = "leader killed";
+const FOLLOWER_KILLED: &str = "follower killed";
+const LEADER_STANDS: &str = "leader stands still";
+const FOLLOWER_STANDS: &str = "follower stands still";
+const MAJORITY_KILLED: &str = "majority killed";
+
+/// The ways of one client to all servers.
+pub(crate) struct Ways(pub(crate) Vec<Proxy>);
+
+impl Ways {
+    pub(crate) async fn to(endpoints: &[String]) -> Self {
+        let mut proxies = Vec::new();
+        for endpoint in endpoints {
+            proxies.push(Proxy::start(endpoint).await.expect("there is a free port"));
+        }
+        Ways(proxies)
+    }
+
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        self.0.iter().map(|proxy| proxy.endpoint().to_owned()).collect()
+    }
+}
+
+#[async_trait::async_trait]
+impl Network for Ways {
+    async fn set(&self, link: Link) {
+        let way = match link {
+            Link::Up => Way::Open,
+            Link::Down => Way::Closed,
+            Link::Hung => Way::Stands,
+        };
+        self.0.iter().for_each(|proxy| proxy.set(way));
+    }
+}
+
+/// A fault of servers under way. It ends, in the background, when this is dropped.
+pub(crate) struct ServerFault {
+    cluster: Arc<Mutex<Cluster>>,
+    victims: Vec<usize>,
+}
+
+impl ServerFault {
+    /// Makes a fault by its name; `None` where there is no leader to choose the victim by.
+    pub(crate) async fn make(cluster: &Arc<Mutex<Cluster>>, name: &'static str) -> Option<Self> {
+        let endpoints = lock(cluster).endpoints();
+        let leader = leader(&endpoints).await?;
+        let follower = (leader + 1) % endpoints.len();
+        let (victims, signal) = match name {
+            LEADER_KILLED => (vec![leader], Signal::Kill),
+            FOLLOWER_KILLED => (vec![follower], Signal::Kill),
+            LEADER_STANDS => (vec![leader], Signal::Stop),
+            FOLLOWER_STANDS => (vec![follower], Signal::Stop),
+            MAJORITY_KILLED => (vec![leader, follower], Signal::Kill),
+            _ => return None,
+        };
+        let fault = ServerFault { cluster: Arc::clone(cluster), victims };
+        for victim in &fault.victims {
+            let mut cluster = lock(cluster);
+            let server = cluster.servers_mut().get_mut(*victim)?;
+            match signal {
+                Signal::Kill => server.kill(),
+                _ if server.is_running() => server.signal(signal),
+                _ => {}
+            }
+        }
+        Some(fault)
+    }
+}
+
+impl Drop for ServerFault {
+    fn drop(&mut self) {
+        let (cluster, victims) = (Arc::clone(&self.cluster), std::mem::take(&mut self.victims));
+        // Starting a server takes its time, which whoever drops this may not have.
+        thread::spawn(move || {
+            for victim in &victims {
+                let mut cluster = lock(&cluster);
+                let Some(server) = cluster.servers_mut().get_mut(*victim) else { return };
+                if server.is_running() {
+                    server.signal(Signal::Continue);
+                }
+            }
+            // Members of a killed majority need each other to start.
+            lock(&cluster).restart_killed();
+        });
+    }
+}
+
+/// Which server leads, once one does.
+async fn leader(endpoints: &[String]) -> Option<usize> {
+    for _ in 0..20 {
+        for (index, endpoint) in endpoints.iter().enumerate() {
+            let asked = tokio::time::timeout(Duration::from_millis(500), async {
+                let mut client = etcd_client::Client::connect([endpoint], None).await.ok()?;
+                let status = client.status().await.ok()?;
+                (status.leader() != 0 && status.header()?.member_id() == status.leader()).then_some(index)
+            });
+            if let Ok(Some(index)) = asked.await {
+                return Some(index);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    None
+}
+
+fn lock(cluster: &Mutex<Cluster>) -> MutexGuard<'_, Cluster> {
+    cluster.lock().unwrap_or_else(PoisonError::into_inner)
+}
