@@ -157,7 +157,7 @@ impl RegisteredEntry {
             let look = Op::Range(Range::key(self.key.clone()).with_keys_only());
             let write = Leased { compares: vec![condition], then: vec![put.clone()], otherwise: vec![look] };
             holding.sending();
-            match session.write(&write).await {
+            match session.write_together(&write).await {
                 Ok(Some(Write::Done(reply))) => return Ok(self.on_placed(&holding, reply.revision)),
                 Ok(Some(Write::Refused(reply))) => {
                     holding.not_written();

@@ -14,6 +14,7 @@ use coord_api::store::{Span, round_ttl};
 use coord_api::{
     Outcome, RegisterOptions, Registration, Result, ServiceEvent, ServiceInstance, ServiceRegistry, Snapshot, Watch, WatchStart, key,
 };
+use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 
 use crate::core::{Core, require_runtime};
@@ -76,6 +77,12 @@ impl ServiceRegistry for Registry {
         let register = Box::pin(self.register(&instance, ttl, options));
         let handle = self.core.run(OPERATION, Outcome::Unknown, register).await?;
         Ok(Registration::new(instance.name.clone(), instance.id.clone(), handle.of(&self.core, instance)))
+    }
+
+    async fn register_all(&self, instances: Vec<ServiceInstance>, options: RegisterOptions) -> Result<Vec<Registration>> {
+        ServiceInstance::validate_all("registry.register", &instances)?;
+        // Each has its keeper; their writes meet in the session.
+        try_join_all(instances.into_iter().map(|instance| self.register_with(instance, options))).await
     }
 
     async fn discover(&self, service: &str) -> Result<Snapshot<ServiceInstance>> {

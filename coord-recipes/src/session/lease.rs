@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::debts::Debts;
 use super::loss::LossCell;
 use super::tasks;
+use super::together::Together;
 use crate::core::Core;
 use crate::keys;
 
@@ -37,6 +38,7 @@ pub(crate) struct Session {
     /// Held while the session's key is rewritten: one fence at a time.
     fencing: tokio::sync::Mutex<()>,
     pub(super) debts: Debts,
+    pub(super) together: Together,
     /// Something changed that the session's task should look at.
     pub(super) changed: Notify,
     /// Set when the session is over, for whatever reason.
@@ -146,6 +148,7 @@ impl Session {
             }),
             fencing: tokio::sync::Mutex::new(()),
             debts: Debts::default(),
+            together: Together::default(),
             changed: Notify::new(),
             over: Arc::new(LossCell::default()),
         });
@@ -266,11 +269,11 @@ impl Session {
             if let Some(loss) = self.check() {
                 return Err(self.lost_error(loss));
             }
-            let fence = self.state.lock().fence;
+            let doubt = self.doubt();
+            let fence = doubt.fence();
             let mut txn = Txn { compares: write.compares.clone(), then: write.then.clone(), otherwise: write.otherwise.clone() };
             txn.compares.push(Compare::Modified(self.key.clone(), fence));
             txn.otherwise.push(Op::Range(Range::key(self.key.clone()).with_keys_only()));
-            let doubt = Doubt { session: self, fence, settled: false };
             let answer = self.core.store.txn(txn).await;
             let mut reply = match answer {
                 Ok(reply) => reply,
@@ -300,6 +303,11 @@ impl Session {
             }
             self.learn_fence(own.modified);
         }
+    }
+
+    /// A write that is about to be sent, under the present fence.
+    pub(super) fn doubt(&self) -> Doubt<'_> {
+        Doubt { session: self, fence: self.state.lock().fence, settled: false }
     }
 
     /// Whether an earlier write of this session may yet be applied.
@@ -374,14 +382,20 @@ impl fmt::Debug for Session {
 }
 
 /// A leased write on its way. Dropped without an answer, it leaves the session in doubt.
-struct Doubt<'a> {
+pub(super) struct Doubt<'a> {
     session: &'a Session,
     fence: Revision,
     settled: bool,
 }
 
 impl Doubt<'_> {
-    fn settle(mut self) {
+    /// The fence that the write compares with.
+    pub(super) fn fence(&self) -> Revision {
+        self.fence
+    }
+
+    /// The write was answered.
+    pub(super) fn settle(mut self) {
         self.settled = true;
     }
 }
@@ -442,7 +456,20 @@ impl SessionUse {
     ///
     /// `LeaseLost`, or whatever kept the store from answering. The doubt then stays, and a [`Holding`](super::Holding) or a debt must carry it.
     pub(crate) async fn write(&self, write: &Leased) -> Result<Option<Write>> {
-        match self.session.write(write).await {
+        self.understand(self.session.write(write).await).await
+    }
+
+    /// As [`write`](Self::write), for writes that need no answer of their operations: what comes at once is sent together.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub(crate) async fn write_together(&self, write: &Leased) -> Result<Option<Write>> {
+        self.understand(self.session.write_together(write).await).await
+    }
+
+    async fn understand(&self, answer: Result<Write>) -> Result<Option<Write>> {
+        match answer {
             Ok(done) => Ok(Some(done)),
             Err(error) if error.is_transient() && error.outcome() == Outcome::Unknown => {
                 // The first error says more to the caller than a second one.

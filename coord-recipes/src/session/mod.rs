@@ -5,6 +5,7 @@ mod holding;
 mod lease;
 mod loss;
 mod tasks;
+mod together;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};

@@ -21,6 +21,7 @@ pub(super) async fn run(session: Arc<Session>, made: Revision) {
         loss = watch(&session, made) => session.lose(loss),
         () = renew_for_ever(&session) => session.lose(Loss::Expired),
         () = session.pay() => {}
+        () = session.send_together() => {}
         () = retire(&session) => session.lose(Loss::Released),
     }
     // Closing revokes the leases itself, within its own deadline.

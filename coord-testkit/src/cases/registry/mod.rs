@@ -42,6 +42,12 @@ macro_rules! registry_cases {
                 an_exclusive_registration_of_what_is_gone_succeeds,
                 of_many_exclusive_registrations_one_succeeds,
                 ids_are_unique_per_service_only,
+                what_is_registered_together_is_found_together,
+                together_replaces_and_takes_over_as_one_by_one,
+                together_all_are_registered_or_none,
+                together_with_bad_input_none_is_registered,
+                a_register_that_hangs_holds_up_no_other,
+                a_register_of_many_dropped_at_any_await_point_leaves_nothing,
                 bad_input_is_an_invalid_argument_before_any_request,
                 a_bad_update_changes_nothing,
                 a_record_over_one_mebibyte_is_an_invalid_argument,
@@ -128,6 +134,11 @@ fn version(id: impl Into<String>, version: impl Into<String>) -> ServiceInstance
 /// Registers for the TTL of the case.
 async fn register(cx: &Fixture, provider: &dyn Provider, instance: ServiceInstance) -> coord_api::Result<Registration> {
     provider.registry().register_with(instance, RegisterOptions::default().with_ttl(cx.ttl())).await
+}
+
+/// Registers all of them for the TTL of the case.
+async fn register_all(cx: &Fixture, provider: &dyn Provider, instances: Vec<ServiceInstance>) -> coord_api::Result<Vec<Registration>> {
+    provider.registry().register_all(instances, RegisterOptions::default().with_ttl(cx.ttl())).await
 }
 
 /// Registers unless a live foreign owner holds the id.

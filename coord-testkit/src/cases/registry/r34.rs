@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use coord_api::prelude::*;
-use coord_api::{ErrorKind, HandleState, Loss, Outcome, RegisterOptions, Registration, ServiceInstance};
+use coord_api::{ErrorKind, HandleState, Loss, Outcome, RegisterOptions, Registration, ServiceInstance, Takeover};
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use super::super::leased::{BACKOFF_CAP, Lasting, ONE_SECOND, entry, lease_of, lost_within};
 use super::super::slow::slow_provider;
-use super::{eventually_found, found, instance, register, register_exclusively, version};
+use super::{eventually_found, found, instance, register, register_all, register_exclusively, version};
 use crate::bad;
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
@@ -329,6 +329,95 @@ pub(super) async fn ids_are_unique_per_service_only(cx: Fixture) {
     assert!(held.iter().all(|registration| registration.state() == HandleState::Held));
     for service in ["s", "t", "st", "u"] {
         assert_eq!(one.registry().discover(service).await.unwrap().items.len(), 1);
+    }
+}
+
+pub(super) async fn what_is_registered_together_is_found_together(cx: Fixture) {
+    let (provider, other) = (cx.provider().await, cx.provider().await);
+    let instances: Vec<_> = (0..250).map(|n| version(format!("i{n:03}"), "1")).collect();
+    let mut wanted = instances.clone();
+    // Given in another order than they are found in, and with another service among them.
+    wanted.reverse();
+    wanted.insert(100, ServiceInstance::new("t", "i000", "localhost", 80));
+    let held = register_all(&cx, &*provider, wanted.clone()).await.unwrap();
+    assert_eq!(found(&*other).await, instances, "at once");
+    assert_eq!(other.registry().discover("t").await.unwrap().items, wanted[100..=100]);
+    for (registration, instance) in held.iter().zip(&wanted) {
+        assert_eq!((registration.service(), registration.id()), (&*instance.name, &*instance.id), "in the order given");
+        assert!(registration.state().is_held());
+    }
+    assert_eq!(held.len(), wanted.len());
+    held[0].unregister().await.unwrap();
+    assert_eq!(found(&*other).await, instances[..249], "each is a registration of its own");
+    assert_eq!(register_all(&cx, &*provider, Vec::new()).await.unwrap().len(), 0);
+}
+
+pub(super) async fn together_replaces_and_takes_over_as_one_by_one(cx: Fixture) {
+    let (provider, foreign) = (cx.provider().await, cx.provider().await);
+    let mine = register(&cx, &*provider, version("a", "1")).await.unwrap();
+    let theirs = register(&cx, &*foreign, version("b", "1")).await.unwrap();
+    let wanted: Vec<_> = ["a", "b", "c"].map(|id| version(id, "2")).to_vec();
+    let held = register_all(&cx, &*provider, wanted.clone()).await.unwrap();
+    assert_eq!(found(&*foreign).await, wanted);
+    for old in [&mine, &theirs] {
+        assert_eq!(lost_within(ONE_SECOND + cx.slack(), "the old handle is over", old.lost()).await.0, Loss::Superseded);
+    }
+    assert!(held[1].fencing_token() > theirs.fencing_token());
+    assert!(held.iter().all(|registration| registration.state().is_held()));
+}
+
+pub(super) async fn together_all_are_registered_or_none(cx: Fixture) {
+    let (provider, foreign) = (cx.provider().await, cx.provider().await);
+    let theirs = register(&cx, &*foreign, version("i5", "theirs")).await.unwrap();
+    let options = RegisterOptions::default().with_ttl(cx.ttl()).with_takeover(Takeover::Exclusive);
+    let wanted = (0..10).map(|n| version(format!("i{n}"), "1")).collect();
+    let error = provider.registry().register_all(wanted, options).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    let left = [version("i5", "theirs")];
+    eventually_found(ONE_SECOND + cx.slack(), &*foreign, "none of the others is left", &left).await;
+    assert!(theirs.state().is_held());
+}
+
+pub(super) async fn together_with_bad_input_none_is_registered(cx: Fixture) {
+    let (client, counter) = cx.counting().await;
+    let with = |bad: ServiceInstance| vec![instance("a"), instance("b"), bad];
+    for wanted in [with(instance("a")), with(instance("")), with(ServiceInstance::new("s", "c", "localhost", 0))] {
+        let error = register_all(&cx, &*client.provider, wanted).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied));
+    }
+    assert_eq!(counter.counts().all(), 0, "nothing was sent");
+    let same_id = with(ServiceInstance::new("t", "a", "localhost", 80));
+    assert_eq!(register_all(&cx, &*client.provider, same_id).await.unwrap().len(), 3, "of two services");
+}
+
+pub(super) async fn a_register_that_hangs_holds_up_no_other(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let provider = &client.provider;
+    let _first = register(&cx, &**provider, instance("first")).await.unwrap();
+    faults.next(Fault::Delay(cx.soon() * 2), |request| request.is_write());
+    let mut hangs = Box::pin(register(&cx, &**provider, instance("hangs")));
+    assert!(timeout(cx.slack(), &mut hangs).await.is_err(), "its write is under way");
+    let others = join_all((0..10).map(|n| register(&cx, &**provider, instance(format!("i{n}")))));
+    let others = within(ONE_SECOND + cx.slack(), "the others are registered", others).await;
+    assert!(others.into_iter().all(|registered| registered.unwrap().state().is_held()));
+}
+
+pub(super) async fn a_register_of_many_dropped_at_any_await_point_leaves_nothing(cx: Fixture) {
+    let other = cx.provider().await;
+    for polls in 0.. {
+        let provider = cx.provider().await;
+        let wanted = (0..5).map(|n| instance(format!("i{n}"))).collect();
+        let polled = poll_times(polls, cx.slack(), register_all(&cx, &*provider, wanted)).await;
+        let done = matches!(polled, Polled::Done(_));
+        drop(polled);
+        let what = format!("nothing is left of registrations that were dropped after {polls} polls");
+        sleep(Duration::from_millis(50)).await;
+        eventually_found(ONE_SECOND + cx.slack(), &*other, &what, &[]).await;
+        sleep(cx.slack()).await;
+        assert_eq!(found(&*other).await, [], "{what}");
+        if done {
+            return;
+        }
     }
 }
 
