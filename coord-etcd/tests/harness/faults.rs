@@ -17,6 +17,7 @@ const FOLLOWER_STANDS: &str = "follower stands still";
 const MAJORITY_KILLED: &str = "majority killed";
 
 /// The ways of one client to all servers.
+#[derive(Clone)]
 pub(crate) struct Ways(pub(crate) Vec<Proxy>);
 
 impl Ways {

@@ -21,6 +21,8 @@ pub(crate) struct Etcd {
     cluster: Arc<Mutex<Cluster>>,
     clients: Mutex<Vec<EtcdStore>>,
     disturbed: bool,
+    /// The ways of all clients: who keeps a client's store alone needs them as well.
+    ways: Mutex<Vec<Ways>>,
 }
 
 impl Etcd {
@@ -40,7 +42,7 @@ impl Etcd {
     }
 
     fn over(cluster: Cluster) -> Self {
-        Etcd { cluster: Arc::new(Mutex::new(cluster)), clients: Mutex::default(), disturbed: false }
+        Etcd { cluster: Arc::new(Mutex::new(cluster)), clients: Mutex::default(), disturbed: false, ways: Mutex::default() }
     }
 
     fn cluster(&self) -> MutexGuard<'_, Cluster> {
@@ -61,6 +63,7 @@ impl Harness for Etcd {
             false => None,
         };
         if let Some(ways) = &ways {
+            self.ways.lock().unwrap().push(ways.clone());
             options.endpoints = ways.endpoints();
             // So that several fit into the TTLs of a history.
             options.retry.attempt_timeout = Some(Duration::from_millis(500));

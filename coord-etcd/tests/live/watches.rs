@@ -75,12 +75,18 @@ async fn a_quiet_watch_on_a_healthy_member_stays() {
     }
 }
 
-/// A gauge of the server's.
-fn gauge(cluster: &Cluster, name: &str) -> f64 {
+/// All that the server measures, in the format of Prometheus.
+pub(super) fn metrics(cluster: &Cluster) -> String {
     let mut connection = TcpStream::connect(&cluster.endpoints()[0]).unwrap();
     connection.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
     let mut text = String::new();
     connection.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// A gauge of the server's.
+fn gauge(cluster: &Cluster, name: &str) -> f64 {
+    let text = metrics(cluster);
     let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).expect("the server has the gauge");
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
