@@ -1,8 +1,10 @@
 //! One server, or three that know each other.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 
 use crate::binary::Binary;
+use crate::peers::{Peers, Pids};
 use crate::server::{Config, Server};
 
 /// How often a cluster is started anew because somebody took one of its ports meanwhile.
@@ -12,6 +14,8 @@ const TRIES: usize = 10;
 #[derive(Debug)]
 pub struct Cluster {
     servers: Vec<Server>,
+    /// The ways between the members, where they can be cut. Dropped after the servers.
+    peers: Option<Peers>,
 }
 
 impl Cluster {
@@ -32,8 +36,9 @@ impl Cluster {
     pub fn single_with(binary: &Binary, flags: &[&str]) -> Self {
         let any = "http://127.0.0.1:0".to_owned();
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let config = Config { name: "n0".to_owned(), peer: any.clone(), cluster: format!("n0={any}"), client: any, flags };
-        Cluster { servers: vec![Server::new(binary, config).unwrap_or_else(|why| panic!("{why}"))] }
+        let config =
+            Config { name: "n0".to_owned(), peer: any.clone(), advertised: any.clone(), cluster: format!("n0={any}"), client: any, flags };
+        Cluster { servers: vec![Server::new(binary, config).unwrap_or_else(|why| panic!("{why}"))], peers: None }
     }
 
     /// Starts three servers that form a cluster.
@@ -51,9 +56,22 @@ impl Cluster {
     ///
     /// As [`three`](Self::three).
     pub fn three_with(binary: &Binary, flags: &[&str]) -> Self {
+        Cluster::start_three(binary, flags, false)
+    }
+
+    /// As [`three`](Self::three), with ways between them that can be cut: [`cut_off`](Self::cut_off). Needs Linux.
+    ///
+    /// # Panics
+    ///
+    /// As [`three`](Self::three).
+    pub fn three_with_peer_links(binary: &Binary) -> Self {
+        Cluster::start_three(binary, &[], true)
+    }
+
+    fn start_three(binary: &Binary, flags: &[&str], links: bool) -> Self {
         let mut last = String::new();
         for _ in 0..TRIES {
-            match Cluster::try_three(binary, flags) {
+            match Cluster::try_three(binary, flags, links) {
                 Ok(cluster) => return cluster,
                 // Peers must be known beforehand, so that their ports are free ones that somebody else may take first.
                 Err(why) if why.contains("address already in use") => last = why,
@@ -63,22 +81,53 @@ impl Cluster {
         panic!("no three free ports after {TRIES} tries: {last}");
     }
 
-    fn try_three(binary: &Binary, flags: &[&str]) -> Result<Self, String> {
-        let peers = free_ports(3)?.into_iter().map(|port| format!("http://127.0.0.1:{port}")).collect::<Vec<_>>();
-        let cluster = peers.iter().enumerate().map(|(n, peer)| format!("n{n}={peer}")).collect::<Vec<_>>().join(",");
+    fn try_three(binary: &Binary, flags: &[&str], links: bool) -> Result<Self, String> {
+        let listen = free_ports(3)?.into_iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>();
+        let pids: Pids = listen.iter().map(|_| Arc::default()).collect();
+        let peers = links.then(|| Peers::start(listen.clone(), pids.clone())).transpose()?;
+        let advertised = peers.as_ref().map_or(listen.as_slice(), Peers::addresses);
+        let cluster = advertised.iter().enumerate().map(|(n, peer)| format!("n{n}=http://{peer}")).collect::<Vec<_>>().join(",");
         let mut servers = Vec::new();
         let mut starting = Vec::new();
-        for (n, peer) in peers.into_iter().enumerate() {
-            let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-            let config = Config { name: format!("n{n}"), peer, cluster: cluster.clone(), client: "http://127.0.0.1:0".to_owned(), flags };
-            let (server, started) = Server::starting(binary, config)?;
+        for (n, ((peer, advertised), pid)) in listen.iter().zip(advertised).zip(pids).enumerate() {
+            let config = Config {
+                name: format!("n{n}"),
+                peer: format!("http://{peer}"),
+                advertised: format!("http://{advertised}"),
+                cluster: cluster.clone(),
+                client: "http://127.0.0.1:0".to_owned(),
+                flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            };
+            let (server, started) = Server::starting(binary, config, pid)?;
             servers.push(server);
             starting.push(started);
         }
         for (server, started) in servers.iter_mut().zip(starting) {
             started.wait(server)?;
         }
-        Ok(Cluster { servers })
+        Ok(Cluster { servers, peers })
+    }
+
+    /// Cuts a member off from the others: nothing passes between them, and connections stay open. Its clients reach it as before.
+    ///
+    /// # Panics
+    ///
+    /// When the cluster was not started [`with peer links`](Self::three_with_peer_links).
+    pub fn cut_off(&self, member: usize) {
+        self.peer_links().cut(member);
+    }
+
+    /// Lets a member reach the others again.
+    ///
+    /// # Panics
+    ///
+    /// As [`cut_off`](Self::cut_off).
+    pub fn rejoin(&self, member: usize) {
+        self.peer_links().join(member);
+    }
+
+    fn peer_links(&self) -> &Peers {
+        self.peers.as_ref().expect("the cluster was started with peer links")
     }
 
     /// The servers.

@@ -2,12 +2,13 @@
 //!
 //! - [`Binary`] finds the program, or says what to do: a test without a server fails, it never passes.
 //! - [`Server`] is one process with a data directory of its own. It ends with its owner, also where that panics or is killed.
-//! - [`Cluster`] is one server, or three that know each other.
+//! - [`Cluster`] is one server, or three that know each other and, if asked to, can be cut off from each other.
 //! - [`Proxy`] is the way to a server, which can be disturbed.
 #![allow(clippy::expect_used, clippy::panic, reason = "without its servers a test fails")]
 
 mod binary;
 mod cluster;
+mod peers;
 mod proxy;
 mod server;
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -44,6 +45,8 @@ pub(crate) struct Config {
     pub(crate) name: String,
     /// Where it listens for its peers; port 0 for any.
     pub(crate) peer: String,
+    /// Where its peers find it, which may be a proxy.
+    pub(crate) advertised: String,
     /// All members with their peers' addresses.
     pub(crate) cluster: String,
     /// Where it listens for clients; port 0 for any.
@@ -59,6 +62,8 @@ pub struct Server {
     config: Config,
     data: TempDir,
     running: Option<Running>,
+    /// Its process id, 0 while it does not run, for those who tell connections of members apart.
+    pid: Arc<AtomicU32>,
 }
 
 #[derive(Debug)]
@@ -76,15 +81,16 @@ impl Server {
     /// Starts a server of its own, as [`Cluster::single`](crate::Cluster::single) does.
     pub(crate) fn new(binary: &Binary, config: Config) -> Result<Self, String> {
         let data = TempDir::new().map_err(|error| format!("no directory for the data of etcd: {error}"))?;
-        let mut server = Server { binary: binary.clone(), config, data, running: None };
+        let mut server = Server { binary: binary.clone(), config, data, running: None, pid: Arc::default() };
         server.spawn()?.wait(&mut server)?;
         Ok(server)
     }
 
-    /// A server that is starting. Members of a cluster wait for each other, so that all are started before any is waited for.
-    pub(crate) fn starting(binary: &Binary, config: Config) -> Result<(Self, Starting), String> {
+    /// A server that is starting. Members of a cluster wait for each other, so that all are started before any is waited for. Its
+    /// process id will stand in `pid`.
+    pub(crate) fn starting(binary: &Binary, config: Config, pid: Arc<AtomicU32>) -> Result<(Self, Starting), String> {
         let data = TempDir::new().map_err(|error| format!("no directory for the data of etcd: {error}"))?;
-        let mut server = Server { binary: binary.clone(), config, data, running: None };
+        let mut server = Server { binary: binary.clone(), config, data, running: None, pid };
         let starting = server.spawn()?;
         Ok((server, starting))
     }
@@ -133,6 +139,7 @@ impl Server {
     pub fn kill(&mut self) {
         // The guard kills and reaps the server, and ends after it. A guard that is gone already takes no line.
         if let Some(Running { mut guard, mut lifeline, .. }) = self.running.take() {
+            self.pid.store(0, Ordering::Relaxed);
             let _ = lifeline.write_all(b"kill\n");
             drop(lifeline);
             guard.wait().expect("the guard of the server can be waited for");
@@ -162,7 +169,7 @@ impl Server {
         command.args(["-c", GUARDED]).arg(self.data.path()).arg(&self.binary.path);
         command.arg("--data-dir").arg(self.data.path().join("data"));
         command.args(["--name", &config.name, "--initial-cluster", &config.cluster]);
-        command.args(["--listen-peer-urls", &config.peer, "--initial-advertise-peer-urls", &config.peer]);
+        command.args(["--listen-peer-urls", &config.peer, "--initial-advertise-peer-urls", &config.advertised]);
         command.args(["--listen-client-urls", &config.client, "--advertise-client-urls", &config.client]);
         command.args(["--heartbeat-interval", "50", "--election-timeout", "500"]);
         command.args(match self.binary.series {
@@ -177,6 +184,7 @@ impl Server {
         let mut pid = String::new();
         BufReader::new(stdout).read_line(&mut pid).map_err(|error| format!("etcd cannot be run: {error}"))?;
         let pid = pid.trim().parse().map_err(|_| format!("the shell says `{pid}` instead of a process id"))?;
+        self.pid.store(pid, Ordering::Relaxed);
         self.running = Some(Running { guard, lifeline, pid, client: String::new() });
 
         let (tell, told) = channel();

@@ -75,3 +75,49 @@ fn a_killed_test_process_leaves_no_server_and_no_data() {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// What a member says of itself to its clients, over plain HTTP: it can only be well if it has a leader.
+fn is_well(endpoint: &str) -> bool {
+    use std::io::{Read, Write};
+    let Ok(mut connection) = TcpStream::connect(endpoint) else { return false };
+    connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    write!(connection, "GET /health HTTP/1.0\r\nHost: etcd\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).is_ok() && answer.contains(r#""health":"true""#)
+}
+
+fn becomes(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn any_member_can_be_cut_off_from_the_others_and_they_go_on() {
+    // One of the three leads.
+    for (series, members) in [(Series::V3_4, 0..1), (Series::V3_5, 0..3)] {
+        let cluster = Cluster::three_with_peer_links(&Binary::find(series));
+        let endpoints = cluster.endpoints();
+        for member in members {
+            becomes("all are well", || endpoints.iter().all(|endpoint| is_well(endpoint)));
+            cluster.cut_off(member);
+            becomes("the one that is cut off notices", || !is_well(&endpoints[member]));
+            becomes("the others go on", || (0..3).all(|other| other == member || is_well(&endpoints[other])));
+            assert!(!is_well(&endpoints[member]), "it is cut off still");
+            cluster.rejoin(member);
+        }
+        becomes("all are well", || endpoints.iter().all(|endpoint| is_well(endpoint)));
+    }
+}
+
+#[test]
+fn a_member_that_was_started_again_can_be_cut_off_as_well() {
+    let mut cluster = Cluster::three_with_peer_links(&Binary::find(Series::V3_5));
+    cluster.restart();
+    let endpoints = cluster.endpoints();
+    becomes("all are well", || endpoints.iter().all(|endpoint| is_well(endpoint)));
+    cluster.cut_off(1);
+    becomes("the one that is cut off notices", || !is_well(&endpoints[1]));
+}

@@ -9,12 +9,22 @@ use coord_testkit::Network;
 use coord_testkit::wrap::Link;
 
 /// The faults of servers, by the names that histories call them by.
-pub(crate) const SERVER_FAULTS: &[&str] = &[LEADER_KILLED, FOLLOWER_KILLED, LEADER_STANDS, FOLLOWER_STANDS, MAJORITY_KILLED];
+pub(crate) const SERVER_FAULTS: &[&str] =
+    &[LEADER_KILLED, FOLLOWER_KILLED, LEADER_STANDS, FOLLOWER_STANDS, MAJORITY_KILLED, LEADER_CUT_OFF, FOLLOWER_CUT_OFF];
 const LEADER_KILLED: &str = "leader killed";
 const FOLLOWER_KILLED: &str = "follower killed";
 const LEADER_STANDS: &str = "leader stands still";
 const FOLLOWER_STANDS: &str = "follower stands still";
 const MAJORITY_KILLED: &str = "majority killed";
+const LEADER_CUT_OFF: &str = "leader cut off from its peers";
+const FOLLOWER_CUT_OFF: &str = "follower cut off from its peers";
+
+/// What is done to a server.
+#[derive(Clone, Copy)]
+enum Blow {
+    Signal(Signal),
+    CutOff,
+}
 
 /// The ways of one client to all servers.
 #[derive(Clone)]
@@ -50,6 +60,7 @@ impl Network for Ways {
 pub(crate) struct ServerFault {
     cluster: Arc<Mutex<Cluster>>,
     victims: Vec<usize>,
+    blow: Blow,
 }
 
 impl ServerFault {
@@ -58,22 +69,25 @@ impl ServerFault {
         let endpoints = lock(cluster).endpoints();
         let leader = leader(&endpoints).await?;
         let follower = (leader + 1) % endpoints.len();
-        let (victims, signal) = match name {
-            LEADER_KILLED => (vec![leader], Signal::Kill),
-            FOLLOWER_KILLED => (vec![follower], Signal::Kill),
-            LEADER_STANDS => (vec![leader], Signal::Stop),
-            FOLLOWER_STANDS => (vec![follower], Signal::Stop),
-            MAJORITY_KILLED => (vec![leader, follower], Signal::Kill),
+        let (victims, blow) = match name {
+            LEADER_KILLED => (vec![leader], Blow::Signal(Signal::Kill)),
+            FOLLOWER_KILLED => (vec![follower], Blow::Signal(Signal::Kill)),
+            LEADER_STANDS => (vec![leader], Blow::Signal(Signal::Stop)),
+            FOLLOWER_STANDS => (vec![follower], Blow::Signal(Signal::Stop)),
+            MAJORITY_KILLED => (vec![leader, follower], Blow::Signal(Signal::Kill)),
+            LEADER_CUT_OFF => (vec![leader], Blow::CutOff),
+            FOLLOWER_CUT_OFF => (vec![follower], Blow::CutOff),
             _ => return None,
         };
-        let fault = ServerFault { cluster: Arc::clone(cluster), victims };
+        let fault = ServerFault { cluster: Arc::clone(cluster), victims, blow };
         for victim in &fault.victims {
             let mut cluster = lock(cluster);
             let server = cluster.servers_mut().get_mut(*victim)?;
-            match signal {
-                Signal::Kill => server.kill(),
-                _ if server.is_running() => server.signal(signal),
-                _ => {}
+            match blow {
+                Blow::Signal(Signal::Kill) => server.kill(),
+                Blow::Signal(signal) if server.is_running() => server.signal(signal),
+                Blow::Signal(_) => {}
+                Blow::CutOff => cluster.cut_off(*victim),
             }
         }
         Some(fault)
@@ -82,7 +96,11 @@ impl ServerFault {
 
 impl Drop for ServerFault {
     fn drop(&mut self) {
-        let (cluster, victims) = (Arc::clone(&self.cluster), std::mem::take(&mut self.victims));
+        let (cluster, victims, blow) = (Arc::clone(&self.cluster), std::mem::take(&mut self.victims), self.blow);
+        if matches!(blow, Blow::CutOff) {
+            victims.iter().for_each(|victim| lock(&cluster).rejoin(*victim));
+            return;
+        }
         // Starting a server takes its time, which whoever drops this may not have.
         thread::spawn(move || {
             for victim in &victims {

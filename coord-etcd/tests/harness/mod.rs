@@ -36,9 +36,9 @@ impl Etcd {
         Etcd::over(Cluster::three(&Binary::find(series)))
     }
 
-    /// Three servers that die and stand still where a history has it so, and a way of its own to each of them for each client.
+    /// Three servers that die, stand still and are cut off from each other where a history has it so, and a way of its own to each of them for each client.
     pub(crate) fn disturbed(series: Series) -> Self {
-        Etcd { disturbed: true, ..Etcd::three(series) }
+        Etcd { disturbed: true, ..Etcd::over(Cluster::three_with_peer_links(&Binary::find(series))) }
     }
 
     fn over(cluster: Cluster) -> Self {
