@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use crate::binary::Binary;
-use crate::peers::{Peers, Pids};
+use crate::peers::{CutOff, Peers, Pids};
 use crate::server::{Config, Server};
 
 /// How often a cluster is started anew because somebody took one of its ports meanwhile.
@@ -108,22 +108,18 @@ impl Cluster {
         Ok(Cluster { servers, peers })
     }
 
-    /// Cuts a member off from the others: nothing passes between them, and connections stay open. Its clients reach it as before.
+    /// Cuts a member off from the others, until the answer is dropped: nothing passes between them, and connections stay open. Its clients reach it as before.
     ///
     /// # Panics
     ///
     /// When the cluster was not started [`with peer links`](Self::three_with_peer_links).
-    pub fn cut_off(&self, member: usize) {
-        self.peer_links().cut(member);
+    pub fn cut_off(&self, member: usize) -> CutOff {
+        self.peer_links().cut(member)
     }
 
-    /// Lets a member reach the others again.
-    ///
-    /// # Panics
-    ///
-    /// As [`cut_off`](Self::cut_off).
-    pub fn rejoin(&self, member: usize) {
-        self.peer_links().join(member);
+    /// Whether no member is cut off from the others. One that is cannot be started: it would wait for them.
+    pub fn is_whole(&self) -> bool {
+        self.peers.as_ref().is_none_or(Peers::are_whole)
     }
 
     fn peer_links(&self) -> &Peers {
@@ -145,13 +141,14 @@ impl Cluster {
         self.servers.iter().map(|server| server.endpoint().to_owned()).collect()
     }
 
-    /// Kills all servers and starts them again on their data.
+    /// Kills all servers and starts them again on their data. Members that were cut off are so no more.
     ///
     /// # Panics
     ///
     /// When one does not start.
     pub fn restart(&mut self) {
         self.servers.iter_mut().for_each(Server::kill);
+        self.peers.iter().for_each(Peers::heal);
         self.restart_killed();
     }
 

@@ -14,5 +14,6 @@ mod server;
 
 pub use binary::{Binary, Series};
 pub use cluster::Cluster;
+pub use peers::CutOff;
 pub use proxy::{Proxy, Way};
 pub use server::{Server, Signal};

@@ -1,10 +1,10 @@
 //! The ways between the members of a cluster, which can be cut for one of them while its clients go on reaching it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -23,6 +23,25 @@ const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// The process ids of the members, 0 for one that does not run.
 pub(crate) type Pids = Vec<Arc<AtomicU32>>;
 
+/// The cuts under way, each with its member.
+type Cuts = BTreeMap<u64, usize>;
+
+/// A member is cut off from the others for as long as this lives.
+#[derive(Debug)]
+#[must_use = "the cut ends when this is dropped"]
+pub struct CutOff {
+    cuts: Arc<watch::Sender<Cuts>>,
+    id: u64,
+}
+
+impl Drop for CutOff {
+    fn drop(&mut self) {
+        self.cuts.send_modify(|cuts| {
+            cuts.remove(&self.id);
+        });
+    }
+}
+
 /// Proxies before the members' addresses for peers. All members see the same address of a peer, so that who makes a connection is found out by whose socket it is:
 /// this needs Linux.
 ///
@@ -30,7 +49,8 @@ pub(crate) type Pids = Vec<Arc<AtomicU32>>;
 #[derive(Debug)]
 pub(crate) struct Peers {
     addresses: Vec<String>,
-    cut: watch::Sender<BTreeSet<usize>>,
+    cuts: Arc<watch::Sender<Cuts>>,
+    next: AtomicU64,
     end: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -51,7 +71,7 @@ impl Peers {
             addresses.push(listener.local_addr().map_err(no)?.to_string());
             listeners.push(listener);
         }
-        let (cut, is_cut) = watch::channel(BTreeSet::new());
+        let (cuts, seen) = watch::channel(Cuts::new());
         let (end, ended) = tokio::sync::oneshot::channel();
         let (tell, told) = mpsc::channel();
         let thread = thread::Builder::new().name("peers".to_owned()).spawn(move || {
@@ -62,7 +82,7 @@ impl Peers {
             runtime.block_on(async move {
                 for (to, (listener, server)) in listeners.into_iter().zip(servers).enumerate() {
                     match tokio::net::TcpListener::from_std(listener) {
-                        Ok(listener) => drop(tokio::spawn(accept(listener, server, to, pids.clone(), is_cut.clone()))),
+                        Ok(listener) => drop(tokio::spawn(accept(listener, server, to, pids.clone(), seen.clone()))),
                         Err(error) => return drop(tell.send(Err(no(error)))),
                     }
                 }
@@ -73,7 +93,7 @@ impl Peers {
         });
         let thread = thread.map_err(no)?;
         told.recv().map_err(|_| "the thread of the peers' ways is gone".to_owned())??;
-        Ok(Peers { addresses, cut, end: Some(end), thread: Some(thread) })
+        Ok(Peers { addresses, cuts: Arc::new(cuts), next: AtomicU64::new(0), end: Some(end), thread: Some(thread) })
     }
 
     /// What the members are to be called by: `127.0.0.1:PORT` each.
@@ -82,17 +102,22 @@ impl Peers {
     }
 
     /// Cuts a member off from the others.
-    pub(crate) fn cut(&self, member: usize) {
-        self.cut.send_modify(|cut| {
-            cut.insert(member);
+    pub(crate) fn cut(&self, member: usize) -> CutOff {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.cuts.send_modify(|cuts| {
+            cuts.insert(id, member);
         });
+        CutOff { cuts: Arc::clone(&self.cuts), id }
     }
 
-    /// Ends that.
-    pub(crate) fn join(&self, member: usize) {
-        self.cut.send_modify(|cut| {
-            cut.remove(&member);
-        });
+    /// Whether nobody is cut off.
+    pub(crate) fn are_whole(&self) -> bool {
+        self.cuts.borrow().is_empty()
+    }
+
+    /// Ends all cuts before their time.
+    pub(crate) fn heal(&self) {
+        self.cuts.send_modify(Cuts::clear);
     }
 }
 
@@ -105,10 +130,10 @@ impl Drop for Peers {
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, server: String, to: usize, pids: Pids, cut: watch::Receiver<BTreeSet<usize>>) {
+async fn accept(listener: tokio::net::TcpListener, server: String, to: usize, pids: Pids, cuts: watch::Receiver<Cuts>) {
     loop {
         let Ok((peer, from)) = listener.accept().await else { return };
-        let (server, pids, cut) = (server.clone(), pids.clone(), cut.clone());
+        let (server, pids, cuts) = (server.clone(), pids.clone(), cuts.clone());
         tokio::spawn(async move {
             // A connection of nobody's is not carried: it would cross what is cut.
             let Some(from) = owner(from, &pids).await else { return };
@@ -117,22 +142,22 @@ async fn accept(listener: tokio::net::TcpListener, server: String, to: usize, pi
             let ((from_peer, to_peer), (from_server, to_server)) = (peer.into_split(), server.into_split());
             let ends = [from, to];
             tokio::select! {
-                () = pass(from_peer, to_server, ends, cut.clone()) => {}
-                () = pass(from_server, to_peer, ends, cut) => {}
+                () = pass(from_peer, to_server, ends, cuts.clone()) => {}
+                () = pass(from_server, to_peer, ends, cuts) => {}
             }
         });
     }
 }
 
 /// Carries what comes from one side to the other. While one of the ends is cut off, nothing arrives and connections stay open, as in a partition.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, ends: [usize; 2], mut cut: watch::Receiver<BTreeSet<usize>>) {
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, ends: [usize; 2], mut cuts: watch::Receiver<Cuts>) {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let read = match from.read(&mut buffer).await {
             Ok(0) | Err(_) => return,
             Ok(read) => read,
         };
-        if cut.wait_for(|cut| !ends.iter().any(|end| cut.contains(end))).await.is_err() {
+        if cuts.wait_for(|cuts| !cuts.values().any(|member| ends.contains(member))).await.is_err() {
             return;
         }
         let Some(taken) = buffer.get(..read) else { return };

@@ -102,11 +102,11 @@ fn any_member_can_be_cut_off_from_the_others_and_they_go_on() {
         let endpoints = cluster.endpoints();
         for member in members {
             becomes("all are well", || endpoints.iter().all(|endpoint| is_well(endpoint)));
-            cluster.cut_off(member);
+            let cut = cluster.cut_off(member);
             becomes("the one that is cut off notices", || !is_well(&endpoints[member]));
             becomes("the others go on", || (0..3).all(|other| other == member || is_well(&endpoints[other])));
             assert!(!is_well(&endpoints[member]), "it is cut off still");
-            cluster.rejoin(member);
+            drop(cut);
         }
         becomes("all are well", || endpoints.iter().all(|endpoint| is_well(endpoint)));
     }
@@ -118,6 +118,9 @@ fn a_member_that_was_started_again_can_be_cut_off_as_well() {
     cluster.restart();
     let endpoints = cluster.endpoints();
     becomes("all are well", || endpoints.iter().all(|endpoint| is_well(endpoint)));
-    cluster.cut_off(1);
+    let cut = cluster.cut_off(1);
     becomes("the one that is cut off notices", || !is_well(&endpoints[1]));
+    cluster.restart();
+    becomes("a restart of all ends the cut", || endpoints.iter().all(|endpoint| is_well(endpoint)));
+    drop(cut);
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use coord_etcd_fixture::{Cluster, Proxy, Signal, Way};
+use coord_etcd_fixture::{Cluster, CutOff, Proxy, Signal, Way};
 use coord_testkit::Network;
 use coord_testkit::wrap::Link;
 
@@ -60,7 +60,8 @@ impl Network for Ways {
 pub(crate) struct ServerFault {
     cluster: Arc<Mutex<Cluster>>,
     victims: Vec<usize>,
-    blow: Blow,
+    /// Where it is a cut.
+    cut: Option<CutOff>,
 }
 
 impl ServerFault {
@@ -79,7 +80,7 @@ impl ServerFault {
             FOLLOWER_CUT_OFF => (vec![follower], Blow::CutOff),
             _ => return None,
         };
-        let fault = ServerFault { cluster: Arc::clone(cluster), victims, blow };
+        let mut fault = ServerFault { cluster: Arc::clone(cluster), victims, cut: None };
         for victim in &fault.victims {
             let mut cluster = lock(cluster);
             let server = cluster.servers_mut().get_mut(*victim)?;
@@ -87,7 +88,7 @@ impl ServerFault {
                 Blow::Signal(Signal::Kill) => server.kill(),
                 Blow::Signal(signal) if server.is_running() => server.signal(signal),
                 Blow::Signal(_) => {}
-                Blow::CutOff => cluster.cut_off(*victim),
+                Blow::CutOff => fault.cut = Some(cluster.cut_off(*victim)),
             }
         }
         Some(fault)
@@ -96,11 +97,11 @@ impl ServerFault {
 
 impl Drop for ServerFault {
     fn drop(&mut self) {
-        let (cluster, victims, blow) = (Arc::clone(&self.cluster), std::mem::take(&mut self.victims), self.blow);
-        if matches!(blow, Blow::CutOff) {
-            victims.iter().for_each(|victim| lock(&cluster).rejoin(*victim));
+        if self.cut.is_some() {
+            // It ends by itself, and without the cluster's lock, which somebody may have who waits for that.
             return;
         }
+        let (cluster, victims) = (Arc::clone(&self.cluster), std::mem::take(&mut self.victims));
         // Starting a server takes its time, which whoever drops this may not have.
         thread::spawn(move || {
             for victim in &victims {
@@ -110,8 +111,15 @@ impl Drop for ServerFault {
                     server.signal(Signal::Continue);
                 }
             }
-            // Members of a killed majority need each other to start.
-            lock(&cluster).restart_killed();
+            loop {
+                let mut cluster = lock(&cluster);
+                if cluster.is_whole() {
+                    // Members of a killed majority need each other to start.
+                    return cluster.restart_killed();
+                }
+                drop(cluster);
+                thread::sleep(Duration::from_millis(20));
+            }
         });
     }
 }
