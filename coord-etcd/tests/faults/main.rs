@@ -1,7 +1,11 @@
 //! Rows of the fault matrix on a real cluster of three: processes killed and stopped, connections cut.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, reason = "tests")]
 
+mod consumers;
+mod holders;
 mod links;
+mod owners;
+mod peers;
 mod servers;
 
 use std::collections::BTreeSet;
@@ -24,6 +28,9 @@ const ELECTION: Duration = Duration::from_secs(1);
 /// One attempt of a request.
 const ATTEMPT: Duration = Duration::from_millis(500);
 
+/// All attempts of a request.
+const TOTAL: Duration = Duration::from_secs(3);
+
 /// What a busy machine adds to what is promised.
 const SLACK: Duration = Duration::from_secs(2);
 
@@ -33,7 +40,7 @@ const SOON: Duration = Duration::from_secs(30);
 fn options(endpoints: impl IntoIterator<Item = impl Into<String>>) -> EtcdOptions {
     let mut options = EtcdOptions::new(endpoints);
     options.retry.attempt_timeout = Some(ATTEMPT);
-    options.retry.total_timeout = Some(Duration::from_secs(3));
+    options.retry.total_timeout = Some(TOTAL);
     options
 }
 

@@ -10,7 +10,7 @@ use coord_testkit::wait::{eventually, within};
 use crate::{ATTEMPT, ELECTION, Follower, Held, SLACK, SOON, Writer, provider};
 
 /// The index of the leader.
-async fn leader(cluster: &Cluster) -> usize {
+pub(crate) async fn leader(cluster: &Cluster) -> usize {
     let mut found = None;
     for (index, endpoint) in cluster.endpoints().into_iter().enumerate() {
         let mut client = etcd_client::Client::connect([endpoint], None).await.unwrap();
