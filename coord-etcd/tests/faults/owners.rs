@@ -26,7 +26,7 @@ async fn is_superseded(ttl: Duration, away: Duration) {
     let (cluster, proxies) = cluster_behind_proxies().await;
     let (old, new) = (provider(endpoints(&proxies)).await, provider(cluster.endpoints()).await);
     let options = RegisterOptions::default().with_ttl(ttl);
-    let before = old.registry().register_with(instance("old"), options.clone()).await.unwrap();
+    let before = old.registry().register_with(instance("old"), options).await.unwrap();
     proxies.iter().for_each(|proxy| proxy.set(Way::Stands));
     let since = Instant::now();
     let after = within(SOON, "it is taken over", new.registry().register_with(instance("new"), options)).await.unwrap();
