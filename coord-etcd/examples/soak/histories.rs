@@ -54,12 +54,22 @@ pub(crate) fn run(count: u64, options: &Options) -> u64 {
                     if seed >= end {
                         return;
                     }
+                    let began = Instant::now();
                     let harness: Arc<dyn Harness> = Arc::new(Etcd::disturbed(Series::V3_5));
                     let plan = plan(seed, options, harness.server_faults());
                     let outcome = execute(async { harness }, &plan);
                     bar.suspend(|| tell(seed, options, &plan, &outcome));
                     add(&mut done.lock().unwrap(), &outcome);
                     bar.inc(1);
+                    if bar.is_hidden() {
+                        let verdict = if outcome.breaches.is_empty() { "ok" } else { "BROKEN" };
+                        eprintln!(
+                            "{} of {count}: seed {seed} ({:?}) {verdict}, {:.0} s",
+                            bar.position(),
+                            plan.workload,
+                            began.elapsed().as_secs_f64()
+                        );
+                    }
                 }
             });
         }
