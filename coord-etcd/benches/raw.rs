@@ -39,8 +39,13 @@ use futures_util::stream;
 const CALLERS: usize = 64;
 const TTL: Duration = Duration::from_secs(30);
 
+/// All of it runs in spawned tasks, as it would in a service: what `main` itself awaits is woken through another thread.
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
+    tokio::spawn(all()).await.unwrap();
+}
+
+async fn all() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let binary = Binary::find(Series::V3_5);
     println!("etcd {}", binary.version());
@@ -159,7 +164,8 @@ async fn latency(cluster: &Cluster) {
     println!("\n## Latency, one call at a time, {ROUNDS} rounds in turns: medians");
     let (one, other, provider) = (raw(cluster).await, raw(cluster).await, ours(cluster).await);
     for kind in [Kind::Get, Kind::Set, Kind::CompareAndSet] {
-        let mut sides = [of_raw(&one, kind, "a"), of_raw(&other, kind, "b"), of_ours(&provider, kind, "c")];
+        let key = |side: &str| format!("{kind:?}/{side}");
+        let mut sides = [of_raw(&one, kind, &key("a")), of_raw(&other, kind, &key("b")), of_ours(&provider, kind, &key("c"))];
         let mut times = [const { Vec::new() }; 3];
         for round in 0..ROUNDS + 100 {
             for turn in 0..3 {
