@@ -94,8 +94,15 @@ pub(crate) async fn txn(members: &Members, txn: &Txn) -> Result<TxnReply> {
                 .main
                 .run(|client| {
                     let mut kv = client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
-                    let request = request(txn);
-                    async move { answer(txn, kv.txn(request).await?.0) }
+                    async move {
+                        // What only puts one key is asked for as such: etcd answers it sooner than a transaction.
+                        if let ([], [Op::Put { key, value, lease }], []) = (&*txn.compares, &*txn.then, &*txn.otherwise) {
+                            let response = kv.put(key.clone(), value.as_bytes(), Some(put(*lease))).await?.0;
+                            let revision = head(response.header.as_ref())?;
+                            return Ok(TxnReply { succeeded: true, revision, replies: vec![OpReply::Put] });
+                        }
+                        answer(txn, kv.txn(request(txn)).await?.0)
+                    }
                 })
                 .await
         })
@@ -185,16 +192,17 @@ fn compare(compare: &Compare) -> etcd_client::Compare {
 
 fn operation(op: &Op) -> TxnOp {
     match op {
-        Op::Put { key, value, lease } => {
-            let options = PutOptions::new().with_lease(lease.map_or(0, lease_number));
-            TxnOp::put(key.clone(), value.as_bytes(), Some(options))
-        }
+        Op::Put { key, value, lease } => TxnOp::put(key.clone(), value.as_bytes(), Some(put(*lease))),
         Op::Delete { key } => TxnOp::delete(key.clone(), Some(DeleteOptions::new())),
         Op::Range(range) => {
             let (start, options) = get(range, range.limit);
             TxnOp::get(start, Some(options))
         }
     }
+}
+
+fn put(lease: Option<LeaseId>) -> PutOptions {
+    PutOptions::new().with_lease(lease.map_or(0, lease_number))
 }
 
 fn answer(txn: &Txn, response: PbTxnResponse) -> Result<TxnReply, Fault> {

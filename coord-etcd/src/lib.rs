@@ -6,6 +6,7 @@ mod kv;
 mod lease;
 mod members;
 mod options;
+mod pace;
 mod provider;
 mod status;
 mod store;

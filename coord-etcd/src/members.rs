@@ -16,6 +16,7 @@ use tonic::transport::Endpoint;
 use crate::connection::{Link, require_runtime};
 use crate::error::{Effect, Fault};
 use crate::options::{Credentials, EtcdOptions};
+use crate::pace::Pace;
 use crate::status::status;
 
 /// A caller who gave up after waiting at least so long had reason to. Renewals are given up long before an attempt's timeout.
@@ -34,6 +35,7 @@ pub(crate) struct Members {
     preferred: AtomicUsize,
     credentials: Option<Arc<Credentials>>,
     attempt_timeout: Duration,
+    pace: Pace,
     closing: CancellationToken,
 }
 
@@ -56,11 +58,13 @@ impl Members {
     pub(crate) fn new(options: &EtcdOptions, closing: CancellationToken) -> Result<Self> {
         let members: Vec<_> =
             options.endpoints()?.into_iter().map(|(name, endpoint)| Member { name, endpoint, link: Mutex::new(None) }).collect();
+        let attempt_timeout = options.retry.attempt_timeout.unwrap_or(Duration::MAX);
         Ok(Members {
             preferred: AtomicUsize::new(fastrand::usize(..members.len())),
             members,
             credentials: options.credentials.clone().map(Arc::new),
-            attempt_timeout: options.retry.attempt_timeout.unwrap_or(Duration::MAX),
+            attempt_timeout,
+            pace: Pace::new(attempt_timeout),
             closing,
         })
     }
@@ -100,6 +104,7 @@ impl Members {
         if self.closing.is_cancelled() {
             return Err(Error::closed(operation));
         }
+        self.pace.keep();
         let mut tried = 1;
         loop {
             let fault = match self.attempt(limit, &request).await {

@@ -1,48 +1,65 @@
 //! Lost and nonsensical answers to ranges and transactions.
 
 use coord_api::prelude::*;
-use coord_api::store::{Op, Range, Store, Txn};
+use coord_api::store::{Compare, Op, Range, Store, Txn};
 use coord_api::{ErrorKind, Outcome, Value};
 use coord_etcd::{EtcdProvider, EtcdStore};
-use etcd_client::proto::{PbRangeResponse, PbResponseOp, PbTxnOpResponse, PbTxnResponse};
+use etcd_client::proto::{PbPutResponse, PbRangeResponse, PbResponseOp, PbTxnOpResponse, PbTxnResponse};
 use tonic::Status;
 
 use crate::server::{Answer, CLUSTER, Fake, header};
 use crate::{options, store};
 
+/// Sent as a put.
 fn put() -> Txn {
     Txn::new().then(Op::put("k", "v"))
+}
+
+/// Sent as a transaction.
+fn create() -> Txn {
+    put().when(Compare::Absent("k".into()))
 }
 
 #[tokio::test]
 async fn a_lost_answer_leaves_a_write_unknown_and_is_not_repeated() {
     let fake = Fake::start(10).await;
-    fake.script(|script| script.txns.push_back(Answer::Swallow));
-    let error = store(&fake).txn(put()).await.unwrap_err();
-    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown), "{error}");
-    assert_eq!(fake.asked("txn"), 1);
+    fake.script(|script| {
+        script.puts.push_back(Answer::Swallow);
+        script.txns.push_back(Answer::Swallow);
+    });
+    for (txn, asked) in [(put(), "put"), (create(), "txn")] {
+        let error = store(&fake).txn(txn).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown), "{error}");
+        assert_eq!(fake.asked(asked), 1);
+    }
 
     // Nor by the layers around it, and not at another member.
     let other = Fake::start(10).await;
     for fake in [&fake, &other] {
-        fake.script(|script| script.txns.push_back(Answer::Swallow));
+        fake.script(|script| script.puts.push_back(Answer::Swallow));
     }
     let provider = EtcdProvider::connect_lazy(options([&fake, &other])).unwrap();
     let error = provider.config().set_raw("k", Value::from("v")).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown), "{error}");
-    assert_eq!(fake.asked("txn") + other.asked("txn"), 2);
+    assert_eq!(fake.asked("put") + other.asked("put"), 2);
 }
 
 #[tokio::test]
 async fn a_write_that_was_not_applied_goes_to_the_next_member() {
     let (one, two) = (Fake::start(10).await, Fake::start(10).await);
+    let status = || Status::unavailable("etcdserver: no leader");
     for fake in [&one, &two] {
-        fake.script(|script| script.txns.push_back(Answer::Fail(Status::unavailable("etcdserver: no leader"))));
+        fake.script(|script| {
+            script.puts.push_back(Answer::Fail(status()));
+            script.txns.push_back(Answer::Fail(status()));
+        });
     }
-    let store = EtcdStore::connect_lazy(&options([&one, &two])).unwrap();
-    let error = store.txn(put()).await.unwrap_err();
-    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied), "{error}");
-    assert_eq!((one.asked("txn"), two.asked("txn")), (1, 1), "each was asked once");
+    for (txn, asked) in [(put(), "put"), (create(), "txn")] {
+        let store = EtcdStore::connect_lazy(&options([&one, &two])).unwrap();
+        let error = store.txn(txn).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied), "{error}");
+        assert_eq!((one.asked(asked), two.asked(asked)), (1, 1), "each was asked once");
+    }
 }
 
 #[tokio::test]
@@ -70,9 +87,14 @@ async fn nonsense_is_internal_and_panics_nobody() {
     for responses in responses {
         let nonsense = PbTxnResponse { header: header(11), succeeded: true, responses };
         fake.script(|script| script.txns.push_back(Answer::Give(nonsense)));
-        let error = store.txn(put()).await.unwrap_err();
+        let error = store.txn(create()).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Internal, Outcome::Unknown), "{error}");
     }
+    assert_eq!(fake.asked("txn"), 3);
+
+    fake.script(|script| script.puts.push_back(Answer::Give(PbPutResponse::default())));
+    let error = store.txn(put()).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Internal, Outcome::Unknown), "an answer without a header: {error}");
 }
 
 #[tokio::test]

@@ -50,6 +50,7 @@ pub(crate) struct Script {
     /// The store's revision.
     pub(crate) head: i64,
     pub(crate) ranges: VecDeque<Answer<PbRangeResponse>>,
+    pub(crate) puts: VecDeque<Answer<PbPutResponse>>,
     pub(crate) txns: VecDeque<Answer<PbTxnResponse>>,
     pub(crate) look_ups: VecDeque<Answer<PbLeaseTimeToLiveResponse>>,
     pub(crate) watches: VecDeque<Vec<Step<PbWatchResponse>>>,
@@ -170,7 +171,8 @@ impl PbKvService for Fake {
     }
 
     async fn put(&self, _: Request<PbPutRequest>) -> Result<Response<PbPutResponse>, Status> {
-        Err(Status::unimplemented("not asked for"))
+        let usual = |head| PbPutResponse { header: header(head), prev_kv: None };
+        self.answer("put", |script| script.puts.pop_front(), usual).await
     }
 
     async fn delete_range(&self, _: Request<PbDeleteRequest>) -> Result<Response<PbDeleteResponse>, Status> {
