@@ -6,6 +6,7 @@ mod costs;
 mod errors;
 mod members;
 mod sizes;
+mod tls;
 mod watches;
 
 use std::future::Future;
