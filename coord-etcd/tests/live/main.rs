@@ -4,7 +4,10 @@
 mod auth;
 mod costs;
 mod errors;
+mod garbage;
+mod held;
 mod members;
+mod quota;
 mod sizes;
 mod tls;
 mod watches;
