@@ -8,6 +8,7 @@ mod garbage;
 mod held;
 mod members;
 mod quota;
+mod rights;
 mod sizes;
 mod tls;
 mod watches;

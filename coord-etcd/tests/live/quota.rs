@@ -6,8 +6,8 @@ use coord_api::prelude::*;
 use coord_api::{ConfigEvent, Error, ErrorKind, Outcome, RegisterOptions, ServiceInstance, Value, WatchStart};
 use coord_etcd::EtcdProvider;
 use coord_etcd_fixture::{Binary, Cluster, Series};
-use coord_testkit::wait::{eventually, within};
-use etcd_client::{AlarmAction, AlarmType};
+use coord_testkit::wait::within;
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType};
 
 use super::held::Held;
 use super::{SOON, options, raw};
@@ -77,8 +77,11 @@ async fn who_holds_something_keeps_it_while_the_store_is_full_and_nobody_gets_mo
         let revision = operator.get("none", None).await.unwrap().header().unwrap().revision();
         operator.compact(revision, Some(etcd_client::CompactionOptions::new().with_physical())).await.unwrap();
         operator.defragment().await.unwrap();
-        operator.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None).await.unwrap();
-        eventually(SOON, "writes fit again", async || other.config().set_raw("small", Value::from("v")).await.ok()).await;
+        let alarms = operator.alarm(AlarmAction::Get, AlarmType::Nospace, None).await.unwrap();
+        let mut full = AlarmOptions::new();
+        full.with_member(alarms.alarms()[0].member_id());
+        operator.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(full)).await.unwrap();
+        other.config().set_raw("small", Value::from("v")).await.unwrap();
         Held::new(&other, TTL).await.release().await;
         assert_eq!(Held::new(&provider, TTL).await.id.id(), 1);
         provider.close().await.unwrap();
