@@ -3,6 +3,7 @@
 
 mod auth;
 mod costs;
+mod disk;
 mod errors;
 mod garbage;
 mod held;
