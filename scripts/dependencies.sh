@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Who may import whom. The contracts stay free of runtimes, I/O and backends; what is built on them stays free of
 # backends; nothing points upwards. Tests may import anything: only normal and build dependencies count here.
+#
+# And who may ask what time of day it is: nobody. Deadlines, back-off and versions go by the monotonic clock and by the store's revisions, so that a clock
+# that is set, by an hour or a year, changes nothing. (Below us, TLS asks it, to see whether a certificate is valid.)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -21,6 +24,10 @@ may_reach() {
         *) return 1 ;;
     esac
 }
+
+# What tells the time of day, in source and as a crate of its own.
+readonly WALL_CLOCK='SystemTime|UNIX_EPOCH|chrono::|jiff::|OffsetDateTime|UtcDateTime|humantime|Utc::now|Local::now|clock_gettime|gettimeofday|CLOCK_REALTIME'
+readonly WALL_CLOCK_CRATES='^(chrono|chrono-tz|time|jiff|humantime|coarsetime|quanta|hifitime|uuid|ulid)$'
 
 # tree PACKAGE [OPTION...]: the names of what a package depends on, itself left out.
 tree() {
@@ -69,7 +76,17 @@ for member in $members; do
     done
 done
 
+for crate in coord coord-api coord-recipes coord-memory coord-etcd coord-grpc; do
+    while IFS= read -r found; do
+        [ -z "$found" ] || complain "$found: the time of day, which may be set at any moment; use tokio::time::Instant or a revision"
+    done < <(grep -rnE "$WALL_CLOCK" "$crate/src" || true)
+    name=$(sed -n 's/^name = "\(.*\)"$/\1/p' "$crate/Cargo.toml" | head -n 1)
+    while IFS= read -r found; do
+        [ -z "$found" ] || complain "$name depends on $found, which tells the time of day"
+    done < <(tree "$name" --depth 1 | grep -E "$WALL_CLOCK_CRATES" || true)
+done
+
 if [ "$status" -eq 0 ]; then
-    echo "    coord-api names ${direct//$'\n'/, }; the other crates import only what they may"
+    echo "    coord-api names ${direct//$'\n'/, }; the other crates import only what they may; none asks for the time of day"
 fi
 exit "$status"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings what building and testing coord-etcd needs and this machine lacks: two versions of etcd, and protoc.
+# Brings what building and testing coord-etcd needs and this machine lacks: two versions of etcd, protoc, and strace.
 #
 # They come from the Debian archive, unpacked into .cache/ and run from there: nothing is installed. What is there already is
 # left alone, so that a second run does nothing and needs no network.
@@ -7,6 +7,7 @@
 #   .cache/etcd-3.4/etcd   Debian 12's own version: the old and hostile one
 #   .cache/etcd-3.5/etcd   the newest 3.5 that Debian's later releases carry: the one that decides
 #   .cache/protoc/protoc   found by scripts/protoc, which the builds run
+#   .cache/strace/strace   slows down the disk of a server; the test that needs it fails without it, and nothing else does
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/debian.sh
@@ -62,11 +63,35 @@ bring_protoc() {
     scripts/protoc --version >/dev/null 2>&1 || { rm -rf "$home"; why="the protoc of Debian does not run here"; return 1; }
 }
 
+# strace, with the libraries that it came with.
+bring_strace() {
+    local home="$PWD/.cache/strace" apt packages libraries
+    apt="$home.tmp"
+    if command -v strace >/dev/null 2>&1 || [ -x "$home/strace" ]; then
+        return 0
+    fi
+    echo "    fetching strace from Debian bookworm (about 2 MB, once, into .cache/)"
+    debian_begin "$apt" bookworm || return 1
+    packages=$(debian_closure "$apt" strace | grep -E '^(strace|libunwind[0-9]+|liblzma[0-9]+)$')
+    [ -n "$packages" ] || { why="Debian offers no strace for this machine"; return 1; }
+    # shellcheck disable=SC2086 # a list of package names
+    debian_unpack "$apt" $packages || return 1
+    libraries=$(find "$apt/root" -name 'lib*.so.*' -printf '%h\n' | sort -u | paste -sd:)
+    printf '#!/bin/sh\nLD_LIBRARY_PATH="%s" exec "%s" "$@"\n' "${libraries//$apt/$home}" "$home/root/usr/bin/strace" >"$apt/strace"
+    chmod +x "$apt/strace"
+    rm -rf "$apt/root/usr/share"
+    debian_finish "$apt" "$home"
+    "$home/strace" --version >/dev/null 2>&1 || { rm -rf "$home"; why="the strace of Debian does not run here"; return 1; }
+}
+
 bring_protoc || give_up "There is no protoc" "Install it (on Debian: sudo apt-get install protobuf-compiler libprotobuf-dev), or set PROTOC to one."
 bring_etcd 3.5 trixie forky || give_up "There is no etcd 3.5" \
     "Put an etcd 3.5 of your own at .cache/etcd-3.5/etcd (https://github.com/etcd-io/etcd/releases; 3.5.28 or newer)."
 bring_etcd 3.4 bookworm || give_up "There is no etcd 3.4" \
     "Put an etcd 3.4 of your own at .cache/etcd-3.4/etcd (https://github.com/etcd-io/etcd/releases)."
+if ! bring_strace; then
+    printf 'There is no strace: %s. The test of a slow disk will fail; install it (on Debian: sudo apt-get install strace).\n' "$why" >&2
+fi
 
 for series in 3.5 3.4; do
     printf '    %s\n' "$(".cache/etcd-$series/etcd" --version | head -n 1)"

@@ -34,10 +34,38 @@ impl Cluster {
     ///
     /// As [`single`](Self::single).
     pub fn single_with(binary: &Binary, flags: &[&str]) -> Self {
+        Cluster::start_single(binary, flags, "http://127.0.0.1:0", false)
+    }
+
+    /// As [`single_with`](Self::single_with), for clients that encrypt. The flags name the certificate, `--cert-file`, and its key, `--key-file`.
+    ///
+    /// # Panics
+    ///
+    /// As [`single`](Self::single).
+    pub fn single_encrypted(binary: &Binary, flags: &[&str]) -> Self {
+        Cluster::start_single(binary, flags, "https://127.0.0.1:0", false)
+    }
+
+    /// As [`single`](Self::single), with data that is on the disk before a write is acknowledged, as on a server that is not a test's.
+    ///
+    /// # Panics
+    ///
+    /// As [`single`](Self::single).
+    pub fn single_durable(binary: &Binary) -> Self {
+        Cluster::start_single(binary, &[], "http://127.0.0.1:0", true)
+    }
+
+    fn start_single(binary: &Binary, flags: &[&str], client: &str, durable: bool) -> Self {
         let any = "http://127.0.0.1:0".to_owned();
-        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let config =
-            Config { name: "n0".to_owned(), peer: any.clone(), advertised: any.clone(), cluster: format!("n0={any}"), client: any, flags };
+        let config = Config {
+            name: "n0".to_owned(),
+            peer: any.clone(),
+            advertised: any.clone(),
+            cluster: format!("n0={any}"),
+            client: client.to_owned(),
+            durable,
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        };
         Cluster { servers: vec![Server::new(binary, config).unwrap_or_else(|why| panic!("{why}"))], peers: None }
     }
 
@@ -96,6 +124,7 @@ impl Cluster {
                 advertised: format!("http://{advertised}"),
                 cluster: cluster.clone(),
                 client: "http://127.0.0.1:0".to_owned(),
+                durable: false,
                 flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             };
             let (server, started) = Server::starting(binary, config, pid)?;

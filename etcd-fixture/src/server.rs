@@ -49,8 +49,10 @@ pub(crate) struct Config {
     pub(crate) advertised: String,
     /// All members with their peers' addresses.
     pub(crate) cluster: String,
-    /// Where it listens for clients; port 0 for any.
+    /// Where it listens for clients; port 0 for any. With `https`, for those that encrypt.
     pub(crate) client: String,
+    /// Whether a write is on the disk before it is acknowledged. Most tests need not wait for that.
+    pub(crate) durable: bool,
     /// Further flags.
     pub(crate) flags: Vec<String>,
 }
@@ -74,7 +76,6 @@ struct Running {
     lifeline: ChildStdin,
     /// The server's process id.
     pid: u32,
-    client: String,
 }
 
 impl Server {
@@ -101,7 +102,16 @@ impl Server {
     ///
     /// When it never ran.
     pub fn endpoint(&self) -> &str {
-        self.config.client.strip_prefix("http://").expect("servers listen without TLS")
+        self.config.client.split_once("://").expect("servers listen at a URL").1
+    }
+
+    /// Its process id.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().expect("the server runs").pid
     }
 
     /// The program that it runs.
@@ -174,6 +184,7 @@ impl Server {
         command.args(["--heartbeat-interval", "50", "--election-timeout", "500"]);
         command.args(match self.binary.series {
             Series::V3_4 => ["--logger", "zap"].as_slice(),
+            Series::V3_5 if config.durable => &[],
             Series::V3_5 => &["--unsafe-no-fsync"],
         });
         command.args(&config.flags).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -185,7 +196,7 @@ impl Server {
         BufReader::new(stdout).read_line(&mut pid).map_err(|error| format!("etcd cannot be run: {error}"))?;
         let pid = pid.trim().parse().map_err(|_| format!("the shell says `{pid}` instead of a process id"))?;
         self.pid.store(pid, Ordering::Relaxed);
-        self.running = Some(Running { guard, lifeline, pid, client: String::new() });
+        self.running = Some(Running { guard, lifeline, pid });
 
         let (tell, told) = channel();
         let log = Arc::new(Mutex::new(VecDeque::new()));
@@ -227,9 +238,8 @@ impl Starting {
         let deadline = Instant::now() + START_WITHIN;
         match self.told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(address) => {
-                let running = server.running.as_mut().ok_or("the server was killed while it started")?;
-                running.client = format!("http://{address}");
-                server.config.client = running.client.clone();
+                let (scheme, _) = server.config.client.split_once("://").ok_or("servers listen at a URL")?;
+                server.config.client = format!("{scheme}://{address}");
                 Ok(())
             }
             Err(why) => {

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use coord_api::prelude::*;
 use coord_api::store::{Op, Range, Span, Store, Txn};
-use coord_api::{ErrorKind, Value, WatchStart};
+use coord_api::{ConfigEvent, ErrorKind, Value, WatchStart};
 use coord_etcd::{Credentials, EtcdOptions, EtcdProvider, EtcdStore};
 use coord_etcd_fixture::{Binary, Cluster, Series};
 use coord_testkit::wait::within;
 use etcd_client::{ConnectOptions, Permission, PermissionType, RoleRevokePermissionOptions};
 
-use super::{SOON, get, next, options, put, raw};
+use super::held::Held;
+use super::{SOON, get, next, options, put, raw, timed};
 
 const ALL: [Series; 2] = [Series::V3_4, Series::V3_5];
 const TOKEN_TTL: Duration = Duration::from_secs(2);
@@ -101,6 +102,51 @@ async fn a_server_that_forgot_its_tokens_is_not_seen() {
         cluster.restart();
         provider.config().set_raw("k", Value::from("2")).await.unwrap();
         within(SOON, "the watch is back", watch.next()).await.unwrap().unwrap();
+        provider.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_a_restart_nor_an_expired_token_is_seen_by_calls_watches_and_holders() {
+    // A watch is to be back within a second; the rest is what a busy machine adds.
+    const BACK: Duration = Duration::from_millis(1_000 + 1_000);
+    for series in ALL {
+        let mut cluster = guarded(series).await;
+        let provider = EtcdProvider::connect(as_shop(&cluster).with_namespace("shop")).await.unwrap();
+        let mut watch = provider.config().watch_raw("k", WatchStart::Now).await.unwrap();
+        let held = Held::new(&provider, Duration::from_secs(6)).await;
+        let fence = held.guard.fencing_token();
+        for (disturbance, restarts) in
+            [("tokens expired", false), ("a restart", true), ("tokens expired after it", false), ("another", true)]
+        {
+            if restarts {
+                cluster.restart();
+            } else {
+                tokio::time::sleep(TOKEN_TTL * 2).await;
+            }
+            let ((), took) = timed(async {
+                let written = provider.config().set_raw("k", Value::from(disturbance)).await.unwrap();
+                match within(SOON, "the watch is back", watch.next()).await {
+                    Some(Ok(ConfigEvent::Put { entry, .. })) => {
+                        assert_eq!(
+                            (entry.version, entry.value),
+                            (written, Value::from(disturbance)),
+                            "{series:?}: neither a gap nor an error"
+                        );
+                    }
+                    other => panic!("{series:?}, {disturbance}: {other:?}"),
+                }
+            })
+            .await;
+            assert!(took <= BACK, "{series:?}, {disturbance}: back after {took:?}");
+            let read = provider.config().get_raw("k").await.unwrap().unwrap();
+            assert_eq!(read.value, Value::from(disturbance), "{series:?}");
+            held.assert_held(disturbance);
+        }
+        // Held all the time, and not lost and taken anew; beyond the TTL it can only have been renewed with tokens that came later.
+        assert_eq!(provider.registry().discover("held").await.unwrap().items.len(), 1, "{series:?}");
+        assert_eq!(held.guard.fencing_token(), fence);
+        held.release().await;
         provider.close().await.unwrap();
     }
 }

@@ -3,9 +3,15 @@
 
 mod auth;
 mod costs;
+mod disk;
 mod errors;
+mod garbage;
+mod held;
 mod members;
+mod quota;
+mod rights;
 mod sizes;
+mod tls;
 mod watches;
 
 use std::future::Future;
