@@ -50,7 +50,7 @@ fn suite(name: &str, harness: fn() -> outsider::Outsider) -> Suite {
 
 fn report(seed: u64) -> Report {
     let suites = [suite("volatile", outsider::start), suite("persistent", || outsider::start().reopening(|_| async {}))];
-    Report::new(seed, suites.iter().map(|suite| suite.run(seed, 2)).collect())
+    Report { backends: suites.iter().map(|suite| suite.run(seed, 2)).collect() }
 }
 
 fn case<'a>(backend: &'a Backend, name: &str) -> &'a CaseResult {
@@ -72,15 +72,18 @@ fn what_did_not_run_has_not_passed() {
 
 #[test]
 fn every_rule_has_a_row_also_without_a_case() {
-    let report = report(0);
+    let mut report = report(0);
     let numbers: Vec<String> = report.backends[0].rules.iter().map(|result| result.rule.number.clone()).collect();
     let expected: Vec<String> = rules().into_iter().map(|rule| rule.number).chain(["R99".to_owned()]).collect();
     assert_eq!(numbers, expected);
+    // A backend whose cases were chosen has not shown that the others are missing.
+    report.backends[1].only = None;
     let page = report.to_markdown();
     for rule in rules() {
-        let row = format!("| **{}** {} | – no case | – no case |\n", rule.number, rule.title);
+        let row = format!("| **{}** {} | – left out | – no case |\n", rule.number, rule.title);
         assert!(page.contains(&row), "{row}{page}");
     }
+    assert!(page.contains("| **cases** | only `r99::` | all |\n"), "{page}");
 }
 
 #[test]
@@ -106,6 +109,14 @@ fn further_runs_are_counted() {
     let page = all.to_markdown();
     assert!(page.contains("seeds 0 to 3"), "{page}");
     assert!(page.contains("`r99::this_one_fails_by_its_seed`, 1 of 4 runs\n"), "{page}");
+}
+
+#[test]
+fn a_rule_that_one_backend_alone_knows_has_a_row() {
+    let mut report = report(0);
+    report.backends[0].rules.retain(|result| result.rule.number != "R99");
+    let page = report.to_markdown();
+    assert!(page.contains("| **R99**  | – left out | ✘ 1 of 4 ("), "{page}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::{Backend, Report, RuleResult};
+use crate::contract::Rule;
 use crate::run::Verdict;
 
 /// The longest that is told of what a failed case saw. All of it is in the JSON.
@@ -18,15 +19,9 @@ pub(super) fn page(report: &Report) -> String {
 }
 
 fn write(page: &mut String, report: &Report) -> std::fmt::Result {
-    let runs = report.backends.iter().map(|backend| backend.runs).max().unwrap_or(0);
-    let seeds = match u64::from(runs) {
-        0 | 1 => format!("seed {}", report.seed),
-        runs => format!("seeds {} to {}", report.seed, report.seed.saturating_add(runs - 1)),
-    };
     writeln!(
         page,
-        "What coord-testkit {} found, rule by rule; {seeds}. Times are seconds by the clock on the wall, of a run for a backend and of the longest run for the cases of a rule. What did not run is not proven.\n",
-        report.kit_version
+        "What coord-testkit found, rule by rule. Times are seconds by the clock on the wall, of a run for a backend and of the longest run for the cases of a rule. What did not run is not proven.\n"
     )?;
     matrix(page, report)?;
     failed(page, report)?;
@@ -41,6 +36,13 @@ fn matrix(page: &mut String, report: &Report) -> std::fmt::Result {
     };
     row(page, "rule".to_owned(), &|backend| escaped(&backend.name))?;
     row(page, "---".to_owned(), &|_| "---".to_owned())?;
+    row(page, "**server**".to_owned(), &|backend| backend.server.as_deref().map_or_else(|| "none".to_owned(), escaped))?;
+    row(page, "**kit**".to_owned(), &|backend| format!("{}, {}", backend.kit_version, seeds(backend)))?;
+    if report.backends.iter().any(|backend| backend.only.is_some()) {
+        row(page, "**cases**".to_owned(), &|backend| {
+            backend.only.as_deref().map_or_else(|| "all".to_owned(), |part| format!("only `{}`", escaped(part)))
+        })?;
+    }
     row(page, "**all**".to_owned(), &|backend| {
         let counts = backend.counts;
         format!("{} passed, {} failed, {} not run", counts.passed, counts.failed, counts.not_run)
@@ -48,22 +50,35 @@ fn matrix(page: &mut String, report: &Report) -> std::fmt::Result {
     row(page, "**runs**".to_owned(), &|backend| {
         format!("{} failed of {}, {:.1} s each", backend.failed_runs, backend.runs, backend.seconds / f64::from(backend.runs.max(1)))
     })?;
-    let Some(first) = report.backends.first() else { return Ok(()) };
-    for (index, result) in first.rules.iter().enumerate() {
-        let rule = &result.rule;
-        row(page, format!("**{}** {}", rule.number, escaped(&rule.title)), &|backend| {
-            backend.rules.get(index).filter(|result| result.rule == *rule).map_or_else(String::new, cell)
-        })?;
+    // Kits of different versions may know different rules.
+    let mut rules: Vec<&Rule> = Vec::new();
+    for result in report.backends.iter().flat_map(|backend| &backend.rules) {
+        if !rules.iter().any(|known| known.number == result.rule.number) {
+            rules.push(&result.rule);
+        }
+    }
+    for rule in rules {
+        row(page, format!("**{}** {}", rule.number, escaped(&rule.title)), &|backend| cell(backend, &rule.number))?;
     }
     Ok(())
 }
 
+fn seeds(backend: &Backend) -> String {
+    match u64::from(backend.runs) {
+        0 | 1 => format!("seed {}", backend.seed),
+        runs => format!("seeds {} to {}", backend.seed, backend.seed.saturating_add(runs - 1)),
+    }
+}
+
 /// A rule on a backend: `✔ 9 (0.2 s)`, `✘ 2 of 9 (0.2 s)`, `– not run`.
-fn cell(result: &RuleResult) -> String {
+fn cell(backend: &Backend, number: &str) -> String {
+    let Some(result) = backend.rules.iter().find(|result| result.rule.number == number).filter(|result| !result.cases.is_empty()) else {
+        return if backend.only.is_some() { "– left out" } else { "– no case" }.to_owned();
+    };
     let counts = result.counts;
     let ran = counts.passed + counts.failed;
     if ran == 0 {
-        return if counts.not_run > 0 { "– not run".to_owned() } else { "– no case".to_owned() };
+        return "– not run".to_owned();
     }
     let mut cell = if counts.failed > 0 { format!("✘ {} of {ran}", counts.failed) } else { format!("✔ {ran}") };
     if counts.not_run > 0 {

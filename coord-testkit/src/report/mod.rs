@@ -15,13 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::contract::Rule;
 use crate::run::Verdict;
 
-/// What the kit found on some backends.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What the kit found on some backends, each by itself: they need not have been run together.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// The version of the kit.
-    pub kit_version: String,
-    /// The seed of the first run. Each further run has the next one.
-    pub seed: u64,
     /// The backends, as they were given.
     pub backends: Vec<Backend>,
 }
@@ -31,6 +27,16 @@ pub struct Report {
 pub struct Backend {
     /// Its name.
     pub name: String,
+    /// The program of its servers, where it has any: `etcd 3.5.30`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// The version of the kit.
+    pub kit_version: String,
+    /// The seed of the first run. Each further run has the next one.
+    pub seed: u64,
+    /// What chose the cases by their names, where not all of them were run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<String>,
     /// The command that runs a case again, when the case's name is put behind it.
     pub replay: String,
     /// How often all cases were run.
@@ -93,11 +99,6 @@ pub struct Counts {
 }
 
 impl Report {
-    /// A report of the first run of some backends.
-    pub fn new(seed: u64, backends: Vec<Backend>) -> Self {
-        Report { kit_version: env!("CARGO_PKG_VERSION").to_owned(), seed, backends }
-    }
-
     /// Whether a case failed on any backend.
     pub fn failed(&self) -> bool {
         self.backends.iter().any(|backend| backend.failed_runs > 0)
@@ -107,6 +108,16 @@ impl Report {
     pub fn merge(&mut self, later: Report) {
         for (backend, later) in self.backends.iter_mut().zip(later.backends) {
             backend.merge(later);
+        }
+    }
+
+    /// Puts each of the newer backends in the place of the one of its name, or behind all others where there is none.
+    pub fn replace(&mut self, newer: Report) {
+        for newer in newer.backends {
+            match self.backends.iter_mut().find(|known| known.name == newer.name) {
+                Some(known) => *known = newer,
+                None => self.backends.push(newer),
+            }
         }
     }
 

@@ -18,6 +18,9 @@ use crate::run::{Verdict, run_with_seed};
 /// A backend and the cases that it runs: all of the kit's, and those that were added.
 pub struct Suite {
     pub(super) name: String,
+    pub(super) threads: Option<usize>,
+    server: Option<String>,
+    only: Option<String>,
     replay: String,
     cases: Vec<&'static Case>,
     harness: Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Harness>> + Send + Sync>,
@@ -35,7 +38,30 @@ impl Suite {
             let starting = harness();
             Box::pin(async move { Arc::new(starting.await) as Arc<dyn Harness> }) as BoxFuture<'static, _>
         };
-        Suite { name: name.into(), replay: replay.into(), cases: cases().collect(), harness: Box::new(harness) }
+        Suite {
+            name: name.into(),
+            threads: None,
+            server: None,
+            only: None,
+            replay: replay.into(),
+            cases: cases().collect(),
+            harness: Box::new(harness),
+        }
+    }
+
+    /// Names the program of the backend's servers, and its version, for the report.
+    #[must_use]
+    pub fn with_server(mut self, server: impl Into<String>) -> Self {
+        self.server = Some(server.into());
+        self
+    }
+
+    /// How many cases [`command`](super::command) runs at a time, unless it is told otherwise. By default one for each core. Servers of their own want fewer, so
+    /// that none of them is starved; waiting for their clocks wants more.
+    #[must_use]
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
     }
 
     /// Runs further cases too.
@@ -49,29 +75,47 @@ impl Suite {
     #[must_use]
     pub fn only(mut self, part: &str) -> Self {
         self.cases.retain(|case| name(case).contains(part));
+        self.only = Some(part.to_owned());
         self
+    }
+
+    /// How many cases it has.
+    pub(super) fn len(&self) -> usize {
+        self.cases.len()
     }
 
     /// Runs every case once, so many at a time as there are `threads`.
     pub fn run(&self, seed: u64, threads: usize) -> Backend {
+        self.run_and_tell(seed, threads, |_| {})
+    }
+
+    /// As [`run`](Self::run), and hands each result on as soon as it is there.
+    pub fn run_and_tell(&self, seed: u64, threads: usize, tell: impl Fn(&CaseResult) + Sync) -> Backend {
         let begin = Instant::now();
-        let verdicts: Vec<_> = self.cases.iter().map(|_| Mutex::new(None)).collect();
+        let places: Vec<_> = self.cases.iter().map(|_| Mutex::new(None)).collect();
         let next = AtomicUsize::new(0);
         thread::scope(|scope| {
             for _ in 0..threads.max(1) {
                 scope.spawn(|| {
-                    while let Some((case, place)) = at(&self.cases, &verdicts, next.fetch_add(1, Ordering::Relaxed)) {
+                    while let Some((case, place)) = at(&self.cases, &places, next.fetch_add(1, Ordering::Relaxed)) {
                         let begin = Instant::now();
                         let verdict = run_with_seed(case, seed, (self.harness)());
-                        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some((verdict, begin.elapsed()));
+                        let result = result(case, seed, verdict, begin.elapsed());
+                        tell(&result);
+                        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
                     }
                 });
             }
         });
-        let verdicts = verdicts.into_iter().map(|place| place.into_inner().unwrap_or_else(PoisonError::into_inner));
-        let results: Vec<_> = self.cases.iter().zip(verdicts).map(|(case, verdict)| (*case, result(case, seed, verdict))).collect();
+        let nobody = |case| result(case, seed, Verdict::Failed("nobody ran it".to_owned()), Duration::ZERO);
+        let told = places.into_iter().map(|place| place.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let results: Vec<_> = self.cases.iter().zip(told).map(|(case, told)| (*case, told.unwrap_or_else(|| nobody(case)))).collect();
         let mut backend = Backend {
             name: self.name.clone(),
+            server: self.server.clone(),
+            kit_version: env!("CARGO_PKG_VERSION").to_owned(),
+            seed,
+            only: self.only.clone(),
             replay: self.replay.clone(),
             runs: 1,
             failed_runs: u32::from(results.iter().any(|(_, result)| result.failures.is_some())),
@@ -99,8 +143,7 @@ fn at<'a, A, B>(one: &'a [A], other: &'a [B], index: usize) -> Option<(&'a A, &'
     Some((one.get(index)?, other.get(index)?))
 }
 
-fn result(case: &Case, seed: u64, verdict: Option<(Verdict, Duration)>) -> CaseResult {
-    let (verdict, took) = verdict.unwrap_or_else(|| (Verdict::Failed("nobody ran it".to_owned()), Duration::ZERO));
+fn result(case: &Case, seed: u64, verdict: Verdict, took: Duration) -> CaseResult {
     let failures = matches!(verdict, Verdict::Failed(_)).then_some(Failures { count: 1, seed });
     CaseResult { case: name(case), verdict, failures, seconds: rounded(took) }
 }
