@@ -188,7 +188,7 @@ async fn instances_come_and_go() {
     let mut watch = two.registry().watch("shop").await.unwrap();
     let first = within(SOON, "the set", watch.next()).await.unwrap().unwrap();
     assert!(matches!(first, ServiceEvent::Resync(ref set) if set.items.is_empty()), "{first:?}");
-    let a = one.registry().register_with(instance("a"), options.clone()).await.unwrap();
+    let a = one.registry().register_with(instance("a"), options).await.unwrap();
     let _b = one.registry().register_with(instance("b"), options).await.unwrap();
     assert_eq!(two.registry().discover("shop").await.unwrap().items, [instance("a"), instance("b")]);
     tokio::time::sleep(TTL + Duration::from_secs(2)).await;
