@@ -128,50 +128,36 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     async fn close(&self) -> Result<()>;
 }
 
+/// Hands every request on. What `#[async_trait]` makes of an `async fn` is written out, so that the future is the store's own and not another one around it.
 macro_rules! forward_store {
-    ($($pointer:ty),*) => {$(
-        #[async_trait]
+    ($pointer:ty) => {
+        forward_store! { $pointer:
+            range(range: Range) -> RangeReply;
+            txn(txn: Txn) -> TxnReply;
+            watch(span: Span, after: Option<Revision>) -> StoreWatch;
+            grant_lease(ttl: Duration) -> Lease;
+            keep_alive(id: LeaseId) -> Duration;
+            lease(id: LeaseId) -> Option<LeaseInfo>;
+            revoke_lease(id: LeaseId) -> ();
+            status() -> StoreStatus;
+            close() -> ();
+        }
+    };
+    ($pointer:ty: $($request:ident($($argument:ident: $kind:ty),*) -> $answer:ty;)*) => {
         #[deny(clippy::missing_trait_methods)]
         impl<S: Store + ?Sized> Store for $pointer {
-            async fn range(&self, range: Range) -> Result<RangeReply> {
-                (**self).range(range).await
-            }
-
-            async fn txn(&self, txn: Txn) -> Result<TxnReply> {
-                (**self).txn(txn).await
-            }
-
-            async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
-                (**self).watch(span, after).await
-            }
-
-            async fn grant_lease(&self, ttl: Duration) -> Result<Lease> {
-                (**self).grant_lease(ttl).await
-            }
-
-            async fn keep_alive(&self, id: LeaseId) -> Result<Duration> {
-                (**self).keep_alive(id).await
-            }
-
-            async fn lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
-                (**self).lease(id).await
-            }
-
-            async fn revoke_lease(&self, id: LeaseId) -> Result<()> {
-                (**self).revoke_lease(id).await
-            }
-
-            async fn status(&self) -> Result<StoreStatus> {
-                (**self).status().await
-            }
-
-            async fn close(&self) -> Result<()> {
-                (**self).close().await
-            }
+            $(fn $request<'a, 'r>(&'a self, $($argument: $kind),*) -> Pin<Box<dyn Future<Output = Result<$answer>> + Send + 'r>>
+            where
+                'a: 'r,
+                Self: 'r,
+            {
+                (**self).$request($($argument),*)
+            })*
         }
-    )*};
+    };
 }
-forward_store!(Arc<S>, Box<S>);
+forward_store!(Arc<S>);
+forward_store!(Box<S>);
 
 /// The keys that a range, a watch or a compare is about. Keys are bytes, compared as bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

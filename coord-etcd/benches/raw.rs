@@ -158,33 +158,57 @@ fn of_ours(provider: &Arc<dyn Provider>, kind: Kind, key: &str) -> Act {
     })
 }
 
-/// One call at a time, in turns; medians.
+/// One call at a time, in pairs of the raw client and another: coord, or, as a control, a second raw client.
+///
+/// Not all three in turns: each side must find the caches as the other does, and two raw clients would keep the raw client's code warm for each other.
 async fn latency(cluster: &Cluster) {
-    const ROUNDS: usize = 3_000;
-    println!("\n## Latency, one call at a time, {ROUNDS} rounds in turns: medians");
+    const BLOCKS: usize = 30;
+    const PAIRS: usize = 100;
+    println!("\n## Latency, one call at a time, {BLOCKS} times {PAIRS} pairs of each kind: medians");
     let (one, other, provider) = (raw(cluster).await, raw(cluster).await, ours(cluster).await);
     for kind in [Kind::Get, Kind::Set, Kind::CompareAndSet] {
         let key = |side: &str| format!("{kind:?}/{side}");
-        let mut sides = [of_raw(&one, kind, &key("a")), of_raw(&other, kind, &key("b")), of_ours(&provider, kind, &key("c"))];
-        let mut times = [const { Vec::new() }; 3];
-        let mut turns = [0, 1, 2];
-        for round in 0..ROUNDS + 100 {
-            // By chance: whoever always comes after the same one has its caches.
-            fastrand::shuffle(&mut turns);
-            for side in turns {
-                let ((), time) = took(sides[side]()).await;
-                // The first ones make connections and fill caches.
-                if round >= 100 {
-                    times[side].push(time * 1e6);
+        let mut control = Pair::new(of_raw(&one, kind, &key("a")), of_raw(&other, kind, &key("b")));
+        let mut pair = Pair::new(of_raw(&one, kind, &key("c")), of_ours(&provider, kind, &key("d")));
+        for _ in 0..BLOCKS {
+            control.run(PAIRS).await;
+            pair.run(PAIRS).await;
+        }
+        let ([raw, again], [beside, ours]) = (control.medians(), pair.medians());
+        println!(
+            "{kind:?}: raw {raw:.1} us, raw again {again:.1} us ({:.3}); raw {beside:.1} us, coord {ours:.1} us, ratio {:.3}",
+            again / raw,
+            ours / beside
+        );
+    }
+}
+
+/// Two sides that take turns, and their times in microseconds.
+struct Pair {
+    sides: [Act; 2],
+    times: [Vec<f64>; 2],
+}
+
+impl Pair {
+    fn new(one: Act, other: Act) -> Self {
+        Pair { sides: [one, other], times: [const { Vec::new() }; 2] }
+    }
+
+    async fn run(&mut self, pairs: usize) {
+        const WARM_UP: usize = 10;
+        for round in 0..WARM_UP + pairs {
+            let first = fastrand::usize(..2);
+            for side in [first, 1 - first] {
+                let ((), time) = took(self.sides[side]()).await;
+                if round >= WARM_UP {
+                    self.times[side].push(time * 1e6);
                 }
             }
         }
-        let [raw, control, ours] = times.map(median);
-        println!(
-            "{kind:?}: raw {raw:.1} us, raw again {control:.1} us ({:.3}), coord {ours:.1} us, ratio {:.3}",
-            control / raw,
-            ours / raw
-        );
+    }
+
+    fn medians(self) -> [f64; 2] {
+        self.times.map(median)
     }
 }
 
