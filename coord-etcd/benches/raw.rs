@@ -308,39 +308,45 @@ async fn locks(cluster: &Cluster) {
 /// Many watches: set up, and told.
 async fn watches(cluster: &Cluster) {
     const WATCHES: usize = 1_000;
-    println!("\n## {WATCHES} watches, 64 set up at once");
+    const ROUNDS: usize = 7;
+    println!("\n## {WATCHES} watches, 64 set up at once, {ROUNDS} rounds: medians");
     let (client, provider) = (raw(cluster).await, ours(cluster).await);
-    for one_range in [true, false] {
-        let key = move |n: usize| if one_range { "w".to_owned() } else { format!("w{n}") };
-        let usual = stream::iter(0..WATCHES).map(|n| {
-            let mut client = client.watch_client();
-            async move { client.watch(format!("/raw/{}", key(n)), None).await.unwrap() }
-        });
-        let (usual, usual_took) = took(usual.buffer_unordered(64).collect::<Vec<_>>()).await;
-        let coord = stream::iter(0..WATCHES).map(|n| {
-            let provider = Arc::clone(&provider);
-            async move { provider.config().watch_raw(&key(n), WatchStart::Now).await.unwrap() }
-        });
-        let (coord, coord_took) = took(coord.buffer_unordered(64).collect::<Vec<_>>()).await;
-        let what = if one_range { "of one key" } else { "of a key each" };
-        println!(
-            "set up, {what}: own streams {:.1} ms, coord {:.1} ms, ratio {:.3}",
-            usual_took * 1e3,
-            coord_took * 1e3,
-            coord_took / usual_took
-        );
-        if one_range {
-            told(&client, &provider, usual, coord).await;
+    let mut times: [[Vec<f64>; 2]; 3] = Default::default();
+    for round in 0..ROUNDS {
+        for (what, one_range) in [(0, true), (1, false)] {
+            let key = move |n: usize| if one_range { format!("w/{round}") } else { format!("w/{round}/{n}") };
+            let usual = stream::iter(0..WATCHES).map(|n| {
+                let mut client = client.watch_client();
+                async move { client.watch(format!("/raw/{}", key(n)), None).await.unwrap() }
+            });
+            let (usual, time) = took(usual.buffer_unordered(64).collect::<Vec<_>>()).await;
+            times[what][0].push(time);
+            let coord = stream::iter(0..WATCHES).map(|n| {
+                let provider = Arc::clone(&provider);
+                async move { provider.config().watch_raw(&key(n), WatchStart::Now).await.unwrap() }
+            });
+            let (coord, time) = took(coord.buffer_unordered(64).collect::<Vec<_>>()).await;
+            times[what][1].push(time);
+            if one_range {
+                let told = told(&client, &provider, &key(0), usual, coord).await;
+                times[2][0].push(told[0]);
+                times[2][1].push(told[1]);
+            }
         }
+    }
+    for (what, sides) in ["set up, of one key", "set up, of a key each", "of one key, told"].into_iter().zip(times) {
+        let [usual, coord] = sides.map(median);
+        println!("{what}: own streams {:.1} ms, coord {:.1} ms, ratio {:.3}", usual * 1e3, coord * 1e3, coord / usual);
     }
 }
 
 async fn told(
     client: &Client,
     provider: &Arc<dyn Provider>,
+    key: &str,
     usual: Vec<etcd_client::WatchStream>,
     coord: Vec<coord_api::Watch<coord_api::ConfigEvent>>,
-) {
+) -> [f64; 2] {
     let until_told = |told: Vec<tokio::task::JoinHandle<()>>| async move {
         for told in told {
             told.await.unwrap();
@@ -352,7 +358,7 @@ async fn told(
     let waiting: Vec<_> = waiting.collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
     let ((), usual) = took(async {
-        client.kv_client().put("/raw/w", "new", None).await.unwrap();
+        client.kv_client().put(format!("/raw/{key}"), "new", None).await.unwrap();
         until_told(waiting).await;
     })
     .await;
@@ -360,11 +366,11 @@ async fn told(
         coord.into_iter().map(|mut watch| tokio::spawn(async move { drop(watch.next().await.unwrap().unwrap()) })).collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
     let ((), coord) = took(async {
-        provider.config().set_raw("w", Value::from("new")).await.unwrap();
+        provider.config().set_raw(key, Value::from("new")).await.unwrap();
         until_told(waiting).await;
     })
     .await;
-    println!("all told: own streams {:.1} ms, coord {:.1} ms, ratio {:.3}", usual * 1e3, coord * 1e3, coord / usual);
+    [usual, coord]
 }
 
 /// Many registrations of one process.

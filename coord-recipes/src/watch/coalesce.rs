@@ -4,9 +4,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use coord_api::{Error, Result};
-use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 /// How long a read waits for the one before it. Longer ones hang, or are asked for by somebody who does not poll any more.
@@ -44,6 +46,9 @@ impl<T: Clone + Send + Sync + 'static> Coalesced<T> {
         let (home, turn): (Weak<Self>, _) = (Arc::downgrade(self), Arc::clone(&self.turn));
         async move {
             let _turn = timeout(PATIENCE, turn.lock()).await;
+            // Who is about to ask as well gets to do so: those who had their answer at once ask again at once. `yield_now` is over when it is polled again, and everyone
+            // who joins polls; in a set of its own it is when it was woken.
+            FuturesUnordered::from_iter([yield_now()]).next().await;
             let Some(home) = home.upgrade() else { return Err(Error::closed("watch")) };
             home.next.lock().take();
             read.await
@@ -58,6 +63,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures_util::future::join_all;
+    use futures_util::poll;
+    use futures_util::stream;
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -75,18 +82,34 @@ mod tests {
             let number = source.begun.fetch_add(1, Ordering::SeqCst) + 1;
             match &source.permits {
                 Some(permits) => permits.acquire().await.unwrap().forget(),
-                None => tokio::task::yield_now().await,
+                None => yield_now().await,
             }
             Ok(number)
         }
         .boxed()
     }
 
+    /// Polls a read until it has begun.
+    async fn under_way(read: &mut (impl Future<Output = Result<usize>> + Unpin)) {
+        for _ in 0..2 {
+            assert!(poll!(&mut *read).is_pending());
+            yield_now().await;
+        }
+    }
+
     #[tokio::test]
     async fn who_asks_at_once_shares_a_read() {
         let (reads, source) = (Arc::new(Coalesced::default()), Arc::new(Source::default()));
         let answers = join_all((0..100).map(|_| reads.read(|| read(&source)))).await;
-        assert!(answers.into_iter().all(|answer| answer.unwrap() <= 2));
+        assert_eq!(answers.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [1; 100]);
+    }
+
+    #[tokio::test]
+    async fn who_asks_again_at_once_shares_a_read_with_all_the_others_who_do() {
+        let (reads, source) = (Arc::new(Coalesced::default()), Arc::new(Source::default()));
+        let asked = stream::iter(0..1_000).map(|_| reads.read(|| read(&source))).buffer_unordered(100);
+        assert_eq!(asked.collect::<Vec<_>>().await.len(), 1_000);
+        assert_eq!(source.begun.load(Ordering::SeqCst), 10);
     }
 
     #[tokio::test]
@@ -94,7 +117,7 @@ mod tests {
         let source = Arc::new(Source { permits: Some(Semaphore::new(0)), ..Source::default() });
         let reads = Arc::new(Coalesced::default());
         let mut first = Box::pin(reads.read(|| read(&source)));
-        assert!(first.as_mut().now_or_never().is_none());
+        under_way(&mut first).await;
         assert_eq!(source.begun.load(Ordering::SeqCst), 1);
         let mut later = join_all((0..10).map(|_| reads.read(|| read(&source))));
         assert!((&mut later).now_or_never().is_none());
@@ -109,9 +132,10 @@ mod tests {
         let reads = Arc::new(Coalesced::default());
         let ask = || Box::pin(reads.read(|| read(&source)));
         let (mut gone, mut sleeping) = (ask(), ask());
-        assert!(gone.as_mut().now_or_never().is_none(), "its read is under way");
+        under_way(&mut gone).await;
         drop(gone);
-        assert!(sleeping.as_mut().now_or_never().is_none(), "its read has begun in the other's place");
+        // In the other's place.
+        under_way(&mut sleeping).await;
         assert_eq!(source.begun.load(Ordering::SeqCst), 2);
         let mut awake = ask();
         assert!(awake.as_mut().now_or_never().is_none());
