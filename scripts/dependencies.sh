@@ -19,7 +19,7 @@ may_reach() {
         coord-recipes | coord-testkit) echo "coord-api" ;;
         coord-memory | coord-etcd) echo "coord-api coord-recipes" ;;
         coord-grpc) echo "coord-api" ;;
-        coordkit) echo "coord-api coord-recipes coord-memory coord-etcd" ;;
+        coordkit) echo "coord-api coord-recipes coord-memory coord-etcd coord-grpc" ;;
         coord-examples) echo "coord-api coord-recipes coord-memory coord-etcd coord-grpc coord-testkit coordkit" ;;
         *) return 1 ;;
     esac

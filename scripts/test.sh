@@ -127,6 +127,26 @@ write_report() {
     sed 's/^/    | /' "$scratch/verdicts"
 }
 
+# etcd_tests TEST THREADS...: tests of coord-etcd on real servers, all that are named at the same time. Most of a case is waiting for leases, so more of them than
+# there are cores can run at once; with many more, servers of which each wants its turn are late for their own clocks.
+etcd_tests() {
+    local name pid
+    local names=() pids=() failed=()
+    while [ $# -gt 0 ]; do
+        cargo test --locked --quiet --package coord-etcd --all-features --test "$1" -- --test-threads "$2" >"$scratch/$1" 2>&1 &
+        pids+=($!)
+        names+=("$1")
+        shift 2
+    done
+    for pid in "${pids[@]}"; do
+        name=${names[0]}
+        names=("${names[@]:1}")
+        wait "$pid" || { failed+=("$name"); cat "$scratch/$name" >&2; }
+        sed -n "s/^test result/    | $name/p" "$scratch/$name"
+    done
+    [ "${#failed[@]}" -eq 0 ]
+}
+
 begin "set-up" "Something that the gate needs is missing; see above."
 set_up
 
@@ -151,10 +171,19 @@ cargo test --locked --quiet --workspace --all-features --exclude coord-etcd
 begin "random cases on harmless backends" "The kit fails a backend that keeps the contract, or the code is wrong; alone: cargo test -p coord-testkit --test saboteurs -- --ignored"
 COORD_TESTKIT_HISTORIES=1 COORD_TESTKIT_SEQUENCES=3 cargo test --locked --quiet --package coord-testkit --all-features --test saboteurs -- --ignored
 
-# What needs real servers of etcd has a command of its own, scripts/etcd-tests.sh: it is not part of the gate before all of it has passed often enough.
-begin "tests of coord-etcd that need no server" "Repair the test that failed, or the code that it accuses."
+begin "etcd by script" "Repair the test that failed, or the code that it accuses."
 cargo test --locked --quiet --package coord-etcd --all-features --lib --test fake --test secrets -- --test-threads 4
 cargo test --locked --quiet --package coord-etcd --all-features --doc
+
+begin "etcd: what only real servers can show" "Repair the test that failed, or the code that it accuses; alone: cargo test -p coord-etcd --test live"
+etcd_tests live 4
+
+begin "etcd: one of each fault" "Repair the test that failed, or the code that it accuses; alone: cargo test -p coord-etcd --test faults -- --test-threads 2"
+etcd_tests faults 2
+
+begin "etcd: the kit" "Repair the case that failed, or the code that it accuses; alone: cargo test -p coord-etcd --test conformance_three r12::"
+etcd_tests conformance_single 6 conformance_old 6
+etcd_tests conformance_three 8
 
 begin "conformance report" "The program that writes the matrix failed; run: cargo run -p coord-testkit --example conformance -- --help"
 write_report

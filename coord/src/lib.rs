@@ -11,6 +11,8 @@ mod url;
 pub use coord_api::*;
 #[cfg(feature = "etcd")]
 pub use coord_etcd as etcd;
+#[cfg(feature = "grpc")]
+pub use coord_grpc as grpc;
 #[cfg(feature = "memory")]
 pub use coord_memory as memory;
 pub use coord_recipes as recipes;
