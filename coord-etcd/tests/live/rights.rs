@@ -73,7 +73,7 @@ async fn every_contract_works(one: &EtcdProvider, two: &EtcdProvider) {
     registration.update(instance(2)).await.unwrap();
     assert_eq!(two.registry().discover("shop").await.unwrap().items, [instance(2)]);
     let all = (0..3).map(|n| ServiceInstance::new("many", format!("n{n}"), "127.0.0.1", 1)).collect();
-    assert_eq!(one.registry().register_all(all, registered).await.unwrap().len(), 3);
+    let _given_back_by_closing = one.registry().register_all(all, registered).await.unwrap();
     assert_eq!(two.registry().discover("many").await.unwrap().items.len(), 3);
     let ids = IdOptions::default().with_ttl(TTL).with_range(1..=2);
     let (mine, theirs) = (
@@ -101,7 +101,7 @@ async fn every_contract_works(one: &EtcdProvider, two: &EtcdProvider) {
     registration.unregister().await.unwrap();
     assert_eq!(two.registry().discover("shop").await.unwrap().items, []);
     // What is left is given back by closing.
-    let _dropped_by_closing = one.lock().acquire("jobs/nightly", TTL).await.unwrap();
+    let _so_is_the_lock = one.lock().acquire("jobs/nightly", TTL).await.unwrap();
     one.close().await.unwrap();
     assert_eq!(two.registry().discover("many").await.unwrap().items, []);
     two.lock().try_acquire("jobs/nightly", TTL).await.unwrap().unlock().await.unwrap();
