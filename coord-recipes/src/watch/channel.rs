@@ -9,12 +9,13 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
-use coord_api::store::{Batch, Change, Range, RangeReply, Span};
+use coord_api::store::{Batch, Change, RangeReply, Span};
 use coord_api::{Error, Result, Revision, WatchStart, WatchState};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use slab::Slab;
 use tokio::sync::OnceCell;
+use tokio::try_join;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::coalesce::Coalesced;
@@ -76,8 +77,7 @@ pub(crate) struct Channel {
     armed: OnceCell<()>,
     driver: OnceLock<AbortOnDropHandle<()>>,
     window: Mutex<Window>,
-    /// Reads of how far the store is, and of the whole span, each for all readers that need one at once.
-    heads: Arc<Coalesced<Revision>>,
+    /// Reads of the whole span, for all readers that need one at once.
     snapshots: Arc<Coalesced<Arc<RangeReply>>>,
 }
 
@@ -154,7 +154,6 @@ impl Channel {
                 readers: Slab::new(),
                 trim_at: 16,
             }),
-            heads: Arc::default(),
             snapshots: Arc::default(),
         })
     }
@@ -175,44 +174,36 @@ impl Channel {
 
     /// Adds a reader, arming the watch on the store if it is the first.
     pub(crate) async fn subscribe(self: &Arc<Self>, core: &Arc<Core>, start: WatchStart) -> Result<Subscription> {
-        let mut first = false;
-        self.armed
-            .get_or_try_init(|| async {
-                let after = match start {
-                    WatchStart::After(revision) => Some(revision),
-                    _ => None,
-                };
-                let feed = Resuming::arm(Arc::clone(core), self.span.clone(), after).await?;
-                {
-                    let mut window = self.window.lock();
-                    (window.floor, window.seen, window.live) = (feed.seen(), feed.seen(), feed.is_live());
-                }
-                // The driver owns no channel: the last reader to go drops the channel, and that ends the driver.
-                let task = tokio::spawn(drive(Arc::downgrade(self), Arc::clone(core), feed));
-                let _ = self.driver.set(AbortOnDropHandle::new(task));
-                first = true;
-                Ok::<_, Error>(())
-            })
-            .await?;
+        let armed = self.armed.get_or_try_init(|| async {
+            let after = match start {
+                WatchStart::After(revision) => Some(revision),
+                _ => None,
+            };
+            let feed = Resuming::arm(Arc::clone(core), self.span.clone(), after).await?;
+            {
+                let mut window = self.window.lock();
+                (window.floor, window.seen, window.live) = (feed.seen(), feed.seen(), feed.is_live());
+            }
+            // The driver owns no channel: the last reader to go drops the channel, and that ends the driver.
+            let task = tokio::spawn(drive(Arc::downgrade(self), Arc::clone(core), feed));
+            let _ = self.driver.set(AbortOnDropHandle::new(task));
+            Ok::<_, Error>(())
+        });
+        let now = async {
+            match start {
+                // What was committed before this call may still come: a store arms a watch at most at the present (S4), and others may read this channel already.
+                WatchStart::Now => core.hub.head(core, &self.span).await,
+                _ => Ok(Revision::ZERO),
+            }
+        };
+        let (_, now) = try_join!(armed, now)?;
         let mut subscription = self.add_reader(core, start);
         match start {
             WatchStart::Snapshot => subscription.begin(self.snapshot(core).await?),
-            // Others read this channel already, and it may hold what was committed before this call: "now" is asked of the store.
-            WatchStart::Now if !first => {
-                subscription.skip_through = self.head(core).await?;
-            }
+            WatchStart::Now => subscription.skip_through = now,
             _ => {}
         }
         Ok(subscription)
-    }
-
-    /// How far the store is.
-    async fn head(&self, core: &Arc<Core>) -> Result<Revision> {
-        let read = || {
-            let (core, probe) = (Arc::clone(core), Range::new(self.span.clone()).with_limit(1).with_keys_only());
-            Box::pin(async move { Ok(core.store.range(probe).await?.revision) }) as BoxFuture<'static, _>
-        };
-        self.heads.read(read).await
     }
 
     /// The whole span.

@@ -18,6 +18,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 ///
 /// Who asks joins the next read that has not begun yet, so that its answer is never older than the question; while one is under way, everyone else waits for
 /// one and the same after it. A thousand callers at once cost a few reads.
+#[derive(Debug)]
 pub(super) struct Coalesced<T: Clone> {
     next: Mutex<Option<Shared<BoxFuture<'static, Result<T>>>>>,
     /// Held while a read is under way.

@@ -2,11 +2,13 @@
 
 use std::sync::{Arc, Weak};
 
-use coord_api::store::Span;
-use coord_api::{Result, WatchStart};
+use coord_api::store::{Range, Span};
+use coord_api::{Error, ErrorKind, Result, Revision, WatchStart};
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::channel::{Channel, Subscription};
+use super::coalesce::Coalesced;
 use crate::core::{Core, require_runtime};
 use crate::sweep::SweptMap;
 
@@ -14,6 +16,8 @@ use crate::sweep::SweptMap;
 #[derive(Debug, Default)]
 pub(crate) struct Hub {
     by_span: Mutex<SweptMap<Span, Weak<Channel>>>,
+    /// Reads of how far the store is, for all watches that begin at once.
+    heads: Arc<Coalesced<Revision>>,
 }
 
 impl Hub {
@@ -29,6 +33,25 @@ impl Hub {
             _ => self.shared(span),
         };
         channel.subscribe(core, start).await
+    }
+
+    /// How far the store is. Of those who ask at once one reads, a key of its span.
+    pub(super) async fn head(&self, core: &Arc<Core>, span: &Span) -> Result<Revision> {
+        let probe = Range::new(span.clone()).with_limit(1).with_keys_only();
+        let read = || {
+            // It may lie in the core for long, should nobody wait for it any more.
+            let (core, probe) = (Arc::downgrade(core), probe.clone());
+            let read = async move {
+                let core = core.upgrade().ok_or_else(|| Error::closed("watch"))?;
+                Ok(core.store.range(probe).await?.revision)
+            };
+            Box::pin(read) as BoxFuture<'static, _>
+        };
+        match self.heads.read(read).await {
+            // Perhaps to somebody else, of another span.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(core.store.range(probe).await?.revision),
+            read => read,
+        }
     }
 
     fn existing(&self, span: &Span) -> Option<Arc<Channel>> {

@@ -49,6 +49,9 @@ pub(super) const HARMLESS: &[Saboteur] = &[
             ..Edited::default()
         })
     }),
+    Saboteur::new("arms-in-the-past", "a watch from now on that tells what was just written, too", &[], || {
+        Sabotage::store(|| ArmsInThePast)
+    }),
     Saboteur::new("closes-slowly", "a store that takes two seconds to close", &[], || Sabotage::store(|| ClosesSlowly)),
 ];
 
@@ -233,6 +236,22 @@ impl BrokenStore for Reconnects {
             }
         });
         Ok(StoreWatch::new(armed, items))
+    }
+}
+
+/// Watches at a replica that is a few revisions behind.
+struct ArmsInThePast;
+
+#[async_trait]
+impl BrokenStore for ArmsInThePast {
+    async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
+        if after.is_none() {
+            let present = good.range(Range::new(span.clone()).with_limit(1).with_keys_only()).await?.revision;
+            if let Ok(watch) = good.watch(span.clone(), Some(Revision::new(present.get().saturating_sub(3)))).await {
+                return Ok(watch);
+            }
+        }
+        good.watch(span, after).await
     }
 }
 
