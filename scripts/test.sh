@@ -120,7 +120,9 @@ run_quickstart() {
 
 # The whole kit runs among the tests; this is about the program that makes the matrix of it, and its verdicts.
 write_report() {
-    cargo run --quiet --locked --package coord-testkit --example conformance -- --case s6:: --out "$scratch" >"$scratch/verdicts"
+    local target
+    target=$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    "$target/debug/examples/conformance" --case s6:: --out "$scratch" >"$scratch/verdicts"
     expect "memory: 0 of 1 runs failed" "$scratch/verdicts" "The report of durability"
     expect '| **S6** Durability | – not run | ✔' "$scratch/CONFORMANCE.md" "The matrix"
     expect '"verdict": "not_run"' "$scratch/conformance.json" "The report as JSON"
@@ -133,7 +135,7 @@ etcd_tests() {
     local name pid
     local names=() pids=() failed=()
     while [ $# -gt 0 ]; do
-        cargo test --locked --quiet --package coord-etcd --all-features --test "$1" -- --test-threads "$2" >"$scratch/$1" 2>&1 &
+        cargo test --locked --quiet "${everything[@]}" --test "$1" -- --test-threads "$2" >"$scratch/$1" 2>&1 &
         pids+=($!)
         names+=("$1")
         shift 2
@@ -165,15 +167,20 @@ scripts/dependencies.sh
 begin "lints" "Repair the warnings; an allow needs its reason."
 cargo clippy --locked --quiet --workspace --all-targets --all-features -- -D warnings
 
-begin "tests and doc tests" "Repair the test that failed, or the code that it accuses."
-cargo test --locked --quiet --workspace --all-features --exclude coord-etcd
+# With other packages selected, cargo would find other features for what they have in common, and build it all once more.
+readonly everything=(--workspace --all-features)
+
+begin "tests" "Repair the test that failed, or the code that it accuses."
+cargo test --locked --quiet "${everything[@]}" --exclude coord-etcd --lib --bins --tests --examples
 
 begin "random cases on harmless backends" "The kit fails a backend that keeps the contract, or the code is wrong; alone: cargo test -p coord-testkit --test saboteurs -- --ignored"
-COORD_TESTKIT_HISTORIES=1 COORD_TESTKIT_SEQUENCES=3 cargo test --locked --quiet --package coord-testkit --all-features --test saboteurs -- --ignored
+COORD_TESTKIT_HISTORIES=1 COORD_TESTKIT_SEQUENCES=3 cargo test --locked --quiet "${everything[@]}" --exclude coord-etcd --test saboteurs -- --ignored
+
+begin "doc tests" "Repair the example in the documentation."
+cargo test --locked --quiet "${everything[@]}" --doc
 
 begin "etcd by script" "Repair the test that failed, or the code that it accuses."
-cargo test --locked --quiet --package coord-etcd --all-features --lib --test fake --test secrets -- --test-threads 4
-cargo test --locked --quiet --package coord-etcd --all-features --doc
+cargo test --locked --quiet "${everything[@]}" --lib --test fake --test secrets -- --test-threads 4
 
 begin "etcd: what only real servers can show" "Repair the test that failed, or the code that it accuses; alone: cargo test -p coord-etcd --test live"
 etcd_tests live 4

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! scripts/etcd.sh                                                                           # brings the servers, once
-//! cargo run --release -p coord-etcd --example conformance -- --out .                        # all of it
-//! cargo run -p coord-etcd --example conformance -- --backend etcd-3.5-three --case r12::    # some cases on one cluster
+//! cargo run --release -p coord-etcd --example etcd_conformance -- --out .                        # all of it
+//! cargo run -p coord-etcd --example etcd_conformance -- --backend etcd-3.5-three --case r12::    # some cases on one cluster
 //! ```
 //!
 //! Each case has a fresh cluster of its own. `--help` lists what else it can do.
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         ("etcd-3.4-single", Series::V3_4, Etcd::single),
     ];
     let suites = clusters.into_iter().map(|(name, series, start)| {
-        let replay = format!("cargo run -p coord-etcd --example conformance -- --backend {name} --case");
+        let replay = format!("cargo run -p coord-etcd --example etcd_conformance -- --backend {name} --case");
         Suite::new(name, replay, move || async move { start(series) })
             .with_cases(manager::CASES)
             .with_cases(channel::CASES)
