@@ -18,6 +18,8 @@ pub(crate) const LARGEST_ANSWER: usize = 1 << 30;
 /// The connections to one member of the cluster.
 #[derive(Debug)]
 pub(crate) struct Link {
+    /// Tells the client's links apart.
+    pub(crate) number: u64,
     /// Keys, and what else is asked once.
     pub(crate) main: Connection,
     /// Watches, on the same transport. The member ends them when it has no leader, which it would otherwise keep to itself.
@@ -30,10 +32,11 @@ pub(crate) struct Link {
 
 impl Link {
     /// Connects when it is first used. Needs a tokio runtime.
-    pub(crate) async fn new(endpoint: &Endpoint, credentials: Option<Arc<Credentials>>) -> Result<Self, Fault> {
+    pub(crate) async fn new(number: u64, endpoint: &Endpoint, credentials: Option<Arc<Credentials>>) -> Result<Self, Fault> {
         let transport = endpoint.connect_lazy();
         let leases = endpoint.connect_lazy();
         Ok(Link {
+            number,
             main: Connection::new(transport.clone(), false, credentials.clone()).await?,
             watches: Connection::new(transport, true, credentials.clone()).await?,
             streams: Pool::default(),
@@ -115,6 +118,10 @@ impl std::fmt::Debug for Connection {
 
 /// What a call outside of a tokio runtime is told, where tokio itself would panic.
 pub(crate) fn require_runtime() -> Result<(), Fault> {
+    // Who is a task has a runtime, and a handle is shared by all threads.
+    if tokio::task::try_id().is_some() {
+        return Ok(());
+    }
     match tokio::runtime::Handle::try_current() {
         Ok(_) => Ok(()),
         Err(_) => {

@@ -5,10 +5,13 @@ use coord_api::store::{Compare, Entry, Op, OpReply, Order, Range, RangeReply, Sp
 use coord_api::{ErrorKind, LeaseId, Result, Revision, Value};
 use etcd_client::proto::{PbKeyValue, PbRangeResponse, PbResponseHeader, PbTxnOpResponse, PbTxnResponse};
 use etcd_client::{CompareOp, DeleteOptions, GetOptions, PutOptions, SortOrder, SortTarget, TxnOp};
+use tokio::time::timeout_at;
 
 use crate::connection::LARGEST_ANSWER;
 use crate::error::{Effect, Fault};
 use crate::members::Members;
+
+const RANGE: &str = "store.range";
 
 /// The first byte string after all others, and the smallest key.
 const ZERO: &[u8] = &[0];
@@ -27,23 +30,40 @@ const SNAPSHOTS: usize = 3;
 
 /// Reads a range at one revision (S2), in pages where it is long.
 pub(crate) async fn range(members: &Members, range: &Range) -> Result<RangeReply> {
+    let deadline = members.deadline();
+    let first = first_page(members, range).await?;
+    if !first.more {
+        return Ok(first);
+    }
+    // Boxed: it is rare, and every read would be as large as it otherwise.
+    let whole = Box::pin(timeout_at(deadline, whole(members, range, first)));
+    whole.await.unwrap_or_else(|_| Err(Fault::silent().into_error(RANGE, Effect::Read)))
+}
+
+async fn first_page(members: &Members, range: &Range) -> Result<RangeReply> {
+    let first = page(members, range, range.limit, limit_of_page(range, &[])).await?;
+    Ok(RangeReply { revision: range.at.unwrap_or(first.revision), ..first })
+}
+
+/// All pages, of the first page's snapshot or of a newer one.
+async fn whole(members: &Members, range: &Range, mut first: RangeReply) -> Result<RangeReply> {
     let mut snapshots = 1;
     loop {
-        match snapshot(members, range).await {
+        match further_pages(members, range, first).await {
             // A newer snapshot is as good, unless a revision was asked for.
             Err(error) if error.kind() == ErrorKind::Compacted && range.at.is_none() && snapshots < SNAPSHOTS => snapshots += 1,
             reply => return reply,
         }
+        first = first_page(members, range).await?;
     }
 }
 
-async fn snapshot(members: &Members, range: &Range) -> Result<RangeReply> {
-    let mut reply = page(members, range, None, limit_of_page(range, &[])).await?;
-    reply.revision = range.at.unwrap_or(reply.revision);
+async fn further_pages(members: &Members, range: &Range, mut reply: RangeReply) -> Result<RangeReply> {
     while reply.more && range.limit.is_none_or(|limit| reply.entries.len() < limit) {
         let Some(last) = reply.entries.last() else { break };
         let rest = range.clone().with_after_key(last.key.clone()).with_at(reply.revision);
-        let next = page(members, &rest, range.limit.map(|limit| limit - reply.entries.len()), limit_of_page(range, &reply.entries)).await?;
+        let left = range.limit.map(|limit| limit - reply.entries.len());
+        let next = page(members, &rest, left, limit_of_page(range, &reply.entries)).await?;
         reply.entries.extend(next.entries);
         reply.more = next.more;
     }
@@ -63,22 +83,18 @@ fn limit_of_page(range: &Range, before: &[Entry]) -> Option<usize> {
 }
 
 async fn page(members: &Members, range: &Range, left: Option<usize>, page: Option<usize>) -> Result<RangeReply> {
-    let limit = [left.or(range.limit), page].into_iter().flatten().min();
-    let (start, options) = get(range, limit);
+    let limit = [left, page].into_iter().flatten().min();
     members
-        .call("store.range", Effect::Read, |asked| {
-            let (start, options) = (&start, &options);
-            async move {
-                asked
-                    .link
-                    .main
-                    .run(|client| {
-                        let mut kv = client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
-                        let (start, options) = (start.clone(), options.clone());
-                        async move { found(kv.get(start, Some(options)).await?.0) }
-                    })
-                    .await
-            }
+        .call(RANGE, Effect::Read, |asked| async move {
+            asked
+                .link
+                .main
+                .run(|client| {
+                    let mut kv = client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
+                    let (start, options) = get(range, limit);
+                    async move { found(kv.get(start, Some(options)).await?.0) }
+                })
+                .await
         })
         .await
 }

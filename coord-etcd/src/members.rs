@@ -2,14 +2,14 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use coord_api::{Error, Outcome, Result};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
@@ -22,6 +22,9 @@ use crate::status::status;
 /// A caller who gave up after waiting at least so long had reason to. Renewals are given up long before an attempt's timeout.
 const GIVEN_UP: Duration = Duration::from_millis(250);
 
+/// Longer than anyone waits, and still a time that can be added to the present.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3_600);
+
 /// The pause between two looks at a member that does not answer yet.
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -33,8 +36,11 @@ const PROBE_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Members {
     members: Vec<Member>,
     preferred: AtomicUsize,
+    /// How many links were made.
+    links: AtomicU64,
     credentials: Option<Arc<Credentials>>,
     attempt_timeout: Duration,
+    total_timeout: Duration,
     pace: Pace,
     closing: CancellationToken,
 }
@@ -53,17 +59,33 @@ pub(crate) struct Asked {
     pub(crate) link: Arc<Link>,
 }
 
+impl Asked {
+    fn whom(&self) -> Whom {
+        Whom { index: self.index, link: self.link.number }
+    }
+}
+
+/// Which member was asked, and by which of the links that were made.
+#[derive(Clone, Copy, Debug)]
+struct Whom {
+    index: usize,
+    link: u64,
+}
+
 impl Members {
     /// The members that the options name. No I/O.
     pub(crate) fn new(options: &EtcdOptions, closing: CancellationToken) -> Result<Self> {
         let members: Vec<_> =
             options.endpoints()?.into_iter().map(|(name, endpoint)| Member { name, endpoint, link: Mutex::new(None) }).collect();
-        let attempt_timeout = options.retry.attempt_timeout.unwrap_or(Duration::MAX);
+        let bound = |timeout: Option<Duration>| timeout.map_or(FOR_EVER, |timeout| timeout.min(FOR_EVER));
+        let attempt_timeout = bound(options.retry.attempt_timeout);
         Ok(Members {
             preferred: AtomicUsize::new(fastrand::usize(..members.len())),
             members,
+            links: AtomicU64::new(0),
             credentials: options.credentials.clone().map(Arc::new),
             attempt_timeout,
+            total_timeout: bound(options.retry.total_timeout),
             pace: Pace::new(attempt_timeout),
             closing,
         })
@@ -81,7 +103,7 @@ impl Members {
 
     /// Makes a request: of the preferred member, and of the others in turn where that is safe and the fault is the member's (R2).
     ///
-    /// Each attempt is bounded. `Closed` when the client is, or is closed meanwhile.
+    /// Each attempt is bounded, and all of them together. `Closed` when the client is, or is closed meanwhile.
     pub(crate) async fn call<T, F>(&self, operation: &'static str, effect: Effect, request: impl Fn(Asked) -> F) -> Result<T>
     where
         F: Future<Output = Result<T, Fault>>,
@@ -105,35 +127,44 @@ impl Members {
             return Err(Error::closed(operation));
         }
         self.pace.keep();
-        let mut tried = 1;
+        let started = Instant::now();
+        let (mut since, mut tried) = (started, 1);
         loop {
-            let fault = match self.attempt(limit, &request).await {
+            let left = self.total_timeout.saturating_sub(since - started);
+            let fault = match self.attempt(since, limit.min(left), &request).await {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
             };
-            if tried >= self.members.len() || !fault.moves_on(effect) {
+            since = Instant::now();
+            if tried >= self.members.len() || !fault.moves_on(effect) || since - started >= self.total_timeout {
                 return Err(fault.into_error(operation, effect));
             }
             tried += 1;
         }
     }
 
-    async fn attempt<T, F>(&self, limit: Duration, request: impl Fn(Asked) -> F) -> Result<T, Fault>
+    /// When a request that begins now must have ended.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.total_timeout
+    }
+
+    async fn attempt<T, F>(&self, since: Instant, limit: Duration, request: impl Fn(Asked) -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, Fault>>,
     {
         let asked = self.ask().await?;
-        let mut patience = Patience { members: self, asked: &asked, since: Instant::now(), settled: false };
+        let whom = asked.whom();
+        let mut patience = Patience { members: self, whom, since, settled: false };
         let answer = tokio::select! {
             biased;
-            answer = timeout(limit, request(asked.clone())) => answer.unwrap_or_else(|_| Err(Fault::silent())),
+            answer = timeout_at(since + limit, request(asked)) => answer.unwrap_or_else(|_| Err(Fault::silent())),
             () = self.closing.cancelled() => Err(Fault::closed()),
         };
         patience.settled = true;
         match answer {
             Err(fault) if fault.accuses => {
-                self.accuse(&asked, &fault.message);
-                Err(Fault { message: format!("{} ({})", fault.message, self.name(&asked)).into(), ..fault })
+                self.give_up_on(whom, &fault.message);
+                Err(Fault { message: format!("{} ({})", fault.message, self.name(whom)).into(), ..fault })
             }
             answer => answer,
         }
@@ -150,7 +181,8 @@ impl Members {
         if let Some(link) = &*member.link.lock() {
             return Ok(Asked { index, link: Arc::clone(link) });
         }
-        let made = Arc::new(Box::pin(Link::new(&member.endpoint, self.credentials.clone())).await?);
+        let number = self.links.fetch_add(1, Ordering::Relaxed);
+        let made = Arc::new(Box::pin(Link::new(number, &member.endpoint, self.credentials.clone())).await?);
         // Whoever was first: what is made twice did no I/O yet.
         let link = Arc::clone(member.link.lock().get_or_insert(made));
         Ok(Asked { index, link })
@@ -158,21 +190,25 @@ impl Members {
 
     /// A member failed, or was silent: the next one is preferred from now on, and this one is connected to anew when it is asked again.
     pub(crate) fn accuse(&self, asked: &Asked, why: &str) {
-        let next = (asked.index + 1) % self.members.len();
-        let moved = self.preferred.compare_exchange(asked.index, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        if let Some(member) = self.members.get(asked.index) {
+        self.give_up_on(asked.whom(), why);
+    }
+
+    fn give_up_on(&self, whom: Whom, why: &str) {
+        let next = (whom.index + 1) % self.members.len();
+        let moved = self.preferred.compare_exchange(whom.index, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if let Some(member) = self.members.get(whom.index) {
             let mut link = member.link.lock();
-            if link.as_ref().is_some_and(|link| Arc::ptr_eq(link, &asked.link)) {
+            if link.as_ref().is_some_and(|link| link.number == whom.link) {
                 *link = None;
             }
         }
         if moved {
-            tracing::debug!(member = self.name(asked), why, "another member is asked from now on");
+            tracing::debug!(member = self.name(whom), why, "another member is asked from now on");
         }
     }
 
-    fn name(&self, asked: &Asked) -> &str {
-        self.members.get(asked.index).map_or("", |member| &member.name)
+    fn name(&self, whom: Whom) -> &str {
+        self.members.get(whom.index).map_or("", |member| &member.name)
     }
 
     /// Succeeds when the first member answers, and prefers it (R3). Fails when none did within `limit`, or one for good.
@@ -214,7 +250,7 @@ impl Members {
 /// Accuses a member whose caller lost patience and dropped the call, as one does whose lease runs out meanwhile.
 struct Patience<'a> {
     members: &'a Members,
-    asked: &'a Asked,
+    whom: Whom,
     since: Instant,
     settled: bool,
 }
@@ -222,7 +258,7 @@ struct Patience<'a> {
 impl Drop for Patience<'_> {
     fn drop(&mut self) {
         if !self.settled && self.since.elapsed() >= GIVEN_UP {
-            self.members.accuse(self.asked, "its caller gave up waiting");
+            self.members.give_up_on(self.whom, "its caller gave up waiting");
         }
     }
 }

@@ -71,10 +71,10 @@ impl EtcdProvider {
         if let Some(namespace) = &options.namespace {
             layered = Arc::new(Namespace::new(layered, namespace)?);
         }
-        // Each attempt is bounded by the store itself.
+        // Each attempt is bounded by the store itself, and so is a call of it as a whole.
         let mut retry = options.retry.clone();
         retry.attempt_timeout = None;
-        let layered = Observe::new(Retry::new(layered, retry)?, "etcd");
+        let layered = Observe::new(Retry::over_bounded(layered, retry)?, "etcd");
         let contracts = StoreProvider::new(Arc::new(layered), ProviderOptions::default().with_name(&options.name));
         Ok(Arc::new(EtcdProvider { store, contracts }))
     }

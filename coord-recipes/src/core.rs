@@ -182,6 +182,10 @@ pub(crate) fn is_permanent(error: &Error) -> bool {
 ///
 /// `Internal` outside of one, where tokio itself would panic.
 pub(crate) fn require_runtime(operation: &'static str) -> Result<()> {
+    // Who is a task has a runtime, and a handle is shared by all threads.
+    if tokio::task::try_id().is_some() {
+        return Ok(());
+    }
     match tokio::runtime::Handle::try_current() {
         Ok(_) => Ok(()),
         Err(error) => Err(Error::new(ErrorKind::Internal, operation, "called outside of a tokio runtime").with_source(error)),

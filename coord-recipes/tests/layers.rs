@@ -355,6 +355,24 @@ async fn the_total_time_bounds_attempts_and_pauses() {
     assert!(begun.elapsed() <= Duration::from_millis(5_001));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_store_that_bounds_its_calls_is_left_to_it_the_first_time() {
+    let policy = RetryPolicy::default().with_total_timeout(Duration::from_secs(5));
+    let over = |script: &[Step]| Retry::over_bounded(Scripted::new(script.iter().copied()), policy.clone()).unwrap();
+    let hangs = over(&[Step::Hang, Step::Hang]);
+    tokio::time::timeout(Duration::from_secs(60), hangs.range(Range::key("a"))).await.unwrap_err();
+    tokio::time::timeout(Duration::from_secs(60), hangs.txn(put("a", "1"))).await.unwrap_err();
+
+    // What comes after is bounded as ever, and so is everything else.
+    let begun = Instant::now();
+    let failed = over(&[UNREACHABLE, Step::Hang]).range(Range::key("a")).await.unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::Timeout);
+    assert!(begun.elapsed() <= Duration::from_millis(5_001));
+    let begun = Instant::now();
+    assert_eq!(over(&[Step::Hang]).status().await.unwrap_err().kind(), ErrorKind::Timeout);
+    assert!(begun.elapsed() <= Duration::from_millis(5_001));
+}
+
 #[test]
 fn without_a_runtime_nothing_panics_and_nothing_is_repeated() {
     let run = |policy: RetryPolicy, script: &[Step]| {

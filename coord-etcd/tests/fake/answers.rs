@@ -4,10 +4,11 @@ use coord_api::prelude::*;
 use coord_api::store::{Compare, Op, Range, Store, Txn};
 use coord_api::{ErrorKind, Outcome, Value};
 use coord_etcd::{EtcdProvider, EtcdStore};
-use etcd_client::proto::{PbPutResponse, PbRangeResponse, PbResponseOp, PbTxnOpResponse, PbTxnResponse};
+use etcd_client::proto::{PbKeyValue, PbPutResponse, PbRangeResponse, PbResponseOp, PbTxnOpResponse, PbTxnResponse};
+use tokio::time::Instant;
 use tonic::Status;
 
-use crate::server::{Answer, CLUSTER, Fake, header};
+use crate::server::{ATTEMPT, Answer, CLUSTER, Fake, header};
 use crate::{options, store};
 
 /// Sent as a put.
@@ -73,6 +74,35 @@ async fn a_read_that_is_swallowed_goes_to_the_next_member_and_stays_there() {
         store.range(Range::key("k")).await.unwrap();
     }
     assert_eq!((silent.asked("range"), other.asked("range")), (2, 10));
+}
+
+#[tokio::test]
+async fn all_attempts_together_are_bounded_and_so_are_all_pages() {
+    let total = ATTEMPT + ATTEMPT / 2;
+    let in_time = |begun: Instant| assert!(begun.elapsed() >= total && begun.elapsed() < 2 * ATTEMPT, "{:?}", begun.elapsed());
+    let (one, two) = (Fake::start(10).await, Fake::start(10).await);
+    let mut options = options([&one, &two]);
+    options.retry.total_timeout = Some(total);
+    for fake in [&one, &two] {
+        fake.script(|script| script.ranges.push_back(Answer::Swallow));
+    }
+    let store = EtcdStore::connect_lazy(&options).unwrap();
+    let begun = Instant::now();
+    assert_eq!(store.range(Range::key("k")).await.unwrap_err().kind(), ErrorKind::Timeout);
+    in_time(begun);
+
+    // Any number of pages, each in time by itself.
+    let kv = |n: u8| PbKeyValue { key: vec![b'k', n], ..PbKeyValue::default() };
+    let endless = move |n| PbRangeResponse { header: header(10), kvs: vec![kv(n)], more: true, count: 1_000 };
+    let begun = Instant::now();
+    for fake in [&one, &two] {
+        fake.script(|script| {
+            script.ranges.clear();
+            script.ranges.extend([Answer::Give(endless(0)), Answer::Give(endless(1)), Answer::Swallow]);
+        });
+    }
+    assert_eq!(store.range(Range::prefix("k")).await.unwrap_err().kind(), ErrorKind::Timeout);
+    in_time(begun);
 }
 
 #[tokio::test]

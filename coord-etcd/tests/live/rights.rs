@@ -67,7 +67,7 @@ async fn every_contract_works(one: &EtcdProvider, two: &EtcdProvider) {
     let mut services = two.registry().watch("shop").await.unwrap();
     let first = within(SOON, "the set", services.next()).await.unwrap().unwrap();
     assert!(matches!(first, ServiceEvent::Resync(ref set) if set.items.is_empty()), "{first:?}");
-    let registration = one.registry().register_with(instance(1), registered.clone()).await.unwrap();
+    let registration = one.registry().register_with(instance(1), registered).await.unwrap();
     let event = within(SOON, "the instance", services.next()).await.unwrap().unwrap();
     assert!(matches!(event, ServiceEvent::Change { .. }), "{event:?}");
     registration.update(instance(2)).await.unwrap();

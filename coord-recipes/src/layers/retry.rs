@@ -136,7 +136,7 @@ impl RetryPolicy {
 /// - An attempt that takes too long is dropped and counts as `Timeout`; a write's outcome is then `Unknown`. When the total time is up, or would be after the next
 ///   pause, the last failure is returned.
 ///
-/// A policy without timeouts starts no timer before something failed. Timeouts need a tokio runtime with its timers enabled: outside of a runtime a call
+/// A policy without timeouts starts no timer before something failed, and [`over_bounded`](Retry::over_bounded) none for a range or a transaction. Timeouts need a tokio runtime with its timers enabled: outside of a runtime a call
 /// that has one is `Internal`, and what fails there is not repeated.
 ///
 /// # Cancel safety
@@ -146,6 +146,8 @@ impl RetryPolicy {
 pub struct Retry<S> {
     store: S,
     policy: RetryPolicy,
+    /// Whether the store keeps to the total time by itself, in one call.
+    bounded: bool,
 }
 
 impl<S: Store> Retry<S> {
@@ -156,10 +158,29 @@ impl<S: Store> Retry<S> {
     /// `InvalidArgument` for a policy that [`RetryPolicy::validate`] refuses.
     pub fn new(store: S, policy: RetryPolicy) -> Result<Self> {
         policy.validate()?;
-        Ok(Retry { store, policy })
+        Ok(Retry { store, policy, bounded: false })
+    }
+
+    /// As [`new`](Self::new), over a store of which no range and no transaction takes longer than the policy's total time by itself. A first attempt at one is left to the store, which
+    /// saves a timer for each.
+    ///
+    /// # Errors
+    ///
+    /// As `new`.
+    pub fn over_bounded(store: S, policy: RetryPolicy) -> Result<Self> {
+        Ok(Retry { bounded: true, ..Retry::new(store, policy)? })
     }
 
     async fn run<T, F>(&self, operation: &'static str, effect: Effect, call: impl Fn() -> F + Send) -> Result<T>
+    where
+        T: Send,
+        F: Future<Output = Result<T>> + Send,
+    {
+        self.run_bounded(operation, effect, false, call).await
+    }
+
+    /// As [`run`](Self::run); `bounded` when a single call needs no bound of ours.
+    async fn run_bounded<T, F>(&self, operation: &'static str, effect: Effect, bounded: bool, call: impl Fn() -> F + Send) -> Result<T>
     where
         T: Send,
         F: Future<Output = Result<T>> + Send,
@@ -168,7 +189,8 @@ impl<S: Store> Retry<S> {
         let mut pauses = None;
         let mut attempt = 1;
         loop {
-            let error = match self.attempt(operation, effect, deadline, call()).await {
+            let until = if bounded && attempt == 1 { None } else { deadline };
+            let error = match self.attempt(operation, effect, until, call()).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -234,11 +256,11 @@ impl Effect {
 #[deny(clippy::missing_trait_methods)]
 impl<S: Store> Store for Retry<S> {
     async fn range(&self, range: Range) -> Result<RangeReply> {
-        self.run("store.range", Effect::Read, || self.store.range(range.clone())).await
+        self.run_bounded("store.range", Effect::Read, self.bounded, || self.store.range(range.clone())).await
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply> {
-        self.run("store.txn", Effect::of(&txn), || self.store.txn(txn.clone())).await
+        self.run_bounded("store.txn", Effect::of(&txn), self.bounded, || self.store.txn(txn.clone())).await
     }
 
     async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
