@@ -51,7 +51,7 @@ async fn all() {
     println!("etcd {}", binary.version());
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     if is_wanted("latency") {
-        latency(&Cluster::single(&binary)).await;
+        Box::pin(latency(&Cluster::single(&binary))).await;
     }
     if is_wanted("throughput") {
         throughput(&Cluster::single(&binary)).await;

@@ -28,8 +28,8 @@ use harness::Etcd;
 const THREADS: usize = 4;
 
 fn main() -> ExitCode {
-    let clusters: [(&str, Series, fn(Series) -> Etcd); 3] = [
-        ("etcd-3.5-single", Series::V3_5, Etcd::single),
+    let clusters = [
+        ("etcd-3.5-single", Series::V3_5, Etcd::single as fn(Series) -> Etcd),
         ("etcd-3.5-three", Series::V3_5, Etcd::three),
         ("etcd-3.4-single", Series::V3_4, Etcd::single),
     ];

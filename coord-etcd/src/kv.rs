@@ -32,7 +32,7 @@ const SNAPSHOTS: usize = 3;
 pub(crate) async fn range(members: &Members, range: &Range) -> Result<RangeReply> {
     let deadline = members.deadline();
     let first = first_page(members, range).await?;
-    if !first.more {
+    if is_whole(range, &first) {
         return Ok(first);
     }
     // Boxed: it is rare, and every read would be as large as it otherwise.
@@ -58,8 +58,13 @@ async fn whole(members: &Members, range: &Range, mut first: RangeReply) -> Resul
     }
 }
 
+/// Whether this is all that was asked for.
+fn is_whole(range: &Range, reply: &RangeReply) -> bool {
+    !reply.more || range.limit.is_some_and(|limit| reply.entries.len() >= limit)
+}
+
 async fn further_pages(members: &Members, range: &Range, mut reply: RangeReply) -> Result<RangeReply> {
-    while reply.more && range.limit.is_none_or(|limit| reply.entries.len() < limit) {
+    while !is_whole(range, &reply) {
         let Some(last) = reply.entries.last() else { break };
         let rest = range.clone().with_after_key(last.key.clone()).with_at(reply.revision);
         let left = range.limit.map(|limit| limit - reply.entries.len());
