@@ -139,7 +139,7 @@ async fn a_page_that_is_empty_and_not_the_last_ends_the_list() {
 #[tokio::test]
 async fn a_list_is_begun_anew_when_its_history_is_compacted() {
     let fake = Fake::start(10).await;
-    let kv = |key: &str| etcd_client::proto::PbKeyValue { key: key.into(), mod_revision: 5, create_revision: 5, ..Default::default() };
+    let kv = |key: &str| PbKeyValue { key: key.into(), mod_revision: 5, create_revision: 5, ..Default::default() };
     let page = |revision, key: &str, more| PbRangeResponse { header: header(revision), kvs: vec![kv(key)], more, count: 2 };
     let compacted = Status::out_of_range("etcdserver: mvcc: required revision has been compacted");
     fake.script(|script| {
