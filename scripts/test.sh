@@ -171,7 +171,8 @@ cargo clippy --locked --quiet --workspace --all-targets --all-features -- -D war
 readonly everything=(--workspace --all-features)
 
 begin "tests" "Repair the test that failed, or the code that it accuses."
-cargo test --locked --quiet "${everything[@]}" --exclude coord-etcd --lib --bins --tests --examples
+cargo build --locked --quiet "${everything[@]}" --exclude coord-etcd --examples
+cargo test --locked --quiet "${everything[@]}" --exclude coord-etcd --lib --bins --tests
 
 begin "random cases on harmless backends" "The kit fails a backend that keeps the contract, or the code is wrong; alone: cargo test -p coord-testkit --test saboteurs -- --ignored"
 COORD_TESTKIT_HISTORIES=1 COORD_TESTKIT_SEQUENCES=3 cargo test --locked --quiet "${everything[@]}" --exclude coord-etcd --test saboteurs -- --ignored
