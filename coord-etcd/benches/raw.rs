@@ -20,6 +20,7 @@
 
 mod baseline;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,7 +32,7 @@ use coord_etcd::{EtcdOptions, EtcdProvider, EtcdStore};
 use coord_etcd_fixture::{Binary, Cluster, Series};
 use coord_recipes::{ProviderOptions, StoreProvider};
 use coord_testkit::wrap::{Counter, Counting};
-use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
+use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp};
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::stream;
@@ -102,11 +103,14 @@ async fn took<T>(work: impl Future<Output = T>) -> (T, f64) {
 /// Something that is done again and again: a read, a write, or one write on top of the other.
 type Act = Box<dyn FnMut() -> BoxFuture<'static, ()> + Send>;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Get,
     Set,
+    /// As the raw client's users write it: a conflict says no more than that it is one.
     CompareAndSet,
+    /// A conflict tells the version that is there, as coord's does.
+    CompareAndSetOrTell,
 }
 
 fn value(n: u64) -> Vec<u8> {
@@ -123,9 +127,12 @@ fn of_raw(client: &Client, kind: Kind, key: &str) -> Act {
             match kind {
                 Kind::Get => drop(client.get(key, None).await.unwrap()),
                 Kind::Set => drop(client.put(key, value(n), None).await.unwrap()),
-                Kind::CompareAndSet => {
+                Kind::CompareAndSet | Kind::CompareAndSetOrTell => {
                     let expected = Compare::mod_revision(key.clone(), CompareOp::Equal, revision.load(Ordering::Relaxed) as i64);
-                    let txn = Txn::new().when([expected]).and_then([TxnOp::put(key, value(n), None)]);
+                    let mut txn = Txn::new().when([expected]).and_then([TxnOp::put(key.clone(), value(n), None)]);
+                    if kind == Kind::CompareAndSetOrTell {
+                        txn = txn.or_else([TxnOp::get(key, Some(GetOptions::new().with_keys_only()))]);
+                    }
                     let answer = client.txn(txn).await.unwrap();
                     assert!(answer.succeeded());
                     revision.store(answer.header().unwrap().revision() as u64, Ordering::Relaxed);
@@ -147,7 +154,7 @@ fn of_ours(provider: &Arc<dyn Provider>, kind: Kind, key: &str) -> Act {
             match kind {
                 Kind::Get => drop(config.get_raw(&key).await.unwrap()),
                 Kind::Set => drop(config.set_raw(&key, Value::from(value(n))).await.unwrap()),
-                Kind::CompareAndSet => {
+                Kind::CompareAndSet | Kind::CompareAndSetOrTell => {
                     let expected = Version::new(version.load(Ordering::Relaxed));
                     let new = config.compare_and_set_raw(&key, Value::from(value(n)), expected).await.unwrap();
                     version.store(new.get(), Ordering::Relaxed);
@@ -166,7 +173,7 @@ async fn latency(cluster: &Cluster) {
     const PAIRS: usize = 100;
     println!("\n## Latency, one call at a time, {BLOCKS} times {PAIRS} pairs of each kind: medians");
     let (one, other, provider) = (raw(cluster).await, raw(cluster).await, ours(cluster).await);
-    for kind in [Kind::Get, Kind::Set, Kind::CompareAndSet] {
+    for kind in [Kind::Get, Kind::Set, Kind::CompareAndSet, Kind::CompareAndSetOrTell] {
         let key = |side: &str| format!("{kind:?}/{side}");
         let mut control = Pair::new(of_raw(&one, kind, &key("a")), of_raw(&other, kind, &key("b")));
         let mut pair = Pair::new(of_raw(&one, kind, &key("c")), of_ours(&provider, kind, &key("d")));
@@ -309,32 +316,36 @@ async fn locks(cluster: &Cluster) {
 async fn watches(cluster: &Cluster) {
     const WATCHES: usize = 1_000;
     const ROUNDS: usize = 7;
-    println!("\n## {WATCHES} watches, 64 set up at once, {ROUNDS} rounds: medians");
+    println!("\n## {WATCHES} watches, {ROUNDS} rounds: medians");
     let (client, provider) = (raw(cluster).await, ours(cluster).await);
-    let mut times: [[Vec<f64>; 2]; 3] = Default::default();
+    let mut times: BTreeMap<String, [Vec<f64>; 2]> = BTreeMap::new();
     for round in 0..ROUNDS {
-        for (what, one_range) in [(0, true), (1, false)] {
-            let key = move |n: usize| if one_range { format!("w/{round}") } else { format!("w/{round}/{n}") };
+        for (one_range, at_once) in [(true, 64), (true, WATCHES), (false, 64), (false, WATCHES)] {
+            let directory = format!("w/{round}/{one_range}/{at_once}");
+            let key = |n: usize| if one_range { directory.clone() } else { format!("{directory}/{n}") };
             let usual = stream::iter(0..WATCHES).map(|n| {
-                let mut client = client.watch_client();
-                async move { client.watch(format!("/raw/{}", key(n)), None).await.unwrap() }
+                let (mut client, key) = (client.watch_client(), format!("/raw/{}", key(n)));
+                async move { client.watch(key, None).await.unwrap() }
             });
-            let (usual, time) = took(usual.buffer_unordered(64).collect::<Vec<_>>()).await;
-            times[what][0].push(time);
+            let (usual, usual_time) = took(usual.buffer_unordered(at_once).collect::<Vec<_>>()).await;
             let coord = stream::iter(0..WATCHES).map(|n| {
-                let provider = Arc::clone(&provider);
-                async move { provider.config().watch_raw(&key(n), WatchStart::Now).await.unwrap() }
+                let (provider, key) = (Arc::clone(&provider), key(n));
+                async move { provider.config().watch_raw(&key, WatchStart::Now).await.unwrap() }
             });
-            let (coord, time) = took(coord.buffer_unordered(64).collect::<Vec<_>>()).await;
-            times[what][1].push(time);
-            if one_range {
-                let told = told(&client, &provider, &key(0), usual, coord).await;
-                times[2][0].push(told[0]);
-                times[2][1].push(told[1]);
+            let (coord, coord_time) = took(coord.buffer_unordered(at_once).collect::<Vec<_>>()).await;
+            let mut note = |what: String, [usual, coord]: [f64; 2]| {
+                let sides = times.entry(what).or_default();
+                sides[0].push(usual);
+                sides[1].push(coord);
+            };
+            let what = if one_range { "of one key" } else { "of a key each" };
+            note(format!("{what}, set up, {at_once} at once"), [usual_time, coord_time]);
+            if one_range && at_once == WATCHES {
+                note(format!("{what}, told"), told(&client, &provider, &key(0), usual, coord).await);
             }
         }
     }
-    for (what, sides) in ["set up, of one key", "set up, of a key each", "of one key, told"].into_iter().zip(times) {
+    for (what, sides) in times {
         let [usual, coord] = sides.map(median);
         println!("{what}: own streams {:.1} ms, coord {:.1} ms, ratio {:.3}", usual * 1e3, coord * 1e3, coord / usual);
     }
