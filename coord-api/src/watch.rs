@@ -15,7 +15,7 @@ use crate::types::{Revision, Value};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WatchStart {
-    /// Every change committed after `watch` returned (R16).
+    /// Every change committed after `watch` returned, and none committed before it was called (R16).
     #[default]
     Now,
     /// First the state at some revision, as a `Resync`, then exactly the changes after it (R17).
