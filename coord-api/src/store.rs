@@ -59,7 +59,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// `Unavailable`, `Timeout`, `Closed`, `Unauthenticated`, `PermissionDenied`.
     async fn range(&self, range: Range) -> Result<RangeReply>;
 
-    /// Runs a transaction (S3). It is linearizable, and so is a read inside it.
+    /// Runs a transaction (S3). It is linearizable, and so is a read inside it, and so are its compares where it does nothing else.
     ///
     /// # Errors
     ///

@@ -110,6 +110,10 @@ pub(crate) async fn txn(members: &Members, txn: &Txn) -> Result<TxnReply> {
     let effect = if reads { Effect::Read } else { Effect::Write };
     members
         .call("store.txn", effect, |asked| async move {
+            // Where no operation asks to be linearizable, etcd compares with what this member happens to know.
+            if txn.then.is_empty() && txn.otherwise.is_empty() {
+                Box::pin(barrier(&asked.link.main)).await?;
+            }
             asked
                 .link
                 .main

@@ -64,6 +64,29 @@ async fn a_write_that_was_not_applied_goes_to_the_next_member() {
 }
 
 #[tokio::test]
+async fn a_transaction_that_only_compares_comes_after_a_read_of_the_same_member_that_is_up_to_date() {
+    let (one, two) = (Fake::start(10).await, Fake::start(10).await);
+    let store = EtcdStore::connect_lazy(&options([&one, &two])).unwrap();
+    let compares = || Txn::new().when(Compare::Absent("k".into()));
+    store.txn(compares()).await.unwrap();
+    let (first, other) = if one.asked("txn") == 1 { (&one, &two) } else { (&two, &one) };
+    assert_eq!(first.script(|script| script.asked.clone()), ["range", "txn"]);
+
+    // A member that cannot confirm is not believed; the next one confirms for itself.
+    first.script(|script| script.ranges.push_back(Answer::Fail(Status::unavailable("etcdserver: no leader"))));
+    store.txn(compares()).await.unwrap();
+    assert_eq!(first.script(|script| script.asked.clone()), ["range", "txn", "range"]);
+    assert_eq!(other.script(|script| script.asked.clone()), ["range", "txn"]);
+
+    // What reads or writes is asked for at once: etcd itself sees to it.
+    for txn in [create(), compares().then(Op::Range(Range::key("k"))), compares().otherwise(Op::delete("k"))] {
+        other.script(|script| script.asked.clear());
+        drop(store.txn(txn).await);
+        assert_eq!(other.script(|script| script.asked.clone()), ["txn"]);
+    }
+}
+
+#[tokio::test]
 async fn a_read_that_is_swallowed_goes_to_the_next_member_and_stays_there() {
     let (one, two) = (Fake::start(10).await, Fake::start(10).await);
     let store = EtcdStore::connect_lazy(&options([&one, &two])).unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coord_api::ErrorKind;
-use coord_api::store::Store;
+use coord_api::store::{Compare, Op, Range, Store, Txn};
 use coord_etcd::{EtcdOptions, EtcdStore};
 use coord_etcd_fixture::{Binary, Cluster, Series, Signal};
 use coord_testkit::wait::eventually;
@@ -96,4 +96,26 @@ async fn a_renewal_that_is_given_up_goes_to_another_member_the_next_time() {
     });
     assert_eq!(renewed.await, lease.ttl);
     cluster.servers()[0].signal(Signal::Continue);
+}
+
+/// Of a transaction without any operation etcd finds that no read in it asks to be linearizable, and answers it from what the member happens to know.
+#[tokio::test]
+async fn without_a_majority_no_transaction_is_answered_not_even_one_that_only_compares() {
+    let cluster = Cluster::three(&Binary::find(Series::V3_5));
+    let mut options = impatient(&cluster);
+    options.endpoints.truncate(1);
+    let store = EtcdStore::connect(&options).await.unwrap();
+    eventually(SOON, "there is a leader", async || put(&store, "k", "v").await.ok()).await;
+    cluster.servers()[1..].iter().for_each(|server| server.signal(Signal::Stop));
+    let present = Compare::Present("k".into());
+    for txn in [
+        Txn::new(),
+        Txn::new().when(present.clone()),
+        Txn::new().when(present.clone()).then(Op::Range(Range::key("k"))),
+        Txn::new().when(present).otherwise(Op::put("k", "w")),
+    ] {
+        let error = store.txn(txn.clone()).await.expect_err("one of three knows nothing for sure");
+        assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{txn:?}: {error}");
+    }
+    cluster.servers()[1..].iter().for_each(|server| server.signal(Signal::Continue));
 }

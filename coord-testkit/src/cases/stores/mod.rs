@@ -59,6 +59,7 @@ macro_rules! stores_cases {
                 a_range_inside_has_every_option,
                 every_operation_is_answered,
                 what_a_transaction_read_is_not_older_than_any_acknowledged_write,
+                what_a_transaction_compared_is_not_older_than_any_acknowledged_write,
                 increments_of_many_clients_add_up,
                 of_many_creators_exactly_one_succeeds,
                 random_transactions_do_what_a_plain_model_does,

@@ -5,7 +5,7 @@ use coord_api::{ErrorKind, LeaseId, Outcome, Revision};
 use futures_util::future::join_all;
 
 use super::model::{Dice, Model};
-use super::{get, head, keys, put, put_leased};
+use super::{delete, get, head, keys, put, put_leased};
 use crate::bad;
 use crate::fixture::Fixture;
 use crate::model;
@@ -130,6 +130,21 @@ pub(super) async fn what_a_transaction_read_is_not_older_than_any_acknowledged_w
         assert_eq!(inside.range(0).unwrap().entries[0].modified, written);
         assert!(inside.revision >= written);
         assert_eq!(get(&**reader, "k").await.unwrap().modified, written, "a plain read is no older");
+    }
+}
+
+pub(super) async fn what_a_transaction_compared_is_not_older_than_any_acknowledged_write(cx: Fixture) {
+    let stores = join_all((0..4).map(|_| cx.store())).await;
+    for n in 0..40 {
+        let (writer, reader) = (&stores[n % 4], &stores[(n + 1) % 4]);
+        let there = n % 2 == 0;
+        let written = if there { put(&**writer, "k", "1").await } else { delete(&**writer, "k").await };
+        // Nothing in it reads or writes, so that a store might take it for a read that may be old.
+        let reply = reader.txn(Txn::new().when(Compare::Present("k".into()))).await.unwrap();
+        assert_eq!(reply.succeeded, there, "{n}");
+        assert!(reply.revision >= written, "{n}: at revision {} after {written}", reply.revision);
+        let reply = reader.txn(Txn::new()).await.unwrap();
+        assert!(reply.revision >= written, "{n}: nothing at all, at revision {} after {written}", reply.revision);
     }
 }
 

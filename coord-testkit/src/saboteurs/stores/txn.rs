@@ -9,7 +9,7 @@ use coord_api::store::{Compare, Op, OpReply, Store, Txn, TxnReply};
 use tokio::task::yield_now;
 
 use super::super::store::{BrokenStore, Edited};
-use super::super::{Sabotage, Saboteur};
+use super::super::{Sabotage, Saboteur, Shared, locked};
 use super::range::Lenient;
 
 pub(super) const SABOTEURS: &[Saboteur] = &[
@@ -53,6 +53,9 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
         Sabotage::store(|| ChecksThenActs)
     }),
     Saboteur::new("reads-come-first", "the ranges of a transaction do not see its writes", &["s3"], || Sabotage::store(|| ReadsFirst)),
+    Saboteur::new("compares-alone-are-old", "a transaction that only compares is answered as it was once before", &["s3"], || {
+        Sabotage::store(|| ComparesOnce(Shared::default()))
+    }),
     Saboteur::new("deletes-always-existed", "a delete always says that the key existed", &["s3", "r13"], || {
         Sabotage::store(|| Edited {
             reply: Some(|mut reply| {
@@ -125,6 +128,26 @@ impl BrokenStore for ReadsFirst {
             }
         }
         Ok(reply)
+    }
+}
+
+struct ComparesOnce(Shared<Vec<(Vec<Compare>, TxnReply)>>);
+
+#[async_trait]
+impl BrokenStore for ComparesOnce {
+    async fn txn(&self, good: &Arc<dyn Store>, txn: Txn) -> Result<TxnReply> {
+        if !txn.then.is_empty() || !txn.otherwise.is_empty() {
+            return good.txn(txn).await;
+        }
+        let known = locked(&self.0).iter().find(|(compares, _)| *compares == txn.compares).map(|(_, reply)| reply.clone());
+        match known {
+            Some(reply) => Ok(reply),
+            None => {
+                let reply = good.txn(txn.clone()).await?;
+                locked(&self.0).push((txn.compares, reply.clone()));
+                Ok(reply)
+            }
+        }
     }
 }
 
