@@ -31,18 +31,14 @@ const SNAPSHOTS: usize = 3;
 /// Reads a range at one revision (S2), in pages where it is long.
 pub(crate) async fn range(members: &Members, range: &Range) -> Result<RangeReply> {
     let deadline = members.deadline();
-    let first = first_page(members, range).await?;
+    let mut first = page(members, range, range.limit, limit_of_page(range, &[])).await?;
+    first.revision = range.at.unwrap_or(first.revision);
     if is_whole(range, &first) {
         return Ok(first);
     }
     // Boxed: it is rare, and every read would be as large as it otherwise.
     let whole = Box::pin(timeout_at(deadline, whole(members, range, first)));
     whole.await.unwrap_or_else(|_| Err(Fault::silent().into_error(RANGE, Effect::Read)))
-}
-
-async fn first_page(members: &Members, range: &Range) -> Result<RangeReply> {
-    let first = page(members, range, range.limit, limit_of_page(range, &[])).await?;
-    Ok(RangeReply { revision: range.at.unwrap_or(first.revision), ..first })
 }
 
 /// All pages, of the first page's snapshot or of a newer one.
@@ -54,7 +50,7 @@ async fn whole(members: &Members, range: &Range, mut first: RangeReply) -> Resul
             Err(error) if error.kind() == ErrorKind::Compacted && range.at.is_none() && snapshots < SNAPSHOTS => snapshots += 1,
             reply => return reply,
         }
-        first = first_page(members, range).await?;
+        first = page(members, range, range.limit, limit_of_page(range, &[])).await?;
     }
 }
 
@@ -87,21 +83,19 @@ fn limit_of_page(range: &Range, before: &[Entry]) -> Option<usize> {
     Some((PAGE_BYTES / (bytes / before.len()).max(1)).clamp(1, LARGEST_PAGE))
 }
 
-async fn page(members: &Members, range: &Range, left: Option<usize>, page: Option<usize>) -> Result<RangeReply> {
+fn page(members: &Members, range: &Range, left: Option<usize>, page: Option<usize>) -> impl Future<Output = Result<RangeReply>> {
     let limit = [left, page].into_iter().flatten().min();
-    members
-        .call(RANGE, Effect::Read, |asked| async move {
-            asked
-                .link
-                .main
-                .run(|client| {
-                    let mut kv = client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
-                    let (start, options) = get(range, limit);
-                    async move { found(kv.get(start, Some(options)).await?.0) }
-                })
-                .await
-        })
-        .await
+    members.call(RANGE, Effect::Read, move |asked| async move {
+        asked
+            .link
+            .main
+            .run(|client| {
+                let mut kv = client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
+                let (start, options) = get(range, limit);
+                async move { found(kv.get(start, Some(options)).await?.0) }
+            })
+            .await
+    })
 }
 
 /// Runs a transaction (S3).

@@ -104,11 +104,16 @@ impl Members {
     /// Makes a request: of the preferred member, and of the others in turn where that is safe and the fault is the member's (R2).
     ///
     /// Each attempt is bounded, and all of them together. `Closed` when the client is, or is closed meanwhile.
-    pub(crate) async fn call<T, F>(&self, operation: &'static str, effect: Effect, request: impl Fn(Asked) -> F) -> Result<T>
+    pub(crate) fn call<T, F>(
+        &self,
+        operation: &'static str,
+        effect: Effect,
+        request: impl Fn(Asked) -> F,
+    ) -> impl Future<Output = Result<T>>
     where
         F: Future<Output = Result<T, Fault>>,
     {
-        self.call_within(operation, effect, self.attempt_timeout, request).await
+        self.call_within(operation, effect, self.attempt_timeout, request)
     }
 
     /// As [`call`](Self::call), with another bound for each attempt.
@@ -152,7 +157,11 @@ impl Members {
     where
         F: Future<Output = Result<T, Fault>>,
     {
-        let asked = self.ask().await?;
+        // Made apart, which is rare, so that not every request is as large as that.
+        let asked = match self.connected() {
+            Some(asked) => asked,
+            None => Box::pin(self.member(self.preferred.load(Ordering::Relaxed))).await?,
+        };
         let whom = asked.whom();
         let mut patience = Patience { members: self, whom, since, settled: false };
         let answer = tokio::select! {
@@ -170,19 +179,21 @@ impl Members {
         }
     }
 
-    /// The preferred member, connected to when it is first used.
-    async fn ask(&self) -> Result<Asked, Fault> {
+    /// The preferred member, if it was used before.
+    fn connected(&self) -> Option<Asked> {
         let index = self.preferred.load(Ordering::Relaxed);
-        self.member(index).await
+        let link = Arc::clone(self.members.get(index)?.link.lock().as_ref()?);
+        Some(Asked { index, link })
     }
 
+    /// A member, connected to when it is first used.
     async fn member(&self, index: usize) -> Result<Asked, Fault> {
         let member = self.members.get(index).ok_or_else(|| Fault::nonsense("no such member"))?;
         if let Some(link) = &*member.link.lock() {
             return Ok(Asked { index, link: Arc::clone(link) });
         }
         let number = self.links.fetch_add(1, Ordering::Relaxed);
-        let made = Arc::new(Box::pin(Link::new(number, &member.endpoint, self.credentials.clone())).await?);
+        let made = Arc::new(Link::new(number, &member.endpoint, self.credentials.clone()).await?);
         // Whoever was first: what is made twice did no I/O yet.
         let link = Arc::clone(member.link.lock().get_or_insert(made));
         Ok(Asked { index, link })

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply, round_ttl};
 use coord_api::{LeaseId, Result, Revision};
+use futures_util::future::BoxFuture;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::Effect;
@@ -79,9 +80,16 @@ impl EtcdStore {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Store for EtcdStore {
-    async fn range(&self, range: Range) -> Result<RangeReply> {
-        range.validate()?;
-        kv::range(&self.inner.members, &range).await
+    // What `#[async_trait]` makes of an `async fn`, written out: its future would hold the request twice, and be too large for the allocator's fast way.
+    fn range<'a, 'r>(&'a self, range: Range) -> BoxFuture<'r, Result<RangeReply>>
+    where
+        'a: 'r,
+        Self: 'r,
+    {
+        Box::pin(async move {
+            range.validate()?;
+            kv::range(&self.inner.members, &range).await
+        })
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply> {
