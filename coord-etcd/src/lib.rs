@@ -2,6 +2,7 @@
 
 mod connection;
 mod error;
+mod health;
 mod kv;
 mod lease;
 mod members;

@@ -1,20 +1,24 @@
 //! The members of the cluster, and which of them is asked.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use coord_api::{Error, Outcome, Result};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
 use crate::connection::{Link, require_runtime};
 use crate::error::{Effect, Fault};
+use crate::health::Health;
+use crate::kv::barrier;
 use crate::options::{Credentials, EtcdOptions};
 use crate::pace::Pace;
 use crate::status::status;
@@ -28,14 +32,23 @@ const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3_600);
 /// The pause between two looks at a member that does not answer yet.
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a member that failed may take to pass a trial, however long calls may take.
+const TRIAL_WITHIN: Duration = Duration::from_secs(5);
+
 /// The members of one cluster.
 ///
-/// One of them is asked until it fails; then the next one is, and stays. The first one is chosen by chance, so that many clients spread over the cluster. A member
-/// that gave no answer is connected to anew when its turn comes again: a connection that swallowed one request may swallow them all.
+/// One of them is asked until it fails: the first one by chance, so that many clients spread over the cluster. Then another one is, one that has not failed lately if there is any.
+/// A member that failed is tried again in the background, one request at a time and over a new connection, as one that swallowed a request may swallow them all. When the first one
+/// passes it is asked again, or else all clients would be with the same member after each has been restarted.
 #[derive(Debug)]
 pub(crate) struct Members {
     members: Vec<Member>,
+    /// The member that is asked while it answers.
+    home: AtomicUsize,
+    /// The member that is asked now.
     preferred: AtomicUsize,
+    /// These members, for those who try one again.
+    weak: Weak<Members>,
     /// How many links were made.
     links: AtomicU64,
     credentials: Option<Arc<Credentials>>,
@@ -49,7 +62,15 @@ pub(crate) struct Members {
 struct Member {
     name: String,
     endpoint: Endpoint,
-    link: Mutex<Option<Arc<Link>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    link: Option<Arc<Link>>,
+    health: Health,
+    /// Tries it again, while it counts as failed.
+    trials: Option<JoinHandle<()>>,
 }
 
 /// A member that was asked, by the link over which it was.
@@ -74,21 +95,24 @@ struct Whom {
 
 impl Members {
     /// The members that the options name. No I/O.
-    pub(crate) fn new(options: &EtcdOptions, closing: CancellationToken) -> Result<Self> {
+    pub(crate) fn new(options: &EtcdOptions, closing: CancellationToken) -> Result<Arc<Self>> {
         let members: Vec<_> =
-            options.endpoints()?.into_iter().map(|(name, endpoint)| Member { name, endpoint, link: Mutex::new(None) }).collect();
+            options.endpoints()?.into_iter().map(|(name, endpoint)| Member { name, endpoint, state: Mutex::default() }).collect();
         let bound = |timeout: Option<Duration>| timeout.map_or(FOR_EVER, |timeout| timeout.min(FOR_EVER));
         let attempt_timeout = bound(options.retry.attempt_timeout);
-        Ok(Members {
-            preferred: AtomicUsize::new(fastrand::usize(..members.len())),
+        let home = fastrand::usize(..members.len());
+        Ok(Arc::new_cyclic(|weak| Members {
             members,
+            home: AtomicUsize::new(home),
+            preferred: AtomicUsize::new(home),
+            weak: weak.clone(),
             links: AtomicU64::new(0),
             credentials: options.credentials.clone().map(Arc::new),
             attempt_timeout,
             total_timeout: bound(options.retry.total_timeout),
             pace: Pace::new(attempt_timeout),
             closing,
-        })
+        }))
     }
 
     /// The members' addresses.
@@ -182,40 +206,104 @@ impl Members {
     /// The preferred member, if it was used before.
     fn connected(&self) -> Option<Asked> {
         let index = self.preferred.load(Ordering::Relaxed);
-        let link = Arc::clone(self.members.get(index)?.link.lock().as_ref()?);
+        let link = Arc::clone(self.members.get(index)?.state.lock().link.as_ref()?);
         Some(Asked { index, link })
     }
 
     /// A member, connected to when it is first used.
     async fn member(&self, index: usize) -> Result<Asked, Fault> {
         let member = self.members.get(index).ok_or_else(|| Fault::nonsense("no such member"))?;
-        if let Some(link) = &*member.link.lock() {
+        if let Some(link) = &member.state.lock().link {
             return Ok(Asked { index, link: Arc::clone(link) });
         }
-        let number = self.links.fetch_add(1, Ordering::Relaxed);
-        let made = Arc::new(Link::new(number, &member.endpoint, self.credentials.clone()).await?);
+        let made = self.link(member).await?;
         // Whoever was first: what is made twice did no I/O yet.
-        let link = Arc::clone(member.link.lock().get_or_insert(made));
+        let link = Arc::clone(member.state.lock().link.get_or_insert(made));
         Ok(Asked { index, link })
     }
 
-    /// A member failed, or was silent: the next one is preferred from now on, and this one is connected to anew when it is asked again.
+    /// A new link to a member. No I/O.
+    async fn link(&self, member: &Member) -> Result<Arc<Link>, Fault> {
+        let number = self.links.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Link::new(number, &member.endpoint, self.credentials.clone()).await?))
+    }
+
+    /// A member failed, or was silent: another one is asked from now on, and this one is tried again by and by, over a new link.
     pub(crate) fn accuse(&self, asked: &Asked, why: &str) {
         self.give_up_on(asked.whom(), why);
     }
 
     fn give_up_on(&self, whom: Whom, why: &str) {
-        let next = (whom.index + 1) % self.members.len();
-        let moved = self.preferred.compare_exchange(whom.index, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if let Some(member) = self.members.get(whom.index) {
-            let mut link = member.link.lock();
-            if link.as_ref().is_some_and(|link| link.number == whom.link) {
-                *link = None;
+            let mut state = member.state.lock();
+            // Else it speaks of a link that nobody uses any more.
+            if state.link.as_ref().is_some_and(|link| link.number == whom.link) {
+                state.link = None;
+                state.health.fail(Instant::now());
+                self.try_again(whom.index, &mut state);
             }
         }
-        if moved {
+        let next = self.another_than(whom.index);
+        if self.preferred.compare_exchange(whom.index, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             tracing::debug!(member = self.name(whom), why, "another member is asked from now on");
         }
+    }
+
+    /// One of the other members that have not failed, by chance; else the one that has not failed for the longest time.
+    fn another_than(&self, failed: usize) -> usize {
+        let count = self.members.len();
+        let start = fastrand::usize(..count);
+        let others = self.members.iter().enumerate().cycle().skip(start).take(count).filter(|(index, _)| *index != failed);
+        others.min_by_key(|(_, member)| member.state.lock().health.failed()).map_or(failed, |(index, _)| index)
+    }
+
+    /// Sees to it that a member that failed is tried again, if there is another one to ask meanwhile.
+    fn try_again(&self, index: usize, state: &mut State) {
+        if self.members.len() == 1 || state.trials.as_ref().is_some_and(|trials| !trials.is_finished()) {
+            return;
+        }
+        // A call may be dropped where there is no runtime. Then the next failure begins the trials.
+        if let Ok(runtime) = Handle::try_current() {
+            let trials = try_until_it_answers(Weak::clone(&self.weak), index);
+            let closing = self.closing.clone();
+            state.trials = Some(runtime.spawn(async move {
+                closing.run_until_cancelled(trials).await;
+            }));
+        }
+    }
+
+    /// Tries a member once, over a new link. Whether it has passed, so that no further trials are needed.
+    async fn trial(&self, index: usize) -> bool {
+        let Some(member) = self.members.get(index) else { return true };
+        let answered = timeout(self.attempt_timeout.min(TRIAL_WITHIN), async {
+            let link = self.link(member).await?;
+            match barrier(&link.main).await {
+                Err(fault) if fault.accuses => Err(fault),
+                // Whatever else it says, it has come as far as the others.
+                _ => Ok(link),
+            }
+        });
+        let answered = answered.await.unwrap_or_else(|_| Err(Fault::silent()));
+        let mut state = member.state.lock();
+        let Ok(link) = answered else {
+            state.health.fail_trial();
+            return false;
+        };
+        state.health.recover(Instant::now());
+        state.link.get_or_insert(link);
+        state.trials = None;
+        drop(state);
+        let goes_home = index == self.home.load(Ordering::Relaxed);
+        if goes_home {
+            self.preferred.store(index, Ordering::Relaxed);
+        }
+        tracing::debug!(member = member.name, goes_home, "a member that had failed answers again");
+        true
+    }
+
+    /// How long to wait before a member that failed is tried again.
+    fn pause(&self, index: usize) -> Duration {
+        self.members.get(index).map_or(Duration::ZERO, |member| member.state.lock().health.pause(fastrand::f64()))
     }
 
     fn name(&self, whom: Whom) -> &str {
@@ -231,6 +319,7 @@ impl Members {
         while let Some(probed) = probes.next().await {
             match probed {
                 Ok(index) => {
+                    self.home.store(index, Ordering::Relaxed);
                     self.preferred.store(index, Ordering::Relaxed);
                     return Ok(());
                 }
@@ -254,6 +343,18 @@ impl Members {
                 Err(fault) if !fault.accuses || Instant::now() + PROBE_PAUSE >= deadline => return Err(fault),
                 Err(_) => sleep(PROBE_PAUSE).await,
             }
+        }
+    }
+}
+
+/// Ends when the member has passed a trial, or when nobody needs it any more.
+async fn try_until_it_answers(members: Weak<Members>, index: usize) {
+    loop {
+        let Some(pause) = members.upgrade().map(|members| members.pause(index)) else { return };
+        sleep(pause).await;
+        let Some(members) = members.upgrade() else { return };
+        if members.trial(index).await {
+            return;
         }
     }
 }

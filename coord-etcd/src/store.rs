@@ -50,7 +50,7 @@ impl EtcdStore {
     /// `InvalidArgument` for options that [`EtcdOptions::validate`] refuses.
     pub fn connect_lazy(options: &EtcdOptions) -> Result<Self> {
         let closing = CancellationToken::new();
-        let members = Arc::new(Members::new(options, closing.clone())?);
+        let members = Members::new(options, closing.clone())?;
         Ok(EtcdStore {
             inner: Arc::new(Inner { members, granted: Granted::default(), watermark: Watermark::default(), _closes: closing.drop_guard() }),
         })

@@ -3,6 +3,7 @@
 
 mod answers;
 mod leases;
+mod members;
 mod server;
 mod watches;
 

@@ -7,6 +7,8 @@ use coord_api::store::{Compare, Op, Range, Store, Txn};
 use coord_etcd::{EtcdOptions, EtcdStore};
 use coord_etcd_fixture::{Binary, Cluster, Series, Signal};
 use coord_testkit::wait::eventually;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::{SOON, get, options, put, store_on, timed};
 
@@ -118,4 +120,59 @@ async fn without_a_majority_no_transaction_is_answered_not_even_one_that_only_co
         assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{txn:?}: {error}");
     }
     cluster.servers()[1..].iter().for_each(|server| server.signal(Signal::Continue));
+}
+
+/// How many reads each member has been asked for, by its own count.
+async fn reads(cluster: &Cluster) -> Vec<u64> {
+    let mut counts = Vec::new();
+    for endpoint in cluster.endpoints() {
+        let mut connection = TcpStream::connect(endpoint.trim_start_matches("http://")).await.unwrap();
+        connection.write_all(b"GET /metrics HTTP/1.0\r\nHost: etcd\r\n\r\n").await.unwrap();
+        let mut metrics = String::new();
+        connection.read_to_string(&mut metrics).await.unwrap();
+        let own = |line: &&str| line.starts_with("grpc_server_started_total{") && line.contains("grpc_method=\"Range\"");
+        let count = metrics.lines().find(own).expect("etcd counts its calls").rsplit(' ').next().unwrap();
+        counts.push(count.parse::<f64>().unwrap() as u64);
+    }
+    counts
+}
+
+/// Else all clients of a cluster would be with the member that was restarted first.
+#[tokio::test]
+async fn after_a_rolling_restart_each_client_asks_the_member_that_it_asked_before() {
+    let mut cluster = Cluster::three(&Binary::find(Series::V3_5));
+    let mut stores = Vec::new();
+    for index in 0..3 {
+        stores.push(store_on(&cluster, index, &impatient(&cluster)).await);
+    }
+    for index in 0..3 {
+        cluster.servers_mut()[index].kill();
+        for store in &stores {
+            eventually(SOON, "there is a leader, and the client has moved", async || get(store, "k").await.ok()).await;
+        }
+        cluster = tokio::task::spawn_blocking(move || {
+            cluster.servers_mut()[index].restart();
+            cluster
+        })
+        .await
+        .unwrap();
+        // The next one is restarted when the cluster is whole again, as operators do.
+        eventually(SOON, "the member serves", async || {
+            let mut options = impatient(&cluster);
+            options.endpoints = vec![options.endpoints[index].clone()];
+            let member = EtcdStore::connect(&options).await.ok()?;
+            get(&member, "k").await.ok()
+        })
+        .await;
+    }
+    for (index, store) in stores.iter().enumerate() {
+        eventually(SOON * 2, "the client is where it was", async || {
+            let before = reads(&cluster).await;
+            for _ in 0..100 {
+                get(store, "k").await.unwrap();
+            }
+            (reads(&cluster).await[index] - before[index] >= 100).then_some(())
+        })
+        .await;
+    }
 }

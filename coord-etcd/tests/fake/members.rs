@@ -1,0 +1,119 @@
+//! Which member is asked: one that failed is left alone until it has passed a trial, and then gone back to.
+
+use std::time::Duration;
+
+use coord_api::store::{Range, Store};
+use coord_etcd::EtcdStore;
+use coord_testkit::wait::eventually;
+use tokio::time::{Instant, sleep};
+
+use crate::server::{ATTEMPT, Answer, Fake};
+use crate::{SOON, options};
+
+/// Longer than the pauses before the first two trials, and those trials.
+const TWO_TRIALS: Duration = Duration::from_millis(3_600);
+
+async fn read(store: &EtcdStore) {
+    store.range(Range::key("k")).await.unwrap();
+}
+
+/// Makes a member receive all reads and answer none.
+fn silence(fake: &Fake) {
+    fake.script(|script| script.ranges.extend(vec![Answer::Swallow; 1_000]));
+}
+
+fn heal(fake: &Fake) {
+    fake.script(|script| script.ranges.clear());
+}
+
+/// A client, the member that it asks first, and the others.
+async fn client<'a, const N: usize>(fakes: &'a [Fake; N]) -> (EtcdStore, &'a Fake, Vec<&'a Fake>) {
+    let store = EtcdStore::connect_lazy(&options(fakes)).unwrap();
+    read(&store).await;
+    let (mut first, others): (Vec<_>, Vec<_>) = fakes.iter().partition(|fake| fake.asked("range") == 1);
+    (store, first.pop().unwrap(), others)
+}
+
+#[tokio::test]
+async fn a_member_that_answers_again_is_gone_back_to() {
+    let fakes = [Fake::start(10).await, Fake::start(10).await, Fake::start(10).await];
+    let (store, home, others) = client(&fakes).await;
+    silence(home);
+    read(&store).await;
+    assert_eq!(home.asked("range"), 2, "it was asked, and said nothing");
+    assert_eq!(others.iter().map(|other| other.asked("range")).sum::<usize>(), 1, "another one answered");
+
+    heal(home);
+    eventually(SOON, "it has passed a trial", async || (home.asked("range") == 3).then_some(())).await;
+    eventually(SOON, "it is asked again", async || {
+        let before = home.asked("range");
+        read(&store).await;
+        (home.asked("range") > before).then_some(())
+    })
+    .await;
+    let elsewhere = others.iter().map(|other| other.asked("range")).sum::<usize>();
+    for _ in 0..10 {
+        read(&store).await;
+    }
+    assert_eq!(others.iter().map(|other| other.asked("range")).sum::<usize>(), elsewhere, "and nobody else is");
+}
+
+#[tokio::test]
+async fn a_silent_member_is_tried_by_one_request_at_a_time_and_no_call_waits_for_it() {
+    let fakes = [Fake::start(10).await, Fake::start(10).await];
+    let (store, home, _) = client(&fakes).await;
+    silence(home);
+    read(&store).await;
+    let asked = home.asked("range");
+    let start = Instant::now();
+    while start.elapsed() < TWO_TRIALS {
+        let call = Instant::now();
+        read(&store).await;
+        assert!(call.elapsed() < ATTEMPT, "{:?}", call.elapsed());
+        sleep(Duration::from_millis(5)).await;
+    }
+    let trials = home.asked("range") - asked;
+    assert!((1..=4).contains(&trials), "{trials} trials in {TWO_TRIALS:?}");
+}
+
+#[tokio::test]
+async fn while_another_one_is_left_a_member_that_failed_is_not_asked() {
+    let fakes = [Fake::start(10).await, Fake::start(10).await, Fake::start(10).await];
+    let (store, home, others) = client(&fakes).await;
+    silence(home);
+    read(&store).await;
+    let (second, third) = if others[0].asked("range") == 1 { (others[0], others[1]) } else { (others[1], others[0]) };
+    silence(second);
+    let call = Instant::now();
+    read(&store).await;
+    assert!(call.elapsed() < ATTEMPT * 2, "one attempt was in vain, not two: {:?}", call.elapsed());
+    assert_eq!(third.asked("range"), 1);
+}
+
+#[tokio::test]
+async fn where_all_have_failed_they_are_asked_all_the_same() {
+    let fakes = [Fake::start(10).await, Fake::start(10).await, Fake::start(10).await];
+    let (store, ..) = client(&fakes).await;
+    fakes.iter().for_each(silence);
+    store.range(Range::key("k")).await.unwrap_err();
+    fakes.iter().for_each(heal);
+    read(&store).await;
+}
+
+#[tokio::test]
+async fn nobody_tries_a_member_for_a_client_that_is_closed_or_gone() {
+    for closes in [true, false] {
+        let fakes = [Fake::start(10).await, Fake::start(10).await];
+        let (store, home, _) = client(&fakes).await;
+        silence(home);
+        read(&store).await;
+        let asked = home.asked("range");
+        if closes {
+            store.close().await.unwrap();
+        }
+        let kept = closes.then_some(store);
+        sleep(TWO_TRIALS).await;
+        assert_eq!(home.asked("range"), asked);
+        drop(kept);
+    }
+}
