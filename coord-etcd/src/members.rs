@@ -105,7 +105,7 @@ impl Members {
             members,
             home: AtomicUsize::new(home),
             preferred: AtomicUsize::new(home),
-            weak: weak.clone(),
+            weak: Weak::clone(weak),
             links: AtomicU64::new(0),
             credentials: options.credentials.clone().map(Arc::new),
             attempt_timeout,
@@ -225,7 +225,8 @@ impl Members {
     /// A new link to a member. No I/O.
     async fn link(&self, member: &Member) -> Result<Arc<Link>, Fault> {
         let number = self.links.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(Link::new(number, &member.endpoint, self.credentials.clone()).await?))
+        // Boxed: etcd-client's own making of a client takes 20 KiB.
+        Ok(Arc::new(Box::pin(Link::new(number, &member.endpoint, self.credentials.clone())).await?))
     }
 
     /// A member failed, or was silent: another one is asked from now on, and this one is tried again by and by, over a new link.

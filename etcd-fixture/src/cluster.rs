@@ -1,10 +1,13 @@
 //! One server, or three that know each other.
 
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use crate::binary::Binary;
-use crate::peers::{CutOff, Peers, Pids};
+use crate::network::{Network, Pulled};
+use crate::peers::{Cut, Peers, Pids};
 use crate::server::{Config, Server};
 
 /// How often a cluster is started anew because somebody took one of its ports meanwhile.
@@ -14,8 +17,31 @@ const TRIES: usize = 10;
 #[derive(Debug)]
 pub struct Cluster {
     servers: Vec<Server>,
-    /// The ways between the members, where they can be cut. Dropped after the servers.
-    peers: Option<Peers>,
+    /// What is between the members, where it can be cut. Dropped after the servers.
+    between: Between,
+}
+
+#[derive(Debug)]
+enum Between {
+    /// Nothing that can be cut.
+    Nothing,
+    /// Proxies between the members alone: clients reach one that is cut off as before.
+    Proxies(Peers),
+    /// A network of its own: clients do not reach one that is cut off, and packets vanish.
+    Network(Network),
+}
+
+/// A member is cut off from the others for as long as this lives.
+#[derive(Debug)]
+#[must_use = "the cut ends when this is dropped"]
+pub struct CutOff {
+    _ends: Ends,
+}
+
+#[derive(Debug)]
+enum Ends {
+    Proxies { _cut: Cut },
+    Network { _pulled: Pulled },
 }
 
 impl Cluster {
@@ -65,8 +91,9 @@ impl Cluster {
             client: client.to_owned(),
             durable,
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            namespace: None,
         };
-        Cluster { servers: vec![Server::new(binary, config).unwrap_or_else(|why| panic!("{why}"))], peers: None }
+        Cluster { servers: vec![Server::new(binary, config).unwrap_or_else(|why| panic!("{why}"))], between: Between::Nothing }
     }
 
     /// Starts three servers that form a cluster.
@@ -113,46 +140,61 @@ impl Cluster {
         let listen = free_ports(3)?.into_iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>();
         let pids: Pids = listen.iter().map(|_| Arc::default()).collect();
         let peers = links.then(|| Peers::start(listen.clone(), pids.clone())).transpose()?;
-        let advertised = peers.as_ref().map_or(listen.as_slice(), Peers::addresses);
-        let cluster = advertised.iter().enumerate().map(|(n, peer)| format!("n{n}=http://{peer}")).collect::<Vec<_>>().join(",");
-        let mut servers = Vec::new();
-        let mut starting = Vec::new();
-        for (n, ((peer, advertised), pid)) in listen.iter().zip(advertised).zip(pids).enumerate() {
-            let config = Config {
-                name: format!("n{n}"),
-                peer: format!("http://{peer}"),
-                advertised: format!("http://{advertised}"),
-                cluster: cluster.clone(),
-                client: "http://127.0.0.1:0".to_owned(),
-                durable: false,
-                flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
-            };
-            let (server, started) = Server::starting(binary, config, pid)?;
-            servers.push(server);
-            starting.push(started);
-        }
-        for (server, started) in servers.iter_mut().zip(starting) {
-            started.wait(server)?;
-        }
-        Ok(Cluster { servers, peers })
+        let advertised = peers.as_ref().map_or(listen.clone(), |peers| peers.addresses().to_vec());
+        let places = listen.into_iter().zip(advertised).zip(pids).map(|((listen, advertised), pid)| Place {
+            listen,
+            advertised,
+            client: "127.0.0.1:0".to_owned(),
+            namespace: None,
+            pid,
+        });
+        let servers = start_at(binary, flags, places.collect())?;
+        Ok(Cluster { servers, between: peers.map_or(Between::Nothing, Between::Proxies) })
     }
 
-    /// Cuts a member off from the others, until the answer is dropped: nothing passes between them, and connections stay open. Its clients reach it as before.
+    /// As [`three`](Self::three), each member on a host of its own whose cable can be pulled: [`cut_off`](Self::cut_off). Only for a program in a
+    /// [network of its own](crate::in_network_of_its_own), where nobody else has these addresses and ports.
     ///
     /// # Panics
     ///
-    /// When the cluster was not started [`with peer links`](Self::three_with_peer_links).
+    /// As [`three`](Self::three), and where namespaces cannot be made.
+    pub fn three_on_hosts(binary: &Binary) -> Self {
+        let start = || {
+            let network = Network::new(3)?;
+            let places = network.hosts().map(|(address, namespace)| Place {
+                listen: format!("{address}:2380"),
+                advertised: format!("{address}:2380"),
+                client: format!("{address}:2379"),
+                namespace: Some(namespace),
+                pid: Arc::default(),
+            });
+            Ok(Cluster { servers: start_at(binary, &[], places.collect())?, between: Between::Network(network) })
+        };
+        start().unwrap_or_else(|why: String| panic!("{why}"))
+    }
+
+    /// Cuts a member off from the others, until the answer is dropped: nothing passes between them, and connections stay open. Its clients reach it as before, unless it is
+    /// [on a host of its own](Self::three_on_hosts).
+    ///
+    /// # Panics
+    ///
+    /// When the cluster was started neither [with peer links](Self::three_with_peer_links) nor on hosts.
     pub fn cut_off(&self, member: usize) -> CutOff {
-        self.peer_links().cut(member)
+        let ends = match &self.between {
+            Between::Nothing => panic!("the cluster was started with nothing between its members that can be cut"),
+            Between::Proxies(peers) => Ends::Proxies { _cut: peers.cut(member) },
+            Between::Network(network) => Ends::Network { _pulled: network.pull(member) },
+        };
+        CutOff { _ends: ends }
     }
 
     /// Whether no member is cut off from the others. One that is cannot be started: it would wait for them.
     pub fn is_whole(&self) -> bool {
-        self.peers.as_ref().is_none_or(Peers::are_whole)
-    }
-
-    fn peer_links(&self) -> &Peers {
-        self.peers.as_ref().expect("the cluster was started with peer links")
+        match &self.between {
+            Between::Nothing => true,
+            Between::Proxies(peers) => peers.are_whole(),
+            Between::Network(network) => network.is_whole(),
+        }
     }
 
     /// The servers.
@@ -177,7 +219,11 @@ impl Cluster {
     /// When one does not start.
     pub fn restart(&mut self) {
         self.servers.iter_mut().for_each(Server::kill);
-        self.peers.iter().for_each(Peers::heal);
+        match &self.between {
+            Between::Nothing => {}
+            Between::Proxies(peers) => peers.heal(),
+            Between::Network(network) => network.heal(),
+        }
         self.restart_killed();
     }
 
@@ -193,6 +239,42 @@ impl Cluster {
             started.wait(server).unwrap_or_else(|why| panic!("{why}"));
         }
     }
+}
+
+/// Where a member of a cluster is.
+struct Place {
+    listen: String,
+    advertised: String,
+    client: String,
+    namespace: Option<PathBuf>,
+    pid: Arc<AtomicU32>,
+}
+
+/// Starts the members of one cluster, and waits until all of them serve.
+fn start_at(binary: &Binary, flags: &[&str], places: Vec<Place>) -> Result<Vec<Server>, String> {
+    let members = places.iter().enumerate().map(|(n, place)| format!("n{n}=http://{}", place.advertised));
+    let cluster = members.collect::<Vec<_>>().join(",");
+    let mut servers = Vec::new();
+    let mut starting = Vec::new();
+    for (n, place) in places.into_iter().enumerate() {
+        let config = Config {
+            name: format!("n{n}"),
+            peer: format!("http://{}", place.listen),
+            advertised: format!("http://{}", place.advertised),
+            cluster: cluster.clone(),
+            client: format!("http://{}", place.client),
+            durable: false,
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            namespace: place.namespace,
+        };
+        let (server, started) = Server::starting(binary, config, place.pid)?;
+        servers.push(server);
+        starting.push(started);
+    }
+    for (server, started) in servers.iter_mut().zip(starting) {
+        started.wait(server)?;
+    }
+    Ok(servers)
 }
 
 /// Ports that nobody listens on at this moment.

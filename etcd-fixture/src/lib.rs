@@ -3,17 +3,19 @@
 //! - [`Binary`] finds the program, or says what to do: a test without a server fails, it never passes.
 //! - [`Server`] is one process with a data directory of its own. It ends with its owner, also where that panics or is killed.
 //! - [`Cluster`] is one server, or three that know each other and, if asked to, can be cut off from each other.
+//!   In network namespaces ([`in_network_of_its_own`]) its members are unplugged like hosts.
 //! - [`Proxy`] is the way to a server, which can be disturbed.
 #![allow(clippy::expect_used, clippy::panic, reason = "without its servers a test fails")]
 
 mod binary;
 mod cluster;
+mod network;
 mod peers;
 mod proxy;
 mod server;
 
 pub use binary::{Binary, Series};
-pub use cluster::Cluster;
-pub use peers::CutOff;
+pub use cluster::{Cluster, CutOff};
+pub use network::in_network_of_its_own;
 pub use proxy::{Proxy, Way};
 pub use server::{Server, Signal};

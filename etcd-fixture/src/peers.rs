@@ -28,13 +28,12 @@ type Cuts = BTreeMap<u64, usize>;
 
 /// A member is cut off from the others for as long as this lives.
 #[derive(Debug)]
-#[must_use = "the cut ends when this is dropped"]
-pub struct CutOff {
+pub(crate) struct Cut {
     cuts: Arc<watch::Sender<Cuts>>,
     id: u64,
 }
 
-impl Drop for CutOff {
+impl Drop for Cut {
     fn drop(&mut self) {
         self.cuts.send_modify(|cuts| {
             cuts.remove(&self.id);
@@ -102,12 +101,12 @@ impl Peers {
     }
 
     /// Cuts a member off from the others.
-    pub(crate) fn cut(&self, member: usize) -> CutOff {
+    pub(crate) fn cut(&self, member: usize) -> Cut {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.cuts.send_modify(|cuts| {
             cuts.insert(id, member);
         });
-        CutOff { cuts: Arc::clone(&self.cuts), id }
+        Cut { cuts: Arc::clone(&self.cuts), id }
     }
 
     /// Whether nobody is cut off.

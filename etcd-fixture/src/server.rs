@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::binary::{Binary, Series};
+use crate::network::enter;
 
 /// How long a server may take to start, on a machine that is busy with other tests.
 const START_WITHIN: Duration = Duration::from_secs(60);
@@ -55,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) durable: bool,
     /// Further flags.
     pub(crate) flags: Vec<String>,
+    /// The network namespace that it runs in, if it is not this process's.
+    pub(crate) namespace: Option<PathBuf>,
 }
 
 /// A running etcd server, or one that was killed and can be started again on its data.
@@ -176,7 +179,11 @@ impl Server {
     fn spawn(&mut self) -> Result<Starting, String> {
         let config = &self.config;
         let mut command = Command::new("sh");
-        command.args(["-c", GUARDED]).arg(self.data.path()).arg(&self.binary.path);
+        command.args(["-c", GUARDED]).arg(self.data.path());
+        if let Some(namespace) = &config.namespace {
+            command.args(["nsenter", &enter(namespace)]);
+        }
+        command.arg(&self.binary.path);
         command.arg("--data-dir").arg(self.data.path().join("data"));
         command.args(["--name", &config.name, "--initial-cluster", &config.cluster]);
         command.args(["--listen-peer-urls", &config.peer, "--initial-advertise-peer-urls", &config.advertised]);

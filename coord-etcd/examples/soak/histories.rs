@@ -55,7 +55,8 @@ pub(crate) fn run(count: u64, options: &Options) -> u64 {
                         return;
                     }
                     let began = Instant::now();
-                    let harness: Arc<dyn Harness> = Arc::new(Etcd::disturbed(Series::V3_5));
+                    let harness: Arc<dyn Harness> =
+                        Arc::new(if options.hosts { Etcd::unplugged(Series::V3_5) } else { Etcd::disturbed(Series::V3_5) });
                     let plan = plan(seed, options, harness.server_faults());
                     let outcome = execute(async { harness }, &plan);
                     bar.suspend(|| tell(seed, options, &plan, &outcome));
@@ -100,8 +101,10 @@ fn tell(seed: u64, options: &Options, plan: &Plan, outcome: &Outcome) {
     eprintln!("seed {seed} ({:?}) is broken; its history: {} {written:?}", plan.workload, path.display());
     outcome.breaches.iter().for_each(|breach| eprintln!("    {breach}"));
     eprintln!(
-        "    again: scripts/soak.sh histories --count 1 --seed {seed} --operations {} --faults {}",
-        options.operations, options.faults
+        "    again: scripts/soak.sh histories --count 1 --seed {seed} --operations {} --faults {}{}",
+        options.operations,
+        options.faults,
+        if options.hosts { " --hosts" } else { "" }
     );
 }
 

@@ -5,6 +5,7 @@
 //! scripts/soak.sh histories --count 60 --seed 1     # or one part
 //! scripts/soak.sh cuts --count 10000
 //! scripts/soak.sh pauses --count 200
+//! scripts/soak.sh histories --hosts                 # as root: cables of servers are pulled, too
 //! ```
 //!
 //! Each part shows how far it is, and ends with what it did and what was broken. It fails if anything was.
@@ -27,13 +28,14 @@ mod pauses;
 
 use std::process::ExitCode;
 
-use coord_etcd_fixture::{Binary, Series};
+use coord_etcd_fixture::{Binary, Series, in_network_of_its_own};
 use indicatif::{ProgressBar, ProgressStyle};
 use lexopt::prelude::*;
 
-const USAGE: &str = "usage: soak [histories|cuts|pauses] [--count N] [--seed FIRST] [--threads N] [--operations N] [--faults N]
+const USAGE: &str = "usage: soak [histories|cuts|pauses] [--count N] [--seed FIRST] [--threads N] [--operations N] [--faults N] [--hosts]
 
-Without a part, all three with 60 histories, 10,000 cuts and 200 pauses.";
+Without a part, all three with 60 histories, 10,000 cuts and 200 pauses.
+With --hosts each server of a history has a network namespace of its own, and its cable is pulled instead of the ways to its peers: packets vanish. Needs Linux and root.";
 
 /// What is asked for.
 struct Options {
@@ -42,10 +44,11 @@ struct Options {
     threads: usize,
     operations: usize,
     faults: usize,
+    hosts: bool,
 }
 
 fn main() -> ExitCode {
-    let mut options = Options { count: None, seed: 1, threads: 2, operations: 1_000, faults: 40 };
+    let mut options = Options { count: None, seed: 1, threads: 2, operations: 1_000, faults: 40, hosts: false };
     let mut parts = Vec::new();
     let mut arguments = lexopt::Parser::from_env();
     let parsed =
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
                     Long("threads") => options.threads = arguments.value()?.parse()?,
                     Long("operations") => options.operations = arguments.value()?.parse()?,
                     Long("faults") => options.faults = arguments.value()?.parse()?,
+                    Long("hosts") => options.hosts = true,
                     Long("help") => {
                         println!("{USAGE}");
                         std::process::exit(0);
@@ -74,7 +78,22 @@ fn main() -> ExitCode {
         eprintln!("{error}\n{USAGE}");
         return ExitCode::from(2);
     }
-    println!("etcd {}, three servers", Binary::find(Series::V3_5).version());
+    if options.hosts {
+        if parts != ["histories"] {
+            eprintln!("only histories can have hosts\n{USAGE}");
+            return ExitCode::from(2);
+        }
+        match in_network_of_its_own() {
+            Ok(None) => {}
+            Ok(Some(true)) => return ExitCode::SUCCESS,
+            Ok(Some(false)) => return ExitCode::FAILURE,
+            Err(why) => {
+                eprintln!("{why}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    println!("etcd {}, three servers{}", Binary::find(Series::V3_5).version(), if options.hosts { " on hosts of their own" } else { "" });
     let mut broken = 0;
     for (part, usual) in [("histories", 60), ("cuts", 10_000), ("pauses", 200)] {
         if !parts.is_empty() && !parts.contains(&part) {

@@ -27,7 +27,7 @@ fn heal(fake: &Fake) {
 }
 
 /// A client, the member that it asks first, and the others.
-async fn client<'a, const N: usize>(fakes: &'a [Fake; N]) -> (EtcdStore, &'a Fake, Vec<&'a Fake>) {
+async fn client<const N: usize>(fakes: &[Fake; N]) -> (EtcdStore, &Fake, Vec<&Fake>) {
     let store = EtcdStore::connect_lazy(&options(fakes)).unwrap();
     read(&store).await;
     let (mut first, others): (Vec<_>, Vec<_>) = fakes.iter().partition(|fake| fake.asked("range") == 1);

@@ -8,9 +8,12 @@ use coord_etcd_fixture::{Cluster, CutOff, Proxy, Signal, Way};
 use coord_testkit::Network;
 use coord_testkit::wrap::Link;
 
-/// The faults of servers, by the names that histories call them by.
-pub(crate) const SERVER_FAULTS: &[&str] =
+/// The faults of servers with proxies between them, by the names that histories call them by.
+pub(crate) const WITH_PEER_LINKS: &[&str] =
     &[LEADER_KILLED, FOLLOWER_KILLED, LEADER_STANDS, FOLLOWER_STANDS, MAJORITY_KILLED, LEADER_CUT_OFF, FOLLOWER_CUT_OFF];
+/// The faults of servers on hosts of their own.
+pub(crate) const ON_HOSTS: &[&str] =
+    &[LEADER_KILLED, FOLLOWER_KILLED, LEADER_STANDS, FOLLOWER_STANDS, MAJORITY_KILLED, LEADER_UNPLUGGED, FOLLOWER_UNPLUGGED];
 const LEADER_KILLED: &str = "leader killed";
 const FOLLOWER_KILLED: &str = "follower killed";
 const LEADER_STANDS: &str = "leader stands still";
@@ -18,6 +21,8 @@ const FOLLOWER_STANDS: &str = "follower stands still";
 const MAJORITY_KILLED: &str = "majority killed";
 const LEADER_CUT_OFF: &str = "leader cut off from its peers";
 const FOLLOWER_CUT_OFF: &str = "follower cut off from its peers";
+const LEADER_UNPLUGGED: &str = "leader unplugged";
+const FOLLOWER_UNPLUGGED: &str = "follower unplugged";
 
 /// What is done to a server.
 #[derive(Clone, Copy)]
@@ -76,8 +81,8 @@ impl ServerFault {
             LEADER_STANDS => (vec![leader], Blow::Signal(Signal::Stop)),
             FOLLOWER_STANDS => (vec![follower], Blow::Signal(Signal::Stop)),
             MAJORITY_KILLED => (vec![leader, follower], Blow::Signal(Signal::Kill)),
-            LEADER_CUT_OFF => (vec![leader], Blow::CutOff),
-            FOLLOWER_CUT_OFF => (vec![follower], Blow::CutOff),
+            LEADER_CUT_OFF | LEADER_UNPLUGGED => (vec![leader], Blow::CutOff),
+            FOLLOWER_CUT_OFF | FOLLOWER_UNPLUGGED => (vec![follower], Blow::CutOff),
             _ => return None,
         };
         let mut fault = ServerFault { cluster: Arc::clone(cluster), victims, cut: None };

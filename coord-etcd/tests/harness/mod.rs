@@ -25,6 +25,8 @@ pub(crate) struct Etcd {
     cluster: Arc<Mutex<Cluster>>,
     clients: Mutex<Vec<EtcdStore>>,
     disturbed: bool,
+    /// What can be done to the servers.
+    faults: &'static [&'static str],
     /// The ways of all clients: who keeps a client's store alone needs them as well.
     ways: Mutex<Vec<Ways>>,
 }
@@ -42,11 +44,18 @@ impl Etcd {
 
     /// Three servers that die, stand still and are cut off from each other where a history has it so, and a way of its own to each of them for each client.
     pub(crate) fn disturbed(series: Series) -> Self {
-        Etcd { disturbed: true, ..Etcd::over(Cluster::three_with_peer_links(&Binary::find(series))) }
+        let cluster = Cluster::three_with_peer_links(&Binary::find(series));
+        Etcd { disturbed: true, faults: faults::WITH_PEER_LINKS, ..Etcd::over(cluster) }
+    }
+
+    /// As [`disturbed`](Self::disturbed), on hosts of their own, of which cables are pulled where a history has it so. In a network of its own.
+    pub(crate) fn unplugged(series: Series) -> Self {
+        let cluster = Cluster::three_on_hosts(&Binary::find(series));
+        Etcd { disturbed: true, faults: faults::ON_HOSTS, ..Etcd::over(cluster) }
     }
 
     fn over(cluster: Cluster) -> Self {
-        Etcd { cluster: Arc::new(Mutex::new(cluster)), clients: Mutex::default(), disturbed: false, ways: Mutex::default() }
+        Etcd { cluster: Arc::new(Mutex::new(cluster)), clients: Mutex::default(), disturbed: false, faults: &[], ways: Mutex::default() }
     }
 
     fn cluster(&self) -> MutexGuard<'_, Cluster> {
@@ -134,7 +143,7 @@ impl Harness for Etcd {
     }
 
     fn server_faults(&self) -> &'static [&'static str] {
-        if self.disturbed { faults::SERVER_FAULTS } else { &[] }
+        self.faults
     }
 
     async fn server_fault(&self, name: &'static str) -> Option<Box<dyn Send>> {
