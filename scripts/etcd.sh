@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings what building and testing coord-etcd needs and this machine lacks: two versions of etcd, protoc, and strace.
+# Brings what building and testing coord-etcd needs and this machine lacks: two versions of etcd, protoc, strace, and libfaketime.
 #
 # They come from the Debian archive, unpacked into .cache/ and run from there: nothing is installed. What is there already is
 # left alone, so that a second run does nothing and needs no network.
@@ -8,6 +8,7 @@
 #   .cache/etcd-3.5/etcd   the newest 3.5 that Debian's later releases carry: the one that decides
 #   .cache/protoc/protoc   found by scripts/protoc, which the builds run
 #   .cache/strace/strace   slows down the disk of a server; the test that needs it fails without it, and nothing else does
+#   .cache/faketime/       lets the clock of a client jump; likewise
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/debian.sh
@@ -84,6 +85,22 @@ bring_strace() {
     "$home/strace" --version >/dev/null 2>&1 || { rm -rf "$home"; why="the strace of Debian does not run here"; return 1; }
 }
 
+# libfaketime, for programs with threads. It needs nothing but the C library.
+bring_faketime() {
+    local home="$PWD/.cache/faketime" apt
+    apt="$home.tmp"
+    if [ -e "$home/libfaketimeMT.so.1" ]; then
+        return 0
+    fi
+    echo "    fetching libfaketime from Debian bookworm (about 50 kB, once, into .cache/)"
+    debian_begin "$apt" bookworm || return 1
+    debian_unpack "$apt" libfaketime || return 1
+    find "$apt/root" -name libfaketimeMT.so.1 -exec mv {} "$apt/" \;
+    rm -rf "$apt/root"
+    LD_PRELOAD="$apt/libfaketimeMT.so.1" FAKETIME="+1h" date >/dev/null 2>&1 || { why="the libfaketime of Debian does not work here"; return 1; }
+    debian_finish "$apt" "$home"
+}
+
 bring_protoc || give_up "There is no protoc" "Install it (on Debian: sudo apt-get install protobuf-compiler libprotobuf-dev), or set PROTOC to one."
 bring_etcd 3.5 trixie forky || give_up "There is no etcd 3.5" \
     "Put an etcd 3.5 of your own at .cache/etcd-3.5/etcd (https://github.com/etcd-io/etcd/releases; 3.5.28 or newer)."
@@ -91,6 +108,9 @@ bring_etcd 3.4 bookworm || give_up "There is no etcd 3.4" \
     "Put an etcd 3.4 of your own at .cache/etcd-3.4/etcd (https://github.com/etcd-io/etcd/releases)."
 if ! bring_strace; then
     printf 'There is no strace: %s. The test of a slow disk will fail; install it (on Debian: sudo apt-get install strace).\n' "$why" >&2
+fi
+if ! bring_faketime; then
+    printf 'There is no libfaketime: %s. The test of a clock that jumps will fail; install it (on Debian: sudo apt-get install faketime).\n' "$why" >&2
 fi
 
 for series in 3.5 3.4; do
