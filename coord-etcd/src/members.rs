@@ -235,15 +235,16 @@ impl Members {
     }
 
     fn give_up_on(&self, whom: Whom, why: &str) {
-        if let Some(member) = self.members.get(whom.index) {
-            let mut state = member.state.lock();
-            // Else it speaks of a link that nobody uses any more.
-            if state.link.as_ref().is_some_and(|link| link.number == whom.link) {
-                state.link = None;
-                state.health.fail(Instant::now());
-                self.try_again(whom.index, &mut state);
-            }
+        let Some(member) = self.members.get(whom.index) else { return };
+        let mut state = member.state.lock();
+        if state.link.as_ref().is_none_or(|link| link.number != whom.link) {
+            // It speaks of a link that nobody uses any more, and says nothing of how the member does now.
+            return;
         }
+        state.link = None;
+        state.health.fail(Instant::now());
+        self.try_again(whom.index, &mut state);
+        drop(state);
         let next = self.another_than(whom.index);
         if self.preferred.compare_exchange(whom.index, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             tracing::debug!(member = self.name(whom), why, "another member is asked from now on");
@@ -273,7 +274,7 @@ impl Members {
         }
     }
 
-    /// Tries a member once, over a new link. Whether it has passed, so that no further trials are needed.
+    /// Tries a member once, over a link of its own. Whether it has passed, so that no further trials are needed.
     async fn trial(&self, index: usize) -> bool {
         let Some(member) = self.members.get(index) else { return true };
         let answered = timeout(self.attempt_timeout.min(TRIAL_WITHIN), async {
@@ -281,17 +282,17 @@ impl Members {
             match barrier(&link.main).await {
                 Err(fault) if fault.accuses => Err(fault),
                 // Whatever else it says, it has come as far as the others.
-                _ => Ok(link),
+                _ => Ok(()),
             }
         });
-        let answered = answered.await.unwrap_or_else(|_| Err(Fault::silent()));
+        let passed = matches!(answered.await, Ok(Ok(())));
+        // The link is not kept: until it is needed it might break unseen, and whoever moves here has just lost one.
         let mut state = member.state.lock();
-        let Ok(link) = answered else {
+        if !passed {
             state.health.fail_trial();
             return false;
-        };
+        }
         state.health.recover(Instant::now());
-        state.link.get_or_insert(link);
         state.trials = None;
         drop(state);
         let goes_home = index == self.home.load(Ordering::Relaxed);

@@ -59,6 +59,32 @@ async fn a_member_that_answers_again_is_gone_back_to() {
 }
 
 #[tokio::test]
+async fn a_call_that_fails_late_does_not_speak_against_a_member_that_has_recovered() {
+    let fakes = [Fake::start(10).await, Fake::start(10).await];
+    // Of two calls that are swallowed at once, one is given up long before the other, and the member has recovered in between.
+    let mut patient = options(&fakes);
+    patient.retry.attempt_timeout = Some(ATTEMPT * 12);
+    let store = EtcdStore::connect_lazy(&patient).unwrap();
+    read(&store).await;
+    let (home, other) = if fakes[0].asked("range") == 1 { (&fakes[0], &fakes[1]) } else { (&fakes[1], &fakes[0]) };
+    home.script(|script| script.ranges.extend([Answer::Swallow, Answer::Swallow]));
+    let late = tokio::spawn({
+        let store = store.clone();
+        async move { read(&store).await }
+    });
+    eventually(SOON, "it is swallowed", async || (home.asked("range") == 2).then_some(())).await;
+    tokio::time::timeout(ATTEMPT, read(&store)).await.expect_err("it is swallowed, and its caller gives up");
+    eventually(SOON, "it has passed a trial", async || (home.asked("range") == 4).then_some(())).await;
+    assert!(!late.is_finished());
+    late.await.unwrap();
+    let elsewhere = other.asked("range");
+    for _ in 0..10 {
+        read(&store).await;
+    }
+    assert_eq!(other.asked("range"), elsewhere, "it is still the one that is asked");
+}
+
+#[tokio::test]
 async fn a_silent_member_is_tried_by_one_request_at_a_time_and_no_call_waits_for_it() {
     let fakes = [Fake::start(10).await, Fake::start(10).await];
     let (store, home, _) = client(&fakes).await;
