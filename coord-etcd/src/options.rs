@@ -38,7 +38,7 @@ const SHORTEST_KEEPALIVE: Duration = Duration::from_secs(5);
 pub struct EtcdOptions {
     /// The members of the cluster: `host:port`, or with `http://` or `https://` before it. Default `localhost:2379`.
     ///
-    /// Name all of them: each is connected to by itself, and where one fails the next one is used.
+    /// Name all of them: each is connected to by itself, and where one fails another one is used until it answers again.
     pub endpoints: Vec<String>,
     /// The directory that everything is kept in, for example `shop` or `team/shop` (R5). Default none.
     pub namespace: Option<String>,

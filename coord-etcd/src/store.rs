@@ -20,7 +20,8 @@ use crate::watch::{self, Watermark};
 
 /// One client of an etcd cluster, as a [`Store`].
 ///
-/// - Each member is connected to by itself. Where one fails, reads and renewals go on at the next one within the same call; a write does only when it was not applied.
+/// - Each member is connected to by itself. Where one fails, reads and renewals go on at another one within the same call; a write does only when it was not applied. The client goes
+///   back when the one that failed has answered a trial of its own.
 /// - Every attempt is bounded by [`RetryPolicy::attempt_timeout`](coord_recipes::layers::RetryPolicy) of the options' retry policy, and a request with all its attempts by `total_timeout`. No attempt is
 ///   repeated after a pause: that is done by the [`Retry`](coord_recipes::layers::Retry) layer, which [`EtcdProvider`](crate::EtcdProvider) has around its store.
 /// - **S4** A watch that is not read for long, or that has gone deaf, ends with `Unavailable`. The past is watched from the last revision that was seen on, inclusively, and
