@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use coord_api::prelude::*;
-use coord_api::{ConfigEvent, InstanceId, ServiceInstance, Version, WatchStart};
+use coord_api::{ConfigEvent, InstanceId, LockGuard, ServiceInstance, Version, WatchStart};
 use coord_memory::MemoryStore;
 use coord_recipes::{ProviderOptions, StoreProvider};
 use futures_util::future::join_all;
@@ -147,4 +148,36 @@ async fn registering_and_unregistering_at_once_leaves_the_last_word() {
         }
         assert!(providers[0].registry().discover("svc").await.unwrap().items.is_empty(), "round {round}");
     }
+}
+
+/// Looks, at the very moment that somebody is woken, at who still says that it is held.
+struct Spy {
+    guards: Vec<LockGuard>,
+    woken: AtomicUsize,
+    held: AtomicUsize,
+}
+
+impl Wake for Spy {
+    fn wake(self: Arc<Self>) {
+        self.woken.fetch_add(1, Ordering::SeqCst);
+        self.held.fetch_add(self.guards.iter().filter(|guard| guard.is_held()).count(), Ordering::SeqCst);
+    }
+}
+
+/// R32: of what one lease carries nothing says that it is held once anything was told that it is not.
+#[tokio::test]
+async fn when_one_guard_is_told_of_the_loss_all_of_them_say_so() {
+    let provider = provider(&MemoryStore::new());
+    let mut guards = Vec::new();
+    for name in ["a", "b", "c"] {
+        guards.push(provider.lock().acquire(name, TTL).await.unwrap());
+    }
+    let mut lost: Vec<_> = guards.iter().map(|guard| Box::pin(guard.lost())).collect();
+    let spy = Arc::new(Spy { guards, woken: AtomicUsize::new(0), held: AtomicUsize::new(0) });
+    let waker = Waker::from(Arc::clone(&spy));
+    for lost in &mut lost {
+        assert!(lost.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    provider.close().await.unwrap();
+    assert_eq!((spy.woken.load(Ordering::SeqCst), spy.held.load(Ordering::SeqCst)), (3, 0));
 }

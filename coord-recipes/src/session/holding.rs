@@ -135,8 +135,9 @@ impl Holding {
     }
 
     fn over(&self) -> Option<Loss> {
-        self.session.session().check();
-        self.loss.get()
+        let session = self.session.session().check();
+        // The session is over first, and tells those on it one after the other. None of them may say meanwhile that it is held (R32).
+        self.loss.get().or(session)
     }
 
     fn owe(&self) {

@@ -195,6 +195,8 @@ impl Session {
         if self.over.set(loss) {
             tracing::debug!(lease = %self.lease, reason = %loss, handles = holdings.len(), "session over");
         }
+        // The first reason counts, for all of them.
+        let loss = self.over.get().unwrap_or(loss);
         for held in holdings.into_values() {
             held.loss.set(loss);
         }
