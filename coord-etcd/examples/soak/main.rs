@@ -1,7 +1,7 @@
 //! Hours of faults on real servers: random histories on clusters of three, cut connections under a watch, holders that stand still beyond their TTL.
 //!
 //! ```text
-//! scripts/soak.sh                                   # all of it, about half an hour
+//! scripts/soak.sh                                   # all of it, three quarters of an hour
 //! scripts/soak.sh histories --count 60 --seed 1     # or one part
 //! scripts/soak.sh cuts --count 10000
 //! scripts/soak.sh pauses --count 200
