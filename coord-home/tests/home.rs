@@ -53,7 +53,12 @@ fn told(told: &Receiver<Option<String>>) -> Option<String> {
 fn a_task_goes_on_when_the_runtime_that_spawned_it_ends() {
     for home in [Home::new("own"), Home::shared(), Home::thread("always")] {
         let (go, gone) = tokio::sync::oneshot::channel::<()>();
-        let task = runtime().block_on(async { home.spawn(gone).unwrap() });
+        let spawning = runtime();
+        let task = {
+            let _in_it = spawning.enter();
+            home.spawn(gone).unwrap()
+        };
+        drop(spawning);
         // The runtime is gone by now.
         go.send(()).unwrap();
         assert!(runtime().block_on(task).unwrap().is_ok());
