@@ -200,6 +200,7 @@ impl Home {
                 let _entered = runtime.enter();
                 Instant::now()
             }
+            None if matches!(self.0.kind, Kind::Thread(_)) => clock::real_now(),
             Some(Place::Callers) | None => Instant::now(),
         }
     }
