@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ pub enum HomeError {
     /// The home is the runtime of whoever calls, and there is none.
     #[error("called outside of a tokio runtime")]
     NoRuntime,
+    /// The runtime that was given as home has ended.
+    #[error("the runtime that was given for the background work has ended")]
+    Ended,
     /// This process is a child of the one that the home lives in.
     #[error("the process was forked; what the parent had opened is the parent's alone")]
     Forked,
@@ -57,14 +61,43 @@ enum Kind {
     Shared,
     /// A thread of its own, with this name, whatever the clock does.
     Thread(String),
-    Runtime(Handle),
+    Runtime(Given),
     Callers,
+}
+
+/// A given runtime, and whether it has ended.
+#[derive(Clone, Debug)]
+struct Given {
+    handle: Handle,
+    ended: Arc<AtomicBool>,
+}
+
+/// Lives in a given runtime for as long as that lives.
+struct Sentinel(Arc<AtomicBool>);
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl Given {
+    fn new(handle: Handle) -> Self {
+        let ended = Arc::new(AtomicBool::new(false));
+        let sentinel = Sentinel(Arc::clone(&ended));
+        // Costs nothing while it waits, and is dropped with the runtime.
+        drop(handle.spawn(async move {
+            let _sentinel = sentinel;
+            std::future::pending::<()>().await;
+        }));
+        Given { handle, ended }
+    }
 }
 
 #[derive(Debug)]
 enum Place {
     Thread(Arc<HomeThread>),
-    Runtime(Handle),
+    Runtime(Given),
     Callers,
 }
 
@@ -92,7 +125,7 @@ impl Home {
 
     /// A given runtime, with its timers enabled. Whoever gives it keeps it running: what lives there dies and starves with it.
     pub fn runtime(runtime: Handle) -> Self {
-        Home::of(Kind::Runtime(runtime))
+        Home::of(Kind::Runtime(Given::new(runtime)))
     }
 
     /// The runtime of whoever calls, always, with its timers enabled: for tests that pause the clock after they began.
@@ -108,6 +141,7 @@ impl Home {
     pub fn ready(&self) -> Result<(), HomeError> {
         match self.place()? {
             Place::Callers if Handle::try_current().is_err() => Err(HomeError::NoRuntime),
+            Place::Runtime(given) if given.ended.load(Ordering::Acquire) => Err(HomeError::Ended),
             _ => Ok(()),
         }
     }
@@ -142,7 +176,8 @@ impl Home {
     fn handle(&self) -> Result<Option<&Handle>, HomeError> {
         Ok(match self.place()? {
             Place::Thread(thread) => Some(thread.handle()),
-            Place::Runtime(runtime) => Some(runtime),
+            Place::Runtime(given) if given.ended.load(Ordering::Acquire) => return Err(HomeError::Ended),
+            Place::Runtime(given) => Some(&given.handle),
             Place::Callers => None,
         })
     }
@@ -196,8 +231,8 @@ impl Home {
     pub fn now(&self) -> Instant {
         match self.0.place.get() {
             Some(Place::Thread(_)) => clock::real_now(),
-            Some(Place::Runtime(runtime)) => {
-                let _entered = runtime.enter();
+            Some(Place::Runtime(given)) => {
+                let _entered = given.handle.enter();
                 Instant::now()
             }
             None if matches!(self.0.kind, Kind::Thread(_)) => clock::real_now(),

@@ -3,8 +3,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use coord_api::store::{Entry, Range, RangeReply, Span, Store};
 use coord_api::{Error, ErrorKind, LeaseId, Outcome, Result};
@@ -210,6 +210,9 @@ pub(crate) fn homeless(operation: &'static str, error: HomeError) -> Error {
         HomeError::Forked => Error::closed(operation).with_source(error),
         HomeError::NoThread(_) => {
             Error::new(ErrorKind::Unavailable, operation, "no thread for the background work could be started").with_source(error)
+        }
+        HomeError::Ended => {
+            Error::new(ErrorKind::Unavailable, operation, "the runtime for the background work has ended").with_source(error)
         }
         error => Error::new(ErrorKind::Internal, operation, "called outside of a tokio runtime").with_source(error),
     }

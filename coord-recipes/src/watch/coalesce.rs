@@ -21,10 +21,13 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// Who asks joins the next read that has not begun yet, so that its answer is never older than the question; while one is under way, everyone else waits for
 /// one and the same after it. A thousand callers at once cost a few reads. The reads are tasks of the [`Home`]: no caller holds up the others.
 pub(super) struct Coalesced<T: Clone> {
-    next: Mutex<Option<Shared<BoxFuture<'static, Option<Result<T>>>>>>,
+    next: Mutex<Option<Joined<T>>>,
     /// Held while a read is under way.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
+
+/// A read that others join. It answers `None` where it is cut off.
+type Joined<T> = Shared<BoxFuture<'static, Option<Result<T>>>>;
 
 impl<T: Clone> Default for Coalesced<T> {
     fn default() -> Self {
@@ -66,7 +69,7 @@ impl<T: Clone + Send + Sync + 'static> Coalesced<T> {
     }
 
     /// Starts a read. It answers `None` where it is cut off.
-    fn begin(self: &Arc<Self>, home: &Home, read: BoxFuture<'static, Result<T>>) -> Result<Shared<BoxFuture<'static, Option<Result<T>>>>> {
+    fn begin(self: &Arc<Self>, home: &Home, read: BoxFuture<'static, Result<T>>) -> Result<Joined<T>> {
         let (reads, turn, timer) = (Arc::clone(self), Arc::clone(&self.turn), home.clone());
         let task = home.spawn(async move {
             let _turn = timer.timeout(PATIENCE, turn.lock()).await;
