@@ -68,11 +68,15 @@ impl MemoryStore {
     /// full; `Internal` when what it holds is damaged or not a store: the message says what to do.
     #[cfg(feature = "sled")]
     pub fn open(path: impl AsRef<std::path::Path>) -> Result<Self> {
+        MemoryStore::open_with(path.as_ref(), crate::storage::sled::Patience::Own)
+    }
+
+    #[cfg(feature = "sled")]
+    fn open_with(path: &std::path::Path, patience: crate::storage::sled::Patience) -> Result<Self> {
         use crate::journal::Journal;
         use crate::storage::sled::{SledStorage, damaged};
 
-        let path = path.as_ref();
-        let (storage, contents) = SledStorage::open(path)?;
+        let (storage, contents) = SledStorage::open(path, patience)?;
         let mut engine = Engine::at(contents.counters.revision, contents.counters.next_lease, crate::shared::WINDOW);
         contents.leases.into_iter().for_each(|lease| engine.restore_lease(lease));
         for (key, stored) in contents.keys {
