@@ -15,12 +15,13 @@ readonly API_DENIED='^(tokio|tokio-.*|mio|async-std|async-io|async-executor|smol
 # Which of our own crates a crate may reach, directly or not.
 may_reach() {
     case $1 in
-        coord-api | coord-etcd-fixture) echo "" ;;
-        coord-recipes | coord-testkit) echo "coord-api" ;;
-        coord-memory | coord-etcd) echo "coord-api coord-recipes" ;;
-        coord-grpc) echo "coord-api" ;;
-        coordkit) echo "coord-api coord-recipes coord-memory coord-etcd coord-grpc" ;;
-        coord-examples) echo "coord-api coord-recipes coord-memory coord-etcd coord-grpc coord-testkit coordkit" ;;
+        coord-api | coord-home | coord-etcd-fixture) echo "" ;;
+        coord-testkit) echo "coord-api" ;;
+        coord-recipes) echo "coord-api coord-home" ;;
+        coord-memory | coord-etcd) echo "coord-api coord-home coord-recipes" ;;
+        coord-grpc) echo "coord-api coord-home" ;;
+        coordkit) echo "coord-api coord-home coord-recipes coord-memory coord-etcd coord-grpc" ;;
+        coord-examples) echo "coord-api coord-home coord-recipes coord-memory coord-etcd coord-grpc coord-testkit coordkit" ;;
         *) return 1 ;;
     esac
 }
@@ -76,7 +77,7 @@ for member in $members; do
     done
 done
 
-for crate in coord coord-api coord-recipes coord-memory coord-etcd coord-grpc; do
+for crate in coord coord-api coord-home coord-recipes coord-memory coord-etcd coord-grpc; do
     while IFS= read -r found; do
         [ -z "$found" ] || complain "$found: the time of day, which may be set at any moment; use tokio::time::Instant or a revision"
     done < <(grep -rnE "$WALL_CLOCK" "$crate/src" || true)

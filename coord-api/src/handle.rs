@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -77,7 +77,7 @@ pub trait Leased: fmt::Debug + Send + Sync + 'static {
     /// The time left to the local deadline, zero when not held (R33).
     fn ttl(&self) -> Duration;
 
-    /// Resolves once the handle is over for good, also when it is released or dropped.
+    /// Resolves once the handle is over for good, also when it is released or dropped; polled again, it is ready again.
     fn lost(&self) -> Lost;
 
     /// Gives it back. Idempotent; it never harms a successor.
@@ -105,13 +105,28 @@ pub trait LeasedRegistration: Leased {
 }
 
 /// A future that resolves once a handle is over for good. It borrows nothing, so it may outlive the handle or move to another task.
+///
+/// A loss is for ever: polled again, it is ready again, with the same [`Loss`] (R32). So it can stay in a `select!` loop that goes on, to finish what was begun. One
+/// poll in 128 gives way to others first, as tokio's own futures do, so that such a loop does not keep its runtime from everything else.
 #[must_use = "futures do nothing unless polled"]
-pub struct Lost(Pin<Box<dyn Future<Output = Loss> + Send>>);
+pub struct Lost(Waiting);
+
+enum Waiting {
+    For(Pin<Box<dyn Future<Output = Loss> + Send>>),
+    Over {
+        loss: Loss,
+        /// How often it was polled since it last gave way.
+        polls: u8,
+    },
+}
+
+/// Polls without giving way.
+const IN_A_ROW: u8 = 127;
 
 impl Lost {
     /// Wraps a backend's future.
     pub fn new(future: impl Future<Output = Loss> + Send + 'static) -> Self {
-        Lost(Box::pin(future))
+        Lost(Waiting::For(Box::pin(future)))
     }
 }
 
@@ -119,12 +134,45 @@ impl Future for Lost {
     type Output = Loss;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Loss> {
-        self.0.as_mut().poll(cx)
+        let loss = match &mut self.0 {
+            Waiting::Over { polls, .. } if *polls == IN_A_ROW => {
+                *polls = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Waiting::Over { loss, polls } => {
+                *polls += 1;
+                return Poll::Ready(*loss);
+            }
+            Waiting::For(future) => ready!(future.as_mut().poll(cx)),
+        };
+        // The backend's future is dropped here, and never polled again.
+        self.0 = Waiting::Over { loss, polls: 0 };
+        Poll::Ready(loss)
     }
 }
 
 impl fmt::Debug for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lost").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn a_loss_stays_ready_and_gives_way_now_and_then() {
+        let mut lost = Lost::new(std::future::ready(Loss::Closed));
+        let mut cx = Context::from_waker(Waker::noop());
+        let polls = (0..1_000).map(|_| Pin::new(&mut lost).poll(&mut cx));
+        let gave_way = polls.filter(|poll| match poll {
+            Poll::Ready(loss) => *loss != Loss::Closed,
+            Poll::Pending => true,
+        });
+        assert_eq!(gave_way.count(), 1_000 / 128);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use coord_home::Home;
 use tokio::sync::Notify;
 
 use crate::shared::Shared;
@@ -20,16 +20,14 @@ pub(crate) struct Expiry {
 }
 
 impl Expiry {
-    /// Starts the task unless it runs. Outside a runtime nothing happens: then the next operation inside one starts it.
-    pub(crate) fn ensure(self: &Arc<Self>, shared: &Weak<Shared>) {
-        if self.running.load(Ordering::Acquire) {
+    /// Starts the task unless it runs. Where there is no place for it nothing happens, and the next operation tries again.
+    pub(crate) fn ensure(self: &Arc<Self>, home: &Home, shared: &Weak<Shared>) {
+        if self.running.load(Ordering::Acquire) || self.running.swap(true, Ordering::AcqRel) {
             return;
         }
-        let Ok(runtime) = Handle::try_current() else { return };
-        if !self.running.swap(true, Ordering::AcqRel) {
-            let task = Task { expiry: Arc::clone(self), shared: Weak::clone(shared) };
-            runtime.spawn(task.run());
-        }
+        let task = Task { expiry: Arc::clone(self), shared: Weak::clone(shared) };
+        // A task that is not taken is dropped, and with that does not run.
+        let _ = home.spawn(task.run());
     }
 
     /// Makes the task look again: a lease was granted, or the store is gone.
@@ -51,10 +49,11 @@ impl Task {
             let (next, _) = shared.write(|state| state.engine.next_expiry());
             shared.start_flush();
             let wake_at = next.and_then(|next| shared.instant(next.min(shared.now() + LONGEST_SLEEP)));
+            let home = shared.home().clone();
             drop(shared);
             match wake_at {
                 Some(at) => tokio::select! {
-                    () = tokio::time::sleep_until(at) => {}
+                    () = home.sleep_until(at) => {}
                     () = self.expiry.bell.notified() => {}
                 },
                 None => self.expiry.bell.notified().await,

@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use coord_api::{Error, ErrorKind, Result, Revision};
+use coord_home::Home;
 use parking_lot::{Condvar, Mutex};
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::engine::Counters;
@@ -110,8 +110,8 @@ impl Journal {
     /// # Errors
     ///
     /// The journal's failure, with outcome `NotApplied`; `Closed`; `Timeout` when the disk does not answer.
-    pub(crate) async fn durable(self: &Arc<Self>, shared: &Weak<Shared>, number: u64, closed: impl Fn() -> bool) -> Result<()> {
-        self.until(shared, closed, || self.durable.load(Ordering::Acquire) >= number).await
+    pub(crate) async fn durable(self: &Arc<Self>, home: &Home, shared: &Weak<Shared>, number: u64, closed: impl Fn() -> bool) -> Result<()> {
+        self.until(home, shared, closed, || self.durable.load(Ordering::Acquire) >= number).await
     }
 
     /// Waits until there is room for further commits.
@@ -119,17 +119,18 @@ impl Journal {
     /// # Errors
     ///
     /// As [`durable`](Self::durable).
-    pub(crate) async fn room(self: &Arc<Self>, shared: &Weak<Shared>, closed: impl Fn() -> bool) -> Result<()> {
-        self.until(shared, closed, || self.queue.lock().bytes < MAX_BACKLOG).await
+    pub(crate) async fn room(self: &Arc<Self>, home: &Home, shared: &Weak<Shared>, closed: impl Fn() -> bool) -> Result<()> {
+        self.until(home, shared, closed, || self.queue.lock().bytes < MAX_BACKLOG).await
     }
 
-    async fn until(self: &Arc<Self>, shared: &Weak<Shared>, closed: impl Fn() -> bool, done: impl Fn() -> bool) -> Result<()> {
+    async fn until(self: &Arc<Self>, home: &Home, shared: &Weak<Shared>, closed: impl Fn() -> bool, done: impl Fn() -> bool) -> Result<()> {
         if done() {
             return Ok(());
         }
-        let waiting = self.wait(shared, closed, done);
-        match Handle::try_current() {
-            Ok(_) => tokio::time::timeout(PATIENCE, waiting)
+        let waiting = self.wait(home, shared, closed, done);
+        match home.ready() {
+            Ok(()) => home
+                .timeout(PATIENCE, waiting)
                 .await
                 .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "store", "the disk does not answer"))),
             // No timers here; and no need of them, as the flush runs right here.
@@ -137,7 +138,7 @@ impl Journal {
         }
     }
 
-    async fn wait(self: &Arc<Self>, shared: &Weak<Shared>, closed: impl Fn() -> bool, done: impl Fn() -> bool) -> Result<()> {
+    async fn wait(self: &Arc<Self>, home: &Home, shared: &Weak<Shared>, closed: impl Fn() -> bool, done: impl Fn() -> bool) -> Result<()> {
         let mut ticks = self.ticks.subscribe();
         loop {
             ticks.mark_unchanged();
@@ -151,7 +152,7 @@ impl Journal {
                 return Err(Error::closed("store"));
             }
             // Also when a flush is lost with the runtime that was to run it: whoever waits starts it again.
-            self.start_flush(shared);
+            self.start_flush(home, shared);
             if ticks.changed().await.is_err() {
                 return Err(Error::closed("store"));
             }
@@ -163,8 +164,8 @@ impl Journal {
         self.ticks.send_replace(());
     }
 
-    /// Sees to it that a flush runs if anything waits for one. Outside a runtime it runs here and blocks.
-    pub(crate) fn start_flush(self: &Arc<Self>, shared: &Weak<Shared>) {
+    /// Sees to it that a flush runs if anything waits for one. Where there is no thread for it, it runs here and blocks.
+    pub(crate) fn start_flush(self: &Arc<Self>, home: &Home, shared: &Weak<Shared>) {
         let Some(storage) = self.storage.lock().clone() else { return };
         {
             let mut queue = self.queue.lock();
@@ -174,9 +175,9 @@ impl Journal {
             queue.flushing = true;
         }
         let flush = Flush { journal: Arc::clone(self), storage, shared: Weak::clone(shared), finished: false };
-        match Handle::try_current() {
-            // A blocking task also keeps paused time from running ahead of the disk.
-            Ok(runtime) => drop(runtime.spawn_blocking(move || flush.run())),
+        match home.ready() {
+            // A blocking task also keeps paused time from running ahead of the disk. One that is not taken is dropped, and whoever waits starts another.
+            Ok(()) => drop(home.spawn_blocking(move || flush.run())),
             Err(_) => flush.run(),
         }
     }
@@ -194,7 +195,8 @@ impl Journal {
     }
 
     fn fail(&self, error: Error) {
-        tracing::error!(kind = error.kind().as_str(), message = error.message(), "the store cannot write any more");
+        let (kind, message) = (error.kind().as_str(), error.message().to_owned());
+        coord_home::event!(ERROR, kind, message, "the store cannot write any more");
         let _ = self.failure.set(error);
         let left = std::mem::take(&mut *self.queue.lock());
         wake(left.watchers);

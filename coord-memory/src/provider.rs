@@ -66,7 +66,8 @@ impl MemoryProvider {
 
     /// A provider over this client of a store, which it closes when it is closed.
     pub fn over(store: MemoryStore) -> Arc<Self> {
-        let contracts = StoreProvider::new(Arc::new(Observe::new(store.clone(), "memory")), ProviderOptions::default());
+        let options = ProviderOptions::default().with_home(store.home().clone());
+        let contracts = StoreProvider::new(Arc::new(Observe::new(store.clone(), "memory")), options);
         Arc::new(MemoryProvider { store, contracts })
     }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use coord_api::{Error, Result, Revision};
+use coord_home::Home;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
@@ -22,6 +23,7 @@ pub(crate) const WINDOW: Window = Window { changes: 16_384, bytes: 64 * 1024 * 1
 pub(crate) struct Shared {
     state: RwLock<State>,
     epoch: Instant,
+    home: Home,
     expiry: Arc<Expiry>,
     journal: Option<Arc<Journal>>,
     clients: Mutex<usize>,
@@ -47,14 +49,15 @@ pub(crate) struct Seen {
 }
 
 impl Shared {
-    pub(crate) fn volatile() -> Arc<Self> {
-        Shared::new(Engine::new(WINDOW), None, random_id(), concat!("coord-memory ", env!("CARGO_PKG_VERSION"), " (volatile)"))
+    pub(crate) fn volatile(home: Home) -> Arc<Self> {
+        Shared::new(home, Engine::new(WINDOW), None, random_id(), concat!("coord-memory ", env!("CARGO_PKG_VERSION"), " (volatile)"))
     }
 
-    pub(crate) fn new(engine: Engine, journal: Option<Journal>, store_id: String, version: &'static str) -> Arc<Self> {
+    pub(crate) fn new(home: Home, engine: Engine, journal: Option<Journal>, store_id: String, version: &'static str) -> Arc<Self> {
         Arc::new_cyclic(|me| Shared {
             state: RwLock::new(State { engine, watchers: Watchers::default() }),
-            epoch: Instant::now(),
+            epoch: home.now(),
+            home,
             expiry: Arc::default(),
             journal: journal.map(Arc::new),
             clients: Mutex::new(0),
@@ -99,9 +102,14 @@ impl Shared {
         self.journal.as_ref().is_some_and(|journal| journal.is_released())
     }
 
-    /// The time since the store's epoch, on tokio's clock.
+    /// Where the store's work lives, and whose clock its leases go by.
+    pub(crate) fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// The time since the store's epoch, on its home's clock.
     pub(crate) fn now(&self) -> Duration {
-        Instant::now().saturating_duration_since(self.epoch)
+        self.home.now().saturating_duration_since(self.epoch)
     }
 
     /// The instant that lies `time` after the epoch.
@@ -115,7 +123,7 @@ impl Shared {
         if let Some(expiry) = state.engine.next_expiry() {
             // Not under the lock: a runtime that is ending drops the task at once, and that looks at the watchers.
             drop(state);
-            self.expiry.ensure(&self.me);
+            self.expiry.ensure(&self.home, &self.me);
             if expiry <= self.now() {
                 self.write(|_| ());
             }
@@ -146,7 +154,7 @@ impl Shared {
             (result, Seen { number: self.queued(), wrote }, state.engine.next_expiry().is_some())
         };
         if leases {
-            self.expiry.ensure(&self.me);
+            self.expiry.ensure(&self.home, &self.me);
         }
         if granted {
             self.expiry.poke();
@@ -162,7 +170,7 @@ impl Shared {
     /// The failure of the storage; `Closed` when `closed` says so.
     pub(crate) async fn durable(&self, seen: Seen, closed: impl Fn() -> bool) -> Result<()> {
         match &self.journal {
-            Some(journal) => journal.durable(&self.me, seen.number, closed).await,
+            Some(journal) => journal.durable(&self.home, &self.me, seen.number, closed).await,
             None => Ok(()),
         }
     }
@@ -174,7 +182,7 @@ impl Shared {
     /// As [`durable`](Self::durable).
     pub(crate) async fn room(&self, closed: impl Fn() -> bool) -> Result<()> {
         match &self.journal {
-            Some(journal) => journal.room(&self.me, closed).await,
+            Some(journal) => journal.room(&self.home, &self.me, closed).await,
             None => Ok(()),
         }
     }
@@ -182,7 +190,7 @@ impl Shared {
     /// Writes to the disk what nobody waits for.
     pub(crate) fn start_flush(&self) {
         if let Some(journal) = &self.journal {
-            journal.start_flush(&self.me);
+            journal.start_flush(&self.home, &self.me);
         }
     }
 
@@ -199,7 +207,7 @@ impl Shared {
     /// Sees to it that somebody expires leases while there are any.
     pub(crate) fn keep_expiring(&self) {
         if self.state.read().engine.next_expiry().is_some() {
-            self.expiry.ensure(&self.me);
+            self.expiry.ensure(&self.home, &self.me);
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply, round_ttl};
 use coord_api::{Error, LeaseId, Outcome, Result, Revision};
+use coord_home::Home;
 
 use crate::engine::Engine;
 use crate::shared::{Seen, Shared};
@@ -47,10 +48,20 @@ pub struct MemoryStore {
 impl MemoryStore {
     /// A new, empty, volatile store: it ends with its last handle.
     ///
-    /// Needs no runtime. Leases expire on time once an operation ran inside a tokio runtime with its timers enabled; without one they expire
-    /// when next looked at.
+    /// Needs no runtime: its one task, which expires leases, lives in a [`Home`] that such stores share, or in the runtime that calls where its clock is
+    /// paused.
     pub fn new() -> Self {
-        MemoryStore::of(Shared::volatile())
+        MemoryStore::new_in(Home::shared())
+    }
+
+    /// As [`new`](MemoryStore::new), in this [`Home`]: for tests that pause the clock after they began, [`Home::callers`].
+    pub fn new_in(home: Home) -> Self {
+        MemoryStore::of(Shared::volatile(home))
+    }
+
+    /// Where the store's work lives.
+    pub fn home(&self) -> &Home {
+        self.client_ref().shared.home()
     }
 
     /// Opens the durable store in the directory `path`, making it where there is none.
@@ -86,7 +97,7 @@ impl MemoryStore {
         }
         let journal = Journal::new(Arc::new(storage), engine.revision());
         let version = concat!("coord-memory ", env!("CARGO_PKG_VERSION"), " (sled 0.34)");
-        Ok(MemoryStore::of(Shared::new(engine, Some(journal), contents.store_id, version)))
+        Ok(MemoryStore::of(Shared::new(Home::shared(), engine, Some(journal), contents.store_id, version)))
     }
 
     pub(crate) fn of(shared: Arc<Shared>) -> Self {

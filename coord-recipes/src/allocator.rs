@@ -12,12 +12,11 @@ use coord_api::store::{Change, Compare, Entry, Op, OpReply, Range, RangeReply, S
 use coord_api::{Error, ErrorKind, IdOptions, InstanceId, InstanceIdAllocator, Outcome, Result, Wait, key};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
-use tokio::task::AbortHandle;
 
 use crate::backoff::Backoff;
-use crate::core::{Core, require_runtime};
+use crate::core::{Core, homeless};
 use crate::keys;
-use crate::lock::within;
+use crate::limit::Limit;
 use crate::session::{Holding, Leased, SessionUse, Write};
 use crate::watch::{Feed, Resuming};
 
@@ -47,8 +46,8 @@ struct Pool {
 struct Waiting {
     /// Bounded by the calls under way.
     requests: Vec<Request>,
-    /// The task, while it runs. Should its runtime go down, the next request starts another.
-    task: Option<AbortHandle>,
+    /// Whether the task runs.
+    served: bool,
 }
 
 #[derive(Debug)]
@@ -56,6 +55,8 @@ struct Request {
     ttl: Duration,
     /// Whether to wait where no id is free.
     patient: bool,
+    /// Tells the caller that it waits, once none was free.
+    queued: Option<oneshot::Sender<()>>,
     answer: oneshot::Sender<Result<(u32, Holding)>>,
 }
 
@@ -94,16 +95,16 @@ impl InstanceIdAllocator for Allocators {
         if options.range.is_empty() || *options.range.end() < 1 {
             return Err(Error::invalid_argument(OPERATION, "a range of ids that is empty, or whose greatest id is less than 1"));
         }
+        let limit = Limit::of(&self.core.home, options.wait);
         let acquire = async {
             let pool = self.pool(OPERATION, service, &options.range)?;
-            // Declared before the answer, and so dropped after it.
-            let _leaving = Leaving(&pool);
-            let (answer, answered) = oneshot::channel();
-            pool.ask(Request { ttl, patient: options.wait != Wait::Never, answer })?;
-            let answered = async { answered.await.unwrap_or_else(|_| Err(Error::closed(OPERATION))) };
-            match options.wait {
-                Wait::For(limit) => within(OPERATION, limit, answered).await,
-                _ => answered.await,
+            loop {
+                match pool.acquire(ttl, options.wait, limit).await? {
+                    Some(acquired) => return Ok(acquired),
+                    // What serves the pool went down with the runtime that it ran on: it is started again.
+                    None if self.core.is_closed() => return Err(Error::closed(OPERATION)),
+                    None => {}
+                }
             }
         };
         let (id, holding) = self.core.run(OPERATION, Outcome::NotApplied, acquire).await?;
@@ -112,15 +113,39 @@ impl InstanceIdAllocator for Allocators {
 }
 
 impl Pool {
+    /// Asks for an id and waits for it; `None` where nobody will answer.
+    async fn acquire(self: &Arc<Self>, ttl: Duration, wait: Wait, limit: Limit) -> Result<Option<(u32, Holding)>> {
+        const OPERATION: &str = "allocator.acquire_id";
+        let home = &self.core.home;
+        // Declared before the answer, and so dropped after it.
+        let _leaving = Leaving(self);
+        let (answer, mut answered) = oneshot::channel();
+        let (queued, waits) = oneshot::channel();
+        self.ask(Request { ttl, patient: wait != Wait::Never, queued: Some(queued), answer })?;
+        let first = async {
+            tokio::select! {
+                biased;
+                answer = &mut answered => Ok(Some(answer)),
+                Ok(()) = waits => Ok(None),
+            }
+        };
+        let answer = match limit.answer(home, OPERATION, first).await? {
+            Some(answer) => answer,
+            None => limit.queue(home, OPERATION, async { Ok(answered.await) }).await?,
+        };
+        answer.ok().transpose()
+    }
+
     /// Queues a request, and starts the task that serves it where none runs.
     fn ask(self: &Arc<Self>, request: Request) -> Result<()> {
-        require_runtime("allocator.acquire_id")?;
         let mut waiting = self.waiting.lock();
-        waiting.requests.push(request);
-        if waiting.task.as_ref().is_none_or(AbortHandle::is_finished) {
-            // Ends when nobody waits any more.
-            waiting.task = Some(tokio::spawn(Arc::clone(self).serve()).abort_handle());
+        if !waiting.served {
+            // Ends when nobody waits any more. It cannot look before the request is there: that takes the lock.
+            let serve = Served { pool: Arc::clone(self), done: false }.serve();
+            self.core.home.spawn(serve).map_err(|error| homeless("allocator.acquire_id", error))?;
+            waiting.served = true;
         }
+        waiting.requests.push(request);
         drop(waiting);
         self.changed.notify_one();
         Ok(())
@@ -132,22 +157,10 @@ impl Pool {
         patient.append(&mut waiting.requests);
         patient.retain(|request| !request.answer.is_closed());
         if patient.is_empty() {
-            waiting.task = None;
+            waiting.served = false;
             return None;
         }
         Some(patient)
-    }
-
-    async fn serve(self: Arc<Self>) {
-        tokio::select! {
-            biased;
-            () = self.core.closing.cancelled() => {}
-            () = self.serve_while_asked() => return,
-        }
-        // Their answers end as closed.
-        let mut waiting = self.waiting.lock();
-        waiting.requests.clear();
-        waiting.task = None;
     }
 
     async fn serve_while_asked(&self) {
@@ -164,6 +177,10 @@ impl Pool {
             }
             // None is free. The watch starts with the state, so that an id freed meanwhile is not slept over (R42).
             let feed = freed.get_or_insert_with(|| Resuming::from_snapshot(Arc::clone(&self.core), Span::prefix(self.directory.clone())));
+            for queued in patient.iter_mut().filter_map(|request| request.queued.take()) {
+                // A caller that is gone need not know.
+                let _ = queued.send(());
+            }
             let news = tokio::select! {
                 biased;
                 news = self.until_freed(feed) => news,
@@ -205,7 +222,7 @@ impl Pool {
                 // The lease died under the claim, and all that it wrote with it: claim again under a new one.
                 Err(error) if error.kind() == ErrorKind::LeaseLost => {
                     requests.splice(0..0, claimants.into_iter().filter(|request| !request.answer.is_closed()));
-                    tokio::time::sleep(backoff.pause()).await;
+                    self.core.home.sleep(backoff.pause()).await;
                 }
                 Err(error) => claimants.into_iter().for_each(|request| request.refuse(error.clone())),
             }
@@ -304,6 +321,38 @@ impl Pool {
     /// The ids that are free, the smallest first.
     fn free<'a>(&self, taken: &'a BTreeSet<u32>) -> impl Iterator<Item = u32> + use<'a> {
         self.range.clone().filter(|id| !taken.contains(id))
+    }
+}
+
+/// What serves a pool. When it ends, also by accident, nobody waits for it any more: those whose answers it owes ask again, or find that the provider is closed.
+struct Served {
+    pool: Arc<Pool>,
+    /// Nobody was left to be served.
+    done: bool,
+}
+
+impl Served {
+    async fn serve(mut self) {
+        let pool = Arc::clone(&self.pool);
+        tokio::select! {
+            biased;
+            () = pool.core.closing.cancelled() => {}
+            () = pool.serve_while_asked() => self.done = true,
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let left = {
+            let mut waiting = self.pool.waiting.lock();
+            waiting.served = false;
+            std::mem::take(&mut waiting.requests)
+        };
+        drop(left);
     }
 }
 

@@ -3,15 +3,16 @@
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use coord_api::store::{Entry, Range, RangeReply, Span, Store};
 use coord_api::{Error, ErrorKind, LeaseId, Outcome, Result};
+use coord_home::{Home, HomeError};
 use parking_lot::Mutex;
-use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
+use crate::flight::SingleFlight;
 use crate::session::Sessions;
 use crate::watch::Hub;
 
@@ -33,6 +34,8 @@ struct Leases {
 /// Shared by all contracts of one provider, its sessions and its handles.
 pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
+    /// Where background work lives, and whose clock deadlines go by.
+    pub(crate) home: Home,
     /// The provider's name, for people who look into the store.
     pub(crate) name: String,
     pub(crate) sessions: Sessions,
@@ -43,13 +46,15 @@ pub(crate) struct Core {
     /// The provider was dropped: what is not held any more is not kept for later.
     pub(crate) abandoned: CancellationToken,
     leases: Mutex<Leases>,
-    store_id: OnceCell<String>,
+    store_id: OnceLock<String>,
+    asking_for_id: SingleFlight<()>,
 }
 
 impl Core {
-    pub(crate) fn new(store: Arc<dyn Store>, name: String) -> Arc<Self> {
+    pub(crate) fn new(store: Arc<dyn Store>, name: String, home: Home) -> Arc<Self> {
         Arc::new(Core {
             store,
+            home,
             name,
             sessions: Sessions::default(),
             hub: Hub::default(),
@@ -57,13 +62,23 @@ impl Core {
             closing: CancellationToken::new(),
             abandoned: CancellationToken::new(),
             leases: Mutex::default(),
-            store_id: OnceCell::new(),
+            store_id: OnceLock::new(),
+            asking_for_id: SingleFlight::default(),
         })
     }
 
-    /// Whether the provider was closed.
+    /// Whether the provider was closed, or is another process's: a fork leaves its child nothing.
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.closed.load(Ordering::Acquire) || self.home.is_left_behind()
+    }
+
+    /// Checks that background work can be started and timed: everything that is leased or watched needs it.
+    ///
+    /// # Errors
+    ///
+    /// As [`homeless`] says.
+    pub(crate) fn ready(&self, operation: &'static str) -> Result<()> {
+        self.home.ready().map_err(|error| homeless(operation, error))
     }
 
     /// Refuses new work from now on and ends what is pending (R8).
@@ -85,9 +100,21 @@ impl Core {
     }
 
     /// The store's identity, asked for once.
-    pub(crate) async fn store_id(&self) -> Result<&str> {
-        let id = self.store_id.get_or_try_init(|| async { Ok::<_, Error>(self.store.status().await?.store_id) }).await?;
-        Ok(id)
+    pub(crate) async fn store_id(self: &Arc<Self>) -> Result<&str> {
+        loop {
+            if let Some(id) = self.store_id.get() {
+                return Ok(id);
+            }
+            let ask = || {
+                let core = Arc::clone(self);
+                async move {
+                    let id = core.store.status().await?.store_id;
+                    let _ = core.store_id.set(id);
+                    Ok(())
+                }
+            };
+            self.asking_for_id.run(&self.home, "store.status", ask).await?;
+        }
     }
 
     /// Takes note of a lease that was granted to this provider.
@@ -176,18 +203,14 @@ pub(crate) fn is_permanent(error: &Error) -> bool {
     )
 }
 
-/// Checks that background work can be started and timed here: everything that is leased or watched needs a tokio runtime.
-///
-/// # Errors
-///
-/// `Internal` outside of one, where tokio itself would panic.
-pub(crate) fn require_runtime(operation: &'static str) -> Result<()> {
-    // Who is a task has a runtime, and a handle is shared by all threads.
-    if tokio::task::try_id().is_some() {
-        return Ok(());
-    }
-    match tokio::runtime::Handle::try_current() {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Error::new(ErrorKind::Internal, operation, "called outside of a tokio runtime").with_source(error)),
+/// Why there is no place for background work, as an error: `Internal` outside of a runtime where one is needed, `Unavailable` where no thread is to be had,
+/// `Closed` in the child of a fork. Nothing was sent.
+pub(crate) fn homeless(operation: &'static str, error: HomeError) -> Error {
+    match error {
+        HomeError::Forked => Error::closed(operation).with_source(error),
+        HomeError::NoThread(_) => {
+            Error::new(ErrorKind::Unavailable, operation, "no thread for the background work could be started").with_source(error)
+        }
+        error => Error::new(ErrorKind::Internal, operation, "called outside of a tokio runtime").with_source(error),
     }
 }

@@ -5,8 +5,10 @@ mod backoff;
 mod config;
 pub mod config_manager;
 mod core;
+mod flight;
 mod keys;
 pub mod layers;
+mod limit;
 mod lock;
 mod provider;
 mod registry;
@@ -14,4 +16,5 @@ mod session;
 mod sweep;
 mod watch;
 
+pub use coord_home::Home;
 pub use provider::{ProviderOptions, StoreProvider};

@@ -7,6 +7,8 @@ use async_trait::async_trait;
 use coord_api::store::Store;
 use coord_api::{ConfigCenter, DistributedLock, Error, ErrorKind, InstanceIdAllocator, Loss, Outcome, Provider, Result, ServiceRegistry};
 
+use coord_home::Home;
+
 use crate::allocator::Allocators;
 use crate::config::Config;
 use crate::core::Core;
@@ -22,11 +24,13 @@ const CLOSE_WITHIN: Duration = Duration::from_millis(4_500);
 pub struct ProviderOptions {
     /// A name for people who look into the store: the value of its locks, ids and sessions. `coord` by default.
     pub name: String,
+    /// Where background work lives: [`Home::new`] by default, a thread of the provider's own, or the caller's runtime where its clock is paused.
+    pub home: Home,
 }
 
 impl Default for ProviderOptions {
     fn default() -> Self {
-        ProviderOptions { name: "coord".to_owned() }
+        ProviderOptions { name: "coord".to_owned(), home: Home::new("coord") }
     }
 }
 
@@ -37,6 +41,13 @@ impl ProviderOptions {
         self.name = name.into();
         self
     }
+
+    /// Sets where background work lives.
+    #[must_use]
+    pub fn with_home(mut self, home: Home) -> Self {
+        self.home = home;
+        self
+    }
 }
 
 /// The five contracts over any [`Store`].
@@ -44,8 +55,12 @@ impl ProviderOptions {
 /// It owns its store: closing the provider closes the store's client. Wrap the store in [layers](crate::layers) first where a namespace,
 /// retries or metrics are wanted.
 ///
-/// Background tasks (renewals, watches, healing) run on the tokio runtime that was current when they were first needed, and end with what
-/// they serve: a session with its last handle, a watch with its last watcher, everything with [`close`](Provider::close).
+/// Background tasks (renewals, watches, healing) live in the provider's [`Home`], by default a thread of its own, whose timers they use: so they outlive the
+/// runtime that made the first call, and neither starve with it nor need it. A caller's future is polled where the caller polls it. Tasks end with what they
+/// serve: a session with its last handle, a watch with its last watcher, everything with [`close`](Provider::close). Where one ends by accident, because a runtime that was given
+/// as home is dropped, or by a panic of the store, whoever waits for it is told, or starts it again.
+///
+/// In the child of a fork the provider is closed and its handles are over; the parent notices nothing.
 ///
 /// # Dropping
 ///
@@ -64,7 +79,7 @@ pub struct StoreProvider {
 impl StoreProvider {
     /// The contracts over `store`. No I/O; may be called outside of a runtime.
     pub fn new(store: Arc<dyn Store>, options: ProviderOptions) -> Arc<Self> {
-        let core = Core::new(store, options.name);
+        let core = Core::new(store, options.name, options.home);
         let registrations = Arc::new(Registry::new(Arc::clone(&core)));
         Arc::new(StoreProvider {
             config: Arc::new(Config::new(Arc::clone(&core))),
@@ -103,11 +118,15 @@ impl Provider for StoreProvider {
 
     async fn close(&self) -> Result<()> {
         const OPERATION: &str = "provider.close";
+        // The child of a fork has nothing to give back, and nothing to say on its parent's connections.
+        if self.core.home.is_left_behind() {
+            return Ok(());
+        }
         self.core.begin_close();
         // Told first: nobody may believe to hold what is about to be free.
         self.registrations.close();
         self.core.sessions.lose_all(Loss::Closed);
-        let revoked = match tokio::time::timeout(CLOSE_WITHIN, self.revoke_all()).await {
+        let revoked = match self.core.home.timeout(CLOSE_WITHIN, self.revoke_all()).await {
             Ok(Ok(())) => Ok(()),
             // The store's client is closed: by an earlier close, or because it is gone. What it held ends with its leases.
             Ok(Err(error)) if error.kind() == ErrorKind::Closed => Ok(()),
@@ -126,6 +145,10 @@ impl Provider for StoreProvider {
 
 impl Drop for StoreProvider {
     fn drop(&mut self) {
+        // Its tasks are another process's.
+        if self.core.home.is_left_behind() {
+            return;
+        }
         self.core.abandoned.cancel();
     }
 }

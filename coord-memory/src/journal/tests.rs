@@ -62,7 +62,7 @@ impl Storage for Gate {
 fn store(gate: &Arc<Gate>) -> MemoryStore {
     let engine = Engine::new(WINDOW);
     let journal = Journal::new(Arc::clone(gate) as Arc<dyn Storage>, engine.revision());
-    MemoryStore::of(Shared::new(engine, Some(journal), "id".to_owned(), "test"))
+    MemoryStore::of(Shared::new(Home::callers(), engine, Some(journal), "id".to_owned(), "test"))
 }
 
 fn put(key: &'static str) -> Txn {

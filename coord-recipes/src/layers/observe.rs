@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreEvent, StoreStatus, StoreWatch, Txn, TxnReply};
 use coord_api::{Error, LeaseId, Outcome, Result, Revision};
+use coord_home::{Home, aside};
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use metrics::{Counter, Gauge, Histogram, IntoF64};
@@ -194,6 +195,16 @@ impl Meter {
             seconds: metrics::histogram!(SECONDS, "backend" => backend, "operation" => operation),
         }
     }
+
+    fn record(&self, backend: &'static str, result: &'static str, took: Duration) {
+        self.seconds.record(took);
+        if result == "ok" {
+            self.ok.increment(1);
+        } else {
+            let labels = [("backend", backend), ("operation", self.operation), ("result", result)];
+            metrics::counter!(REQUESTS, &labels).increment(1);
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -268,12 +279,13 @@ impl Pending<'_> {
 
     fn record(&self, result: &'static str) {
         let Some(started) = self.started else { return };
-        self.meter.seconds.record(started.elapsed());
-        if result == "ok" {
-            self.meter.ok.increment(1);
+        let (backend, meter, took) = (self.backend, self.meter, started.elapsed());
+        if Home::is_here() {
+            // A recorder is the user's, and may block.
+            let meter = meter.clone();
+            aside(move || meter.record(backend, result, took));
         } else {
-            let labels = [("backend", self.backend), ("operation", self.meter.operation), ("result", result)];
-            metrics::counter!(REQUESTS, &labels).increment(1);
+            meter.record(backend, result, took);
         }
     }
 }
@@ -282,7 +294,7 @@ impl Drop for Pending<'_> {
     fn drop(&mut self) {
         if !self.settled {
             self.record("cancelled");
-            tracing::debug!("dropped before it was answered");
+            coord_home::event!(DEBUG, "dropped before it was answered");
         }
     }
 }
@@ -292,7 +304,12 @@ fn failed(error: &Error) {
         Outcome::NotApplied => "not_applied",
         Outcome::Unknown => "unknown",
     };
-    tracing::debug!(kind = error.kind().as_str(), outcome, message = error.message());
+    if Home::is_here() {
+        let (kind, message) = (error.kind().as_str(), error.message().to_owned());
+        coord_home::event!(DEBUG, kind, outcome, message);
+    } else {
+        tracing::debug!(kind = error.kind().as_str(), outcome, message = error.message());
+    }
 }
 
 /// An open watch, counted.
@@ -304,7 +321,7 @@ struct ObservedWatch {
 
 impl ObservedWatch {
     fn new(stream: StoreWatch, backend: &'static str, open: Gauge) -> Self {
-        open.increment(1.0);
+        count(&open, 1.0);
         ObservedWatch { stream, backend, open }
     }
 }
@@ -315,7 +332,8 @@ impl Stream for ObservedWatch {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let item = Pin::new(&mut self.stream).poll_next(cx);
         if let Poll::Ready(Some(Err(error))) = &item {
-            tracing::debug!(backend = self.backend, operation = "watch", kind = error.kind().as_str(), "a watch ended");
+            let (backend, kind) = (self.backend, error.kind().as_str());
+            coord_home::event!(DEBUG, backend, operation = "watch", kind, "a watch ended");
         }
         item
     }
@@ -323,6 +341,12 @@ impl Stream for ObservedWatch {
 
 impl Drop for ObservedWatch {
     fn drop(&mut self) {
-        self.open.decrement(1.0);
+        count(&self.open, -1.0);
     }
+}
+
+/// Moves the number of open watches.
+fn count(open: &Gauge, by: f64) {
+    let open = open.clone();
+    aside(move || open.increment(by));
 }

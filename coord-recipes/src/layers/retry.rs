@@ -7,9 +7,10 @@ use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use coord_api::store::{Lease, LeaseInfo, Op, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
 use coord_api::{Error, ErrorKind, LeaseId, Outcome, Result, Revision};
-use tokio::time::{Instant, sleep, timeout_at};
+use coord_home::Home;
+use tokio::time::Instant;
 
-use crate::core::require_runtime;
+use crate::core::homeless;
 
 /// How often and how long [`Retry`] tries.
 ///
@@ -136,8 +137,8 @@ impl RetryPolicy {
 /// - An attempt that takes too long is dropped and counts as `Timeout`; a write's outcome is then `Unknown`. When the total time is up, or would be after the next
 ///   pause, the last failure is returned.
 ///
-/// A policy without timeouts starts no timer before something failed, and [`over_bounded`](Retry::over_bounded) none for a range or a transaction. Timeouts need a tokio runtime with its timers enabled: outside of a runtime a call
-/// that has one is `Internal`, and what fails there is not repeated.
+/// A policy without timeouts starts no timer before something failed, and [`over_bounded`](Retry::over_bounded) none for a range or a transaction. The timers are those of
+/// a [`Home`], so that the caller's runtime needs none, and a caller no runtime.
 ///
 /// # Cancel safety
 ///
@@ -148,6 +149,8 @@ pub struct Retry<S> {
     policy: RetryPolicy,
     /// Whether the store keeps to the total time by itself, in one call.
     bounded: bool,
+    /// Whose timers.
+    home: Home,
 }
 
 impl<S: Store> Retry<S> {
@@ -158,7 +161,7 @@ impl<S: Store> Retry<S> {
     /// `InvalidArgument` for a policy that [`RetryPolicy::validate`] refuses.
     pub fn new(store: S, policy: RetryPolicy) -> Result<Self> {
         policy.validate()?;
-        Ok(Retry { store, policy, bounded: false })
+        Ok(Retry { store, policy, bounded: false, home: Home::shared() })
     }
 
     /// As [`new`](Self::new), over a store of which no range and no transaction takes longer than the policy's total time by itself. A first attempt at one is left to the store, which
@@ -169,6 +172,13 @@ impl<S: Store> Retry<S> {
     /// As `new`.
     pub fn over_bounded(store: S, policy: RetryPolicy) -> Result<Self> {
         Ok(Retry { bounded: true, ..Retry::new(store, policy)? })
+    }
+
+    /// Uses the timers of this [`Home`], such as the provider's, instead of those that all layers of the process share.
+    #[must_use]
+    pub fn with_home(mut self, home: Home) -> Self {
+        self.home = home;
+        self
     }
 
     async fn run<T, F>(&self, operation: &'static str, effect: Effect, call: impl Fn() -> F + Send) -> Result<T>
@@ -185,7 +195,7 @@ impl<S: Store> Retry<S> {
         T: Send,
         F: Future<Output = Result<T>> + Send,
     {
-        let deadline = self.policy.total_timeout.and_then(|total| Instant::now().checked_add(total));
+        let deadline = self.policy.total_timeout.and_then(|total| self.home.now().checked_add(total));
         let mut pauses = None;
         let mut attempt = 1;
         loop {
@@ -194,15 +204,16 @@ impl<S: Store> Retry<S> {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            if attempt >= self.policy.max_attempts || !effect.may_repeat(&error) || require_runtime(operation).is_err() {
+            if attempt >= self.policy.max_attempts || !effect.may_repeat(&error) || self.home.ready().is_err() {
                 return Err(error);
             }
             let pause = pauses.get_or_insert_with(|| self.policy.pauses()).next().unwrap_or(self.policy.max_delay);
-            if deadline.is_some_and(|deadline| deadline.saturating_duration_since(Instant::now()) <= pause) {
+            if deadline.is_some_and(|deadline| deadline.saturating_duration_since(self.home.now()) <= pause) {
                 return Err(error);
             }
-            tracing::debug!(operation, attempt, kind = error.kind().as_str(), pause_ms = pause.as_millis(), "trying again");
-            sleep(pause).await;
+            let (kind, pause_ms) = (error.kind().as_str(), pause.as_millis());
+            coord_home::event!(DEBUG, operation, attempt, kind, pause_ms, "trying again");
+            self.home.sleep(pause).await;
             attempt += 1;
         }
     }
@@ -214,10 +225,10 @@ impl<S: Store> Retry<S> {
         deadline: Option<Instant>,
         call: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
-        let own = self.policy.attempt_timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let own = self.policy.attempt_timeout.and_then(|timeout| self.home.now().checked_add(timeout));
         let Some(until) = [own, deadline].into_iter().flatten().min() else { return call.await };
-        require_runtime(operation)?;
-        match timeout_at(until, call).await {
+        self.home.ready().map_err(|error| homeless(operation, error))?;
+        match self.home.timeout_at(until, call).await {
             Ok(result) => result,
             Err(_) => {
                 Err(Error::new(ErrorKind::Timeout, operation, "the store did not answer in time").with_outcome(effect.outcome_in_doubt()))

@@ -2,7 +2,6 @@
 
 mod queue;
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +16,11 @@ use futures_util::future::BoxFuture;
 use crate::backoff::Backoff;
 use crate::core::Core;
 use crate::keys;
+use crate::limit::Limit;
 use crate::session::{Holding, Leased, Write};
 use queue::{Queues, Turn};
+
+const ACQUIRE: &str = "lock.acquire";
 
 /// Locks over a store.
 #[derive(Debug)]
@@ -40,35 +42,46 @@ impl Locks {
         Locks { core, queues: Queues::default() }
     }
 
-    /// Waits in the queue for as long as it takes.
-    async fn acquire(&self, queue: &Bytes, ttl: Duration) -> Result<Holding> {
+    /// Waits in the queue for as long as it takes, or the caller wants.
+    async fn acquire(&self, queue: &Bytes, ttl: Duration, limit: Limit) -> Result<Holding> {
         let mut backoff = Backoff::new();
         loop {
-            match self.queue_up(queue, ttl).await {
+            match self.queue_up(queue, ttl, limit).await {
                 // The lease died, or the entry was removed, while waiting: queue again, at the end (R30).
-                Err(error) if error.kind() == ErrorKind::LeaseLost => tokio::time::sleep(backoff.pause()).await,
+                Err(error) if error.kind() == ErrorKind::LeaseLost => {
+                    let pause = async {
+                        self.core.home.sleep(backoff.pause()).await;
+                        Ok(())
+                    };
+                    limit.queue(&self.core.home, ACQUIRE, pause).await?;
+                }
                 answer => return answer,
             }
         }
     }
 
     /// Waits in the queue once.
-    async fn queue_up(&self, queue: &Bytes, ttl: Duration) -> Result<Holding> {
-        let (holding, place) = self.join("lock.acquire", queue, ttl).await?;
+    async fn queue_up(&self, queue: &Bytes, ttl: Duration, limit: Limit) -> Result<Holding> {
+        let home = &self.core.home;
+        let (holding, place) = limit.answer(home, ACQUIRE, self.join(ACQUIRE, queue, ttl)).await?;
         if let Place::Waiting = place {
-            let created = holding.created().unwrap_or_default();
-            let turn = self.queues.wait(&self.core, queue, created, holding.key());
-            tokio::select! {
-                biased;
-                turn = turn => match turn? {
-                    Turn::Granted => {}
-                    Turn::Gone => return Err(Error::lease_lost("lock.acquire", "the place in the queue was removed")),
-                },
-                loss = holding.loss().wait() => return Err(Error::lease_lost("lock.acquire", format!("the place in the queue is {loss}"))),
-            }
+            limit.queue(home, ACQUIRE, self.await_turn(queue, &holding)).await?;
         }
-        holding.session().freshen().await?;
+        limit.answer(home, ACQUIRE, holding.session().freshen()).await?;
         Ok(holding)
+    }
+
+    /// Waits until an entry is the oldest of its queue.
+    async fn await_turn(&self, queue: &Bytes, holding: &Holding) -> Result<()> {
+        let turn = self.queues.wait(&self.core, queue, holding.created().unwrap_or_default(), holding.key());
+        tokio::select! {
+            biased;
+            turn = turn => match turn? {
+                Turn::Granted => Ok(()),
+                Turn::Gone => Err(Error::lease_lost(ACQUIRE, "the place in the queue was removed")),
+            },
+            loss = holding.loss().wait() => Err(Error::lease_lost(ACQUIRE, format!("the place in the queue is {loss}"))),
+        }
     }
 
     /// Enters the queue: one request, which says whether anyone stands before.
@@ -178,23 +191,13 @@ fn missing_answer() -> Error {
 #[async_trait]
 impl DistributedLock for Locks {
     async fn acquire_with(&self, key: &str, options: LockOptions) -> Result<LockGuard> {
-        const OPERATION: &str = "lock.acquire";
-        let queue = keys::lock_queue(key::check(OPERATION, key)?);
-        round_ttl(OPERATION, options.ttl)?;
+        let queue = keys::lock_queue(key::check(ACQUIRE, key)?);
+        round_ttl(ACQUIRE, options.ttl)?;
         // Boxed, because a future that is handed on is stored twice.
         let acquire: BoxFuture<'_, _> = match options.wait {
             Wait::Never => Box::pin(self.try_acquire(&queue, options.ttl)),
-            Wait::For(limit) => Box::pin(within(OPERATION, limit, Box::pin(self.acquire(&queue, options.ttl)))),
-            _ => Box::pin(self.acquire(&queue, options.ttl)),
+            wait => Box::pin(self.acquire(&queue, options.ttl, Limit::of(&self.core.home, wait))),
         };
-        Ok(LockGuard::new(key, self.core.run(OPERATION, Outcome::NotApplied, acquire).await?))
-    }
-}
-
-/// Bounds a wait. What it had begun is undone by being dropped (R29).
-pub(crate) async fn within<T>(operation: &'static str, limit: Duration, wait: impl Future<Output = Result<T>>) -> Result<T> {
-    match tokio::time::timeout(limit, wait).await {
-        Ok(answer) => answer,
-        Err(_) => Err(Error::new(ErrorKind::Timeout, operation, "it was not free within the time that the caller gave")),
+        Ok(LockGuard::new(key, self.core.run(ACQUIRE, Outcome::NotApplied, acquire).await?))
     }
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::core::Core;
+use crate::core::{Core, homeless};
 use crate::keys;
 use crate::sweep::SweptMap;
 use crate::watch::{Feed, Resuming};
@@ -44,26 +44,34 @@ impl Queues {
     ///
     /// Cancel safe. The entry itself is the caller's.
     pub(crate) async fn wait(&self, core: &Arc<Core>, prefix: &Bytes, created: Revision, key: &Bytes) -> Result<Turn> {
-        let queue = self.queue(core, prefix);
-        let (tell, told) = oneshot::channel();
-        queue.view.lock().admit(created, key.clone(), tell);
-        let waiting = Waiting { queue, key: key.clone() };
-        let turn = told.await;
-        drop(waiting);
-        turn.unwrap_or_else(|_| Err(Error::closed("lock.acquire")))
+        loop {
+            let queue = self.queue(core, prefix)?;
+            let (tell, told) = oneshot::channel();
+            queue.view.lock().admit(created, key.clone(), tell);
+            let waiting = Waiting { queue, key: key.clone() };
+            let turn = told.await;
+            drop(waiting);
+            match turn {
+                Ok(turn) => return turn,
+                Err(_) if core.is_closed() => return Err(Error::closed("lock.acquire")),
+                // The view went down with the runtime that its task ran on: another one is made.
+                Err(_) => {}
+            }
+        }
     }
 
-    fn queue(&self, core: &Arc<Core>, prefix: &Bytes) -> Arc<Queue> {
+    fn queue(&self, core: &Arc<Core>, prefix: &Bytes) -> Result<Arc<Queue>> {
         let mut queues = self.by_prefix.lock();
-        if let Some(queue) = queues.get(prefix).and_then(Weak::upgrade).filter(|queue| queue.is_followed()) {
-            return queue;
+        if let Some(queue) = queues.get(prefix).and_then(Weak::upgrade).filter(|queue| !queue.view.lock().ended) {
+            return Ok(queue);
         }
         let queue = Arc::new(Queue { view: Mutex::new(View::default()), driver: OnceLock::new() });
         // Started once the queue is complete: another thread may run the task at once, and a queue that it cannot reach yet looks deserted to it.
-        let task = tokio::spawn(follow(Arc::downgrade(&queue), Arc::clone(core), prefix.clone()));
+        let guard = DismissWhenEnded(Arc::downgrade(&queue));
+        let task = core.home.spawn(follow(guard, Arc::clone(core), prefix.clone())).map_err(|error| homeless("lock.acquire", error))?;
         let _ = queue.driver.set(AbortOnDropHandle::new(task));
         queues.insert(prefix.clone(), Arc::downgrade(&queue), |queue| queue.strong_count() > 0);
-        queue
+        Ok(queue)
     }
 }
 
@@ -74,10 +82,15 @@ struct Queue {
     driver: OnceLock<AbortOnDropHandle<()>>,
 }
 
-impl Queue {
-    /// Whether its view still moves: it did not fail, and the runtime of its task is still there.
-    fn is_followed(&self) -> bool {
-        self.driver.get().is_some_and(|driver| !driver.is_finished()) && !self.view.lock().ended
+/// Lets the waiters of a view go when what moves it ends, so that none of them waits for ever. They look for another view.
+struct DismissWhenEnded(Weak<Queue>);
+
+impl Drop for DismissWhenEnded {
+    fn drop(&mut self) {
+        if let Some(queue) = self.0.upgrade() {
+            let dismissed = queue.view.lock().end();
+            drop(dismissed);
+        }
     }
 }
 
@@ -95,6 +108,9 @@ struct View {
 impl View {
     /// Takes a waiter in, whose entry may have come and gone before the view was read.
     fn admit(&mut self, created: Revision, key: Bytes, tell: oneshot::Sender<Result<Turn>>) {
+        if self.ended {
+            return;
+        }
         let gone = self.at.is_some_and(|at| at >= created) && !self.created.contains_key(&key);
         self.waiters.insert(key.clone(), tell);
         if gone {
@@ -102,6 +118,12 @@ impl View {
         } else {
             self.tell_first();
         }
+    }
+
+    /// Ends the view, and hands out who waits in it.
+    fn end(&mut self) -> BTreeMap<Bytes, oneshot::Sender<Result<Turn>>> {
+        self.ended = true;
+        std::mem::take(&mut self.waiters)
     }
 
     fn apply(&mut self, prefix: &Bytes, feed: Feed) {
@@ -175,19 +197,15 @@ impl Drop for Waiting {
 }
 
 /// Follows a queue until nobody waits in it any more.
-async fn follow(queue: Weak<Queue>, core: Arc<Core>, prefix: Bytes) {
+async fn follow(guard: DismissWhenEnded, core: Arc<Core>, prefix: Bytes) {
     let mut feed = Resuming::from_snapshot(core, Span::prefix(prefix.clone()));
     loop {
         let news = feed.next().await;
-        let Some(queue) = queue.upgrade() else { return };
+        let Some(queue) = guard.0.upgrade() else { return };
         match news {
             Ok(news) => queue.view.lock().apply(&prefix, news),
             Err(error) => {
-                let waiters = {
-                    let mut view = queue.view.lock();
-                    view.ended = true;
-                    std::mem::take(&mut view.waiters)
-                };
+                let waiters = queue.view.lock().end();
                 for tell in waiters.into_values() {
                     let _ = tell.send(Err(error.clone()));
                 }

@@ -96,7 +96,7 @@ impl RegisteredEntry {
 
     /// Tries again after a pause.
     pub(super) fn retry_later(&mut self) {
-        self.retry_at = Some(Instant::now() + self.backoff.pause());
+        self.retry_at = Some(self.core.home.now() + self.backoff.pause());
     }
 
     /// The next event; pending for ever while nothing is wanted.
@@ -115,11 +115,12 @@ impl RegisteredEntry {
             return Event::Foreign;
         }
         if let Some(retry_at) = self.retry_at {
+            let core = Arc::clone(&self.core);
             // Followed during the pause as well: who is superseded meanwhile learns it at once.
             tokio::select! {
                 biased;
                 event = self.follow(), if self.is_followed() => return event,
-                () = tokio::time::sleep_until(retry_at) => self.retry_at = None,
+                () = core.home.sleep_until(retry_at) => self.retry_at = None,
             }
         }
         match Box::pin(self.place()).await {
@@ -204,7 +205,7 @@ impl RegisteredEntry {
     async fn live_holding(&mut self, ttl: Duration) -> Result<Arc<Holding>> {
         if let Some(holding) = self.holding.clone() {
             let held = holding.state().is_held();
-            if held && holding.session().ttl() == ttl {
+            if held && holding.session().asked() == ttl {
                 return Ok(holding);
             }
             if held {
@@ -224,7 +225,7 @@ impl RegisteredEntry {
             }
         }
         // A move that came to nothing ends where it began.
-        let stays = self.moving.take_if(|moving| moving.session().ttl() == ttl && moving.state().is_held());
+        let stays = self.moving.take_if(|moving| moving.session().asked() == ttl && moving.state().is_held());
         let holding = match stays {
             Some(holding) => holding,
             None => Arc::new(Holding::new(self.core.sessions.enter(&self.core, "registry.register", ttl).await?, self.key.clone())),
@@ -277,7 +278,8 @@ impl RegisteredEntry {
         };
         self.placed = false;
         if matches!(event, Event::Lost) {
-            tracing::debug!(key = ?self.key, "registration lost");
+            let key = self.key.clone();
+            coord_home::event!(DEBUG, key = ?key, "registration lost");
             if holding.loss().get().is_none() {
                 holding.disown(Loss::Removed);
             }

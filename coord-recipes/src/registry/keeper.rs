@@ -17,8 +17,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::entry::{Event, RegisteredEntry, Wanted};
 use super::record;
-use crate::core::Core;
+use crate::core::{Core, homeless};
+use crate::flight::SingleFlight;
 use crate::session::{Holding, LossCell};
+
+const UNREGISTER: &str = "registry.unregister";
 
 /// An order to a keeper. Bounded: one for each call under way, and one for each handle that was dropped.
 enum Order {
@@ -109,7 +112,7 @@ enum Next {
 }
 
 impl Keeper {
-    pub(super) fn start(core: Arc<Core>, key: Bytes) -> Mailbox {
+    pub(super) fn start(core: Arc<Core>, key: Bytes) -> Result<Mailbox> {
         let (orders, mailbox) = mpsc::unbounded_channel();
         let status = Arc::new(Mutex::new(Status::default()));
         let keeper = Keeper {
@@ -122,8 +125,9 @@ impl Keeper {
             pending: None,
         };
         // Ends with the registration.
-        tokio::spawn(keeper.run());
-        Mailbox { orders, status }
+        let home = keeper.core.home.clone();
+        home.spawn(keeper.run()).map_err(|error| homeless("registry.register", error))?;
+        Ok(Mailbox { orders, status })
     }
 
     async fn run(mut self) {
@@ -223,7 +227,8 @@ impl Keeper {
         if error.kind() == ErrorKind::LeaseLost {
             return Next::GoOn;
         }
-        tracing::debug!(kind = %error.kind(), healing = self.pending.is_none(), "registration could not be written");
+        let (kind, healing) = (error.kind(), self.pending.is_none());
+        coord_home::event!(DEBUG, kind = %kind, healing, "registration could not be written");
         match self.pending.take() {
             Some(Pending::Register { previous, answer }) => {
                 let next = self.back_to(previous).await;
@@ -279,6 +284,7 @@ impl Keeper {
         self.owner.as_ref().is_some_and(|present| Arc::ptr_eq(present, owner))
     }
 
+    /// No order is taken any more, and the handle is over.
     fn end(&mut self, loss: Loss) -> Next {
         self.mailbox.close();
         self.status.lock().holding = None;
@@ -286,6 +292,14 @@ impl Keeper {
             owner.set(loss);
         }
         Next::End
+    }
+}
+
+impl Drop for Keeper {
+    /// Also when the task ends by accident, with the runtime that it runs on or by a panic of the store: then nothing keeps the entry any more. Its holding
+    /// is dropped with it, and so released by the session.
+    fn drop(&mut self) {
+        self.end(Loss::Expired);
     }
 }
 
@@ -307,7 +321,8 @@ impl Handle {
             name: instance.name,
             id: instance.id,
             handle: self,
-            removed: tokio::sync::Mutex::new(None),
+            removed: Arc::default(),
+            removing: SingleFlight::default(),
         }
     }
 }
@@ -326,8 +341,9 @@ pub(super) struct RegisteredInstance {
     name: String,
     id: String,
     handle: Handle,
-    /// How the removal ended; locked while one is under way.
-    removed: tokio::sync::Mutex<Option<Result<()>>>,
+    /// How the removal ended.
+    removed: Arc<Mutex<Option<Result<()>>>>,
+    removing: SingleFlight<()>,
 }
 
 #[async_trait]
@@ -360,26 +376,36 @@ impl Leased for RegisteredInstance {
     }
 
     async fn release(&self) -> Result<()> {
-        const OPERATION: &str = "registry.unregister";
-        let mut removed = self.removed.lock().await;
-        if let Some(removed) = &*removed {
-            return removed.clone();
-        }
-        let (answer, answered) = oneshot::channel();
-        let order = Order::Unregister { owner: Arc::clone(&self.handle.owner), answer: Some(answer) };
-        let result = match self.handle.mailbox.orders.send(order) {
-            Ok(()) => {
-                // Should this call be dropped, the order stands.
-                let answered = async { answered.await.unwrap_or(Ok(())) };
-                self.core.run(OPERATION, Outcome::Unknown, answered).await
-            }
-            Err(_) if self.core.is_closed() => Err(Error::closed(OPERATION)),
-            // Superseded: nothing of this handle is left.
-            Err(_) => Ok(()),
-        };
-        *removed = Some(result.clone());
-        result
+        let remove = self.removing.run(&self.core.home, UNREGISTER, || {
+            remove(self.handle.mailbox.clone(), Arc::clone(&self.handle.owner), Arc::clone(&self.removed), self.core.is_closed())
+        });
+        self.core.run(UNREGISTER, Outcome::Unknown, remove).await
     }
+}
+
+/// Has the keeper remove its entry, once.
+async fn remove(mailbox: Mailbox, owner: Arc<LossCell>, removed: Arc<Mutex<Option<Result<()>>>>, closed: bool) -> Result<()> {
+    if let Some(removed) = &*removed.lock() {
+        return removed.clone();
+    }
+    let (answer, answered) = oneshot::channel();
+    let answer = match mailbox.orders.send(Order::Unregister { owner: Arc::clone(&owner), answer: Some(answer) }) {
+        Ok(()) => answered.await.ok(),
+        Err(_) => None,
+    };
+    let result = match (answer, owner.get()) {
+        (Some(answer), _) => answer,
+        (None, _) if closed => Err(Error::closed(UNREGISTER)),
+        // The keeper's task ended by accident.
+        (None, Some(Loss::Expired)) => {
+            let error = Error::new(ErrorKind::Unavailable, UNREGISTER, "what kept it registered is gone; its session removes the entry, or it expires");
+            Err(error.with_outcome(Outcome::Unknown))
+        }
+        // Superseded: nothing of this handle is left.
+        (None, _) => Ok(()),
+    };
+    *removed.lock() = Some(result.clone());
+    result
 }
 
 #[async_trait]

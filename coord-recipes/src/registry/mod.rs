@@ -17,7 +17,7 @@ use coord_api::{
 use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 
-use crate::core::{Core, require_runtime};
+use crate::core::Core;
 use crate::keys;
 use crate::sweep::SweptMap;
 use keeper::{Handle, Keeper, Mailbox};
@@ -42,14 +42,14 @@ impl Registry {
     }
 
     /// The mailbox of whoever keeps `key` registered for this provider, starting one where nobody does.
-    fn keeper(&self, key: &Bytes) -> Mailbox {
+    fn keeper(&self, key: &Bytes) -> Result<Mailbox> {
         let mut keepers = self.keepers.lock();
         if let Some(keeper) = keepers.get(key).filter(|keeper| keeper.is_open()) {
-            return keeper.clone();
+            return Ok(keeper.clone());
         }
-        let mailbox = Keeper::start(Arc::clone(&self.core), key.clone());
+        let mailbox = Keeper::start(Arc::clone(&self.core), key.clone())?;
         keepers.insert(key.clone(), mailbox.clone(), Mailbox::is_open);
-        mailbox
+        Ok(mailbox)
     }
 
     async fn register(&self, instance: &ServiceInstance, ttl: Duration, options: RegisterOptions) -> Result<Handle> {
@@ -57,7 +57,7 @@ impl Registry {
         let content = record::encode("registry.register", instance)?;
         loop {
             // A keeper that is just ending takes no more orders; the next one starts where it left off.
-            let keeper = self.keeper(&key);
+            let keeper = self.keeper(&key)?;
             if let Some(answer) = keeper.register(content.clone(), ttl, options).await {
                 return answer;
             }
@@ -72,7 +72,7 @@ impl ServiceRegistry for Registry {
         const OPERATION: &str = "registry.register";
         instance.validate(OPERATION)?;
         let ttl = round_ttl(OPERATION, options.ttl)?;
-        require_runtime(OPERATION)?;
+        self.core.ready(OPERATION)?;
         // Boxed, here and elsewhere, because a future that is handed on is stored twice.
         let register = Box::pin(self.register(&instance, ttl, options));
         let handle = self.core.run(OPERATION, Outcome::Unknown, register).await?;

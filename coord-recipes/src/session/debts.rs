@@ -1,6 +1,7 @@
 //! Releases that the store has not acknowledged: repeated for as long as their lease is renewed (R9).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,8 +23,16 @@ const BATCH: usize = 100;
 /// paid, and what settles the one says nothing about the other.
 #[derive(Debug, Default)]
 pub(super) struct Debts {
-    owed: Mutex<Vec<Debt>>,
+    owed: Mutex<Owed>,
     added: Notify,
+}
+
+/// Each step but the look for the oldest costs the same however much is owed: handles are dropped by the thousand, on the thread of whoever drops them.
+#[derive(Debug, Default)]
+struct Owed {
+    by_number: BTreeMap<u64, Debt>,
+    /// The numbers of the debts of each key.
+    by_key: HashMap<Bytes, Vec<u64>>,
 }
 
 /// An entry that must go.
@@ -37,58 +46,92 @@ struct Debt {
     since: Instant,
 }
 
-impl Debts {
-    /// Takes over the release of an entry from a holding. Never blocks; works outside of a runtime.
-    pub(super) fn add(&self, number: u64, key: Bytes, modified: Option<Revision>) {
-        let mut owed = self.owed.lock();
-        match owed.iter_mut().find(|debt| debt.number == number) {
-            // A release that failed again: it is owed since it first failed.
-            Some(debt) => debt.modified = modified,
-            None => owed.push(Debt { number, key, modified, since: Instant::now() }),
+impl Owed {
+    fn add(&mut self, debt: Debt) {
+        let Debt { number, modified, .. } = debt;
+        let key = debt.key.clone();
+        // A release that failed again is owed since it first failed.
+        let mut new = false;
+        self.by_number
+            .entry(number)
+            .and_modify(|debt| debt.modified = modified)
+            .or_insert_with(|| {
+                new = true;
+                debt
+            });
+        if new {
+            self.by_key.entry(key).or_default().push(number);
         }
-        drop(owed);
+    }
+
+    fn remove(&mut self, number: u64) {
+        let Some(debt) = self.by_number.remove(&number) else { return };
+        if let Some(numbers) = self.by_key.get_mut(&debt.key) {
+            numbers.retain(|other| *other != number);
+            if numbers.is_empty() {
+                self.by_key.remove(&debt.key);
+            }
+        }
+    }
+
+    /// The debts of a key of which it is known that they were written.
+    fn written(&self, key: &Bytes) -> Vec<u64> {
+        let numbers = self.by_key.get(key).map(Vec::as_slice).unwrap_or_default();
+        let written = |number: &u64| self.by_number.get(number).is_some_and(|debt| debt.modified.is_some());
+        numbers.iter().copied().filter(written).collect()
+    }
+}
+
+impl Debts {
+    /// Takes over the release of an entry from a holding, at `now`. Never blocks; works outside of a runtime.
+    pub(super) fn add(&self, number: u64, key: Bytes, modified: Option<Revision>, now: Instant) {
+        self.owed.lock().add(Debt { number, key, modified, since: now });
         self.added.notify_one();
     }
 
     /// Forgets what a holding owes: it paid by itself.
     pub(super) fn forget(&self, number: u64) {
-        self.owed.lock().retain(|debt| debt.number != number);
+        self.owed.lock().remove(number);
     }
 
     /// Forgets the entries that are owed under a key, for a new holding has written over them. What is in doubt is owed still: a write that is on its way yet comes
     /// to life as soon as the new entry is gone.
     pub(super) fn taken_over(&self, key: &Bytes) {
-        self.owed.lock().retain(|debt| debt.key != *key || debt.modified.is_none());
+        let mut owed = self.owed.lock();
+        for number in owed.written(key) {
+            owed.remove(number);
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.owed.lock().is_empty()
+        self.owed.lock().by_number.is_empty()
     }
 
     fn oldest(&self) -> Option<Instant> {
-        self.owed.lock().iter().map(|debt| debt.since).min()
+        self.owed.lock().by_number.values().map(|debt| debt.since).min()
     }
 
     fn some(&self) -> Vec<Debt> {
-        self.owed.lock().iter().take(BATCH).cloned().collect()
+        self.owed.lock().by_number.values().take(BATCH).cloned().collect()
     }
 
     fn paid(&self, paid: &HashSet<u64>) {
-        self.owed.lock().retain(|debt| !paid.contains(&debt.number));
+        let mut owed = self.owed.lock();
+        paid.iter().for_each(|number| owed.remove(*number));
     }
 }
 
 impl Session {
     /// Deletes an entry that was last written at `modified`, and says whether it was there. Earlier writes still under way are fenced off first, so
     /// that it cannot come back (R2, R38).
-    pub(super) async fn remove(&self, key: &Bytes, modified: Revision) -> Result<bool> {
+    pub(super) async fn remove(self: &Arc<Self>, key: &Bytes, modified: Revision) -> Result<bool> {
         self.settle().await?;
         let delete = Txn::new().when(Compare::Modified(key.clone(), modified)).then(Op::delete(key.clone()));
         Ok(self.core.store.txn(delete).await?.succeeded)
     }
 
     /// Pays debts for as long as the session lives.
-    pub(super) async fn pay(&self) {
+    pub(super) async fn pay(self: &Arc<Self>) {
         let mut backoff = Backoff::up_to(self.ttl / 6);
         loop {
             if self.debts.is_empty() {
@@ -96,7 +139,7 @@ impl Session {
                 self.debts.added.notified().await;
                 continue;
             }
-            let answer = tokio::time::timeout(self.attempt_timeout(), self.pay_some()).await;
+            let answer = self.core.home.timeout(self.attempt_timeout(), self.pay_some()).await;
             if answer.is_ok_and(|paid| paid.is_ok()) {
                 backoff.reset();
                 if self.debts.is_empty() {
@@ -104,10 +147,10 @@ impl Session {
                 }
                 continue;
             }
-            if self.debts.oldest().is_some_and(|since| since.elapsed() >= self.ttl) {
+            if self.debts.oldest().is_some_and(|since| self.now().saturating_duration_since(since) >= self.ttl) {
                 self.state.lock().expiring = true;
             }
-            tokio::time::sleep(backoff.pause()).await;
+            self.core.home.sleep(backoff.pause()).await;
         }
     }
 
@@ -116,7 +159,7 @@ impl Session {
         self.ttl / 5
     }
 
-    async fn pay_some(&self) -> Result<()> {
+    async fn pay_some(self: &Arc<Self>) -> Result<()> {
         self.settle().await?;
         let debts = self.debts.some();
         let mut paid: HashSet<u64> = debts.iter().map(|debt| debt.number).collect();

@@ -9,23 +9,29 @@ use bytes::Bytes;
 use coord_api::handle::Leased;
 use coord_api::{Error, ErrorKind, FencingToken, HandleState, Loss, Lost, Outcome, Result, Revision};
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use super::lease::{Held, Session, SessionUse};
 use super::loss::LossCell;
+use crate::flight::SingleFlight;
 
 /// An entry that is being written, is held, or is being given back.
 ///
 /// Made before its write is sent, so that a call dropped at any await point hands the entry to the session's debts (R9, R29).
 pub(crate) struct Holding {
+    shared: Arc<Shared>,
+}
+
+/// What a release under way needs as well, which goes on when its caller, or the holding, goes away.
+struct Shared {
     session: SessionUse,
     /// Its number among the session's holdings and debts.
     number: u64,
     key: Bytes,
     entry: Mutex<Entry>,
     loss: Arc<LossCell>,
-    /// How the release ended; locked while one is under way.
-    released: tokio::sync::Mutex<Option<Result<()>>>,
+    /// How the last release ended.
+    released: Mutex<Option<Result<()>>>,
+    releasing: SingleFlight<()>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,42 +45,100 @@ struct Entry {
 impl Holding {
     /// A holding of nothing yet.
     pub(crate) fn new(session: SessionUse, key: Bytes) -> Self {
-        Holding {
+        let shared = Shared {
             number: session.nonce(),
             session,
             key,
             entry: Mutex::new(Entry::default()),
             loss: Arc::new(LossCell::default()),
-            released: tokio::sync::Mutex::new(None),
-        }
+            released: Mutex::new(None),
+            releasing: SingleFlight::default(),
+        };
+        Holding { shared: Arc::new(shared) }
     }
 
     /// A write of the entry is sent: from here on it may exist.
     pub(crate) fn sending(&self) {
-        self.entry.lock().in_flight = true;
-        self.track();
+        self.shared.entry.lock().in_flight = true;
+        self.shared.track();
     }
 
     /// The write changed nothing, and will not.
     pub(crate) fn not_written(&self) {
         let known = {
-            let mut entry = self.entry.lock();
+            let mut entry = self.shared.entry.lock();
             entry.in_flight = false;
             entry.known.is_some()
         };
         if !known {
-            self.untrack();
+            self.shared.untrack();
         }
     }
 
     /// The entry was written: from here on its loss is noticed.
     pub(crate) fn written(&self, created: Revision, modified: Revision) {
-        let session = self.session.session();
-        session.debts.taken_over(&self.key);
-        *self.entry.lock() = Entry { known: Some((created, modified)), in_flight: false };
-        self.track();
+        self.session().session().debts.taken_over(&self.shared.key);
+        *self.shared.entry.lock() = Entry { known: Some((created, modified)), in_flight: false };
+        self.shared.track();
     }
 
+    /// The entry's key.
+    pub(crate) fn key(&self) -> &Bytes {
+        &self.shared.key
+    }
+
+    /// The session it hangs on.
+    pub(crate) fn session(&self) -> &SessionUse {
+        &self.shared.session
+    }
+
+    /// Whether a write was sent and not answered.
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.shared.is_in_flight()
+    }
+
+    /// The entry's mod revision, once written.
+    pub(crate) fn modified(&self) -> Option<Revision> {
+        self.shared.modified()
+    }
+
+    /// The entry's create revision, once written.
+    pub(crate) fn created(&self) -> Option<Revision> {
+        self.shared.entry.lock().known.map(|(created, _)| created)
+    }
+
+    /// The end of this holding.
+    pub(crate) fn loss(&self) -> &Arc<LossCell> {
+        &self.shared.loss
+    }
+
+    /// Lets the entry be: it is gone, or another's. A write that is still under way becomes a debt.
+    pub(crate) fn disown(&self, loss: Loss) {
+        if self.is_in_flight() {
+            self.shared.owe();
+        }
+        self.shared.untrack();
+        *self.shared.entry.lock() = Entry::default();
+        self.shared.loss.set(loss);
+    }
+
+    /// Whether the session that carries it is over: then nothing of it can be written any more, and only the end of its lease takes it away.
+    pub(crate) fn is_stranded(&self) -> bool {
+        self.session().session().check().is_some()
+    }
+
+    /// Removes whatever of it is in the store, also where it was lost before: an entry that was removed can have been written again by a write of its own that
+    /// was under way.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` where nothing of it was left, or whatever kept the store from answering; then it is a debt.
+    pub(crate) async fn erase(&self) -> Result<()> {
+        self.shared.erase().await
+    }
+}
+
+impl Shared {
     /// Has the session count it among its holdings, or learns that the session is over.
     fn track(&self) {
         let session = self.session.session();
@@ -90,44 +154,12 @@ impl Holding {
         }
     }
 
-    /// The entry's key.
-    pub(crate) fn key(&self) -> &Bytes {
-        &self.key
-    }
-
-    /// The session it hangs on.
-    pub(crate) fn session(&self) -> &SessionUse {
-        &self.session
-    }
-
-    /// Whether a write was sent and not answered.
-    pub(crate) fn is_in_flight(&self) -> bool {
+    fn is_in_flight(&self) -> bool {
         self.entry.lock().in_flight
     }
 
-    /// The entry's mod revision, once written.
-    pub(crate) fn modified(&self) -> Option<Revision> {
+    fn modified(&self) -> Option<Revision> {
         self.entry.lock().known.map(|(_, modified)| modified)
-    }
-
-    /// The entry's create revision, once written.
-    pub(crate) fn created(&self) -> Option<Revision> {
-        self.entry.lock().known.map(|(created, _)| created)
-    }
-
-    /// The end of this holding.
-    pub(crate) fn loss(&self) -> &Arc<LossCell> {
-        &self.loss
-    }
-
-    /// Lets the entry be: it is gone, or another's. A write that is still under way becomes a debt.
-    pub(crate) fn disown(&self, loss: Loss) {
-        if self.is_in_flight() {
-            self.owe();
-        }
-        self.untrack();
-        *self.entry.lock() = Entry::default();
-        self.loss.set(loss);
     }
 
     fn untrack(&self) {
@@ -147,25 +179,15 @@ impl Holding {
             return;
         }
         let Entry { known, in_flight } = *self.entry.lock();
-        match known {
-            _ if in_flight => session.debts.add(self.number, self.key.clone(), None),
-            Some((_, modified)) => session.debts.add(self.number, self.key.clone(), Some(modified)),
-            None => {}
-        }
+        let modified = match known {
+            _ if in_flight => None,
+            Some((_, modified)) => Some(modified),
+            None => return,
+        };
+        session.debts.add(self.number, self.key.clone(), modified, session.now());
     }
 
-    /// Whether the session that carries it is over: then nothing of it can be written any more, and only the end of its lease takes it away.
-    pub(crate) fn is_stranded(&self) -> bool {
-        self.session.session().check().is_some()
-    }
-
-    /// Removes whatever of it is in the store, also where it was lost before: an entry that was removed can have been written again by a write of its own that
-    /// was under way.
-    ///
-    /// # Errors
-    ///
-    /// `LeaseLost` where nothing of it was left, or whatever kept the store from answering; then it is a debt.
-    pub(crate) async fn erase(&self) -> Result<()> {
+    async fn erase(&self) -> Result<()> {
         // The session is needed until the store has answered: its end would overtake the release.
         let _needed = self.session.clone();
         self.untrack();
@@ -198,11 +220,29 @@ impl Holding {
             Err(error) => Err(error.with_outcome(Outcome::Unknown)),
         }
     }
+
+    /// How an earlier release ended, where asking the store again would change nothing.
+    fn is_released(&self) -> Option<Result<()>> {
+        match &*self.released.lock() {
+            Some(Err(error)) if error.kind() != ErrorKind::LeaseLost => None,
+            released => released.clone(),
+        }
+    }
+
+    /// Releases it, once.
+    async fn release(&self) -> Result<()> {
+        if let Some(released) = self.is_released() {
+            return released;
+        }
+        let answer = self.erase().await;
+        *self.released.lock() = Some(answer.clone());
+        answer
+    }
 }
 
 /// A release under way; unless it was paid, it ends as a debt.
 struct Unpaid<'a> {
-    holding: &'a Holding,
+    holding: &'a Shared,
     paid: bool,
 }
 
@@ -224,59 +264,68 @@ impl Leased for Holding {
     }
 
     fn state(&self) -> HandleState {
-        match self.over() {
+        match self.shared.over() {
             Some(loss) => HandleState::Ended(loss),
             None => HandleState::Held,
         }
     }
 
     fn ttl(&self) -> Duration {
-        match self.over() {
+        match self.shared.over() {
             Some(_) => Duration::ZERO,
-            None => self.session.session().state.lock().deadline.saturating_duration_since(Instant::now()),
+            None => {
+                let session = self.session().session();
+                session.state.lock().deadline.saturating_duration_since(session.now())
+            }
         }
     }
 
     fn lost(&self) -> Lost {
-        self.loss.lost()
+        self.shared.loss.lost()
     }
 
     async fn release(&self) -> Result<()> {
-        let mut released = self.released.lock().await;
-        match &*released {
-            None => match self.over() {
+        if let Some(released) = self.shared.is_released() {
+            return released;
+        }
+        // After a release whose answer was lost it is asked again.
+        if self.shared.released.lock().is_none() {
+            match self.shared.over() {
                 Some(Loss::Closed) => return Err(Error::closed("release")),
                 Some(Loss::Released) | None => {}
                 Some(_) => return Err(Error::lease_lost("release", "it was lost before it was released")),
-            },
-            Some(Ok(())) => return Ok(()),
-            Some(Err(error)) if error.kind() == ErrorKind::LeaseLost => return Err(error.clone()),
-            // The answer was lost: ask again.
-            Some(Err(_)) => {}
+            }
         }
-        let answer = self.session.session().core.run("release", Outcome::Unknown, self.erase()).await;
-        *released = Some(answer.clone());
-        answer
+        let core = &self.session().session().core;
+        // At home, so that a second caller never waits for a first one that is left alone.
+        let release = self.shared.releasing.run(&core.home, "release", || {
+            let shared = Arc::clone(&self.shared);
+            async move { shared.release().await }
+        });
+        core.run("release", Outcome::Unknown, release).await
     }
 }
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        let over = self.over().is_some();
-        if !over {
-            self.loss.set(Loss::Released);
-            self.owe();
+        // A fork left its child nothing to give back, and its locks as they were.
+        if self.session().session().core.home.is_left_behind() {
+            return;
         }
-        self.untrack();
+        if self.shared.over().is_none() {
+            self.shared.loss.set(Loss::Released);
+            self.shared.owe();
+        }
+        self.shared.untrack();
     }
 }
 
 impl fmt::Debug for Holding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Holding")
-            .field("key", &self.key)
-            .field("entry", &*self.entry.lock())
-            .field("loss", &self.loss.get())
+            .field("key", &self.shared.key)
+            .field("entry", &*self.shared.entry.lock())
+            .field("loss", &self.shared.loss.get())
             .finish_non_exhaustive()
     }
 }

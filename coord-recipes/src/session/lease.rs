@@ -11,14 +11,14 @@ use coord_api::store::{Compare, Entry, Op, OpReply, Range, Txn, TxnReply};
 use coord_api::{Error, ErrorKind, LeaseId, Loss, Outcome, Result, Revision, Value};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::debts::Debts;
 use super::loss::LossCell;
 use super::tasks;
 use super::together::Together;
-use crate::core::Core;
+use crate::core::{Core, homeless};
+use crate::flight::SingleFlight;
 use crate::keys;
 
 /// How far the local deadline lies before the lease's own: a twentieth of the TTL, within 10 and 500 ms.
@@ -35,8 +35,8 @@ pub(crate) struct Session {
     /// The session's own key.
     pub(super) key: Bytes,
     pub(super) state: Mutex<State>,
-    /// Held while the session's key is rewritten: one fence at a time.
-    fencing: tokio::sync::Mutex<()>,
+    /// The rewriting of the session's key: one fence at a time, for all who need it.
+    fencing: SingleFlight<()>,
     pub(super) debts: Debts,
     pub(super) together: Together,
     /// Something changed that the session's task should look at.
@@ -65,8 +65,8 @@ pub(super) struct State {
     pub(super) expiring: bool,
     /// It was retired for want of use, or is over: nobody may enter any more.
     pub(super) shut: bool,
-    /// What renews it.
-    task: Option<AbortHandle>,
+    /// Somebody entered: until then it waits for those for whom it was made.
+    pub(super) entered: bool,
 }
 
 impl State {
@@ -75,11 +75,11 @@ impl State {
         self.uses == 0 && self.holdings.is_empty()
     }
 
-    /// Something needs the session no more. Says whether anything does.
-    fn rest(&mut self) -> bool {
+    /// Something needs the session no more, at `now`. Says whether it is idle.
+    fn rest(&mut self, now: Instant) -> bool {
         let idle = self.is_idle();
         if idle {
-            self.idle_since = Instant::now();
+            self.idle_since = now;
         }
         idle
     }
@@ -113,7 +113,7 @@ pub(crate) enum Write {
 impl Session {
     /// Makes a session: a grant, and the write of its key.
     pub(super) async fn open(core: &Arc<Core>, ttl: Duration) -> Result<Arc<Self>> {
-        let sent = Instant::now();
+        let sent = core.home.now();
         let lease = core.store.grant_lease(ttl).await?;
         core.granted(lease.id);
         let key = keys::session(lease.id);
@@ -141,36 +141,47 @@ impl Session {
                 holdings: BTreeMap::new(),
                 next: 0,
                 uses: 0,
-                idle_since: Instant::now(),
+                idle_since: core.home.now(),
                 expiring: false,
                 shut: false,
-                task: None,
+                entered: false,
             }),
-            fencing: tokio::sync::Mutex::new(()),
+            fencing: SingleFlight::default(),
             debts: Debts::default(),
             together: Together::default(),
             changed: Notify::new(),
             over: Arc::new(LossCell::default()),
         });
-        tracing::debug!(lease = %session.lease, ttl_s = session.ttl.as_secs(), "session opened");
+        let (id, ttl_s) = (session.lease, session.ttl.as_secs());
+        coord_home::event!(DEBUG, lease = %id, ttl_s, "session opened");
         // The task owns the session and ends with it: lost, retired or closed.
-        let task = tokio::spawn(tasks::run(Arc::clone(&session), written.revision));
-        session.state.lock().task = Some(task.abort_handle());
+        core.home.spawn(tasks::run(Arc::clone(&session), written.revision)).map_err(|error| homeless("session", error))?;
         Ok(session)
     }
 
-    /// Counts the caller in, unless the session is over or may not live on.
-    pub(super) fn enter(self: Arc<Self>) -> Option<SessionUse> {
+    /// What time it is, by the clock that the session's deadline goes by.
+    pub(super) fn now(&self) -> Instant {
+        self.core.home.now()
+    }
+
+    /// Whether callers may still enter, as far as is known without a look at the clock.
+    pub(super) fn is_open(&self) -> bool {
+        let state = self.state.lock();
+        !state.shut && !state.expiring
+    }
+
+    /// Counts the caller in, who asked for this TTL, unless the session is over or may not live on.
+    pub(super) fn enter(self: Arc<Self>, asked: Duration) -> Option<SessionUse> {
         self.check();
         {
             let mut state = self.state.lock();
-            // A session whose task went down with its runtime is not renewed any more; what it carries is lost at its deadline.
-            if state.shut || state.expiring || state.task.as_ref().is_some_and(AbortHandle::is_finished) {
+            if state.shut || state.expiring {
                 return None;
             }
             state.uses += 1;
+            state.entered = true;
         }
-        Some(SessionUse { session: self, counted: AtomicBool::new(true) })
+        Some(SessionUse { session: self, asked, counted: AtomicBool::new(true) })
     }
 
     /// Compares the clock with the local deadline, and says whether the session is over (R32).
@@ -178,7 +189,7 @@ impl Session {
         if let Some(loss) = self.over.get() {
             return Some(loss);
         }
-        let passed = self.state.lock().deadline <= Instant::now();
+        let passed = self.state.lock().deadline <= self.now();
         if passed {
             self.lose(Loss::Expired);
         }
@@ -193,7 +204,8 @@ impl Session {
             std::mem::take(&mut state.holdings)
         };
         if self.over.set(loss) {
-            tracing::debug!(lease = %self.lease, reason = %loss, handles = holdings.len(), "session over");
+            let (lease, handles) = (self.lease, holdings.len());
+            coord_home::event!(DEBUG, lease = %lease, reason = %loss, handles, "session over");
         }
         // The first reason counts, for all of them.
         let loss = self.over.get().unwrap_or(loss);
@@ -205,8 +217,9 @@ impl Session {
 
     /// Moves the local deadline on after a renewal that was sent at `sent`. Too late is too late: a deadline that passed is never moved.
     pub(super) fn renewed(&self, sent: Instant, granted: Duration) {
+        let now = self.now();
         let mut state = self.state.lock();
-        if !state.shut && Instant::now() < state.deadline {
+        if !state.shut && now < state.deadline {
             state.deadline = state.deadline.max(sent + granted.saturating_sub(margin(granted)));
             state.renewed = state.renewed.max(sent);
         }
@@ -216,7 +229,7 @@ impl Session {
     pub(super) fn untrack(&self, number: u64) {
         let idle = {
             let mut state = self.state.lock();
-            state.holdings.remove(&number).is_some() && state.rest()
+            state.holdings.remove(&number).is_some() && state.rest(self.now())
         };
         if idle {
             self.changed.notify_one();
@@ -237,7 +250,7 @@ impl Session {
             };
             let gone: Vec<u64> = numbers.iter().filter(|number| gone(&state, number)).copied().collect();
             let removed = gone.iter().filter_map(|number| state.holdings.remove(number)).collect();
-            state.rest();
+            state.rest(self.now());
             removed
         };
         if !removed.is_empty() {
@@ -323,8 +336,23 @@ impl Session {
     /// # Errors
     ///
     /// Whatever kept the store from answering; the doubt stays.
-    pub(super) async fn settle(&self) -> Result<()> {
-        let _one_at_a_time = self.fencing.lock().await;
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a rewrite that has begun goes on.
+    pub(super) async fn settle(self: &Arc<Self>) -> Result<()> {
+        // A rewrite that was under way may be older than a doubt: then another one follows.
+        while self.is_in_doubt() {
+            let rewrite = || {
+                let session = Arc::clone(self);
+                async move { session.rewrite_key().await }
+            };
+            self.fencing.run(&self.core.home, "session", rewrite).await?;
+        }
+        Ok(())
+    }
+
+    async fn rewrite_key(&self) -> Result<()> {
         if !self.is_in_doubt() {
             return Ok(());
         }
@@ -416,6 +444,7 @@ impl Drop for Doubt<'_> {
 /// A session, and a reason for it to live until [something hangs on it](Self::leave).
 pub(crate) struct SessionUse {
     session: Arc<Session>,
+    asked: Duration,
     counted: AtomicBool,
 }
 
@@ -431,7 +460,7 @@ impl SessionUse {
             let idle = {
                 let mut state = self.session.state.lock();
                 state.uses -= 1;
-                state.rest()
+                state.rest(self.session.now())
             };
             if idle {
                 self.session.changed.notify_one();
@@ -482,9 +511,9 @@ impl SessionUse {
         }
     }
 
-    /// The granted TTL.
-    pub(crate) fn ttl(&self) -> Duration {
-        self.session.ttl
+    /// The TTL that was asked for, in whole seconds. The store may have granted more, and a session of more may serve it.
+    pub(crate) fn asked(&self) -> Duration {
+        self.asked
     }
 
     /// Fences off whatever of this session may still be on its way (R2). Nothing is sent when there is no doubt.
@@ -511,7 +540,7 @@ impl SessionUse {
         if let Some(loss) = session.check() {
             return Err(session.lost_error(loss));
         }
-        let left = session.state.lock().deadline.saturating_duration_since(Instant::now());
+        let left = session.state.lock().deadline.saturating_duration_since(session.now());
         if left >= session.ttl / 2 {
             return Ok(());
         }
@@ -524,12 +553,15 @@ impl SessionUse {
 impl Clone for SessionUse {
     fn clone(&self) -> Self {
         self.session.state.lock().uses += 1;
-        SessionUse { session: Arc::clone(&self.session), counted: AtomicBool::new(true) }
+        SessionUse { session: Arc::clone(&self.session), asked: self.asked, counted: AtomicBool::new(true) }
     }
 }
 
 impl Drop for SessionUse {
     fn drop(&mut self) {
+        if self.session.core.home.is_left_behind() {
+            return;
+        }
         self.leave();
     }
 }

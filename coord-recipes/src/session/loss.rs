@@ -3,23 +3,37 @@
 use std::sync::{Arc, OnceLock};
 
 use coord_api::{Loss, Lost};
+use coord_home::Process;
 use tokio::sync::Notify;
 
 /// Set once, when a handle is over for good.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LossCell {
     loss: OnceLock<Loss>,
     told: Notify,
+    process: Process,
+}
+
+impl Default for LossCell {
+    fn default() -> Self {
+        LossCell { loss: OnceLock::new(), told: Notify::new(), process: Process::current() }
+    }
 }
 
 impl LossCell {
-    /// The end, if it has come.
+    /// The end, if it has come. The child of a fork holds nothing of its parent's: to it everything is closed.
     pub(crate) fn get(&self) -> Option<Loss> {
+        if !self.process.is_current() {
+            return Some(Loss::Closed);
+        }
         self.loss.get().copied()
     }
 
     /// Ends the handle; only the first reason counts. Says whether this was the first.
     pub(crate) fn set(&self, loss: Loss) -> bool {
+        if !self.process.is_current() {
+            return false;
+        }
         let first = self.loss.set(loss).is_ok();
         if first {
             self.told.notify_waiters();

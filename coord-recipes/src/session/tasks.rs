@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use coord_api::store::{Change, Span};
 use coord_api::{Error, ErrorKind, Loss, Result, Revision};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::lease::Session;
 use crate::backoff::Backoff;
@@ -13,6 +12,7 @@ use crate::watch::{Feed, Resuming};
 
 /// The session's task, from its making to its end.
 pub(super) async fn run(session: Arc<Session>, made: Revision) {
+    let _told = TellWhenEnded(Arc::clone(&session));
     tokio::select! {
         biased;
         // First in line, so that an answer that comes with the deadline does not outrun it (R32).
@@ -30,14 +30,23 @@ pub(super) async fn run(session: Arc<Session>, made: Revision) {
     }
 }
 
+/// Should the task end by accident, with the runtime that it runs on or by a panic below, nothing renews the lease any more: whoever is on it is told.
+struct TellWhenEnded(Arc<Session>);
+
+impl Drop for TellWhenEnded {
+    fn drop(&mut self) {
+        self.0.lose(Loss::Expired);
+    }
+}
+
 /// Waits for the local deadline, which renewals move.
 async fn expire(session: &Session) {
     loop {
         let deadline = session.state.lock().deadline;
-        if deadline <= Instant::now() {
+        if deadline <= session.now() {
             return;
         }
-        sleep_until(deadline).await;
+        session.core.home.sleep_until(deadline).await;
     }
 }
 
@@ -50,10 +59,11 @@ async fn renew_for_ever(session: &Session) {
             (state.renewed, state.expiring)
         };
         if expiring {
-            tracing::debug!(lease = %session.lease, "a release is owed for longer than the TTL: the lease runs out");
+            let lease = session.lease;
+            coord_home::event!(DEBUG, lease = %lease, "a release is owed for longer than the TTL: the lease runs out");
             return std::future::pending().await;
         }
-        sleep_until(renewed + session.ttl / 3).await;
+        session.core.home.sleep_until(renewed + session.ttl / 3).await;
         loop {
             match round(session).await {
                 Ok(()) => {
@@ -62,8 +72,9 @@ async fn renew_for_ever(session: &Session) {
                 }
                 Err(error) if error.kind() == ErrorKind::LeaseLost => return,
                 Err(error) => {
-                    tracing::debug!(lease = %session.lease, kind = %error.kind(), "renewal failed");
-                    sleep(backoff.pause()).await;
+                    let lease = session.lease;
+                    coord_home::event!(DEBUG, lease = %lease, kind = %error.kind(), "renewal failed");
+                    session.core.home.sleep(backoff.pause()).await;
                 }
             }
             if session.state.lock().expiring {
@@ -77,7 +88,7 @@ async fn renew_for_ever(session: &Session) {
 async fn round(session: &Session) -> Result<()> {
     renew(session).await?;
     let numbers = session.written();
-    let look = timeout(session.attempt_timeout(), session.core.store.lease(session.lease)).await;
+    let look = session.core.home.timeout(session.attempt_timeout(), session.core.store.lease(session.lease)).await;
     match look {
         Ok(Ok(Some(info))) if info.keys.binary_search(&session.key).is_ok() => session.notice_removed(&numbers, &info.keys),
         // Without its own key the session cannot fence its writes.
@@ -94,8 +105,8 @@ pub(super) async fn renew(session: &Session) -> Result<()> {
     if session.state.lock().expiring {
         return Err(session.lost_error(Loss::Expired));
     }
-    let sent = Instant::now();
-    let answer = timeout(session.attempt_timeout(), session.core.store.keep_alive(session.lease)).await;
+    let sent = session.now();
+    let answer = session.core.home.timeout(session.attempt_timeout(), session.core.store.keep_alive(session.lease)).await;
     match answer {
         Ok(Ok(granted)) => {
             session.renewed(sent, granted);
@@ -128,19 +139,20 @@ async fn watch(session: &Session, made: Revision) -> Loss {
 /// Ends when nothing needed the session for one TTL (R9a); at once when the provider is gone.
 async fn retire(session: &Session) {
     loop {
-        let idle_since = {
+        let idle = {
             let state = session.state.lock();
-            (state.is_idle() && session.debts.is_empty()).then_some(state.idle_since)
+            (state.is_idle() && session.debts.is_empty()).then_some((state.idle_since, state.entered))
         };
-        let Some(idle_since) = idle_since else {
+        let Some((idle_since, entered)) = idle else {
             session.changed.notified().await;
             continue;
         };
         tokio::select! {
             biased;
             () = session.changed.notified() => continue,
-            () = sleep_until(idle_since + session.ttl) => {}
-            () = session.core.abandoned.cancelled() => {}
+            () = session.core.home.sleep_until(idle_since + session.ttl) => {}
+            // Who waits for it to be made has yet to enter, and does not need the provider for that.
+            () = session.core.abandoned.cancelled(), if entered => {}
         }
         let mut state = session.state.lock();
         if state.is_idle() && session.debts.is_empty() {
@@ -154,7 +166,7 @@ async fn retire(session: &Session) {
 async fn revoke(session: &Session) {
     let mut backoff = Backoff::new();
     loop {
-        let attempt = timeout(session.attempt_timeout(), session.core.revoke(session.lease));
+        let attempt = session.core.home.timeout(session.attempt_timeout(), session.core.revoke(session.lease));
         let answer = tokio::select! {
             biased;
             answer = attempt => answer,
@@ -167,7 +179,7 @@ async fn revoke(session: &Session) {
         }
         tokio::select! {
             biased;
-            () = sleep(backoff.pause()) => {}
+            () = session.core.home.sleep(backoff.pause()) => {}
             () = session.core.closing.cancelled() => return,
             // Nobody is left who could care; unrenewed, the lease ends by itself.
             () = session.core.abandoned.cancelled() => return,

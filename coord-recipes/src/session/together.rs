@@ -6,9 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use coord_api::store::{Compare, Op, Txn, TxnReply};
 use coord_api::{Error, ErrorKind, Loss, Outcome, Result, Revision};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::sleep;
 
 use super::lease::{Doubt, Leased, Session, Write};
 
@@ -18,24 +19,20 @@ const BATCH: usize = 100;
 /// Bytes of keys and values that one transaction carries at most, where it carries more than one write. Stores may take no more than 1 MiB.
 const BYTES: usize = 256 << 10;
 
-/// How long a write waits for the one before it. A longer one hangs, and the others go by themselves.
+/// How long writes wait for the batch before them. One that takes longer hangs, and the next batch goes beside it.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// The writes that wait while another one is on its way. Bounded by the calls under way.
+/// The writes that wait while others are on their way. Bounded by the calls under way.
 #[derive(Debug, Default)]
 pub(super) struct Together {
     queue: Mutex<Queue>,
-    /// A write came, or one is not on its way any more.
-    changed: Notify,
+    /// A write came.
+    added: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// Whether one is on its way.
-    flying: bool,
-    /// How many have come back.
-    flown: u64,
     next: u64,
 }
 
@@ -76,19 +73,19 @@ impl Waiting {
 
 impl Queue {
     /// What goes with the next transaction: from the front on, as much as fits, of what writes no key twice. At least one, however large.
-    fn board(&mut self) -> Vec<Waiting> {
+    fn take_batch(&mut self) -> Vec<Waiting> {
         let (mut keys, mut bytes) = (HashSet::new(), 0);
-        let mut boarded = Vec::new();
+        let mut batch = Vec::new();
         while let Some(next) = self.waiting.front() {
             bytes += next.bytes();
-            let fits = boarded.len() < BATCH && bytes <= BYTES && next.keys().all(|key| !keys.contains(key));
-            if !fits && !boarded.is_empty() {
+            let fits = batch.len() < BATCH && bytes <= BYTES && next.keys().all(|key| !keys.contains(key));
+            if !fits && !batch.is_empty() {
                 break;
             }
             keys.extend(next.keys().cloned());
-            boarded.extend(self.waiting.pop_front());
+            batch.extend(self.waiting.pop_front());
         }
-        boarded
+        batch
     }
 }
 
@@ -107,84 +104,81 @@ impl Session {
         let (tell, answer) = oneshot::channel();
         let number = {
             let mut queue = self.together.queue.lock();
-            if queue.flying || !queue.waiting.is_empty() {
-                queue.next += 1;
-                let number = queue.next;
-                queue.waiting.push_back(Waiting { number, compares: write.compares.clone(), then: write.then.clone(), answer: tell });
-                Some(number)
-            } else {
-                queue.flying = true;
-                None
-            }
+            queue.next += 1;
+            let number = queue.next;
+            queue.waiting.push_back(Waiting { number, compares: write.compares.clone(), then: write.then.clone(), answer: tell });
+            number
         };
-        let Some(number) = number else {
-            let _flying = Flying(self);
-            return self.write(write).await;
-        };
-        self.together.changed.notify_one();
         let mut place = Place { session: self, number, settled: false, answer };
-        match place.wait().await {
+        self.together.added.notify_one();
+        let answer = tokio::select! {
+            biased;
+            answer = &mut place.answer => answer.ok(),
+            // Nobody sends it any more.
+            _ = self.over.wait() => None,
+        };
+        match place.take(answer) {
             Answer::Done(revision) => Ok(Write::Done(TxnReply { succeeded: true, revision, replies: Vec::new() })),
             Answer::Failed(error) => Err(error),
             Answer::Alone => self.write(write).await,
         }
     }
 
-    /// Sends what waits, for as long as the session lives.
+    /// Sends what waits, for as long as the session lives. The session's task does: so no caller that goes away or stands still holds up the others.
     pub(super) async fn send_together(&self) {
+        let mut under_way = FuturesUnordered::new();
         loop {
-            let Some((boarded, doubt, _flying)) = self.board() else {
-                self.together.changed.notified().await;
-                continue;
-            };
-            let mut txn = Txn::new().when(Compare::Modified(self.key.clone(), doubt.fence()));
-            for waiting in &boarded {
-                txn.compares.extend(waiting.compares.iter().cloned());
-                txn.then.extend(waiting.then.iter().cloned());
-            }
-            let answer = match self.core.store.txn(txn).await {
-                Ok(reply) if reply.succeeded => Answer::Done(reply.revision),
-                Ok(_) => Answer::Alone,
-                Err(error) if error.kind() == ErrorKind::LeaseLost => {
-                    self.lose(Loss::Expired);
-                    Answer::Failed(error)
+            if under_way.is_empty() {
+                match self.next_batch() {
+                    Some(batch) => under_way.push(self.send(batch)),
+                    None => self.together.added.notified().await,
                 }
-                // It may have been too much for one, or was refused for the sake of one.
-                Err(error) if error.outcome() == Outcome::NotApplied => Answer::Alone,
-                Err(error) => Answer::Failed(error),
-            };
-            if !matches!(&answer, Answer::Failed(error) if error.outcome() == Outcome::Unknown) {
-                doubt.settle();
+                continue;
             }
-            for waiting in boarded {
-                // Who does not wait any more has left the write to the session's debts.
-                let _ = waiting.answer.send(answer.clone());
+            tokio::select! {
+                biased;
+                _ = under_way.next() => {}
+                () = self.core.home.sleep(PATIENCE) => if let Some(batch) = self.next_batch() {
+                    under_way.push(self.send(batch));
+                },
             }
+        }
+    }
+
+    async fn send(&self, (batch, doubt): (Vec<Waiting>, Doubt<'_>)) {
+        let mut txn = Txn::new().when(Compare::Modified(self.key.clone(), doubt.fence()));
+        for waiting in &batch {
+            txn.compares.extend(waiting.compares.iter().cloned());
+            txn.then.extend(waiting.then.iter().cloned());
+        }
+        let answer = match self.core.store.txn(txn).await {
+            Ok(reply) if reply.succeeded => Answer::Done(reply.revision),
+            Ok(_) => Answer::Alone,
+            Err(error) if error.kind() == ErrorKind::LeaseLost => {
+                self.lose(Loss::Expired);
+                Answer::Failed(error)
+            }
+            // It may have been too much for one, or was refused for the sake of one.
+            Err(error) if error.outcome() == Outcome::NotApplied => Answer::Alone,
+            Err(error) => Answer::Failed(error),
+        };
+        if !matches!(&answer, Answer::Failed(error) if error.outcome() == Outcome::Unknown) {
+            doubt.settle();
+        }
+        for waiting in batch {
+            // Who does not wait any more has left the write to the session's debts.
+            let _ = waiting.answer.send(answer.clone());
         }
     }
 
     /// What goes next, and under which fence: both at one moment, so that a fence that is put up later stops all of it.
-    fn board(&self) -> Option<(Vec<Waiting>, Doubt<'_>, Flying<'_>)> {
+    fn next_batch(&self) -> Option<(Vec<Waiting>, Doubt<'_>)> {
         let mut queue = self.together.queue.lock();
-        if queue.flying || queue.waiting.is_empty() {
+        if queue.waiting.is_empty() {
             return None;
         }
         let doubt = self.doubt();
-        queue.flying = true;
-        Some((queue.board(), doubt, Flying(self)))
-    }
-}
-
-/// A write is on its way.
-struct Flying<'a>(&'a Session);
-
-impl Drop for Flying<'_> {
-    fn drop(&mut self) {
-        let mut queue = self.0.together.queue.lock();
-        queue.flying = false;
-        queue.flown += 1;
-        drop(queue);
-        self.0.together.changed.notify_one();
+        Some((queue.take_batch(), doubt))
     }
 }
 
@@ -198,33 +192,16 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    async fn wait(&mut self) -> Answer {
-        let flown = || self.session.together.queue.lock().flown;
-        let mut before = flown();
-        loop {
-            tokio::select! {
-                biased;
-                answer = &mut self.answer => return self.take(answer),
-                () = sleep(PATIENCE) => {}
-            }
-            let now = flown();
-            // None came back for so long: what is not on its way itself goes alone.
-            if now == before && self.take_back() {
-                self.settled = true;
-                return Answer::Alone;
-            }
-            before = now;
+    fn take(&mut self, answer: Option<Answer>) -> Answer {
+        if let Some(answer) = answer {
+            self.settled = true;
+            return answer;
         }
-    }
-
-    fn take(&mut self, answer: std::result::Result<Answer, oneshot::error::RecvError>) -> Answer {
-        let Ok(answer) = answer else {
-            // The session's task is gone. What is not answered stays in doubt.
-            let loss = self.session.check().unwrap_or(Loss::Expired);
-            return Answer::Failed(self.session.lost_error(loss));
-        };
-        self.settled = true;
-        answer
+        // The session is over. What was sent and not answered stays in doubt.
+        let loss = self.session.check().unwrap_or(Loss::Expired);
+        let outcome = if self.take_back() { Outcome::NotApplied } else { Outcome::Unknown };
+        self.settled = outcome == Outcome::NotApplied;
+        Answer::Failed(self.session.lost_error(loss).with_outcome(outcome))
     }
 
     /// Whether it was not sent yet, and so never is.

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use coord_api::store::{Batch, Change, RangeReply, Span};
@@ -14,14 +14,14 @@ use coord_api::{Error, Result, Revision, WatchStart, WatchState};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use slab::Slab;
-use tokio::sync::OnceCell;
 use tokio::try_join;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::coalesce::Coalesced;
 use super::resume::{Feed, Resuming};
 use crate::backoff::Backoff;
-use crate::core::{Core, is_permanent};
+use crate::core::{Core, homeless, is_permanent};
+use crate::flight::SingleFlight;
 
 /// Deliveries that the window holds at most.
 const WINDOW_ITEMS: usize = 1_024;
@@ -73,9 +73,10 @@ impl Item {
 /// A watch on the store and its readers.
 pub(crate) struct Channel {
     span: Span,
-    /// Set once the watch on the store is armed. A first reader that is dropped meanwhile leaves the work to the next.
-    armed: OnceCell<()>,
-    driver: OnceLock<AbortOnDropHandle<()>>,
+    /// The arming of the watch on the store: once, for all who come meanwhile.
+    arming: SingleFlight<()>,
+    /// Reads the watch on the store; none until it is armed.
+    driver: Mutex<Option<AbortOnDropHandle<()>>>,
     window: Mutex<Window>,
     /// Reads of the whole span, for all readers that need one at once.
     snapshots: Arc<Coalesced<Arc<RangeReply>>>,
@@ -91,6 +92,8 @@ struct Window {
     /// Everything up to this revision was delivered into the window.
     seen: Revision,
     live: bool,
+    /// What read the watch on the store ended by accident, with the runtime that it ran on, and nobody has gone on yet.
+    deserted: bool,
     /// Why there will be no more items.
     end: Option<Error>,
     readers: Slab<Reader>,
@@ -141,8 +144,8 @@ impl Channel {
     pub(crate) fn new(span: Span) -> Arc<Self> {
         Arc::new(Channel {
             span,
-            armed: OnceCell::new(),
-            driver: OnceLock::new(),
+            arming: SingleFlight::default(),
+            driver: Mutex::new(None),
             window: Mutex::new(Window {
                 items: VecDeque::new(),
                 bytes: 0,
@@ -150,6 +153,7 @@ impl Channel {
                 floor: Revision::ZERO,
                 seen: Revision::ZERO,
                 live: false,
+                deserted: false,
                 end: None,
                 readers: Slab::new(),
                 trim_at: 16,
@@ -158,37 +162,32 @@ impl Channel {
         })
     }
 
-    /// Whether it will deliver nothing any more: it ended, or its driver went down with the runtime that it ran on.
+    /// Whether it will deliver nothing any more.
     pub(crate) fn has_ended(&self) -> bool {
-        self.driver_is_gone() || self.window.lock().end.is_some()
+        self.window.lock().end.is_some()
     }
 
-    fn driver_is_gone(&self) -> bool {
-        self.driver.get().is_some_and(AbortOnDropHandle::is_finished)
+    fn is_armed(&self) -> bool {
+        self.driver.lock().is_some()
     }
 
     /// Whether everything after `revision` can be read from it.
     pub(crate) fn reaches_back_to(&self, revision: Revision) -> bool {
-        self.armed.initialized() && self.window.lock().floor <= revision
+        self.is_armed() && self.window.lock().floor <= revision
     }
 
     /// Adds a reader, arming the watch on the store if it is the first.
     pub(crate) async fn subscribe(self: &Arc<Self>, core: &Arc<Core>, start: WatchStart) -> Result<Subscription> {
-        let armed = self.armed.get_or_try_init(|| async {
-            let after = match start {
-                WatchStart::After(revision) => Some(revision),
-                _ => None,
-            };
-            let feed = Resuming::arm(Arc::clone(core), self.span.clone(), after).await?;
-            {
-                let mut window = self.window.lock();
-                (window.floor, window.seen, window.live) = (feed.seen(), feed.seen(), feed.is_live());
+        let armed = async {
+            while !self.is_armed() {
+                let arm = || {
+                    let (channel, core) = (Arc::clone(self), Arc::clone(core));
+                    async move { channel.arm(&core, start).await }
+                };
+                self.arming.run(&core.home, "watch", arm).await?;
             }
-            // The driver owns no channel: the last reader to go drops the channel, and that ends the driver.
-            let task = tokio::spawn(drive(Arc::downgrade(self), Arc::clone(core), feed));
-            let _ = self.driver.set(AbortOnDropHandle::new(task));
-            Ok::<_, Error>(())
-        });
+            Ok(())
+        };
         let now = async {
             match start {
                 // What was committed before this call may still come: a store arms a watch at most at the present (S4), and others may read this channel already.
@@ -206,13 +205,54 @@ impl Channel {
         Ok(subscription)
     }
 
+    /// Arms the watch on the store, and starts what reads it.
+    async fn arm(self: &Arc<Self>, core: &Arc<Core>, start: WatchStart) -> Result<()> {
+        if self.is_armed() {
+            return Ok(());
+        }
+        let after = match start {
+            WatchStart::After(revision) => Some(revision),
+            _ => None,
+        };
+        let feed = Resuming::arm(Arc::clone(core), self.span.clone(), after).await?;
+        {
+            let mut window = self.window.lock();
+            (window.floor, window.seen, window.live) = (feed.seen(), feed.seen(), feed.is_live());
+        }
+        self.start(core, feed)
+    }
+
+    fn start(self: &Arc<Self>, core: &Arc<Core>, feed: Resuming) -> Result<()> {
+        // The driver owns no channel: the last reader to go drops the channel, and that ends the driver.
+        let guard = WakeWhenEnded(Arc::downgrade(self));
+        let task = core.home.spawn(drive(guard, Arc::clone(core), feed)).map_err(|error| homeless("watch", error))?;
+        *self.driver.lock() = Some(AbortOnDropHandle::new(task));
+        Ok(())
+    }
+
+    /// Goes on reading where a driver that ended by accident, with the runtime that it ran on, left off (R20).
+    fn restart_driver(self: &Arc<Self>, core: &Arc<Core>) -> Result<()> {
+        if core.is_closed() {
+            return Err(Error::closed("watch"));
+        }
+        let seen = {
+            let mut window = self.window.lock();
+            // Another reader may have been first.
+            if !std::mem::take(&mut window.deserted) {
+                return Ok(());
+            }
+            window.seen
+        };
+        self.start(core, Resuming::broken_after(Arc::clone(core), self.span.clone(), seen))
+    }
+
     /// The whole span.
     async fn snapshot(&self, core: &Arc<Core>) -> Result<Arc<RangeReply>> {
         let read = || {
             let (core, span) = (Arc::clone(core), self.span.clone());
             Box::pin(async move { core.list(span).await.map(Arc::new) }) as BoxFuture<'static, _>
         };
-        self.snapshots.read(read).await
+        self.snapshots.read(&core.home, read).await
     }
 
     fn add_reader(self: &Arc<Self>, core: &Arc<Core>, start: WatchStart) -> Subscription {
@@ -238,14 +278,28 @@ impl Channel {
     }
 }
 
-async fn drive(channel: std::sync::Weak<Channel>, core: Arc<Core>, mut feed: Resuming) {
+/// Wakes the readers of a channel when its driver ends, so that none of them waits for one that is gone.
+struct WakeWhenEnded(Weak<Channel>);
+
+impl Drop for WakeWhenEnded {
+    fn drop(&mut self) {
+        if let Some(channel) = self.0.upgrade() {
+            channel.publish(|window| {
+                window.live = false;
+                window.deserted = true;
+            });
+        }
+    }
+}
+
+async fn drive(guard: WakeWhenEnded, core: Arc<Core>, mut feed: Resuming) {
     loop {
         let step = tokio::select! {
             biased;
             () = core.closing.cancelled() => Err(Error::closed("watch")),
             step = feed.step() => step,
         };
-        let Some(channel) = channel.upgrade() else { return };
+        let Some(channel) = guard.0.upgrade() else { return };
         match step {
             Ok(Some(delivery)) => {
                 let item = match delivery {
@@ -344,6 +398,11 @@ impl Subscription {
             match self.poll_window(cx) {
                 Next::Item(item) => return Poll::Ready(Some(Ok(item))),
                 Next::Lagged => self.resync = Some(self.start_resync()),
+                Next::Deserted => {
+                    if let Err(error) = self.channel.restart_driver(&self.core) {
+                        return Poll::Ready(Some(Err(self.end(error))));
+                    }
+                }
                 Next::End(error) => return Poll::Ready(Some(Err(self.end(error)))),
                 Next::Pending => return Poll::Pending,
             }
@@ -358,7 +417,7 @@ impl Subscription {
             let Some(item) = usize::try_from(index).ok().and_then(|index| window.items.get(index)) else {
                 return match &window.end {
                     Some(error) => Next::End(error.clone()),
-                    None if self.channel.driver_is_gone() => Next::End(Error::closed("watch")),
+                    None if window.deserted => Next::Deserted,
                     None => {
                         reader.waker = Some(cx.waker().clone());
                         Next::Pending
@@ -384,7 +443,7 @@ impl Subscription {
             let mut backoff = Backoff::new();
             loop {
                 match core.run("watch", coord_api::Outcome::NotApplied, channel.snapshot(&core)).await {
-                    Err(error) if !is_permanent(&error) => tokio::time::sleep(backoff.pause()).await,
+                    Err(error) if !is_permanent(&error) => core.home.sleep(backoff.pause()).await,
                     answer => return answer,
                 }
             }
@@ -400,6 +459,8 @@ impl Subscription {
 enum Next {
     Item(Item),
     Lagged,
+    /// Nobody reads the watch on the store any more.
+    Deserted,
     End(Error),
     Pending,
 }

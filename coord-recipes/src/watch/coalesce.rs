@@ -1,26 +1,27 @@
 //! One read for all who ask at once.
 
-use std::sync::{Arc, Weak};
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use coord_api::{Error, Result};
+use coord_api::{Error, ErrorKind, Result};
+use coord_home::Home;
+use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tokio::task::yield_now;
-use tokio::time::timeout;
 
-/// How long a read waits for the one before it. Longer ones hang, or are asked for by somebody who does not poll any more.
+use crate::core::homeless;
+
+/// How long a read waits for the one before it. One that takes longer hangs.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Reads of the same thing, of which one at a time is under way, as long as none takes long.
 ///
 /// Who asks joins the next read that has not begun yet, so that its answer is never older than the question; while one is under way, everyone else waits for
-/// one and the same after it. A thousand callers at once cost a few reads.
-#[derive(Debug)]
+/// one and the same after it. A thousand callers at once cost a few reads. The reads are tasks of the [`Home`]: no caller holds up the others.
 pub(super) struct Coalesced<T: Clone> {
-    next: Mutex<Option<Shared<BoxFuture<'static, Result<T>>>>>,
+    next: Mutex<Option<Shared<BoxFuture<'static, Option<Result<T>>>>>>,
     /// Held while a read is under way.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -31,31 +32,60 @@ impl<T: Clone> Default for Coalesced<T> {
     }
 }
 
+impl<T: Clone> fmt::Debug for Coalesced<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Coalesced").finish_non_exhaustive()
+    }
+}
+
 impl<T: Clone + Send + Sync + 'static> Coalesced<T> {
     /// Reads, together with everyone who asks before the read begins.
+    ///
+    /// # Errors
+    ///
+    /// Those of the read, and why there is no [`Home`].
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: the read goes on for whoever still waits for it.
-    pub(super) async fn read(self: &Arc<Self>, read: impl FnOnce() -> BoxFuture<'static, Result<T>>) -> Result<T> {
-        let joined = self.next.lock().get_or_insert_with(|| self.begin(read())).clone();
-        joined.await
+    pub(super) async fn read(self: &Arc<Self>, home: &Home, read: impl Fn() -> BoxFuture<'static, Result<T>>) -> Result<T> {
+        loop {
+            let joined = {
+                let mut next = self.next.lock();
+                match &*next {
+                    Some(joined) => joined.clone(),
+                    None => next.insert(self.begin(home, read())?).clone(),
+                }
+            };
+            if let Some(answer) = joined.await {
+                return answer;
+            }
+            // It was cut off, with the runtime that it ran on. Whoever sees that first takes it away.
+            self.next.lock().take_if(|next| next.peek().is_some());
+        }
     }
 
-    fn begin(self: &Arc<Self>, read: BoxFuture<'static, Result<T>>) -> Shared<BoxFuture<'static, Result<T>>> {
-        // It lies in `next` until it begins, and must not keep alive what it lies in.
-        let (home, turn): (Weak<Self>, _) = (Arc::downgrade(self), Arc::clone(&self.turn));
-        async move {
-            let _turn = timeout(PATIENCE, turn.lock()).await;
-            // Who is about to ask as well gets to do so: those who had their answer at once ask again at once. `yield_now` is over when it is polled again, and everyone
-            // who joins polls; in a set of its own it is when it was woken.
-            FuturesUnordered::from_iter([yield_now()]).next().await;
-            let Some(home) = home.upgrade() else { return Err(Error::closed("watch")) };
-            home.next.lock().take();
+    /// Starts a read. It answers `None` where it is cut off.
+    fn begin(self: &Arc<Self>, home: &Home, read: BoxFuture<'static, Result<T>>) -> Result<Shared<BoxFuture<'static, Option<Result<T>>>>> {
+        let (reads, turn, timer) = (Arc::clone(self), Arc::clone(&self.turn), home.clone());
+        let task = home.spawn(async move {
+            let _turn = timer.timeout(PATIENCE, turn.lock()).await;
+            // Who is about to ask as well gets to do so: those who had their answer at once ask again at once.
+            yield_now().await;
+            reads.next.lock().take();
             read.await
-        }
-        .boxed()
-        .shared()
+        });
+        let task = task.map_err(|error| homeless("watch", error))?;
+        let answer = async move {
+            match task.await {
+                Ok(answer) => Some(answer),
+                Err(error) if error.is_panic() => {
+                    Some(Err(Error::new(ErrorKind::Internal, "watch", "the store panicked, or what lies between")))
+                }
+                Err(_) => None,
+            }
+        };
+        Ok(answer.boxed().shared())
     }
 }
 
@@ -64,8 +94,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures_util::future::join_all;
-    use futures_util::poll;
-    use futures_util::stream;
+    use futures_util::{StreamExt, poll, stream};
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -92,7 +121,7 @@ mod tests {
 
     /// Polls a read until it has begun.
     async fn under_way(read: &mut (impl Future<Output = Result<usize>> + Unpin)) {
-        for _ in 0..2 {
+        for _ in 0..4 {
             assert!(poll!(&mut *read).is_pending());
             yield_now().await;
         }
@@ -100,15 +129,15 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_at_once_shares_a_read() {
-        let (reads, source) = (Arc::new(Coalesced::default()), Arc::new(Source::default()));
-        let answers = join_all((0..100).map(|_| reads.read(|| read(&source)))).await;
+        let (reads, source, home) = (Arc::new(Coalesced::default()), Arc::new(Source::default()), Home::callers());
+        let answers = join_all((0..100).map(|_| reads.read(&home, || read(&source)))).await;
         assert_eq!(answers.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [1; 100]);
     }
 
     #[tokio::test]
     async fn who_asks_again_at_once_shares_a_read_with_all_the_others_who_do() {
-        let (reads, source) = (Arc::new(Coalesced::default()), Arc::new(Source::default()));
-        let asked = stream::iter(0..1_000).map(|_| reads.read(|| read(&source))).buffer_unordered(100);
+        let (reads, source, home) = (Arc::new(Coalesced::default()), Arc::new(Source::default()), Home::callers());
+        let asked = stream::iter(0..1_000).map(|_| reads.read(&home, || read(&source))).buffer_unordered(100);
         assert_eq!(asked.collect::<Vec<_>>().await.len(), 1_000);
         assert_eq!(source.begun.load(Ordering::SeqCst), 10);
     }
@@ -116,11 +145,11 @@ mod tests {
     #[tokio::test]
     async fn who_asks_while_a_read_is_under_way_gets_the_next() {
         let source = Arc::new(Source { permits: Some(Semaphore::new(0)), ..Source::default() });
-        let reads = Arc::new(Coalesced::default());
-        let mut first = Box::pin(reads.read(|| read(&source)));
+        let (reads, home) = (Arc::new(Coalesced::default()), Home::callers());
+        let mut first = Box::pin(reads.read(&home, || read(&source)));
         under_way(&mut first).await;
         assert_eq!(source.begun.load(Ordering::SeqCst), 1);
-        let mut later = join_all((0..10).map(|_| reads.read(|| read(&source))));
+        let mut later = join_all((0..10).map(|_| reads.read(&home, || read(&source))));
         assert!((&mut later).now_or_never().is_none());
         source.permits.as_ref().unwrap().add_permits(2);
         assert_eq!(first.await.unwrap(), 1);
@@ -130,19 +159,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_goes_away_or_sleeps_holds_up_nobody() {
         let source = Arc::new(Source { permits: Some(Semaphore::new(0)), ..Source::default() });
-        let reads = Arc::new(Coalesced::default());
-        let ask = || Box::pin(reads.read(|| read(&source)));
-        let (mut gone, mut sleeping) = (ask(), ask());
+        let (reads, home) = (Arc::new(Coalesced::default()), Home::callers());
+        let ask = || Box::pin(reads.read(&home, || read(&source)));
+        let (mut gone, mut left_alone) = (ask(), ask());
         under_way(&mut gone).await;
         drop(gone);
-        // In the other's place.
-        under_way(&mut sleeping).await;
-        assert_eq!(source.begun.load(Ordering::SeqCst), 2);
-        let mut awake = ask();
-        assert!(awake.as_mut().now_or_never().is_none());
-        // One of them is for the sleeper, who came first.
+        assert_eq!(source.begun.load(Ordering::SeqCst), 1);
+        under_way(&mut left_alone).await;
         source.permits.as_ref().unwrap().add_permits(2);
-        assert_eq!(awake.await.unwrap(), 3, "nobody polls the read before it");
-        drop(sleeping);
+        // Whoever went away or is left alone: their reads are done, and the turn is free.
+        assert_eq!(ask().await.unwrap(), 2);
+        assert!(left_alone.await.is_ok());
     }
 }

@@ -3,13 +3,13 @@
 use std::sync::{Arc, Weak};
 
 use coord_api::store::{Range, Span};
-use coord_api::{Error, ErrorKind, Result, Revision, WatchStart};
+use coord_api::{ErrorKind, Result, Revision, WatchStart};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::channel::{Channel, Subscription};
 use super::coalesce::Coalesced;
-use crate::core::{Core, require_runtime};
+use crate::core::Core;
 use crate::sweep::SweptMap;
 
 /// The channels that are being read.
@@ -25,7 +25,7 @@ impl Hub {
     ///
     /// A watch from a past revision that the shared one does not reach back to gets its own.
     pub(crate) async fn subscribe(&self, core: &Arc<Core>, span: Span, start: WatchStart) -> Result<Subscription> {
-        require_runtime("watch")?;
+        core.ready("watch")?;
         let channel = match start {
             WatchStart::After(revision) => {
                 self.existing(&span).filter(|channel| channel.reaches_back_to(revision)).unwrap_or_else(|| Channel::new(span))
@@ -39,15 +39,10 @@ impl Hub {
     pub(super) async fn head(&self, core: &Arc<Core>, span: &Span) -> Result<Revision> {
         let probe = Range::new(span.clone()).with_limit(1).with_keys_only();
         let read = || {
-            // It may lie in the core for long, should nobody wait for it any more.
-            let (core, probe) = (Arc::downgrade(core), probe.clone());
-            let read = async move {
-                let core = core.upgrade().ok_or_else(|| Error::closed("watch"))?;
-                Ok(core.store.range(probe).await?.revision)
-            };
-            Box::pin(read) as BoxFuture<'static, _>
+            let (core, probe) = (Arc::clone(core), probe.clone());
+            Box::pin(async move { Ok(core.store.range(probe).await?.revision) }) as BoxFuture<'static, _>
         };
-        match self.heads.read(read).await {
+        match self.heads.read(&core.home, read).await {
             // Perhaps to somebody else, of another span.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(core.store.range(probe).await?.revision),
             read => read,

@@ -67,12 +67,12 @@ impl Resuming {
             Ok(stream) => {
                 if after.is_none() {
                     watch.seen = stream.armed();
-                    watch.attached_at = Some(Instant::now());
+                    watch.attached_at = Some(watch.core.home.now());
                     watch.stream = Some(stream);
                 } else if stream.armed() < watch.seen {
                     watch.detached = Detached::Broken;
                 } else {
-                    watch.attached_at = Some(Instant::now());
+                    watch.attached_at = Some(watch.core.home.now());
                     watch.stream = Some(stream);
                 }
             }
@@ -100,6 +100,11 @@ impl Resuming {
     /// A watch for every change after `after`, which attaches when it is first polled.
     pub(crate) fn after(core: Arc<Core>, span: Span, after: Revision) -> Self {
         Resuming { seen: after, detached: Detached::Fresh, ..Resuming::from_snapshot(core, span) }
+    }
+
+    /// As [`after`](Self::after), where what watched before was cut off: the store behind the watch may have been replaced meanwhile.
+    pub(crate) fn broken_after(core: Arc<Core>, span: Span, after: Revision) -> Self {
+        Resuming { detached: Detached::Broken, ..Resuming::after(core, span, after) }
     }
 
     /// Everything up to this revision was delivered.
@@ -154,7 +159,8 @@ impl Resuming {
                 Ok(None)
             }
             Some(Err(error)) => {
-                tracing::debug!(span = ?self.span, kind = %error.kind(), seen = %self.seen, "watch broke");
+                let (span, seen) = (self.span.clone(), self.seen);
+                coord_home::event!(DEBUG, span = ?span, kind = %error.kind(), seen = %seen, "watch broke");
                 self.detach(Detached::Broken);
                 self.pause();
                 Ok(None)
@@ -173,15 +179,16 @@ impl Resuming {
     }
 
     fn pause(&mut self) {
-        if self.attached_at.take().is_some_and(|since| since.elapsed() >= GOOD) {
+        let now = self.core.home.now();
+        if self.attached_at.take().is_some_and(|since| now.saturating_duration_since(since) >= GOOD) {
             self.backoff.reset();
         }
-        self.retry_at = Some(Instant::now() + self.backoff.pause());
+        self.retry_at = Some(now + self.backoff.pause());
     }
 
     async fn attach(&mut self) -> Result<Option<Feed>> {
         if let Some(retry_at) = self.retry_at {
-            tokio::time::sleep_until(retry_at).await;
+            self.core.home.sleep_until(retry_at).await;
             self.retry_at = None;
         }
         match self.try_attach().await {
@@ -219,7 +226,7 @@ impl Resuming {
             }
         }
         self.stream = Some(stream);
-        self.attached_at = Some(Instant::now());
+        self.attached_at = Some(self.core.home.now());
         self.detached = Detached::Fresh;
         Ok(None)
     }

@@ -1,0 +1,282 @@
+//! A place for tasks and timers that does not depend on who calls.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::clock;
+use crate::fork::Process;
+use crate::thread::{self, HomeThread};
+
+/// Why there is no home.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HomeError {
+    /// No thread was to be had, or no file for its timers. Trying again may help.
+    #[error("no thread for the background work could be started")]
+    NoThread(#[source] io::Error),
+    /// The home is the runtime of whoever calls, and there is none.
+    #[error("called outside of a tokio runtime")]
+    NoRuntime,
+    /// This process is a child of the one that the home lives in.
+    #[error("the process was forked; what the parent had opened is the parent's alone")]
+    Forked,
+}
+
+/// A future was not done within its time. See [`Home::timeout`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it was not done within its time")]
+pub struct Elapsed;
+
+/// Where background work lives. Cloning it gives the same home; a thread of its own ends with the last clone.
+///
+/// It is chosen when it is first needed, by a task, a timer or a deadline, and then stays. See the [crate's documentation](crate) for what it is for.
+#[derive(Clone)]
+pub struct Home(Arc<Inner>);
+
+struct Inner {
+    kind: Kind,
+    process: Process,
+    place: OnceLock<Place>,
+    /// Held while the place is chosen.
+    choosing: Mutex<()>,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    /// A thread of its own, with this name, unless the clock is paused.
+    Own(String),
+    /// The thread that all such homes of the process share, unless the clock is paused.
+    Shared,
+    /// A thread of its own, with this name, whatever the clock does.
+    Thread(String),
+    Runtime(Handle),
+    Callers,
+}
+
+#[derive(Debug)]
+enum Place {
+    Thread(Arc<HomeThread>),
+    Runtime(Handle),
+    Callers,
+}
+
+impl Home {
+    fn of(kind: Kind) -> Self {
+        Home(Arc::new(Inner { kind, process: Process::current(), place: OnceLock::new(), choosing: Mutex::new(()) }))
+    }
+
+    /// A thread of its own, with this name; or, where the clock of the runtime that first needs it is paused, the runtime of whoever calls. The thread is started
+    /// when it is first needed.
+    pub fn new(name: impl Into<String>) -> Self {
+        Home::of(Kind::Own(name.into()))
+    }
+
+    /// As [`new`](Home::new), but the thread is one that all such homes of the process share: for what does no I/O, such as stores in memory, of which
+    /// a program may have thousands.
+    pub fn shared() -> Self {
+        Home::of(Kind::Shared)
+    }
+
+    /// A thread of its own, also where the clock is paused: for what talks to the world outside, where time passes by itself.
+    pub fn thread(name: impl Into<String>) -> Self {
+        Home::of(Kind::Thread(name.into()))
+    }
+
+    /// A given runtime, with its timers enabled. Whoever gives it keeps it running: what lives there dies and starves with it.
+    pub fn runtime(runtime: Handle) -> Self {
+        Home::of(Kind::Runtime(runtime))
+    }
+
+    /// The runtime of whoever calls, always, with its timers enabled: for tests that pause the clock after they began.
+    pub fn callers() -> Self {
+        Home::of(Kind::Callers)
+    }
+
+    /// Makes sure that tasks can be spawned and timers started here.
+    ///
+    /// # Errors
+    ///
+    /// See [`HomeError`].
+    pub fn ready(&self) -> Result<(), HomeError> {
+        match self.place()? {
+            Place::Callers if Handle::try_current().is_err() => Err(HomeError::NoRuntime),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this process is a child of the one that made this home. Costs a load from memory and takes no lock.
+    pub fn is_left_behind(&self) -> bool {
+        !self.0.process.is_current()
+    }
+
+    fn place(&self) -> Result<&Place, HomeError> {
+        if self.is_left_behind() {
+            return Err(HomeError::Forked);
+        }
+        if let Some(place) = self.0.place.get() {
+            return Ok(place);
+        }
+        let _one_at_a_time = self.0.choosing.lock();
+        if let Some(place) = self.0.place.get() {
+            return Ok(place);
+        }
+        let place = match &self.0.kind {
+            Kind::Own(_) | Kind::Shared if clock::is_paused() => Place::Callers,
+            Kind::Own(name) | Kind::Thread(name) => Place::Thread(Arc::new(HomeThread::start(name).map_err(HomeError::NoThread)?)),
+            Kind::Shared => Place::Thread(shared_thread().map_err(HomeError::NoThread)?),
+            Kind::Runtime(runtime) => Place::Runtime(runtime.clone()),
+            Kind::Callers => Place::Callers,
+        };
+        Ok(self.0.place.get_or_init(|| place))
+    }
+
+    /// The runtime, where it is not that of whoever calls.
+    fn handle(&self) -> Result<Option<&Handle>, HomeError> {
+        Ok(match self.place()? {
+            Place::Thread(thread) => Some(thread.handle()),
+            Place::Runtime(runtime) => Some(runtime),
+            Place::Callers => None,
+        })
+    }
+
+    /// Spawns a task. The handle that is returned does not end it.
+    ///
+    /// # Errors
+    ///
+    /// See [`HomeError`].
+    pub fn spawn<F>(&self, task: F) -> Result<JoinHandle<F::Output>, HomeError>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        match self.handle()? {
+            Some(handle) => Ok(handle.spawn(task)),
+            None => Ok(Handle::try_current().map_err(|_| HomeError::NoRuntime)?.spawn(task)),
+        }
+    }
+
+    /// Runs what blocks on a thread of the home's runtime for such work.
+    ///
+    /// # Errors
+    ///
+    /// See [`HomeError`].
+    pub fn spawn_blocking<T: Send + 'static>(&self, run: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, HomeError> {
+        match self.handle()? {
+            Some(handle) => Ok(handle.spawn_blocking(run)),
+            None => Ok(Handle::try_current().map_err(|_| HomeError::NoRuntime)?.spawn_blocking(run)),
+        }
+    }
+
+    /// Runs `make` as if in the home's runtime: what it makes, such as a timer, a socket or a channel, is then driven there.
+    ///
+    /// # Errors
+    ///
+    /// See [`HomeError`].
+    pub fn enter<T>(&self, make: impl FnOnce() -> T) -> Result<T, HomeError> {
+        match self.handle()? {
+            Some(handle) => {
+                let _entered = handle.enter();
+                Ok(make())
+            }
+            None => Ok(make()),
+        }
+    }
+
+    /// What time it is here. Deadlines of what lives here are compared with this, whoever asks, and wherever.
+    ///
+    /// A home that was not needed yet tells the time of whoever asks, which is the same but under a paused clock.
+    pub fn now(&self) -> Instant {
+        match self.0.place.get() {
+            Some(Place::Thread(_)) => clock::real_now(),
+            Some(Place::Runtime(runtime)) => {
+                let _entered = runtime.enter();
+                Instant::now()
+            }
+            None if matches!(self.0.kind, Kind::Thread(_)) => clock::real_now(),
+            Some(Place::Callers) | None => Instant::now(),
+        }
+    }
+
+    /// Waits until `deadline`. Cancel safe.
+    ///
+    /// Where the home is lost, by a fork or because no thread is to be had, it waits for ever: [`ready`](Home::ready) says so before.
+    pub async fn sleep_until(&self, deadline: Instant) {
+        match self.enter(|| tokio::time::sleep_until(deadline)) {
+            Ok(sleep) => sleep.await,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits for `duration`. Cancel safe. See [`sleep_until`](Home::sleep_until).
+    pub async fn sleep(&self, duration: Duration) {
+        match self.enter(|| tokio::time::sleep(duration)) {
+            Ok(sleep) => sleep.await,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Bounds a future, which is dropped when its time is over. It is polled where this is polled.
+    ///
+    /// # Errors
+    ///
+    /// [`Elapsed`] when it was not done within `limit`.
+    ///
+    /// # Cancel safety
+    ///
+    /// As the future.
+    pub async fn timeout<T>(&self, limit: Duration, future: impl Future<Output = T>) -> Result<T, Elapsed> {
+        tokio::select! {
+            biased;
+            done = future => Ok(done),
+            () = self.sleep(limit) => Err(Elapsed),
+        }
+    }
+
+    /// As [`timeout`](Home::timeout), until a point in time.
+    ///
+    /// # Errors
+    ///
+    /// As [`timeout`](Home::timeout).
+    ///
+    /// # Cancel safety
+    ///
+    /// As the future.
+    pub async fn timeout_at<T>(&self, deadline: Instant, future: impl Future<Output = T>) -> Result<T, Elapsed> {
+        tokio::select! {
+            biased;
+            done = future => Ok(done),
+            () = self.sleep_until(deadline) => Err(Elapsed),
+        }
+    }
+
+    /// Whether the present thread is a home's, where nothing of the user's may run. See [`aside`](crate::aside).
+    pub fn is_here() -> bool {
+        thread::is_home()
+    }
+}
+
+/// The thread of all homes that share one, started where none of them has it.
+fn shared_thread() -> io::Result<Arc<HomeThread>> {
+    static SHARED: Mutex<Weak<HomeThread>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock();
+    if let Some(thread) = shared.upgrade().filter(|thread| !thread.is_left_behind()) {
+        return Ok(thread);
+    }
+    let thread = Arc::new(HomeThread::start("coord")?);
+    *shared = Arc::downgrade(&thread);
+    Ok(thread)
+}
+
+impl fmt::Debug for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Home").field("kind", &self.0.kind).field("chosen", &self.0.place.get().is_some()).finish_non_exhaustive()
+    }
+}
