@@ -110,7 +110,13 @@ impl Journal {
     /// # Errors
     ///
     /// The journal's failure, with outcome `NotApplied`; `Closed`; `Timeout` when the disk does not answer.
-    pub(crate) async fn durable(self: &Arc<Self>, home: &Home, shared: &Weak<Shared>, number: u64, closed: impl Fn() -> bool) -> Result<()> {
+    pub(crate) async fn durable(
+        self: &Arc<Self>,
+        home: &Home,
+        shared: &Weak<Shared>,
+        number: u64,
+        closed: impl Fn() -> bool,
+    ) -> Result<()> {
         self.until(home, shared, closed, || self.durable.load(Ordering::Acquire) >= number).await
     }
 

@@ -3,8 +3,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use coord_api::store::{Entry, Range, RangeReply, Span, Store};
 use coord_api::{Error, ErrorKind, LeaseId, Outcome, Result};

@@ -381,7 +381,10 @@ fn without_a_runtime_it_repeats_and_bounds_all_the_same() {
     };
     let quick = RetryPolicy::default().with_initial_delay(Duration::from_millis(1));
     assert!(run(quick.clone(), &[UNREACHABLE]).is_ok());
-    assert_eq!(run(quick.with_attempt_timeout(Duration::from_millis(1)).with_max_attempts(2), &[Step::Hang, Step::Hang]), Err(ErrorKind::Timeout));
+    assert_eq!(
+        run(quick.with_attempt_timeout(Duration::from_millis(1)).with_max_attempts(2), &[Step::Hang, Step::Hang]),
+        Err(ErrorKind::Timeout)
+    );
 }
 
 // ---- observe ----

@@ -398,7 +398,11 @@ async fn remove(mailbox: Mailbox, owner: Arc<LossCell>, removed: Arc<Mutex<Optio
         (None, _) if closed => Err(Error::closed(UNREGISTER)),
         // The keeper's task ended by accident.
         (None, Some(Loss::Expired)) => {
-            let error = Error::new(ErrorKind::Unavailable, UNREGISTER, "what kept it registered is gone; its session removes the entry, or it expires");
+            let error = Error::new(
+                ErrorKind::Unavailable,
+                UNREGISTER,
+                "what kept it registered is gone; its session removes the entry, or it expires",
+            );
             Err(error.with_outcome(Outcome::Unknown))
         }
         // Superseded: nothing of this handle is left.

@@ -52,13 +52,10 @@ impl Owed {
         let key = debt.key.clone();
         // A release that failed again is owed since it first failed.
         let mut new = false;
-        self.by_number
-            .entry(number)
-            .and_modify(|debt| debt.modified = modified)
-            .or_insert_with(|| {
-                new = true;
-                debt
-            });
+        self.by_number.entry(number).and_modify(|debt| debt.modified = modified).or_insert_with(|| {
+            new = true;
+            debt
+        });
         if new {
             self.by_key.entry(key).or_default().push(number);
         }
