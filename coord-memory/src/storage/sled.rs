@@ -1,7 +1,7 @@
 //! A directory of sled's, and a file beside it.
 //!
-//! One tree: `m` is the store itself, `l` + number a lease, `k` + key a key: its *entries*. An entry that is too large to lie under its own name lies in parts, named `x` + number
-//! + part. A write does not touch them: what it changes is one *record*, at the end of a file of ours, because sled takes far longer for each small change. Now and then the
+//! One tree: `m` is the store itself, `l` + number a lease, `k` + key a key: its *entries*. An entry that is too large to lie under its own name lies in parts, named `x`, number and
+//! part. A write does not touch them: what it changes is one *record*, at the end of a file of ours, because sled takes far longer for each small change. Now and then the
 //! records are folded into the entries, in one batch, and the file begins anew. Every write also writes `m`, so that the counters always fit the rest; what does not fit at
 //! opening is damage.
 

@@ -104,6 +104,8 @@ fn try_open(path: &Path) -> Result<Option<(sled::Db, bool)>> {
     // between finds the directory as it should be.
     let Some(lock) = lock(path).map_err(|fault| not_opened(path, fault))? else { return Ok(None) };
     set_right(path, ours).map_err(|fault| not_opened(path, fault))?;
+    // Not by closing the file alone: a process that is being forked off right now has it open too, for a moment.
+    FileExt::unlock(&lock).map_err(|fault| not_opened(path, fault))?;
     drop(lock);
     // We flush ourselves, before anything is acknowledged.
     let config = sled::Config::new().path(path).flush_every_ms(None).cache_capacity(CACHE_BYTES);
