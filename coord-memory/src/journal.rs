@@ -190,8 +190,9 @@ impl Journal {
 
     /// Lets go of the storage. A flush that runs finishes first; what is queued after it is lost, unacknowledged.
     pub(crate) fn release(&self) {
-        let storage = self.storage.lock().take();
-        drop(storage);
+        if let Some(storage) = self.storage.lock().take() {
+            storage.let_go();
+        }
         self.tick();
     }
 

@@ -64,6 +64,20 @@ impl MemoryProvider {
         Ok(MemoryProvider::over(MemoryStore::open(path)?))
     }
 
+    /// As [`open`](Self::open), without blocking the thread. See [`MemoryStore::open_async`].
+    ///
+    /// # Errors
+    ///
+    /// As [`MemoryStore::open`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`MemoryStore::open_async`].
+    #[cfg(feature = "sled")]
+    pub async fn open_async(path: impl AsRef<std::path::Path>) -> Result<Arc<Self>> {
+        Ok(MemoryProvider::over(MemoryStore::open_async(path).await?))
+    }
+
     /// A provider over this client of a store, which it closes when it is closed.
     pub fn over(store: MemoryStore) -> Arc<Self> {
         let options = ProviderOptions::default().with_home(store.home().clone());
@@ -80,6 +94,40 @@ impl MemoryProvider {
     /// Ends this provider as a crash would: nothing is released, and what it held runs out with its leases. See [`MemoryStore::abandon`].
     pub fn abandon(&self) {
         self.store.abandon();
+    }
+
+    /// Cuts this provider off from its store, as an outage of the network would; other clients go on. See [`MemoryStore::disconnect`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> coord_api::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// use coord_api::prelude::*;
+    /// use coord_memory::MemoryProvider;
+    ///
+    /// let coord = MemoryProvider::new();
+    /// let guard = coord.lock().acquire("reports/daily", Duration::from_secs(30)).await?;
+    ///
+    /// coord.disconnect();
+    /// assert!(coord.config().get_raw("a").await.is_err());
+    /// guard.lost().await;
+    /// assert!(!guard.is_held());
+    ///
+    /// coord.reconnect();
+    /// coord.lock().acquire("reports/daily", Duration::from_secs(30)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn disconnect(&self) {
+        self.store.disconnect();
+    }
+
+    /// Ends what [`disconnect`](Self::disconnect) began.
+    pub fn reconnect(&self) {
+        self.store.reconnect();
     }
 
     /// The client of the store that the contracts use.

@@ -93,6 +93,15 @@ impl Shared {
         }
     }
 
+    /// Makes everything look again that a client waits for.
+    pub(crate) fn disturb(&self, client: u64) {
+        let watchers = self.state.read().watchers.of_client(client);
+        wake(watchers);
+        if let Some(journal) = &self.journal {
+            journal.tick();
+        }
+    }
+
     /// Whether answers may have to wait for the disk.
     pub(crate) fn is_durable(&self) -> bool {
         self.journal.is_some()

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -68,7 +68,9 @@ impl MemoryStore {
     ///
     /// - **S6** What was acknowledged is there again. Revisions and lease numbers go on rising. Leases resume with their full TTL.
     /// - History starts empty: older reads and watches get `Compacted`.
-    /// - The store lives in memory as a whole; opening reads all of it, and blocks meanwhile.
+    /// - The store lives in memory as a whole; opening reads all of it, and blocks the thread meanwhile: in async code use [`open_async`](Self::open_async).
+    /// - A directory that is open elsewhere is not waited for. Only where this process has let go of it less than half a second ago, the few milliseconds are waited for that
+    ///   it takes the database's threads to end.
     ///
     /// One process opens a directory once; several clients of it are made with [`client`](Self::client). The directory is let go when the last
     /// client ends.
@@ -79,26 +81,36 @@ impl MemoryStore {
     /// full; `Internal` when what it holds is damaged or not a store: the message says what to do.
     #[cfg(feature = "sled")]
     pub fn open(path: impl AsRef<std::path::Path>) -> Result<Self> {
-        use crate::journal::Journal;
-        use crate::storage::sled::{SledStorage, damaged};
+        Ok(MemoryStore::of(open(path.as_ref(), crate::storage::sled::Patience::Own)?.into_shared()))
+    }
 
-        let path = path.as_ref();
-        let (storage, contents) = SledStorage::open(path)?;
-        let mut engine = Engine::at(contents.counters.revision, contents.counters.next_lease, crate::shared::WINDOW);
-        contents.leases.into_iter().for_each(|lease| engine.restore_lease(lease));
-        for (key, stored) in contents.keys {
-            if !engine.restore_key(key, stored) {
-                return Err(damaged(path, "its entries do not fit each other"));
-            }
-        }
-        let journal = Journal::new(Arc::new(storage), engine.revision());
-        let version = concat!("coord-memory ", env!("CARGO_PKG_VERSION"), " (sled 0.34)");
-        Ok(MemoryStore::of(Shared::new(Home::shared(), engine, Some(journal), contents.store_id, version)))
+    /// As [`open`](Self::open), without blocking the thread: the directory is read on a thread for blocking work. A directory that is open elsewhere, perhaps in a process
+    /// that is about to end, is waited for as well, for half a second.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe. What was begun goes on to its end, and the directory is let go of then.
+    #[cfg(feature = "sled")]
+    pub async fn open_async(path: impl AsRef<std::path::Path>) -> Result<Self> {
+        use crate::storage::sled::Patience;
+
+        let path = path.as_ref().to_owned();
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return Ok(MemoryStore::of(open(&path, Patience::Anyone)?.into_shared()));
+        };
+        let opened = runtime.spawn_blocking(move || open(&path, Patience::Anyone)).await;
+        let opened = opened.map_err(|_| Error::closed("store.open"))??;
+        Ok(MemoryStore::of(opened.into_shared()))
     }
 
     pub(crate) fn of(shared: Arc<Shared>) -> Self {
         let id = shared.enter();
-        let client = Client { id: id.unwrap_or(u64::MAX), closed: AtomicBool::new(id.is_none()), shared };
+        let closed = AtomicBool::new(id.is_none());
+        let client = Client { id: id.unwrap_or(u64::MAX), closed, connection: AtomicU64::new(0), shared };
         MemoryStore { handle: Arc::new(Handle(Arc::new(client))) }
     }
 
@@ -116,6 +128,27 @@ impl MemoryStore {
     /// A write that was pending may have been applied. The leases of the client run out by themselves.
     pub fn abandon(&self) {
         self.client_ref().close();
+    }
+
+    /// Cuts this client off from its store, as an outage of the network would; other clients go on. For tests of an outage.
+    ///
+    /// Calls are `Unavailable` from now on and change nothing; one that waits for the disk is, with an outcome that is `Unknown` if it writes. Streams end with
+    /// `Unavailable`, also those that are first polled after [`reconnect`](Self::reconnect). No lease is renewed, so that they run out. Closing says `Unavailable` and closes all
+    /// the same. A client that is cut off already, or closed, stays as it is.
+    pub fn disconnect(&self) {
+        let client = self.client_ref();
+        let cut = client
+            .connection
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |number| (number % 2 == 0).then_some(number.wrapping_add(1)));
+        if cut.is_ok() && !client.is_closed() {
+            client.shared.disturb(client.id);
+        }
+    }
+
+    /// Ends what [`disconnect`](Self::disconnect) began. A client that is not cut off stays as it is.
+    pub fn reconnect(&self) {
+        let connection = &self.client_ref().connection;
+        let _ = connection.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |number| (number % 2 == 1).then_some(number.wrapping_add(1)));
     }
 
     /// Forgets the history up to revision `through`, or up to the present one where that is later: older reads and watches get `Compacted` (S4).
@@ -176,6 +209,8 @@ pub(crate) struct Client {
     shared: Arc<Shared>,
     id: u64,
     closed: AtomicBool,
+    /// Counts how often the client was cut off and connected again: odd while it is cut off.
+    connection: AtomicU64,
 }
 
 impl Client {
@@ -188,10 +223,32 @@ impl Client {
         if self.is_closed() {
             return Err(closed(operation));
         }
+        if self.is_cut_off() {
+            return Err(unavailable(operation));
+        }
         match self.shared.failure() {
             Some(failure) => Err(failure.clone().in_operation(operation)),
             None => Ok(()),
         }
+    }
+
+    /// The number of the connection, for a stream: it ends with its connection.
+    pub(crate) fn connection(&self) -> u64 {
+        self.connection.load(Ordering::SeqCst)
+    }
+
+    /// Whether a stream of connection number `connection` can go on.
+    pub(crate) fn check_stream(&self, operation: &'static str, connection: u64) -> Result<()> {
+        self.check(operation)?;
+        if self.connection() == connection { Ok(()) } else { Err(unavailable(operation)) }
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.connection() % 2 == 1
+    }
+
+    fn is_gone(&self) -> bool {
+        self.is_closed() || self.is_cut_off()
     }
 
     fn is_closed(&self) -> bool {
@@ -206,7 +263,7 @@ impl Client {
 
     /// Waits until an answer may be given.
     async fn seen(&self, operation: &'static str, seen: Seen) -> Result<()> {
-        self.shared.durable(seen, || self.is_closed()).await.map_err(|error| {
+        self.shared.durable(seen, || self.is_gone()).await.map_err(|error| {
             let outcome = if seen.wrote { Outcome::Unknown } else { Outcome::NotApplied };
             self.failed(operation, error).with_outcome(outcome)
         })
@@ -214,16 +271,56 @@ impl Client {
 
     /// Waits until a write may be begun.
     async fn room(&self, operation: &'static str) -> Result<()> {
-        self.shared.room(|| self.is_closed()).await.map_err(|error| self.failed(operation, error))
+        self.shared.room(|| self.is_gone()).await.map_err(|error| self.failed(operation, error))
     }
 
     fn failed(&self, operation: &'static str, error: Error) -> Error {
-        if self.is_closed() { closed(operation) } else { error.in_operation(operation) }
+        match (self.is_closed(), self.is_cut_off()) {
+            (true, _) => closed(operation),
+            (_, true) => unavailable(operation),
+            _ => error.in_operation(operation),
+        }
     }
 }
 
 fn closed(operation: &'static str) -> Error {
     Error::new(coord_api::ErrorKind::Closed, operation, "the store's client is closed")
+}
+
+fn unavailable(operation: &'static str) -> Error {
+    Error::new(coord_api::ErrorKind::Unavailable, operation, "the store's client is cut off from it")
+}
+
+/// What was opened, and has no clock yet.
+#[cfg(feature = "sled")]
+struct Opened {
+    engine: Engine,
+    storage: crate::storage::sled::SledStorage,
+    store_id: String,
+}
+
+#[cfg(feature = "sled")]
+impl Opened {
+    fn into_shared(self) -> Arc<Shared> {
+        let journal = crate::journal::Journal::new(Arc::new(self.storage), self.engine.revision());
+        let version = concat!("coord-memory ", env!("CARGO_PKG_VERSION"), " (sled 0.34)");
+        Shared::new(Home::shared(), self.engine, Some(journal), self.store_id, version)
+    }
+}
+
+#[cfg(feature = "sled")]
+fn open(path: &std::path::Path, patience: crate::storage::sled::Patience) -> Result<Opened> {
+    use crate::storage::sled::{SledStorage, damaged};
+
+    let (storage, contents) = SledStorage::open(path, patience)?;
+    let mut engine = Engine::at(contents.counters.revision, contents.counters.next_lease, crate::shared::WINDOW);
+    contents.leases.into_iter().for_each(|lease| engine.restore_lease(lease));
+    for (key, stored) in contents.keys {
+        if !engine.restore_key(key, stored) {
+            return Err(damaged(path, "its entries do not fit each other"));
+        }
+    }
+    Ok(Opened { engine, storage, store_id: contents.store_id })
 }
 
 #[async_trait]
@@ -261,6 +358,7 @@ impl Store for MemoryStore {
         const OPERATION: &str = "store.watch";
         span.validate(OPERATION)?;
         let client = self.client_ref();
+        let connection = client.connection();
         client.check(OPERATION)?;
         let (armed, seen) = client.shared.write(|state| {
             let head = state.engine.revision();
@@ -272,7 +370,7 @@ impl Store for MemoryStore {
             Ok((after.map_or(head, |after| after.min(head)), watcher))
         });
         // From here on dropping the stream, also by dropping this future, ends the watch.
-        let armed = armed.map(|(armed, watcher)| StoreWatch::new(armed, WatchStream::new(Arc::clone(client), watcher)));
+        let armed = armed.map(|(armed, watcher)| StoreWatch::new(armed, WatchStream::new(Arc::clone(client), connection, watcher)));
         client.seen(OPERATION, seen).await?;
         armed
     }
@@ -328,10 +426,12 @@ impl Store for MemoryStore {
         Ok(StoreStatus { store_id: client.shared.store_id.clone(), version: client.shared.version.to_owned() })
     }
 
-    /// Never fails. The last client of a durable store lets go of its directory.
+    /// Never fails, but for a client that is cut off: that is closed and told `Unavailable`. The last client of a durable store lets go of its directory.
     async fn close(&self) -> Result<()> {
-        self.client_ref().close();
-        Ok(())
+        let client = self.client_ref();
+        let cut_off = !client.is_closed() && client.is_cut_off();
+        client.close();
+        if cut_off { Err(unavailable("store.close")) } else { Ok(()) }
     }
 }
 

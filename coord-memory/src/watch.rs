@@ -17,18 +17,19 @@ const OPERATION: &str = "store.watch";
 #[derive(Debug)]
 pub(crate) struct WatchStream {
     client: Arc<Client>,
+    connection: u64,
     watcher: Arc<Watcher>,
     ended: bool,
 }
 
 impl WatchStream {
-    pub(crate) fn new(client: Arc<Client>, watcher: Arc<Watcher>) -> Self {
-        WatchStream { client, watcher, ended: false }
+    pub(crate) fn new(client: Arc<Client>, connection: u64, watcher: Arc<Watcher>) -> Self {
+        WatchStream { client, connection, watcher, ended: false }
     }
 
     /// What to deliver next; `None` when nothing is pending.
     fn next_event(&self) -> Result<Option<StoreEvent>> {
-        self.client.check(OPERATION)?;
+        self.client.check_stream(OPERATION, self.connection)?;
         let shared = self.client.shared();
         let Some(pending) = self.watcher.pending() else {
             shared.keep_expiring();

@@ -309,6 +309,60 @@ fn killed_at_any_moment_a_store_holds_all_that_it_acknowledged() {
     assert!(acknowledged_writes > 1_000, "{acknowledged_writes}");
 }
 
+/// The bytes of all files in a directory.
+fn bytes_on_disk(path: &Path) -> u64 {
+    let entries = std::fs::read_dir(path).unwrap().flatten();
+    entries
+        .map(|entry| if entry.path().is_dir() { bytes_on_disk(&entry.path()) } else { entry.metadata().map_or(0, |data| data.len()) })
+        .sum()
+}
+
+#[tokio::test]
+async fn space_on_disk_is_bounded_by_what_is_held_however_often_it_is_written() {
+    const MEBIBYTE: u64 = 1024 * 1024;
+    for (size, rounds) in [(140 * 1024, 600), (1024 * 1024, 100), (9 * 1024, 4_000)] {
+        let (_dir, path) = directory();
+        let mut store = MemoryStore::open(&path).unwrap();
+        let mut most = 0;
+        for n in 0..rounds {
+            let value = vec![u8::try_from(n % 251).unwrap(); size];
+            store.txn(Txn::new().then(Op::put("settings", value))).await.unwrap();
+            if n % 50 == 0 {
+                most = most.max(bytes_on_disk(&path));
+            }
+            if n % (rounds / 4) == 0 {
+                store.close().await.unwrap();
+                store = MemoryStore::open(&path).unwrap();
+            }
+        }
+        // 16 MiB of records, and the tree: five times what is held, and 16 MiB for what is moved in it.
+        assert!(most <= 32 * MEBIBYTE + 5 * size as u64, "{size} bytes {rounds} times: {most} on disk");
+        assert_eq!(std::fs::read_dir(path.join("blobs")).unwrap().count(), 0, "sled frees such files late, or never");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn opening_a_directory_that_is_open_blocks_no_thread() {
+    let (_dir, path) = directory();
+    let store = MemoryStore::open(&path).unwrap();
+    let ticks = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counter = std::sync::Arc::clone(&ticks);
+    let ticker = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    });
+    assert_eq!(MemoryStore::open_async(&path).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(ticks.load(std::sync::atomic::Ordering::Relaxed) >= 10, "the runtime's only thread went on");
+    ticker.abort();
+    store.close().await.unwrap();
+    let again = MemoryStore::open_async(&path).await.unwrap();
+    again.close().await.unwrap();
+    let again = MemoryStore::open(&path).unwrap();
+    put(&again, "a", "1").await;
+}
+
 #[test]
 #[ignore = "the child of a_second_process_is_refused"]
 fn child_that_cannot_open() {

@@ -92,7 +92,7 @@ impl Source {
                 if url.path.is_empty() || (url.has_authority && url.path == "/") {
                     return Err(Error::invalid_argument(OPERATION, "`sled:` needs a directory: `sled:///var/lib/shop`"));
                 }
-                Store::Memory(MemoryProvider::open(&url.path)?)
+                Store::Memory(MemoryProvider::open_async(&url.path).await?)
             }
             #[cfg(feature = "etcd")]
             "etcd" | "etcds" => {

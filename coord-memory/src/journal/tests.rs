@@ -55,6 +55,8 @@ impl Storage for Gate {
             None => Ok(()),
         }
     }
+
+    fn let_go(&self) {}
 }
 
 fn store(gate: &Arc<Gate>) -> MemoryStore {

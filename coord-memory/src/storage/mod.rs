@@ -60,6 +60,9 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync {
     ///
     /// The storage is then never written again: it is not known what it holds.
     fn write(&self, write: &Write) -> Result<()>;
+
+    /// Is told when the last client has ended, a moment before the storage is dropped.
+    fn let_go(&self);
 }
 
 /// What a storage held when it was opened.
