@@ -242,19 +242,28 @@ impl Home {
 
     /// Waits until `deadline`. Cancel safe.
     ///
-    /// Where the home is lost, by a fork or because no thread is to be had, it waits for ever: [`ready`](Home::ready) says so before.
+    /// Where a given runtime has ended it does not wait at all; where the home is lost otherwise, by a fork or because no thread is to be had, it waits for ever.
+    /// [`ready`](Home::ready) tells both before.
     pub async fn sleep_until(&self, deadline: Instant) {
-        match self.enter(|| tokio::time::sleep_until(deadline)) {
-            Ok(sleep) => sleep.await,
+        match self.place() {
+            // A timer must not be polled after its runtime has ended, which may be at any moment: so it is a task of that runtime, and ends with it.
+            Ok(Place::Runtime(given)) => {
+                let mut timer = Timer(given.handle.spawn(async move { tokio::time::sleep_until(deadline).await }));
+                let _ = (&mut timer.0).await;
+            }
+            Ok(_) => match self.enter(|| tokio::time::sleep_until(deadline)) {
+                Ok(sleep) => sleep.await,
+                Err(_) => std::future::pending().await,
+            },
             Err(_) => std::future::pending().await,
         }
     }
 
     /// Waits for `duration`. Cancel safe. See [`sleep_until`](Home::sleep_until).
     pub async fn sleep(&self, duration: Duration) {
-        match self.enter(|| tokio::time::sleep(duration)) {
-            Ok(sleep) => sleep.await,
-            Err(_) => std::future::pending().await,
+        match self.now().checked_add(duration) {
+            Some(deadline) => self.sleep_until(deadline).await,
+            None => std::future::pending().await,
         }
     }
 
@@ -295,6 +304,15 @@ impl Home {
     /// Whether the present thread is a home's, where nothing of the user's may run. See [`aside`](crate::aside).
     pub fn is_here() -> bool {
         thread::is_home()
+    }
+}
+
+/// A task that sleeps, for as long as somebody waits for it.
+struct Timer(JoinHandle<()>);
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -246,3 +246,19 @@ fn the_child_of_a_fork_has_no_home() {
     assert!(!home.is_left_behind());
     wait_for(home.spawn(async {}).unwrap());
 }
+
+#[test]
+fn whoever_waits_for_a_timer_of_a_given_runtime_is_let_go_when_that_ends() {
+    let given = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (home, mine) = (Home::runtime(given.handle().clone()), runtime());
+    mine.block_on(home.sleep(Duration::from_millis(1)));
+    let waiting = std::thread::spawn({
+        let home = home.clone();
+        move || runtime().block_on(home.timeout(LONG * 60, std::future::pending::<()>()))
+    });
+    drop(given);
+    assert_eq!(waiting.join().unwrap(), Err(Elapsed), "no panic, and nobody waits for a clock that stands still for ever");
+    mine.block_on(home.sleep(LONG * 60));
+    assert!(matches!(home.ready(), Err(HomeError::Ended)));
+    assert!(home.spawn(async {}).is_err());
+}

@@ -309,7 +309,8 @@ fn a_release_that_is_polled_once_and_left_alone_is_done_all_the_same() {
     let mut unlock = pin!(guard.unlock());
     let mut unregister = pin!(registration.unregister());
     let _in_mine = mine.enter();
-    assert!(!poll_once(unlock.as_mut()) && !poll_once(unregister.as_mut()));
+    // They may be done as soon as that: another thread does them.
+    let _ = (poll_once(unlock.as_mut()), poll_once(unregister.as_mut()));
     mine.block_on(async {
         soon("the second unlock", guard.unlock()).await.unwrap();
         soon("the second unregister", registration.unregister()).await.unwrap();

@@ -155,7 +155,11 @@ impl Session {
         let (id, ttl_s) = (session.lease, session.ttl.as_secs());
         coord_home::event!(DEBUG, lease = %id, ttl_s, "session opened");
         // The task owns the session and ends with it: lost, retired or closed.
-        core.home.spawn(tasks::run(Arc::clone(&session), written.revision)).map_err(|error| homeless("session", error))?;
+        if let Err(error) = core.home.spawn(tasks::run(Arc::clone(&session), written.revision)) {
+            let _ = core.revoke(session.lease).await;
+            core.forget(session.lease);
+            return Err(homeless("session", error));
+        }
         Ok(session)
     }
 

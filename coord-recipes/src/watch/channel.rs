@@ -443,7 +443,7 @@ impl Subscription {
             let mut backoff = Backoff::new();
             loop {
                 match core.run("watch", coord_api::Outcome::NotApplied, channel.snapshot(&core)).await {
-                    Err(error) if !is_permanent(&error) => core.home.sleep(backoff.pause()).await,
+                    Err(error) if !is_permanent(&error) && core.ready("watch").is_ok() => core.home.sleep(backoff.pause()).await,
                     answer => return answer,
                 }
             }

@@ -7,6 +7,7 @@
 use crate::case::Case;
 
 mod config;
+mod elsewhere;
 mod general;
 mod ids;
 mod leased;

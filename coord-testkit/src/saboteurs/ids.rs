@@ -68,6 +68,7 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("never-times-out", "who waits for an id waits for ever", &["r42"], || {
         asks(|options| if let Wait::For(_) = options.wait { options.with_wait(Wait::Forever) } else { options })
     }),
+    Saboteur::new("no-time-no-id", "without time to wait, what is free is not had either", &["r42"], || Sabotage::provider(|| NeedsTime)),
     Saboteur::new("dropped-call-leaks-id", "a call that was dropped keeps its id", &["r42"], || Sabotage::provider(|| Leaks)),
     Saboteur::new("generation-constant", "generations are constant", &["r43"], || {
         edits(EditedHandle { token: Some(|_| FencingToken::new(1)), ..EditedHandle::default() })
@@ -327,6 +328,19 @@ impl BrokenHandle for FreesAll {
         match entry.and_then(|entry| entry.lease) {
             Some(lease) => self.0.store.revoke_lease(lease).await,
             None => Ok(()),
+        }
+    }
+}
+
+/// Gives up at once where there is no time to wait.
+struct NeedsTime;
+
+#[async_trait]
+impl BrokenProvider for NeedsTime {
+    async fn acquire_id(&self, good: &Good, service: &str, options: IdOptions) -> Result<InstanceId> {
+        match options.wait {
+            Wait::For(Duration::ZERO) => Err(Error::new(ErrorKind::Timeout, "allocator.acquire_id", "none was free in time")),
+            _ => good.provider.allocator().acquire_id_with(service, options).await,
         }
     }
 }

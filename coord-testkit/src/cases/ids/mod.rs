@@ -58,6 +58,7 @@ macro_rules! ids_cases {
                 a_call_whose_answer_was_lost_leaks_no_id,
                 random_histories_leak_no_id,
                 random_sequences_answer_as_the_model_does,
+                what_is_free_is_had_however_short_the_wait,
             }
             r43 {
                 no_two_live_handles_share_an_id,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use coord_api::prelude::*;
-use coord_api::{ErrorKind, InstanceId, Outcome, Provider, Result, Wait};
+use coord_api::{ErrorKind, IdOptions, InstanceId, Outcome, Provider, Result, Wait};
 use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -363,4 +363,14 @@ pub(super) async fn to_be_refused_takes_no_longer_than_to_be_served(cx: Fixture)
     }
     assert!(fastest <= slowest + Duration::from_millis(50), "{fastest:?} to be refused, {slowest:?} to be served");
     assert!(held.is_held());
+}
+
+pub(super) async fn what_is_free_is_had_however_short_the_wait(cx: Fixture) {
+    let (provider, other) = (cx.provider().await, cx.provider().await);
+    let at_once = || IdOptions::default().with_range(1..=1).with_ttl(cx.ttl()).with_wait(Wait::For(Duration::ZERO));
+    let id = provider.allocator().acquire_id_with("s", at_once()).await.unwrap();
+    let refused = within(cx.soon(), "the wait is over at once", other.allocator().acquire_id_with("s", at_once())).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Timeout);
+    id.release().await.unwrap();
+    assert!(other.allocator().acquire_id_with("s", at_once()).await.is_ok());
 }

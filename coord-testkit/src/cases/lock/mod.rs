@@ -74,6 +74,7 @@ macro_rules! lock_cases {
                 no_wake_up_is_lost_between_joining_and_watching,
                 no_wake_up_is_lost_over_a_compaction,
                 a_waiter_is_served_after_the_holder_crashed,
+                what_is_free_is_had_however_short_the_wait,
             }
             r29 {
                 an_acquire_dropped_at_any_await_point_leaves_no_lock,
@@ -106,6 +107,7 @@ macro_rules! lock_cases {
                 renewals_come_at_the_latest_every_third_of_the_ttl,
                 a_waiter_is_renewed_too,
                 the_smallest_ttl_is_held_as_well,
+                a_lock_outlives_the_runtime_that_acquired_it,
             }
             r32 {
                 is_held_compares_the_clock_itself,

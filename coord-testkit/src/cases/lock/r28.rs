@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use coord_api::ErrorKind;
 use coord_api::prelude::*;
 use coord_api::store::Span;
 use futures_util::future::join_all;
@@ -241,4 +242,17 @@ pub(super) async fn a_waiter_is_served_after_the_holder_crashed(cx: Fixture) {
     never_within(left.saturating_sub(crashed.elapsed()), "a grant while the holder may work", &mut waiter).await;
     let limit = cx.gone_by(cx.ttl()).saturating_sub(crashed.elapsed()) + ONE_SECOND;
     let _ = within(limit, "the waiter is granted after the holder's lease", waiter).await.unwrap().unwrap();
+}
+
+pub(super) async fn what_is_free_is_had_however_short_the_wait(cx: Fixture) {
+    let (provider, other) = (cx.provider().await, cx.provider().await);
+    let now = Duration::ZERO;
+    // The first one also makes the session of its TTL.
+    let guard = provider.lock().acquire_timeout("k", cx.ttl(), now).await.unwrap();
+    let refused = within(cx.soon(), "the wait is over at once", other.lock().acquire_timeout("k", cx.ttl(), now)).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Timeout);
+    guard.unlock().await.unwrap();
+    let guard = within(cx.soon(), "nobody stands in the way", other.lock().acquire_timeout("k", cx.ttl(), cx.soon())).await.unwrap();
+    guard.unlock().await.unwrap();
+    assert!(provider.lock().acquire_timeout("k", cx.ttl(), now).await.is_ok());
 }

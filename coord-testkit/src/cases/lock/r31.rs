@@ -7,6 +7,7 @@ use coord_api::ErrorKind;
 use coord_api::prelude::*;
 use tokio::time::{Instant, sleep};
 
+use super::super::elsewhere::{elsewhere, runtime};
 use super::super::leased::note_renewals;
 use super::stand_in_line;
 use crate::fixture::Fixture;
@@ -65,4 +66,20 @@ pub(super) async fn the_smallest_ttl_is_held_as_well(cx: Fixture) {
         assert_eq!(other.lock().try_acquire("k", ttl).await.unwrap_err().kind(), ErrorKind::Conflict);
         guard.unlock().await.unwrap();
     }
+}
+
+pub(super) async fn a_lock_outlives_the_runtime_that_acquired_it(cx: Fixture) {
+    let (provider, other) = (cx.provider().await, cx.provider().await);
+    elsewhere(move || {
+        // As a constructor that is not async acquires it: in a runtime for one call. The smallest TTL, for this takes real time on every store.
+        let guard = runtime().block_on(provider.lock().acquire("k", Duration::from_secs(1))).unwrap();
+        std::thread::sleep(guard.ttl() * 2);
+        assert!(guard.is_held(), "nothing renewed it");
+        runtime().block_on(async {
+            let held = other.lock().try_acquire("k", Duration::from_secs(1)).await;
+            assert_eq!(held.unwrap_err().kind(), ErrorKind::Conflict);
+            guard.unlock().await.unwrap();
+        });
+    })
+    .await;
 }

@@ -69,6 +69,7 @@ macro_rules! watch_cases {
                 a_refused_watch_says_so_at_once,
                 closing_ends_every_kind_of_watch,
                 it_outlives_the_provider_value_that_opened_it,
+                it_outlives_the_runtime_that_opened_it,
                 in_random_histories_no_watch_ends_or_stalls,
             }
             r21 {

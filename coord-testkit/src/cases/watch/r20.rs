@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use coord_api::prelude::*;
-use coord_api::{ErrorKind, Revision, WatchStart, WatchState};
+use coord_api::{ConfigEvent, ErrorKind, Revision, WatchStart, WatchState};
 use tokio::time::sleep;
 
+use super::super::elsewhere::{elsewhere, runtime};
 use super::Writer;
 use crate::fixture::Fixture;
 use crate::histories::{Workload, uphold};
@@ -142,4 +143,26 @@ pub(super) async fn it_outlives_the_provider_value_that_opened_it(cx: Fixture) {
 
 pub(super) async fn in_random_histories_no_watch_ends_or_stalls(cx: Fixture) {
     uphold(&cx, "r20::in_random_histories_no_watch_ends_or_stalls", Workload::Config, false, &["r20"]).await;
+}
+
+pub(super) async fn it_outlives_the_runtime_that_opened_it(cx: Fixture) {
+    let provider = cx.provider().await;
+    elsewhere(move || {
+        let (first, second) = (runtime(), runtime());
+        let config = provider.config();
+        // One that only the first one knew, and one that another one watches as well, but after it.
+        let moved = first.block_on(config.watch_raw("moved", WatchStart::Now)).unwrap();
+        let _theirs = first.block_on(config.watch_raw("shared", WatchStart::Now)).unwrap();
+        let ours = second.block_on(config.watch_raw("shared", WatchStart::Now)).unwrap();
+        drop(first);
+        second.block_on(async {
+            for (key, mut watch) in [("moved", moved), ("shared", ours)] {
+                let version = config.set_raw(key, "1".into()).await.unwrap();
+                let event = within(FIVE_SECONDS * 2, "a watch of a runtime that lives goes on", watch.next()).await;
+                let ConfigEvent::Put { entry, .. } = event.expect("it does not end").unwrap() else { panic!("{key} was put") };
+                assert_eq!((entry.key.as_str(), entry.version), (key, version));
+            }
+        });
+    })
+    .await;
 }

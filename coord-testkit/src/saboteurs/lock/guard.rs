@@ -36,6 +36,9 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("renewal-dies-unsaid", "the renewal task dies and the guard still says held", &["r31", "r32"], || {
         Sabotage::client(PretendsToRenew::every_time).and_provider(|| Guards(|_: &Good, _: &LockGuard| UNLESS_RELEASED))
     }),
+    Saboteur::new("dies-with-its-runtime", "a lock is lost with the runtime that acquired it", &["r31"], || {
+        guards(|_, _| DiesWithItsRuntime(tokio::spawn(std::future::pending())))
+    }),
     Saboteur::new("never-lost-while-hanging", "never lost while the server hangs", &["r32"], || guards(LostWhenAnswered::new)),
     Saboteur::new("renewed-late", "only every third renewal is sent", &["r31"], || Sabotage::client(PretendsToRenew::two_of_three)),
     Saboteur::new("held-by-a-flag", "is_held reads what a task has set, not the clock", &["r32"], || guards(|_, guard| ByFlag::new(guard))),
@@ -144,6 +147,19 @@ impl BrokenStore for PretendsToRenew {
             *known
         };
         if asked % self.sent_every == 0 { good.keep_alive(id).await } else { Ok(ttl) }
+    }
+}
+
+/// Is held for as long as a task of the runtime that acquired it lives.
+struct DiesWithItsRuntime(tokio::task::JoinHandle<()>);
+
+impl BrokenHandle for DiesWithItsRuntime {
+    fn state(&self, good: &Arc<Kept>) -> HandleState {
+        if self.0.is_finished() { HandleState::Ended(Loss::Expired) } else { good.state() }
+    }
+
+    fn dropped(&self, _: &Arc<Kept>) {
+        self.0.abort();
     }
 }
 

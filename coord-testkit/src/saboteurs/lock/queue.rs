@@ -59,6 +59,7 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
         Sabotage::provider(|| Detached(false))
     }),
     Saboteur::new("times-out-late", "an acquire times out after twice its time", &["r29"], || Sabotage::provider(|| Waits(2.0))),
+    Saboteur::new("no-time-no-lock", "without time to wait, what is free is not had either", &["r28"], || Sabotage::provider(|| NeedsTime)),
     Saboteur::new("times-out-early", "an acquire times out after half its time", &["r29"], || Sabotage::provider(|| Waits(0.5))),
     Saboteur::new("cancel-needs-runtime", "a pending acquire panics when it is dropped outside of a runtime", &["r29"], || {
         Sabotage::provider(|| NeedsRuntime)
@@ -341,6 +342,19 @@ impl BrokenProvider for Waits {
     async fn acquire(&self, good: &Good, key: &str, options: LockOptions) -> Result<LockGuard> {
         let wait = if let Wait::For(limit) = options.wait { Wait::For(limit.mul_f64(self.0)) } else { options.wait };
         acquire(good, key, options.with_wait(wait)).await
+    }
+}
+
+/// Gives up at once where there is no time to wait.
+struct NeedsTime;
+
+#[async_trait]
+impl BrokenProvider for NeedsTime {
+    async fn acquire(&self, good: &Good, key: &str, options: LockOptions) -> Result<LockGuard> {
+        match options.wait {
+            Wait::For(Duration::ZERO) => Err(Error::new(ErrorKind::Timeout, "lock.acquire", "it was not free in time")),
+            _ => acquire(good, key, options).await,
+        }
     }
 }
 

@@ -54,6 +54,9 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("gives-up", "a watch gives up after a minute", &["r20"], || {
         watches(|watch| ends_when_suspended(watch, Duration::from_secs(60), Some(Error::new(ErrorKind::Unavailable, "watch", "gave up"))))
     }),
+    Saboteur::new("deaf-with-its-runtime", "a watch is fed by the runtime that opened it, and silent when that ends", &["r20"], || {
+        Sabotage::provider(|| FedByItsRuntime)
+    }),
     Saboteur::new("always-live", "a watch always says that it is live", &["r20"], || watches(streamed)),
     Saboteur::new("closed-unsaid", "closing ends a watch and it does not say why", &["r20", "r8"], || {
         watches(|watch| mapped(watch, |item| if is(&item, ErrorKind::Closed) { Vec::new() } else { vec![item] }))
@@ -200,6 +203,29 @@ fn edits(edit: fn(ConfigEvent) -> Vec<ConfigEvent>) -> Sabotage {
 async fn opened(good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
     let config = good.provider.config();
     if prefix { config.watch_prefix_raw(key, start).await } else { config.watch_raw(key, start).await }
+}
+
+/// Has a task of the runtime that opened it read the good watch. Whoever reads it is not told when that is gone.
+struct FedByItsRuntime;
+
+#[async_trait]
+impl BrokenProvider for FedByItsRuntime {
+    async fn watch(&self, good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+        let mut watch = opened(good, key, prefix, start).await?;
+        let (feed, fed) = mpsc::unbounded_channel();
+        let silent = feed.clone();
+        tokio::spawn(async move {
+            while let Some(item) = watch.next().await {
+                let ended = item.is_err();
+                if feed.send(Some(item)).is_err() || ended {
+                    break;
+                }
+            }
+            let _ = feed.send(None);
+        });
+        let items = stream::unfold((fed, silent), |(mut fed, silent)| async move { Some((fed.recv().await??, (fed, silent))) });
+        Ok(streamed(items))
+    }
 }
 
 struct ArmedWhenPolled;
