@@ -15,6 +15,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::backoff::Backoff;
 use crate::core::{Core, homeless};
+use crate::gather::gather;
 use crate::keys;
 use crate::limit::Limit;
 use crate::session::{Holding, Leased, SessionUse, Write};
@@ -167,8 +168,8 @@ impl Pool {
         let mut patient = Vec::new();
         let mut freed: Option<Resuming> = None;
         loop {
-            // Lets the callers of one moment come together in one claim.
-            tokio::task::yield_now().await;
+            // The callers of one moment come together in one claim.
+            gather(CLAIM, || self.waiting.lock().requests.len()).await;
             let Some(requests) = self.take(std::mem::take(&mut patient)) else { return };
             patient = self.round(requests).await;
             if patient.is_empty() {
@@ -230,11 +231,25 @@ impl Pool {
         patient
     }
 
+    /// Lets those join a claim who came while its session was made. Not later: what is free is read for all of them after they have asked (R41).
+    fn admit_late(&self, ttl: Duration, claimants: &mut Vec<Request>) {
+        let mut waiting = self.waiting.lock();
+        let mut room = CLAIM.saturating_sub(claimants.len());
+        let (late, others): (Vec<_>, Vec<_>) = std::mem::take(&mut waiting.requests).into_iter().partition(|request| {
+            let joins = request.ttl == ttl && room > 0;
+            room -= usize::from(joins);
+            joins
+        });
+        waiting.requests = others;
+        claimants.extend(late);
+    }
+
     /// Claims the smallest free ids for as many of the claimants as there are, in their order, and leaves the others in the list (R41).
     ///
     /// One read and one transaction; one transaction more for each conflict with another provider, which has then made progress.
     async fn claim(&self, ttl: Duration, claimants: &mut Vec<Request>) -> Result<()> {
         let session = self.core.sessions.enter(&self.core, "allocator.acquire_id", ttl).await?;
+        self.admit_late(ttl, claimants);
         let ids = Range::prefix(self.directory.clone()).with_keys_only();
         let mut state = self.core.store.range(ids.clone()).await?;
         loop {

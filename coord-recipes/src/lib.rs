@@ -6,6 +6,7 @@ mod config;
 pub mod config_manager;
 mod core;
 mod flight;
+mod gather;
 mod keys;
 pub mod layers;
 mod limit;

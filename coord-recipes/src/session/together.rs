@@ -12,15 +12,13 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::lease::{Doubt, Leased, Session, Write};
+use crate::gather::gather;
 
 /// Writes that one transaction carries at most. Stores may take no more than 128 operations in one.
 const BATCH: usize = 100;
 
 /// Bytes of keys and values that one transaction carries at most, where it carries more than one write. Stores may take no more than 1 MiB.
 const BYTES: usize = 256 << 10;
-
-/// How often the queue is looked at without that more has come, before what there is goes: some microseconds in all.
-const QUIET_LOOKS: u32 = 16;
 
 /// How long writes wait for the batch before them. One that takes longer hangs, and the next batch goes beside it.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -132,7 +130,7 @@ impl Session {
         let mut under_way = FuturesUnordered::new();
         loop {
             if under_way.is_empty() {
-                self.gather().await;
+                gather(BATCH, || self.together.queue.lock().waiting.len()).await;
                 match self.next_batch() {
                     Some(batch) => under_way.push(self.send(batch)),
                     None => self.together.added.notified().await,
@@ -146,20 +144,6 @@ impl Session {
                     under_way.push(self.send(batch));
                 },
             }
-        }
-    }
-
-    /// Lets those who are about to write as well do so, for as long as more of them come: they may come from another thread.
-    async fn gather(&self) {
-        let (mut before, mut quiet) = (0, 0);
-        while quiet < QUIET_LOOKS {
-            let now = self.together.queue.lock().waiting.len();
-            if now == 0 || now >= BATCH {
-                return;
-            }
-            quiet = if now == before { quiet + 1 } else { 0 };
-            before = now;
-            tokio::task::yield_now().await;
         }
     }
 
