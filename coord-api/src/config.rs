@@ -58,10 +58,19 @@ pub enum ConfigEvent<V = Value> {
         /// Whether it is the last change of its revision (R18).
         last: bool,
     },
-    /// A key was written and its record does not decode (R21). The stream goes on.
+    /// A record was written that does not decode, or whose key no call takes (R4, R21). The stream goes on.
     Invalid {
         /// The record, with its bytes.
         record: Invalid,
+        /// Whether it is the last change of its revision (R18).
+        last: bool,
+    },
+    /// What had been left under a key that no call takes was deleted (R21). The key is as in [`Invalid`], and names none that a call takes.
+    InvalidDeleted {
+        /// The key, without a leading `/`; not always UTF-8.
+        key: Bytes,
+        /// The revision of the deletion.
+        version: Version,
         /// Whether it is the last change of its revision (R18).
         last: bool,
     },
@@ -140,7 +149,8 @@ pub trait ConfigCenter: Debug + Send + Sync + 'static {
     /// Lists a directory: one snapshot in byte order (R14). The empty prefix lists everything; one trailing `/` is legal.
     /// `list("a")` never holds `a` itself, nor `ab/…` (R5).
     ///
-    /// A key that is not UTF-8 was left by someone else; it is among [`Snapshot::invalid`].
+    /// What is listed, [`get_raw`](Self::get_raw) and [`delete`](Self::delete) take. A key that is not UTF-8 or breaks R4 was left by someone else; it is among
+    /// [`Snapshot::invalid`].
     ///
     /// # Errors
     ///
@@ -310,6 +320,7 @@ impl<T: DeserializeOwned> TypedWatch<T> {
             },
             ConfigEvent::Delete { key, version, last } => ConfigEvent::Delete { key, version, last },
             ConfigEvent::Invalid { record, last } => ConfigEvent::Invalid { record, last },
+            ConfigEvent::InvalidDeleted { key, version, last } => ConfigEvent::InvalidDeleted { key, version, last },
             ConfigEvent::Resync(snapshot) => ConfigEvent::Resync(decode_snapshot(OPERATION, snapshot)),
         }
     }

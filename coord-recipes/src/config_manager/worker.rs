@@ -102,6 +102,8 @@ impl<T: DeserializeOwned> Worker<T> {
             ConfigEvent::Put { entry, .. } => self.follower.found(entry.value, entry.version),
             ConfigEvent::Delete { .. } => self.follower.absent(),
             ConfigEvent::Invalid { record, .. } => self.unreadable(record),
+            // Of a key that no call takes, so it is not the managed one.
+            ConfigEvent::InvalidDeleted { .. } => {}
             ConfigEvent::Resync(snapshot) => {
                 let key = &self.cell.key;
                 let entry = snapshot.items.into_iter().find(|entry| entry.key == *key);

@@ -73,6 +73,7 @@ macro_rules! config_cases {
                 ten_thousand_keys_are_one_snapshot,
                 two_hundred_large_values_are_complete,
                 a_key_that_is_not_utf_8_is_kept_apart,
+                what_is_listed_every_call_takes,
                 in_random_histories_a_list_is_one_snapshot,
                 random_sequences_answer_as_the_model_does,
             }

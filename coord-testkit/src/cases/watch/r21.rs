@@ -189,13 +189,91 @@ pub(super) async fn a_key_that_is_not_utf_8_harms_no_other(cx: Fixture) {
         assert_eq!((a.key.as_str(), b.key.as_str()), ("d/a", "d/b"));
         assert!(foreign.ends_with(&record.key) && record.key.ends_with(bad::GARBAGE));
         assert_eq!((record.value.as_bytes(), record.version, record.error.kind()), (bad::GARBAGE, version, ErrorKind::Codec));
-        // However the deletion of such a key is told, what follows arrives.
-        loop {
-            if let [ConfigEvent::Put { entry, .. }] = changes(&cx, &mut watch, 1).await?.as_slice() {
-                assert_eq!(entry.version, last);
-                return Some(());
+        let told = changes(&cx, &mut watch, 2).await?;
+        let [ConfigEvent::InvalidDeleted { key, version: gone, last: true }, ConfigEvent::Put { entry, .. }] = told.as_slice() else {
+            panic!("wanted the deletion, put: {told:?}")
+        };
+        assert_eq!((key, entry.version), (&record.key, last));
+        assert!(*gone > version && *gone < last, "the revision of the deletion");
+        Some(())
+    })
+    .await;
+}
+
+pub(super) async fn a_deletion_names_no_key_but_the_one_that_was_deleted(cx: Fixture) {
+    without_resync(async || {
+        let (watcher, mut writer) = (cx.provider().await, Writer::new(&cx).await);
+        let mut watch = watcher.config().watch_prefix_raw("", WatchStart::Now).await.unwrap();
+        // Beside each foreign key the ones that it might be taken for.
+        let like = |key: &[u8]| {
+            let text = String::from_utf8_lossy(key);
+            let tidy = text.split('/').filter(|segment| !segment.is_empty()).collect::<Vec<_>>().join("/");
+            [text.into_owned(), tidy].map(|name| name.trim_matches('/').chars().filter(|c| !c.is_control()).take(100).collect::<String>())
+        };
+        let config = writer.provider.config().clone();
+        for key in bad::foreign_keys() {
+            for good in like(&key) {
+                // Some of them are no keys either.
+                let _ = config.set_raw(&good, Value::from("mine")).await;
             }
         }
+        let mine = config.list_raw("").await.unwrap().items;
+        assert!(mine.iter().any(|entry| entry.key == "a") && mine.iter().any(|entry| entry.key.contains('\u{fffd}')), "{mine:?}");
+        for key in bad::foreign_keys() {
+            let stored = [layout::CONFIG.as_bytes(), &key].concat();
+            writer.store.txn(Txn::new().then(Op::put(stored.clone(), "foreign"))).await.unwrap();
+            writer.store.txn(Txn::new().then(Op::delete(stored))).await.unwrap();
+        }
+        let last = writer.put("end", "1").await;
+        let mut gone = Vec::new();
+        loop {
+            match changes(&cx, &mut watch, 1).await?.remove(0) {
+                ConfigEvent::Delete { key, .. } => panic!("{key:?} was not deleted"),
+                ConfigEvent::InvalidDeleted { key, .. } => gone.push(key.to_vec()),
+                ConfigEvent::Put { entry, .. } if entry.version == last => break,
+                _ => {}
+            }
+        }
+        assert_eq!(gone, bad::foreign_keys());
+        for entry in config.list_raw("").await.unwrap().items {
+            config.delete(&entry.key).await.unwrap();
+        }
+        Some(())
+    })
+    .await;
+}
+
+pub(super) async fn what_no_call_takes_is_apart_in_a_snapshot_and_a_stream(cx: Fixture) {
+    without_resync(async || {
+        let mut writer = Writer::new(&cx).await;
+        writer.put("d/a", "1").await;
+        let left = [&b"d/"[..], b"d//a", b"d/a/", b"d/./a", b"d/a\n"];
+        let stored = |key: &[u8]| [layout::CONFIG.as_bytes(), key].concat();
+        for key in left {
+            writer.store.txn(Txn::new().then(Op::put(stored(key), "first"))).await.unwrap();
+        }
+        let watcher = cx.provider().await;
+        let mut watch = watcher.config().watch_prefix_raw("d", WatchStart::Snapshot).await.unwrap();
+        let Some(Ok(ConfigEvent::Resync(snapshot))) = within(cx.soon(), "the snapshot comes", watch.next()).await else {
+            panic!("not a snapshot")
+        };
+        assert!(snapshot.items.iter().map(|entry| entry.key.as_str()).eq(["d/a"]));
+        let mut apart: Vec<&[u8]> = snapshot.invalid.iter().map(|record| record.key.as_ref()).collect();
+        let mut sorted = left.to_vec();
+        apart.sort_unstable();
+        sorted.sort_unstable();
+        assert_eq!(apart, sorted);
+        for key in left {
+            let version = writer.store.txn(Txn::new().then(Op::put(stored(key), "second"))).await.unwrap().revision;
+            let told = changes(&cx, &mut watch, 1).await?;
+            let [ConfigEvent::Invalid { record, last: true }] = told.as_slice() else { panic!("wanted invalid: {told:?}") };
+            assert_eq!((record.key.as_ref(), record.version, record.error.kind()), (key, version, ErrorKind::Codec));
+            let version = writer.store.txn(Txn::new().then(Op::delete(stored(key)))).await.unwrap().revision;
+            let gone = ConfigEvent::InvalidDeleted { key: key.to_vec().into(), version, last: true };
+            assert_eq!(changes(&cx, &mut watch, 1).await?, [gone]);
+        }
+        writer.delete("d/a").await;
+        Some(())
     })
     .await;
 }
