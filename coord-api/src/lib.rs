@@ -5,6 +5,7 @@ pub mod config;
 pub mod error;
 pub mod guide;
 pub mod handle;
+pub mod json;
 pub mod key;
 pub mod limitations;
 pub mod lock;

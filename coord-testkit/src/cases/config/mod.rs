@@ -85,6 +85,8 @@ macro_rules! config_cases {
                 underneath_is_json,
                 the_wrong_type_is_codec_and_the_data_is_untouched,
                 what_json_cannot_say_is_codec_before_any_io,
+                what_is_at_the_edge_of_json_comes_back,
+                a_byte_order_mark_is_skipped,
                 a_list_keeps_apart_what_is_of_another_type,
                 a_typed_compare_and_set_obeys_versions,
             }
