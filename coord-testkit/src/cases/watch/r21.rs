@@ -210,7 +210,7 @@ pub(super) async fn a_deletion_names_no_key_but_the_one_that_was_deleted(cx: Fix
             let tidy = text.split('/').filter(|segment| !segment.is_empty()).collect::<Vec<_>>().join("/");
             [text.into_owned(), tidy].map(|name| name.trim_matches('/').chars().filter(|c| !c.is_control()).take(100).collect::<String>())
         };
-        let config = writer.provider.config().clone();
+        let config = std::sync::Arc::clone(writer.provider.config());
         for key in bad::foreign_keys() {
             for good in like(&key) {
                 // Some of them are no keys either.
