@@ -1,6 +1,7 @@
 //! Waiting for changes of a managed value.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,9 +16,14 @@ fn builder(provider: &MemoryProvider) -> ConfigManagerBuilder<u32> {
     ConfigManager::builder(Arc::clone(provider.config()), "gateway", "rate").env("test")
 }
 
-/// The next change, which must come.
+/// What must come.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), future).await.expect("it comes soon")
+}
+
+/// The next change, or the end.
 async fn next(changes: &mut ConfigChanges) -> Option<ConfigSource> {
-    tokio::time::timeout(Duration::from_secs(10), changes.changed()).await.expect("a change, or the end")
+    soon(changes.changed()).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -72,7 +78,7 @@ async fn changed_tells_the_next_change_from_the_call_on() {
     manager.start().await;
     let changed = manager.changed();
     let version = provider.config().set(KEY, &2).await.unwrap();
-    assert_eq!(changed.await, Some(ConfigSource::Loaded(version)));
+    assert_eq!(soon(changed).await, Some(ConfigSource::Loaded(version)));
     let (changed, ()) = tokio::join!(manager.changed(), async {
         tokio::task::yield_now().await;
         provider.config().set(KEY, &3).await.unwrap();
@@ -81,7 +87,7 @@ async fn changed_tells_the_next_change_from_the_call_on() {
     assert_eq!(*manager.current(), 3);
     let waiting = manager.changed();
     drop(manager);
-    assert_eq!(waiting.await, None);
+    assert_eq!(soon(waiting).await, None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,7 +105,7 @@ async fn it_ends_with_the_manager_however_that_ends() {
     });
     tokio::task::yield_now().await;
     manager.stop().await;
-    assert_eq!(waiting.await.unwrap(), None, "stopped");
+    assert_eq!(soon(waiting).await.unwrap(), None, "stopped");
     assert_eq!(changes.changed().now_or_never(), Some(None), "and stays so");
     // What changed while it was stopped is told after the next start.
     provider.config().set(KEY, &2).await.unwrap();
@@ -123,7 +129,7 @@ async fn it_ends_with_the_manager_however_that_ends() {
         tokio::task::yield_now().await;
     }
     provider.close().await.unwrap();
-    assert_eq!(collected.await.unwrap(), [ConfigSource::Loaded(version)], "closed");
+    assert_eq!(soon(collected).await.unwrap(), [ConfigSource::Loaded(version)], "closed");
 }
 
 #[test]
@@ -205,7 +211,7 @@ fn at_once_from_many_threads_no_change_and_no_end_is_missed() {
             })
             .collect();
         for task in stopping.into_iter().chain(waiters) {
-            task.await.unwrap();
+            soon(task).await.unwrap();
         }
     });
 }

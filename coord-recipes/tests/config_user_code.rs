@@ -12,11 +12,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::prelude::*;
+use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
 use coord_api::watch::WatchStream;
-use coord_api::{ConfigEntry, ConfigEvent, ErrorKind, Result, Snapshot, Value, Version, Versioned, Watch, WatchStart, WatchState};
-use coord_memory::MemoryProvider;
+use coord_api::{
+    ConfigEntry, ConfigEvent, ErrorKind, LeaseId, Result, Revision, Snapshot, Value, Version, Versioned, Watch, WatchStart, WatchState,
+};
+use coord_memory::{MemoryProvider, MemoryStore};
 use coord_recipes::config_manager::{ConfigManager, ConfigManagerBuilder, ConfigStatus, DeletePolicy, FaultStage};
-use futures_util::Stream;
+use coord_recipes::{ProviderOptions, StoreProvider};
+use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Deserializer};
 use tokio::time::Instant;
 
@@ -297,6 +301,76 @@ impl ConfigCenter for Shaky {
 
     async fn watch_prefix_raw(&self, prefix: &str, start: WatchStart) -> Result<Watch<ConfigEvent>> {
         self.good.watch_prefix_raw(prefix, start).await
+    }
+}
+
+/// A layer over a store that panics so many more times: when it is asked to read or to watch, and while its watch is followed.
+#[derive(Debug)]
+struct ShakyLayer {
+    store: MemoryStore,
+    left: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Store for ShakyLayer {
+    async fn range(&self, range: Range) -> Result<RangeReply> {
+        panics(&self.left);
+        self.store.range(range).await
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnReply> {
+        self.store.txn(txn).await
+    }
+
+    async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
+        panics(&self.left);
+        let (watch, left) = (self.store.watch(span, after).await?, Arc::clone(&self.left));
+        Ok(StoreWatch::new(watch.armed(), watch.inspect(move |_| panics(&left))))
+    }
+
+    async fn grant_lease(&self, ttl: Duration) -> Result<Lease> {
+        self.store.grant_lease(ttl).await
+    }
+
+    async fn keep_alive(&self, id: LeaseId) -> Result<Duration> {
+        self.store.keep_alive(id).await
+    }
+
+    async fn lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
+        self.store.lease(id).await
+    }
+
+    async fn revoke_lease(&self, id: LeaseId) -> Result<()> {
+        self.store.revoke_lease(id).await
+    }
+
+    async fn status(&self) -> Result<StoreStatus> {
+        self.store.status().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.store.close().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_that_panics_under_the_config_centre_ends_nothing() {
+    for times in 1..6 {
+        let (store, left) = (MemoryStore::new(), Arc::new(AtomicUsize::new(times)));
+        let layer = ShakyLayer { store: store.client(), left: Arc::clone(&left) };
+        let provider = StoreProvider::new(Arc::new(layer), ProviderOptions::default());
+        let config = Arc::clone(MemoryProvider::over(store.client()).config());
+        config.set(KEY, &1).await.unwrap();
+        let manager = builder(provider.config()).build().unwrap();
+        manager.start().await;
+        until("loaded", || manager.current().0 == 1).await;
+        for rate in 2..5 {
+            left.store(times, Ordering::SeqCst);
+            config.set(KEY, &rate).await.unwrap();
+            until("followed", || manager.current().0 == rate && left.load(Ordering::SeqCst) == 0).await;
+            until("live again", || manager.status().watch == Some(WatchState::Live)).await;
+        }
+        manager.stop().await;
     }
 }
 
