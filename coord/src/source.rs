@@ -106,16 +106,14 @@ impl Source {
         let store = match url.scheme {
             #[cfg(feature = "memory")]
             Scheme::Memory => {
-                url.allow(&PARAMETERS)?;
-                Store::Memory(MemoryStore::new())
+                let store = MemoryStore::new();
+                check_local(&url, &store)?;
+                Store::Memory(store)
             }
             #[cfg(feature = "sled")]
             Scheme::Sled => {
-                url.allow(&PARAMETERS)?;
-                if let Some(namespace) = url.namespace()? {
-                    // Refused before a directory is made.
-                    Namespace::new(MemoryStore::new(), namespace).map_err(|error| error.in_operation(OPERATION))?;
-                }
+                // Before a directory is made.
+                check_local(&url, &MemoryStore::new())?;
                 Store::Memory(MemoryStore::open_async(&url.path).await?)
             }
             #[cfg(feature = "etcd")]
@@ -172,6 +170,16 @@ impl Source {
 /// What a store of this process knows.
 #[cfg(feature = "memory")]
 const PARAMETERS: [&str; 2] = ["name", "namespace"];
+
+/// Refuses what a store of this process cannot have. `any` store tells what a namespace may be.
+#[cfg(feature = "memory")]
+fn check_local(url: &Url, any: &MemoryStore) -> Result<()> {
+    url.allow(&PARAMETERS)?;
+    match url.namespace()? {
+        Some(namespace) => Namespace::new(any.client(), namespace).map(drop).map_err(|error| error.in_operation(OPERATION)),
+        None => Ok(()),
+    }
+}
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
