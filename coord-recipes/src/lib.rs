@@ -15,6 +15,7 @@ mod provider;
 mod registry;
 mod session;
 mod sweep;
+mod telemetry;
 mod watch;
 
 pub use coord_home::Home;

@@ -112,11 +112,11 @@ enum Next {
 }
 
 impl Keeper {
-    pub(super) fn start(core: Arc<Core>, key: Bytes) -> Result<Mailbox> {
+    pub(super) fn start(core: Arc<Core>, key: Bytes, name: String) -> Result<Mailbox> {
         let (orders, mailbox) = mpsc::unbounded_channel();
         let status = Arc::new(Mutex::new(Status::default()));
         let keeper = Keeper {
-            entry: RegisteredEntry::new(Arc::clone(&core), key),
+            entry: RegisteredEntry::new(Arc::clone(&core), key, name),
             core,
             mailbox,
             orders: orders.downgrade(),
@@ -214,7 +214,7 @@ impl Keeper {
                     }
                     None => {}
                 }
-                self.entry.disown(Loss::Superseded);
+                self.entry.superseded();
                 self.end(Loss::Superseded)
             }
             Event::Failed(error) => self.on_failure(error).await,
@@ -299,6 +299,9 @@ impl Drop for Keeper {
     /// Also when the task ends by accident, with the runtime that it runs on or by a panic of the store: then nothing keeps the entry any more. Its holding
     /// is dropped with it, and so released by the session.
     fn drop(&mut self) {
+        if self.owner.is_some() && !self.core.is_closed() {
+            self.entry.deserted();
+        }
         self.end(Loss::Expired);
     }
 }
