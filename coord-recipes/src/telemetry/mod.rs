@@ -1,4 +1,4 @@
-//! What an operator hears without asking: outages, losses and resyncs at WARN, and the metrics above the store. [The page](crate::operations) lists all of it.
+//! What an operator hears without asking: outages, losses and resyncs at WARN, and the metrics above the store. The page *Operations* of coordkit lists all of it.
 
 mod reach;
 mod reached;
