@@ -5,6 +5,7 @@ compile_error!("coordkit needs a store: switch on one of its features `memory`, 
 
 #[cfg(feature = "etcd")]
 mod etcd_url;
+pub mod operations;
 mod source;
 mod url;
 
