@@ -13,6 +13,10 @@
 //!   [`meter`] sums up what is to be counted until the recorder takes it.
 //! - **After a fork** the child has no home ([`HomeError::Forked`]): it holds nothing, and sends nothing on its parent's connections.
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod aside;
 mod clock;
 mod fork;
