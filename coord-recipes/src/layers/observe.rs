@@ -1,6 +1,5 @@
 //! Spans and metrics for every request to a store, at next to no cost while nobody listens.
 
-use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -13,9 +12,11 @@ use coord_api::{Error, LeaseId, Outcome, Result, Revision};
 use coord_home::{Home, aside, meter};
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
-use metrics::{Counter, Histogram, IntoF64};
+use metrics::{Counter, Histogram};
 use tokio::time::Instant;
 use tracing::Instrument;
+
+use crate::telemetry::Listener;
 
 const REQUESTS: &str = "coord_store_requests_total";
 const SECONDS: &str = "coord_store_request_duration_seconds";
@@ -233,25 +234,6 @@ impl Meters {
             status: meter("status"),
             close: meter("close"),
         }
-    }
-}
-
-/// Finds out whether a metric goes anywhere: a handle that goes nowhere does not ask for its number. Adding zero, or recording anything no
-/// times, leaves no trace.
-struct Listener<'a>(&'a Cell<bool>);
-
-impl Listener<'_> {
-    fn hears(say: impl FnOnce(Listener<'_>)) -> bool {
-        let heard = Cell::new(false);
-        say(Listener(&heard));
-        heard.get()
-    }
-}
-
-impl IntoF64 for Listener<'_> {
-    fn into_f64(self) -> f64 {
-        self.0.set(true);
-        0.0
     }
 }
 

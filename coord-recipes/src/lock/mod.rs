@@ -18,7 +18,7 @@ use crate::core::Core;
 use crate::keys;
 use crate::limit::Limit;
 use crate::session::{Holding, Leased, Write};
-use crate::telemetry::{Contract, Subject, lock_waited};
+use crate::telemetry::{Contract, Subject};
 use queue::{Queues, Turn};
 
 const ACQUIRE: &str = "lock.acquire";
@@ -224,16 +224,15 @@ impl DistributedLock for Locks {
     async fn acquire_with(&self, key: &str, options: LockOptions) -> Result<LockGuard> {
         let lock = Lock { name: key, queue: keys::lock_queue(key::check(ACQUIRE, key)?) };
         round_ttl(ACQUIRE, options.ttl)?;
-        let home = &self.core.home;
-        let began = home.now();
+        let began = self.core.telemetry.begin();
         // Boxed, because a future that is handed on is stored twice.
         let acquire: BoxFuture<'_, _> = match options.wait {
             Wait::Never => Box::pin(self.try_acquire(&lock, options.ttl)),
-            wait => Box::pin(self.acquire(&lock, options.ttl, Limit::of(home, wait))),
+            wait => Box::pin(self.acquire(&lock, options.ttl, Limit::of(&self.core.home, wait))),
         };
         let holding = self.core.run_on(ACQUIRE, key, Outcome::NotApplied, acquire).await?;
         holding.held();
-        lock_waited(home.now().saturating_duration_since(began));
+        self.core.telemetry.lock_acquired(began);
         Ok(LockGuard::new(key, holding))
     }
 }

@@ -116,7 +116,7 @@ impl Holding {
     /// It is its user's from now on.
     pub(crate) fn held(&self) {
         if let Some(subject) = self.shared.loss.subject() {
-            subject.held(self.session().session().now());
+            subject.held(self.session().session().core.telemetry.begin());
         }
     }
 

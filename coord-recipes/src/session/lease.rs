@@ -235,7 +235,7 @@ impl Session {
     pub(super) fn end(&self, cell: &LossCell, loss: Loss) -> bool {
         let first = cell.set(loss);
         if let (true, Some(subject)) = (first, cell.subject()) {
-            subject.ended(self.now());
+            self.core.telemetry.ended(subject);
         }
         first
     }

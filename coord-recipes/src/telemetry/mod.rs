@@ -1,5 +1,6 @@
 //! What an operator hears without asking: outages, losses and resyncs at WARN, and the metrics above the store. The page *Operations* of coordkit lists all of it.
 
+mod listener;
 mod reach;
 mod reached;
 
@@ -10,10 +11,12 @@ use std::time::Duration;
 
 use coord_api::store::Span;
 use coord_api::{Error, ErrorKind, Loss};
-use coord_home::{Home, meter};
+use coord_home::{Home, aside, meter};
+use metrics::{Histogram, histogram};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+pub(crate) use listener::Listener;
 use reach::{News, Reach};
 pub(crate) use reached::Reached;
 
@@ -44,12 +47,42 @@ pub(crate) struct Telemetry {
     reach: Mutex<Reach>,
     /// Whether the last request failed: an answer is then news.
     failing: AtomicBool,
+    lock_wait: Histogram,
+    lock_held: Histogram,
+    /// Whether anybody records the two: if not, no clock is read for them.
+    timed: bool,
 }
 
 impl Telemetry {
     pub(crate) fn new(provider: String, home: Home) -> Self {
         describe();
-        Telemetry { provider, home, reach: Mutex::default(), failing: AtomicBool::new(false) }
+        let (lock_wait, lock_held) = (histogram!(LOCK_WAIT), histogram!(LOCK_HELD));
+        let timed = Listener::hears(|listener| lock_wait.record_many(listener, 0));
+        Telemetry { provider, home, reach: Mutex::default(), failing: AtomicBool::new(false), lock_wait, lock_held, timed }
+    }
+
+    /// When something begins that is timed; `None` while nobody listens.
+    pub(crate) fn begin(&self) -> Option<Instant> {
+        self.timed.then(|| self.home.now())
+    }
+
+    /// A lock was acquired, after a wait that began then.
+    pub(crate) fn lock_acquired(&self, began: Option<Instant>) {
+        self.record(&self.lock_wait, began);
+    }
+
+    /// A handle ends.
+    pub(crate) fn ended(&self, subject: &Subject) {
+        if subject.contract == Contract::Lock {
+            self.record(&self.lock_held, subject.held.get().copied().flatten());
+        }
+    }
+
+    fn record(&self, histogram: &Histogram, since: Option<Instant>) {
+        if let Some(since) = since {
+            let (histogram, took) = (histogram.clone(), self.home.now().saturating_duration_since(since));
+            aside(move || histogram.record(took));
+        }
     }
 
     /// A request to the store was answered, or was not.
@@ -200,30 +233,23 @@ impl Contract {
 pub(crate) struct Subject {
     pub(crate) contract: Contract,
     pub(crate) name: String,
-    /// Since when it is held. A place in a queue is not held yet, and its loss is nobody's trouble.
-    held_since: OnceLock<Instant>,
+    /// Set when it is held, and to since when, if that is timed. A place in a queue is not held yet, and its loss is nobody's trouble.
+    held: OnceLock<Option<Instant>>,
 }
 
 impl Subject {
     pub(crate) fn new(contract: Contract, name: impl Into<String>) -> Self {
-        Subject { contract, name: name.into(), held_since: OnceLock::new() }
+        Subject { contract, name: name.into(), held: OnceLock::new() }
     }
 
     /// From now on it is held.
-    pub(crate) fn held(&self, now: Instant) {
-        let _ = self.held_since.set(now);
+    pub(crate) fn held(&self, since: Option<Instant>) {
+        let _ = self.held.set(since);
     }
 
     /// Whether it was ever held.
     pub(crate) fn was_held(&self) -> bool {
-        self.held_since.get().is_some()
-    }
-
-    /// It ends.
-    pub(crate) fn ended(&self, now: Instant) {
-        if let (Contract::Lock, Some(since)) = (self.contract, self.held_since.get()) {
-            meter::sample(LOCK_HELD, &[], now.saturating_duration_since(*since).as_secs_f64());
-        }
+        self.held.get().is_some()
     }
 }
 
@@ -240,11 +266,6 @@ impl LastRenewal {
     fn error(&self) -> String {
         self.failure.clone().map_or_else(|| "none".to_owned(), |error| Chain(error).to_string())
     }
-}
-
-/// Somebody waited so long for a lock, and has it.
-pub(crate) fn lock_waited(waited: Duration) {
-    meter::sample(LOCK_WAIT, &[], waited.as_secs_f64());
 }
 
 /// Counts something that is in one of several states, for as long as it lives.
