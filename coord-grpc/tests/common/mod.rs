@@ -341,7 +341,24 @@ pub(crate) struct Network {
     /// Connections with a number below this one are dead.
     swallow_below: tokio::sync::watch::Sender<u64>,
     connections: Arc<AtomicU64>,
+    open: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// One of what is counted, for as long as it is held.
+struct Counted(Arc<AtomicU64>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicU64>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Counted(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Network {
@@ -350,13 +367,16 @@ impl Network {
         let endpoint = listener.local_addr().unwrap().to_string().parse().unwrap();
         let (swallow_below, swallowing) = tokio::sync::watch::channel(0);
         let connections = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&connections);
+        let (counted, present) = (Arc::clone(&connections), Arc::<AtomicU64>::default());
+        let counting = Arc::clone(&present);
         let task = tokio::spawn(async move {
             let mut open = tokio::task::JoinSet::new();
             while let Ok((mut ours, _)) = listener.accept().await {
                 let number = counted.fetch_add(1, Ordering::SeqCst);
                 let mut swallowing = swallowing.clone();
+                let counted = Counted::new(&counting);
                 open.spawn(async move {
+                    let _counted = counted;
                     let mut theirs = TcpStream::connect(server).await.unwrap();
                     let swallowed = async { swallowing.wait_for(|below| number < *below).await.is_ok() };
                     let dead = tokio::select! {
@@ -370,7 +390,17 @@ impl Network {
                 });
             }
         });
-        Network { endpoint, swallow_below, connections, task }
+        Network { endpoint, swallow_below, connections, open: present, task }
+    }
+
+    /// How many connections are open.
+    pub(crate) fn open(&self) -> u64 {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// How many connections were made.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// Swallows what is sent over the present connections; new ones work.

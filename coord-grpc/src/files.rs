@@ -1,0 +1,68 @@
+//! What to do when the process may open no more files.
+
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use coord_api::Error;
+use parking_lot::Mutex;
+
+use crate::connection::root;
+use crate::pool::Pool;
+
+/// The codes for "too many open files", in this process and in the system. They are the same on every Unix; std has no name for them.
+const OUT_OF_FILES: &[i32] = if cfg!(windows) { &[10_024] } else { &[24, 23] };
+
+/// What channels give back has to take effect before they give back more.
+const ONCE_IN: Duration = Duration::from_secs(1);
+
+/// The channels of this process, and when they gave back connections the last time.
+static CHANNELS: Mutex<(Vec<Weak<Pool>>, Option<Instant>)> = Mutex::new((Vec::new(), None));
+
+/// Whether something failed because no file was to be had.
+pub(crate) fn is_out_of_files(error: &Error) -> bool {
+    let cause = root(error).downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+    cause.is_some_and(|code| OUT_OF_FILES.contains(&code))
+}
+
+/// Remembers a channel, so that it gives back connections when others have none.
+pub(crate) fn enrol(pool: Weak<Pool>) {
+    let mut channels = CHANNELS.lock();
+    channels.0.retain(|known| known.strong_count() > 0);
+    channels.0.push(pool);
+}
+
+/// No file was to be had: all channels of the process give back a part of their connections, and try no others for a while.
+pub(crate) fn give_back() {
+    let channels: Vec<_> = {
+        let mut channels = CHANNELS.lock();
+        let now = Instant::now();
+        if channels.1.is_some_and(|last| now.duration_since(last) < ONCE_IN) {
+            return;
+        }
+        channels.1 = Some(now);
+        channels.0.iter().filter_map(Weak::upgrade).filter(|pool| !pool.home.is_left_behind()).collect()
+    };
+    let given: usize = channels.iter().map(|pool| pool.give_back()).sum();
+    coord_home::event!(WARN, given, "the process may open no more files; channels gave back connections");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use coord_api::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn the_cause_is_found_below_other_errors() {
+        let caused = |cause: io::Error| Error::new(ErrorKind::Unavailable, "t", "x").with_source(cause);
+        let full = io::Error::from_raw_os_error(OUT_OF_FILES[0]);
+        assert!(is_out_of_files(&caused(full)));
+        assert!(is_out_of_files(
+            &Error::new(ErrorKind::Unavailable, "t", "y").with_source(caused(io::Error::from_raw_os_error(OUT_OF_FILES[0])))
+        ));
+        assert!(!is_out_of_files(&caused(io::ErrorKind::ConnectionRefused.into())));
+        assert!(!is_out_of_files(&Error::new(ErrorKind::Unavailable, "t", "x")));
+    }
+}
