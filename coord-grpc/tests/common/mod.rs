@@ -346,10 +346,10 @@ pub(crate) struct Network {
 }
 
 /// One of what is counted, for as long as it is held.
-struct Counted(Arc<AtomicU64>);
+pub(crate) struct Counted(Arc<AtomicU64>);
 
 impl Counted {
-    fn new(count: &Arc<AtomicU64>) -> Self {
+    pub(crate) fn new(count: &Arc<AtomicU64>) -> Self {
         count.fetch_add(1, Ordering::SeqCst);
         Counted(Arc::clone(count))
     }
