@@ -24,6 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::body::Body;
 
 use crate::endpoint::Endpoint;
+use crate::files::{Files, Taken};
 use crate::options::ChannelOptions;
 use crate::wire::{Line, Wire};
 
@@ -48,6 +49,7 @@ mod trust {
 pub(crate) struct Manner<'a> {
     pub(crate) options: &'a ChannelOptions,
     pub(crate) home: &'a Home,
+    pub(crate) files: &'a Files,
     /// Whether the connection has to prove itself by a call.
     pub(crate) on_trial: bool,
     /// How long it may be silent before it is asked for a sign of life.
@@ -89,17 +91,25 @@ impl Connection {
     ///
     /// `Unavailable`; the cause says why.
     pub(crate) async fn open(address: SocketAddr, endpoint: &Endpoint, manner: Manner<'_>) -> Result<Self> {
+        let file = manner.files.take();
         let tcp = TcpStream::connect(address).await.map_err(|error| unavailable("not connected", error))?;
         tcp.set_nodelay(true).map_err(|error| unavailable("not connected", error))?;
+        watch_over(&tcp);
         #[cfg(feature = "tls")]
         if let Some(tls) = manner.options.tls() {
             let stream = tls.connect(endpoint.host(), tcp).await.map_err(|error| unavailable("no TLS", error))?;
-            return Connection::over(stream, Scheme::HTTPS, address, endpoint, manner).await;
+            return Connection::over((stream, file), Scheme::HTTPS, address, endpoint, manner).await;
         }
-        Connection::over(tcp, Scheme::HTTP, address, endpoint, manner).await
+        Connection::over((tcp, file), Scheme::HTTP, address, endpoint, manner).await
     }
 
-    async fn over<S>(stream: S, scheme: Scheme, address: SocketAddr, endpoint: &Endpoint, manner: Manner<'_>) -> Result<Self>
+    async fn over<S>(
+        (stream, file): (S, Taken),
+        scheme: Scheme,
+        address: SocketAddr,
+        endpoint: &Endpoint,
+        manner: Manner<'_>,
+    ) -> Result<Self>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -115,7 +125,7 @@ impl Connection {
             .keep_alive_interval(manner.ping_after)
             .keep_alive_timeout(keep_alive.timeout)
             .keep_alive_while_idle(keep_alive.while_idle)
-            .handshake(TokioIo::new(Wire::new(stream, line.clone())))
+            .handshake(TokioIo::new(Wire::new(stream, line.clone(), file)))
             .await
             .map_err(|error| unavailable("no HTTP/2", error))?;
         let ended = CancellationToken::new();
@@ -297,6 +307,24 @@ pub(crate) fn root<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn
     error
 }
 
+/// Has the kernel look whether a connection leads anywhere: after so long without a word, …
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+
+/// … then so often, …
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// … until nothing was heard of the other side for so long, or what was sent was not confirmed for so long.
+const GIVE_UP: Duration = Duration::from_secs(60);
+
+/// Asks the kernel to find a host that is gone. Servers do not see its probes, so that they cannot be too many for them; but a process that is paused is not found so.
+fn watch_over(tcp: &TcpStream) {
+    let socket = socket2::SockRef::from(tcp);
+    // Where the system cannot do it, HTTP/2 finds out later.
+    let _ = socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL));
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket.set_tcp_user_timeout(Some(GIVE_UP));
+}
+
 /// Whether the server has said goodbye because of too much of something: with `too_many_pings` gRPC servers end connections that ask for signs of life too often.
 fn was_too_much(error: &hyper::Error) -> bool {
     let h2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
@@ -339,5 +367,22 @@ where
         if self.0.get().is_none() {
             let _ = self.0.set(task.abort_handle());
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_watches_over_a_connection() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        watch_over(&tcp);
+        let socket = socket2::SockRef::from(&tcp);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), PROBE_AFTER);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), PROBE_INTERVAL);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(GIVE_UP));
     }
 }

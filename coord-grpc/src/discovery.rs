@@ -61,6 +61,8 @@ pub trait RegistryChannelExt {
 impl<R: ServiceRegistry + ?Sized> RegistryChannelExt for Arc<R> {
     fn channel_with(&self, service: &str, options: ChannelOptions) -> Result<Channel> {
         key::check_segment(OPERATION, service)?;
+        let mut options = options;
+        options.name.get_or_insert_with(|| service.to_owned());
         Channel::with(options, |pool| {
             let watch = Arc::new(Mutex::new(WatchState::Suspended));
             let follower = Follower {
@@ -119,7 +121,13 @@ impl Drop for End {
 }
 
 impl<R: ServiceRegistry + ?Sized> Follower<R> {
-    async fn run(mut self) {
+    /// Runs until it is dropped.
+    async fn run(self) {
+        let pool = Arc::clone(&self.pool);
+        tokio::join!(self.follow_all(), pool.show_age(TICK));
+    }
+
+    async fn follow_all(mut self) {
         let mut end = End { watch: Arc::clone(&self.watch), pool: Arc::clone(&self.pool), by_itself: false };
         let mut backoff = Backoff::new(Duration::from_millis(50), LONGEST_PAUSE, self.pool.options.jitter_seed);
         loop {

@@ -1,6 +1,7 @@
 //! What to do when the process may open no more files.
 
-use std::sync::Weak;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use coord_api::Error;
@@ -22,6 +23,32 @@ static CHANNELS: Mutex<(Vec<Weak<Pool>>, Option<Instant>)> = Mutex::new((Vec::ne
 pub(crate) fn is_out_of_files(error: &Error) -> bool {
     let cause = root(error).downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
     cause.is_some_and(|code| OUT_OF_FILES.contains(&code))
+}
+
+/// How many files a channel has open, or is about to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Files(Arc<AtomicUsize>);
+
+impl Files {
+    /// One more, until what is returned is dropped.
+    pub(crate) fn take(&self) -> Taken {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Taken(self.clone())
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A file of a channel.
+#[derive(Debug)]
+pub(crate) struct Taken(Files);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Remembers a channel, so that it gives back connections when others have none.

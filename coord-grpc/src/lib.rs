@@ -9,6 +9,7 @@ mod discovery;
 mod draft;
 mod endpoint;
 mod files;
+mod meter;
 mod options;
 mod pool;
 mod recorded;

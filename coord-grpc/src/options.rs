@@ -160,6 +160,8 @@ pub struct ChannelOptions {
     /// Where the jitter of the pauses begins, and which endpoints are used where there are too many, so that a run can be repeated. By default it is chosen at random;
     /// channels that share it do the same at the same time.
     pub jitter_seed: Option<u64>,
+    /// What the channel is called in metrics. By default it is the name of the service that it follows, else `unnamed`.
+    pub name: Option<String>,
     /// How many connections the channel has at most, 128 by default. Of more endpoints than that it uses a part: with
     /// [`Policy::PickFirst`] the first ones, otherwise those that rank highest by a hash of the endpoint and the channel. So each channel uses others, all endpoints get their
     /// share where there are many channels, and a change of the set changes no more connections than endpoints.
@@ -184,6 +186,7 @@ impl Default for ChannelOptions {
             backoff_max: Duration::from_secs(5),
             retry: None,
             jitter_seed: None,
+            name: None,
             max_connections: 128,
             home: None,
             resolver: None,
@@ -255,6 +258,13 @@ impl ChannelOptions {
     #[must_use]
     pub fn with_jitter_seed(mut self, seed: u64) -> Self {
         self.jitter_seed = Some(seed);
+        self
+    }
+
+    /// Sets what the channel is called in metrics. Names are few: each makes series of its own.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
         self
     }
 

@@ -20,13 +20,17 @@ use tonic::Status;
 use crate::channel::homeless;
 use crate::connection::Connection;
 use crate::endpoint::{Endpoint, Scheme};
-use crate::files;
+use crate::files::{self, Files};
+use crate::meter::Meter;
 use crate::options::{ChannelOptions, Policy, Readiness};
 use crate::resolver::Lookup;
 use crate::state::{EndpointState, Phase, Skipped};
 use crate::worker;
 
 const OPERATION: &str = "grpc.channel";
+
+/// So many endpoints that cannot be used are told one by one each time.
+const MOST_TOLD: usize = 10;
 
 /// A channel that gives back connections keeps this many.
 const LEAST: usize = 4;
@@ -43,6 +47,10 @@ pub(crate) struct Pool {
     pub(crate) options: ChannelOptions,
     pub(crate) home: Home,
     pub(crate) lookup: Lookup,
+    /// Those of its connections, and of those to be.
+    pub(crate) files: Files,
+    meter: Meter,
+    made: Instant,
     /// Which endpoints this channel prefers, where it cannot have all.
     taste: u64,
     set: Mutex<Set>,
@@ -115,6 +123,9 @@ impl Pool {
         let pool = Arc::new(Pool {
             taste: options.jitter_seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
             lookup: Lookup::by(options.resolver.clone()),
+            files: Files::default(),
+            meter: Meter::new(options.name.as_deref().unwrap_or("unnamed")),
+            made: home.now(),
             options,
             home,
             set: Mutex::default(),
@@ -221,12 +232,21 @@ impl Pool {
                 set.members.push(member);
             }
         }
+        let news = newly_skipped(&set.skipped, &skipped);
         set.skipped = skipped;
         (set.confirmed, set.unread) = (Some(self.home.now()), None);
         self.allot(&mut set);
         self.publish(&set);
         let skipped = set.skipped.len();
         drop(set);
+        for Skipped { id, error } in news.iter().take(MOST_TOLD).cloned() {
+            let why = error.message().to_owned();
+            coord_home::event!(WARN, id, why, "an endpoint cannot be used, and is skipped");
+        }
+        if news.len() > MOST_TOLD {
+            let more = news.len() - MOST_TOLD;
+            coord_home::event!(WARN, more, "more endpoints cannot be used; the channel's state has them all");
+        }
         let removed = old.len();
         coord_home::event!(DEBUG, added, removed, skipped, "endpoints changed");
     }
@@ -306,7 +326,7 @@ impl Pool {
         self.publish(&set);
     }
 
-    /// No file was to be had: makes do with fewer connections for a while, so that others in this process have some. How many were given back.
+    /// No file was to be had: makes do with fewer connections for a while, so that others in this process have some. How many are given back.
     pub(crate) fn give_back(self: &Arc<Self>) -> usize {
         let mut set = self.set.lock();
         if set.closed || set.homeless {
@@ -323,8 +343,7 @@ impl Pool {
             }
             _ => SHORTEST_SHORTAGE,
         };
-        let connected = |set: &Set| set.members.iter().filter(|member| member.connection.is_some()).count();
-        let before = connected(&set);
+        let held = self.files.count();
         let timer = CancellationToken::new();
         let (pool, stopped) = (Arc::downgrade(self), timer.clone());
         let over = async move {
@@ -336,12 +355,12 @@ impl Pool {
         };
         // Where there is no home there are no connections either.
         let _ = self.home.spawn(over);
-        // What is left of a quarter is for others.
-        let limit = LEAST.max(before - before / 4);
+        // A quarter is for others.
+        let limit = LEAST.max(held - held / 4);
         set.shortage = Some(Shortage { limit: Some(limit), pause, since: now, _timer: timer.drop_guard() });
         self.allot(&mut set);
         self.publish(&set);
-        before.saturating_sub(connected(&set))
+        held.saturating_sub(limit)
     }
 
     /// A shortage may be over.
@@ -434,6 +453,7 @@ impl Pool {
     fn publish(&self, set: &Set) {
         let ready: Vec<_> = set.members.iter().filter_map(|member| member.connection.clone()).collect();
         self.ready.store(Arc::new(ready));
+        self.meter.show_phases(set.members.iter().map(|member| member.phase));
         self.changed.notify_waiters();
     }
 
@@ -443,6 +463,15 @@ impl Pool {
         set.closed = true;
         set.members.clear();
         self.publish(&set);
+    }
+
+    /// Shows how old the set is, for as long as this is polled.
+    pub(crate) async fn show_age(&self, every: Duration) {
+        while self.meter.is_heard() {
+            let known = self.set.lock().confirmed.unwrap_or(self.made);
+            self.meter.show_age(self.home.now().saturating_duration_since(known));
+            tokio::time::sleep(every).await;
+        }
     }
 
     /// The endpoints, what was skipped, how old the set is, and why it could not be read.
@@ -459,5 +488,69 @@ impl Pool {
             ping_after: member.ping_after,
         });
         (endpoints.collect(), set.skipped.clone(), set.confirmed.map(since), set.unread.clone())
+    }
+}
+
+/// What is skipped now, and was not before or for another reason.
+fn newly_skipped(before: &[Skipped], now: &[Skipped]) -> Vec<Skipped> {
+    let known: HashSet<_> = before.iter().map(|skipped| (skipped.id.as_str(), skipped.error.message())).collect();
+    now.iter().filter(|skipped| !known.contains(&(skipped.id.as_str(), skipped.error.message()))).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::resolver::Resolver;
+
+    /// Never finds out.
+    #[derive(Debug)]
+    struct Silent;
+
+    #[async_trait::async_trait]
+    impl Resolver for Silent {
+        async fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+            std::future::pending().await
+        }
+    }
+
+    fn pool(endpoints: usize) -> Arc<Pool> {
+        let pool = Pool::new(ChannelOptions::default().with_resolver(Arc::new(Silent)), Home::callers());
+        pool.replace((0..endpoints).map(|n| (n.to_string(), Endpoint::new(&format!("e{n}"), 80).unwrap())), Vec::new());
+        pool
+    }
+
+    fn idle(pool: &Pool) -> usize {
+        pool.states().0.iter().filter(|state| state.phase == Phase::Idle).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shortage_ends_and_the_next_one_lasts_longer() {
+        let pool = pool(10);
+        assert_eq!(idle(&pool), 0);
+        for pause in [30, 60, 120, 240, 480, 600, 600] {
+            pool.give_back();
+            assert_eq!(idle(&pool), 10 - LEAST);
+            tokio::time::sleep(Duration::from_secs(pause - 1)).await;
+            assert_eq!(idle(&pool), 10 - LEAST, "{pause}");
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert_eq!(idle(&pool), 0, "{pause}");
+        }
+        tokio::time::sleep(LONGEST_SHORTAGE * 2).await;
+        pool.give_back();
+        tokio::time::sleep(SHORTEST_SHORTAGE + Duration::from_secs(1)).await;
+        assert_eq!(idle(&pool), 0, "after a long time it is the first again");
+        pool.close();
+    }
+
+    #[test]
+    fn only_what_is_new_among_the_skipped_is_told() {
+        let skipped = |id: &str, why: &'static str| Skipped { id: id.to_owned(), error: Error::invalid_argument("t", why) };
+        let before = [skipped("a", "x"), skipped("b", "x")];
+        let now = [skipped("a", "x"), skipped("b", "y"), skipped("c", "x")];
+        let news: Vec<_> = newly_skipped(&before, &now).into_iter().map(|skipped| skipped.id).collect();
+        assert_eq!(news, ["b", "c"]);
     }
 }

@@ -93,7 +93,8 @@ impl Worker {
 
     /// One connection from its beginning to its end. Whether the next one is to be made at once.
     async fn turn(&mut self, pool: &Arc<Pool>) -> bool {
-        let manner = Manner { options: &pool.options, home: &pool.home, on_trial: self.silent, ping_after: self.ping_after };
+        let manner =
+            Manner { options: &pool.options, home: &pool.home, files: &pool.files, on_trial: self.silent, ping_after: self.ping_after };
         let dialled = dial(&self.endpoint, &pool.lookup, manner, self.shunned, self.failures).await;
         match dialled {
             Ok(connection) => {

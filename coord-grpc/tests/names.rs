@@ -3,9 +3,7 @@
 
 mod common;
 
-use std::collections::HashMap;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,48 +11,10 @@ use std::time::Duration;
 use common::*;
 use coord_api::ErrorKind;
 use coord_grpc::{Channel, ChannelOptions, Endpoint, Phase, Resolver};
-use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
-
-/// Knows these names, and is silent about all others.
-#[derive(Debug, Default)]
-struct Names {
-    known: Mutex<HashMap<String, Vec<IpAddr>>>,
-    asked: AtomicU64,
-    asking: Arc<AtomicU64>,
-    /// How many asked at once, at most.
-    most: AtomicU64,
-}
-
-impl Names {
-    fn of(name: &str, addresses: &[SocketAddr]) -> Arc<Self> {
-        let names = Arc::new(Names::default());
-        names.set(name, addresses.iter().map(SocketAddr::ip).collect());
-        names
-    }
-
-    fn set(&self, name: &str, addresses: Vec<IpAddr>) {
-        self.known.lock().insert(name.to_owned(), addresses);
-    }
-}
-
-#[async_trait::async_trait]
-impl Resolver for Names {
-    async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        let _asking = Counted::new(&self.asking);
-        self.most.fetch_max(self.asking.load(Ordering::SeqCst), Ordering::SeqCst);
-        let found = self.known.lock().get(host).cloned();
-        match found {
-            Some(found) if found.is_empty() => Err(io::Error::other("no such name")),
-            Some(found) => Ok(found),
-            None => std::future::pending().await,
-        }
-    }
-}
 
 /// What stands at an address in place of a server.
 struct Peer {
