@@ -130,7 +130,13 @@ impl Shown {
             (gauge, AtomicI64::new(0))
         });
         let heard = endpoints.iter().any(|(gauge, _)| Listener::hears(gauge));
-        Shown { endpoints, age: metrics::gauge!(AGE, "channel" => channel.to_owned()), ages: Mutex::default(), showing: Mutex::default(), heard }
+        Shown {
+            endpoints,
+            age: metrics::gauge!(AGE, "channel" => channel.to_owned()),
+            ages: Mutex::default(),
+            showing: Mutex::default(),
+            heard,
+        }
     }
 }
 
