@@ -7,7 +7,7 @@ use std::time::Duration;
 use coord_api::{Error, ErrorKind, Result};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::connection::{Connection, Manner, root};
 use crate::endpoint::Endpoint;
@@ -114,25 +114,21 @@ async fn race<T, F: Future<Output = Result<T>>>(
             None if under_way.is_empty() => return None,
             None => {}
         }
-        let next = Instant::now() + step;
-        loop {
-            tokio::select! {
-                biased;
-                Some(tried) = under_way.next() => match tried {
-                    Ok(won) => return Some(won),
-                    Err(failed) => {
-                        // Whoever has no file left does not get one for the next address either.
-                        let hopeless = files::is_out_of_files(&failed.1);
-                        *last = Some(failed);
-                        if hopeless {
-                            return None;
-                        }
-                        break;
+        tokio::select! {
+            biased;
+            Some(tried) = under_way.next() => match tried {
+                Ok(won) => return Some(won),
+                Err(failed) => {
+                    // Whoever has no file left does not get one for the next address either.
+                    let hopeless = files::is_out_of_files(&failed.1);
+                    *last = Some(failed);
+                    if hopeless {
+                        return None;
                     }
-                },
-                () = sleep_until(next), if waiting.len() > 0 => break,
-                else => break,
-            }
+                }
+            },
+            () = sleep(step), if waiting.len() > 0 => {}
+            else => {}
         }
     }
 }
@@ -240,7 +236,7 @@ mod tests {
             let n = v4.ip().octets()[3];
             let (after, fate) = fates[usize::from(n)];
             async move {
-                tokio::time::sleep(Duration::from_millis(after)).await;
+                sleep(Duration::from_millis(after)).await;
                 fate.map(|()| n).map_err(|what| Error::new(ErrorKind::Unavailable, OPERATION, what))
             }
         });

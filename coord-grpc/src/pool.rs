@@ -239,8 +239,8 @@ impl Pool {
         self.publish(&set);
         let skipped = set.skipped.len();
         drop(set);
-        for Skipped { id, error } in news.iter().take(MOST_TOLD).cloned() {
-            let why = error.message().to_owned();
+        for skipped in news.iter().take(MOST_TOLD) {
+            let (id, why) = (skipped.id.clone(), skipped.error.message().to_owned());
             coord_home::event!(WARN, id, why, "an endpoint cannot be used, and is skipped");
         }
         if news.len() > MOST_TOLD {
