@@ -54,7 +54,7 @@ impl Plan {
 /// Makes a call, up to the head of its answer.
 pub(crate) fn make(channel: Arc<Inner>, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Status>> + Send {
     let plan = Plan::of(&channel, &request);
-    let mut draft = Draft::of(request, plan.retry.map_or(KEPT, |retry| retry.buffer));
+    let mut draft = Draft::of(request, plan.retry.map_or(KEPT, |retry| retry.buffer), channel.pool.drawing.as_ref());
     async move {
         // A request is large, and so is a future that holds one at each of its levels: it stays where it is, and is lent.
         let draft = draft.as_mut().map_err(|status| status.clone())?;

@@ -12,6 +12,7 @@ mod files;
 mod meter;
 mod options;
 mod pool;
+mod pump;
 mod recorded;
 mod resolver;
 mod state;

@@ -284,7 +284,8 @@ impl ChannelOptions {
     }
 
     /// Sets where the channel lives: its connections, its timers, and what follows the registry. By default that is a thread of its own, whichever runtime makes the channel
-    /// or calls over it, and whatever becomes of that.
+    /// or calls over it, and whatever becomes of that. Requests that come bit by bit are then drawn by a second thread, started by the first of them; elsewhere they
+    /// are drawn where the channel lives, and must not block it.
     ///
     /// Channels that are given the same [`Home`] share its thread. One with very many calls a second may be given a runtime of several threads
     /// ([`Home::runtime`]); whoever gives it keeps it running.
@@ -292,6 +293,10 @@ impl ChannelOptions {
     pub fn with_home(mut self, home: Home) -> Self {
         self.home = Some(home);
         self
+    }
+
+    pub(crate) fn has_own_home(&self) -> bool {
+        self.home.is_none()
     }
 
     /// Where the channel lives.

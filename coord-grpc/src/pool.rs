@@ -46,6 +46,9 @@ const LONGEST_SHORTAGE: Duration = Duration::from_secs(600);
 pub(crate) struct Pool {
     pub(crate) options: ChannelOptions,
     pub(crate) home: Home,
+    /// Where the messages of requests that come bit by bit are drawn, so that one that blocks holds up no connection; `None` where whoever gave the home has several threads
+    /// there, or wants no more.
+    pub(crate) drawing: Option<Home>,
     pub(crate) lookup: Lookup,
     /// Those of its connections, and of those to be.
     pub(crate) files: Files,
@@ -122,6 +125,7 @@ impl Pool {
     pub(crate) fn new(options: ChannelOptions, home: Home) -> Arc<Self> {
         let pool = Arc::new(Pool {
             taste: options.jitter_seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
+            drawing: options.has_own_home().then(|| Home::thread("coord-grpc-body")),
             lookup: Lookup::by(options.resolver.clone()),
             files: Files::default(),
             meter: Meter::new(options.name.as_deref().unwrap_or("unnamed")),

@@ -128,6 +128,13 @@ impl Server {
         Server::serve(router, address, Orders::new(name)).await
     }
 
+    /// A server with other services as well.
+    pub(crate) async fn start_beside_health(name: &str, router: Router) -> Self {
+        let orders = Orders::new(name);
+        let router = router.add_service(HealthServer::new(orders.clone()));
+        Server::serve(router, "127.0.0.1:0".parse().unwrap(), orders).await
+    }
+
     async fn serve(router: Router, address: SocketAddr, orders: Orders) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let goodbye = Arc::new(Notify::new());
