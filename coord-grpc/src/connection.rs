@@ -17,7 +17,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::RwLock;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -92,7 +92,10 @@ impl Connection {
     /// `Unavailable`; the cause says why.
     pub(crate) async fn open(address: SocketAddr, endpoint: &Endpoint, manner: Manner<'_>) -> Result<Self> {
         let file = manner.files.take();
-        let tcp = TcpStream::connect(address).await.map_err(|error| unavailable("not connected", error))?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let socket = socket.map_err(|error| unavailable("not connected", error))?;
+        manner.files.leave_room(&socket).map_err(|error| unavailable("not connected, to leave files for others", error))?;
+        let tcp = socket.connect(address).await.map_err(|error| unavailable("not connected", error))?;
         tcp.set_nodelay(true).map_err(|error| unavailable("not connected", error))?;
         watch_over(&tcp);
         #[cfg(feature = "tls")]

@@ -1,17 +1,22 @@
 //! What to do when the process may open no more files.
 
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use coord_api::Error;
 use parking_lot::Mutex;
+use tokio::net::TcpSocket;
 
 use crate::connection::root;
 use crate::pool::Pool;
 
 /// The codes for "too many open files", in this process and in the system. They are the same on every Unix; std has no name for them.
 const OUT_OF_FILES: &[i32] = if cfg!(windows) { &[10_024] } else { &[24, 23] };
+
+/// A channel may have so many connections whatever others here need.
+pub(crate) const LEAST: usize = 4;
 
 /// What channels give back has to take effect before they give back more.
 const ONCE_IN: Duration = Duration::from_secs(1);
@@ -21,8 +26,11 @@ static CHANNELS: Mutex<(Vec<Weak<Pool>>, Option<Instant>)> = Mutex::new((Vec::ne
 
 /// Whether something failed because no file was to be had.
 pub(crate) fn is_out_of_files(error: &Error) -> bool {
-    let cause = root(error).downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
-    cause.is_some_and(|code| OUT_OF_FILES.contains(&code))
+    root(error).downcast_ref().is_some_and(is_shortage)
+}
+
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| OUT_OF_FILES.contains(&code))
 }
 
 /// How many files a channel has open, or is about to.
@@ -36,9 +44,36 @@ impl Files {
         Taken(self.clone())
     }
 
+    /// Makes sure that a socket that was just made leaves room for others in this process: beyond a few, channels take no file of the last eighth.
+    ///
+    /// # Errors
+    ///
+    /// What the system says when there is no file at all.
+    pub(crate) fn leave_room(&self, socket: &TcpSocket) -> io::Result<()> {
+        if self.count() > LEAST && is_of_the_last(socket) {
+            return Err(OUT_OF_FILES.first().map_or_else(|| io::ErrorKind::Other.into(), |code| io::Error::from_raw_os_error(*code)));
+        }
+        Ok(())
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// Whether a file that was just opened is among the last eighth that the process may open. The system gives it the lowest number that is free: so many others are open at least.
+#[cfg(unix)]
+fn is_of_the_last(socket: &TcpSocket) -> bool {
+    use std::os::fd::AsRawFd as _;
+
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let number = u64::try_from(socket.as_raw_fd()).unwrap_or(0);
+    limit.is_some_and(|limit| number >= limit - limit / 8)
+}
+
+#[cfg(not(unix))]
+fn is_of_the_last(_: &TcpSocket) -> bool {
+    false
 }
 
 /// A file of a channel.
@@ -75,8 +110,6 @@ pub(crate) fn give_back() {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use coord_api::ErrorKind;
 
     use super::*;

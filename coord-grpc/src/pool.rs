@@ -20,7 +20,7 @@ use tonic::Status;
 use crate::channel::homeless;
 use crate::connection::Connection;
 use crate::endpoint::{Endpoint, Scheme};
-use crate::files::{self, Files};
+use crate::files::{self, Files, LEAST};
 use crate::meter::Meter;
 use crate::options::{ChannelOptions, Policy, Readiness};
 use crate::resolver::Lookup;
@@ -31,9 +31,6 @@ const OPERATION: &str = "grpc.channel";
 
 /// So many endpoints that cannot be used are told one by one each time.
 const MOST_TOLD: usize = 10;
-
-/// A channel that gives back connections keeps this many.
-const LEAST: usize = 4;
 
 /// After a shortage of files a channel makes do with fewer connections for so long; twice as long after each further one, …
 const SHORTEST_SHORTAGE: Duration = Duration::from_secs(30);

@@ -3,13 +3,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs, UdpSocket};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use coord_home::Process;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
+
+use crate::files;
 
 /// How many names are looked up at the same time: by the system for the whole process, by another resolver for each channel.
 const AT_ONCE: usize = 16;
@@ -47,13 +49,18 @@ impl Lookup {
 
     /// The addresses of a name. Cancel safe.
     pub(crate) async fn look_up(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        match self {
+        let found = match self {
             Lookup::System => ask_system(host).await,
             Lookup::Given(resolver, turns) => {
                 let _turn = turns.acquire().await;
                 resolver.resolve(host).await
             }
-        }
+        };
+        // Resolvers call it a temporary failure when they could not open a file, which nobody else here can either then.
+        found.map_err(|error| match UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) {
+            Err(shortage) if files::is_shortage(&shortage) => shortage,
+            _ => error,
+        })
     }
 }
 

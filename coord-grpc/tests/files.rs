@@ -124,6 +124,18 @@ async fn a_process_without_files_gets_some_back() {
 async fn process_with_few_files() {
     let port: u16 = std::env::var("SERVER_PORT").unwrap().parse().unwrap();
     let names = Names::all_at(([127, 0, 0, 1], port).into());
+    // Where no file is left for the one who looks up names, it says so.
+    let home = Home::thread("test");
+    home.ready().unwrap();
+    let taken: Vec<_> = std::iter::from_fn(|| File::open(std::env::current_exe().unwrap()).ok()).collect();
+    let without = Channel::fixed([Endpoint::new("localhost", port).unwrap()], options().with_home(home)).unwrap();
+    eventually("it fails", || without.state().endpoints[0].failure.is_some()).await;
+    let failure = without.state().endpoints[0].failure.clone().unwrap();
+    assert!(failure.message().contains("open files"), "{failure}");
+    Channel::fixed([], options()).expect_err("not even a home is to be had");
+    drop(taken);
+    eventually("it is ready", || without.state().ready() == 1).await;
+
     let channel = |range, options| Channel::fixed(endpoints(range, port), by(Arc::clone(&names), options)).unwrap();
     let large = channel(0..100, options());
     eventually("it makes do with less", || large.state().endpoints.iter().any(|state| state.phase == Phase::Idle)).await;
