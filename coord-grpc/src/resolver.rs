@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coord_home::Process;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, WeakShared};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
@@ -19,8 +21,8 @@ const AT_ONCE: usize = 16;
 /// Finds the addresses of a host name, for channels that do not ask the system ([`ChannelOptions::with_resolver`](crate::ChannelOptions::with_resolver)).
 #[async_trait]
 pub trait Resolver: fmt::Debug + Send + Sync + 'static {
-    /// All addresses of a host, those to be preferred first. Called for each attempt to connect to a name, at most 16 times at once for each channel, and given up
-    /// (dropped) after the connect timeout. It is polled where the channel lives, and must not block.
+    /// All addresses of a host, those to be preferred first. Called for each attempt to connect to a name, at most 16 times at once for each channel and once for each
+    /// name, and given up (dropped) after the connect timeout. It is polled where the channel lives, and must not block.
     ///
     /// # Errors
     ///
@@ -36,14 +38,23 @@ pub trait Resolver: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub(crate) enum Lookup {
     System,
-    Given(Arc<dyn Resolver>, Semaphore),
+    Given(Given),
+}
+
+/// A resolver that was given to one channel.
+#[derive(Debug)]
+pub(crate) struct Given {
+    resolver: Arc<dyn Resolver>,
+    turns: Arc<Semaphore>,
+    /// What is being looked up, for as long as somebody waits for it.
+    under_way: Mutex<HashMap<String, WeakShared<BoxFuture<'static, Answer>>>>,
 }
 
 impl Lookup {
     pub(crate) fn by(resolver: Option<Arc<dyn Resolver>>) -> Self {
         match resolver {
             None => Lookup::System,
-            Some(resolver) => Lookup::Given(resolver, Semaphore::new(AT_ONCE)),
+            Some(resolver) => Lookup::Given(Given { resolver, turns: Arc::new(Semaphore::new(AT_ONCE)), under_way: Mutex::default() }),
         }
     }
 
@@ -51,11 +62,13 @@ impl Lookup {
     pub(crate) async fn look_up(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         let found = match self {
             Lookup::System => ask_system(host).await,
-            Lookup::Given(resolver, turns) => {
-                let _turn = turns.acquire().await;
-                resolver.resolve(host).await
-            }
+            Lookup::Given(given) => given.ask(host).await,
         };
+        let found = found.map_err(|(kind, code, text)| match code {
+            // The code is worth more than the text: from it one sees that there was no file to be had.
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(kind, text),
+        });
         // Resolvers call it a temporary failure when they could not open a file, which nobody else here can either then.
         found.map_err(|error| match UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) {
             Err(shortage) if files::is_shortage(&shortage) => shortage,
@@ -89,15 +102,39 @@ fn with_lookups<T>(act: impl FnOnce(&mut Lookups) -> T) -> T {
     act(current)
 }
 
-async fn ask_system(host: &str) -> io::Result<Vec<IpAddr>> {
-    let mut answer = with_lookups(|lookups| lookups.ask(host, serve))?;
+async fn ask_system(host: &str) -> Answer {
+    let mut answer = with_lookups(|lookups| lookups.ask(host, serve)).map_err(|error| told(&error))?;
     let answered = answer.wait_for(Option::is_some).await.map(|answer| (*answer).clone());
-    match answered {
-        Ok(Some(Ok(found))) => Ok(found),
-        // The code is worth more than the text: from it one sees that there was no file to be had.
-        Ok(Some(Err((_, Some(code), _)))) => Err(io::Error::from_raw_os_error(code)),
-        Ok(Some(Err((kind, None, text)))) => Err(io::Error::new(kind, text)),
-        Ok(None) | Err(_) => Err(io::Error::other("the look-up was given up")),
+    answered.ok().flatten().unwrap_or_else(|| Err((io::ErrorKind::Other, None, "the look-up was given up".to_owned())))
+}
+
+/// What of an error can be told several times.
+fn told(error: &io::Error) -> (io::ErrorKind, Option<i32>, String) {
+    (error.kind(), error.raw_os_error(), error.to_string())
+}
+
+impl Given {
+    async fn ask(&self, host: &str) -> Answer {
+        let asked = {
+            let mut under_way = self.under_way.lock();
+            match under_way.get(host).and_then(WeakShared::upgrade) {
+                Some(asked) => asked,
+                None => {
+                    let (resolver, turns, name) = (Arc::clone(&self.resolver), Arc::clone(&self.turns), host.to_owned());
+                    let asking = async move {
+                        let _turn = turns.acquire().await;
+                        resolver.resolve(&name).await.map_err(|error| told(&error))
+                    };
+                    let asking = asking.boxed().shared();
+                    under_way.retain(|_, other| other.upgrade().is_some());
+                    if let Some(weak) = asking.downgrade() {
+                        under_way.insert(host.to_owned(), weak);
+                    }
+                    asking
+                }
+            }
+        };
+        asked.await
     }
 }
 
@@ -141,7 +178,7 @@ fn serve() {
         let found = (host.as_str(), 0).to_socket_addrs();
         let answer = match found {
             Ok(found) => Ok(found.map(|address| address.ip()).collect()),
-            Err(error) => Err((error.kind(), error.raw_os_error(), error.to_string())),
+            Err(error) => Err(told(&error)),
         };
         with_lookups(|lookups| lookups.names.remove(&host));
         tell.send_replace(Some(answer));

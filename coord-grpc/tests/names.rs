@@ -215,3 +215,14 @@ async fn a_name_is_looked_up_for_each_attempt_and_few_at_once() {
     drop(many);
     eventually("nobody asks any more", || names.asking.load(Ordering::SeqCst) == 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_of_one_name_share_its_look_up() {
+    let names = Names::of("another", &[]);
+    let resolver: Arc<dyn Resolver> = Arc::clone(&names) as _;
+    let ports = (1..=20).map(|port| Endpoint::new("silent", port).unwrap());
+    let options = options().with_resolver(resolver).with_connect_timeout(Duration::from_millis(300));
+    let channel = Channel::fixed(ports, options).unwrap();
+    eventually("all are given up", || channel.state().endpoints.iter().all(|state| state.phase == Phase::Ejected)).await;
+    assert_eq!(names.most.load(Ordering::SeqCst), 1);
+}
