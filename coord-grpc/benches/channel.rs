@@ -395,7 +395,7 @@ async fn thousand() {
     all_ready(&few).await;
     let (before, idle_before) = (resident(), at_rest(Duration::from_secs(5)).await);
     let begun = Instant::now();
-    let many = Channel::fixed((0..MANY).map(endpoint), ChannelOptions::default()).unwrap();
+    let many = Channel::fixed((0..MANY).map(endpoint), ChannelOptions::default().with_max_connections(MANY)).unwrap();
     all_ready(&many).await;
     let connected = begun.elapsed();
     let memory = (resident() - before) / MANY as f64 / 1024.0;

@@ -244,7 +244,14 @@ pub(super) async fn bad_addresses_are_skipped_and_harm_no_other(cx: Fixture) {
     let good = Server::start().await;
     let _held = register(&cx, &owner.provider, good.instance("good")).await;
     let port = good.address.port();
-    for (id, address) in [("no-address", "http://127.0.0.1"), ("with-port", "127.0.0.1:80"), ("no-name", "a..b")] {
+    let nobody = [
+        ("no-address", "http://127.0.0.1"),
+        ("with-port", "127.0.0.1:80"),
+        ("no-name", "a..b"),
+        ("no-ip", "256.1.1.1"),
+        ("listens", "0.0.0.0"),
+    ];
+    for (id, address) in nobody {
         let record = layout::service_record(SERVICE, id, address, port);
         owner.store.txn(Txn::new().then(Op::put(layout::service(SERVICE, id), record))).await.unwrap();
     }
@@ -259,7 +266,9 @@ pub(super) async fn bad_addresses_are_skipped_and_harm_no_other(cx: Fixture) {
     skipped.sort_by(|a, b| a.0.cmp(&b.0));
     let expected = [
         ("garbage", ErrorKind::Codec),
+        ("listens", ErrorKind::InvalidArgument),
         ("no-address", ErrorKind::InvalidArgument),
+        ("no-ip", ErrorKind::InvalidArgument),
         ("no-name", ErrorKind::InvalidArgument),
         ("port-zero", ErrorKind::Codec),
         ("with-port", ErrorKind::InvalidArgument),
