@@ -52,7 +52,7 @@ struct Options {
     rules: Option<PathBuf>,
 }
 
-/// A store's URL, or `memory` for short.
+/// A store's URL, or for short `memory`, or `sled:DIR` for a directory below the working directory.
 #[derive(Clone, Debug)]
 struct StoreUrl(String);
 
@@ -62,6 +62,9 @@ impl FromStr for StoreUrl {
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
         match text.split_once(':') {
             None if text == "memory" => Ok(StoreUrl("memory://".to_owned())),
+            Some(("sled", directory)) if directory.starts_with(|c: char| c.is_ascii_alphanumeric()) => {
+                Ok(StoreUrl(format!("sled:./{directory}")))
+            }
             Some((scheme, rest)) if !scheme.is_empty() && !rest.is_empty() => Ok(StoreUrl(text.to_owned())),
             _ => Err("neither `memory`, nor `sled:DIR`, nor a store's URL"),
         }

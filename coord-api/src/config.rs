@@ -1,6 +1,5 @@
 //! The config centre: versioned values under keys, compare-and-set, lists and watches.
 
-use std::any::type_name;
 use std::fmt::Debug;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -13,7 +12,8 @@ use futures_core::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::json::{decode, encode};
 use crate::types::{Value, Version};
 use crate::watch::{Invalid, Snapshot, Watch, WatchStart, WatchState, WatchStream};
 
@@ -58,10 +58,19 @@ pub enum ConfigEvent<V = Value> {
         /// Whether it is the last change of its revision (R18).
         last: bool,
     },
-    /// A key was written and its record does not decode (R21). The stream goes on.
+    /// A record was written that does not decode, or whose key no call takes (R4, R21). The stream goes on.
     Invalid {
         /// The record, with its bytes.
         record: Invalid,
+        /// Whether it is the last change of its revision (R18).
+        last: bool,
+    },
+    /// What had been left under a key that no call takes was deleted (R21). The key is as in [`Invalid`], and names none that a call takes.
+    InvalidDeleted {
+        /// The key, without a leading `/`; not always UTF-8.
+        key: Bytes,
+        /// The revision of the deletion.
+        version: Version,
         /// Whether it is the last change of its revision (R18).
         last: bool,
     },
@@ -107,7 +116,7 @@ pub trait ConfigCenter: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// `Conflict`, which carries the [current version](Error::current_version); nothing was changed (R11). Otherwise those of
+    /// `Conflict`, which carries the [current version](crate::Error::current_version); nothing was changed (R11). Otherwise those of
     /// [`set_raw`](Self::set_raw).
     ///
     /// # Cancel safety
@@ -130,7 +139,7 @@ pub trait ConfigCenter: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// `Conflict`, which carries the [current version](Error::current_version). Otherwise those of [`get_raw`](Self::get_raw).
+    /// `Conflict`, which carries the [current version](crate::Error::current_version). Otherwise those of [`get_raw`](Self::get_raw).
     ///
     /// # Cancel safety
     ///
@@ -140,7 +149,8 @@ pub trait ConfigCenter: Debug + Send + Sync + 'static {
     /// Lists a directory: one snapshot in byte order (R14). The empty prefix lists everything; one trailing `/` is legal.
     /// `list("a")` never holds `a` itself, nor `ab/…` (R5).
     ///
-    /// A key that is not UTF-8 was left by someone else; it is among [`Snapshot::invalid`].
+    /// What is listed, [`get_raw`](Self::get_raw) and [`delete`](Self::delete) take. A key that is not UTF-8 or breaks R4 was left by someone else; it is among
+    /// [`Snapshot::invalid`].
     ///
     /// # Errors
     ///
@@ -176,8 +186,9 @@ pub trait ConfigCenter: Debug + Send + Sync + 'static {
 
 /// Typed values over any [`ConfigCenter`], JSON underneath (R15).
 ///
-/// What serde_json round-trips comes back equal, exact floats and strings that look like JSON included. A value of another type is `Codec`, and the data is
-/// untouched. Errors, cancel safety and rules are otherwise those of the raw method of the same name.
+/// What serde_json round-trips comes back equal, exact floats and strings that look like JSON included; what it does not is `Codec` before any I/O, as
+/// [`json::encode`](crate::json::encode) says. A value of another type is `Codec`, and the data is untouched. A byte order mark before a document, as some editors leave it,
+/// is skipped. Errors, cancel safety and rules are otherwise those of the raw method of the same name.
 pub trait ConfigCenterExt: ConfigCenter {
     /// Reads a typed value; `None` when the key is absent.
     ///
@@ -204,7 +215,7 @@ pub trait ConfigCenterExt: ConfigCenter {
     ///
     /// # Errors
     ///
-    /// `Codec` when the value cannot be written as JSON, before any I/O; those of [`ConfigCenter::set_raw`].
+    /// `Codec` when JSON could not give the value back, before any I/O; those of [`ConfigCenter::set_raw`].
     fn set<T: Serialize + Sync + ?Sized>(&self, key: &str, value: &T) -> impl Future<Output = Result<Version>> + Send {
         let encoded = encode("config.set", value);
         async move { self.set_raw(key, encoded?).await }
@@ -214,7 +225,7 @@ pub trait ConfigCenterExt: ConfigCenter {
     ///
     /// # Errors
     ///
-    /// `Codec` when the value cannot be written as JSON, before any I/O; those of [`ConfigCenter::compare_and_set_raw`].
+    /// `Codec` when JSON could not give the value back, before any I/O; those of [`ConfigCenter::compare_and_set_raw`].
     fn compare_and_set<T: Serialize + Sync + ?Sized>(
         &self,
         key: &str,
@@ -263,14 +274,6 @@ pub trait ConfigCenterExt: ConfigCenter {
 
 impl<C: ConfigCenter + ?Sized> ConfigCenterExt for C {}
 
-fn encode<T: Serialize + ?Sized>(operation: &'static str, value: &T) -> Result<Value> {
-    serde_json::to_vec(value).map(Value::from).map_err(|fault| Error::json(operation, type_name::<T>(), &fault))
-}
-
-fn decode<T: DeserializeOwned>(operation: &'static str, value: &Value) -> Result<T> {
-    serde_json::from_slice(value).map_err(|fault| Error::json(operation, type_name::<T>(), &fault))
-}
-
 fn decode_entry<T: DeserializeOwned>(operation: &'static str, entry: ConfigEntry) -> std::result::Result<ConfigEntry<T>, Invalid> {
     let ConfigEntry { key, value, version } = entry;
     match decode(operation, &value) {
@@ -310,6 +313,7 @@ impl<T: DeserializeOwned> TypedWatch<T> {
             },
             ConfigEvent::Delete { key, version, last } => ConfigEvent::Delete { key, version, last },
             ConfigEvent::Invalid { record, last } => ConfigEvent::Invalid { record, last },
+            ConfigEvent::InvalidDeleted { key, version, last } => ConfigEvent::InvalidDeleted { key, version, last },
             ConfigEvent::Resync(snapshot) => ConfigEvent::Resync(decode_snapshot(OPERATION, snapshot)),
         }
     }

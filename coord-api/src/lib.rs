@@ -6,6 +6,7 @@ pub mod config;
 pub mod error;
 pub mod guide;
 pub mod handle;
+pub mod json;
 pub mod key;
 pub mod limitations;
 pub mod lock;

@@ -52,7 +52,7 @@ impl<T> IntoIterator for Snapshot<T> {
     }
 }
 
-/// A record that someone left and that does not decode, with its bytes (R21).
+/// A record that someone left and that does not decode, or whose key no call takes, with its bytes (R21).
 #[derive(Clone, Debug)]
 pub struct Invalid {
     /// The key, relative to what was watched or listed from; not always UTF-8.

@@ -113,15 +113,24 @@ impl ConfigCenter for Config {
     }
 }
 
-/// The entry as its user knows it; what no user can have written, because its key is not UTF-8, is invalid.
+/// The entry as its user knows it; what no user can have written, because no call takes its key, is invalid.
 fn user_entry(entry: &Entry) -> std::result::Result<ConfigEntry, Invalid> {
-    let key = relative(&entry.key);
-    match std::str::from_utf8(&key) {
+    match user_key(&entry.key) {
         Ok(key) => Ok(ConfigEntry { key: key.to_owned(), value: entry.value.clone(), version: entry.modified }),
-        Err(fault) => {
-            let error = Error::new(ErrorKind::Codec, "config", "the key is not UTF-8").with_source(fault);
-            Err(Invalid { key: key.clone(), value: entry.value.clone(), version: entry.modified, error })
-        }
+        Err(error) => Err(Invalid { key: relative(&entry.key), value: entry.value.clone(), version: entry.modified, error }),
+    }
+}
+
+/// The key that a call takes for a key of the store (R4), or why there is none.
+fn user_key(key: &[u8]) -> Result<&str> {
+    let wrong = |fault: &str| Error::new(ErrorKind::Codec, "config", format!("left under a key that no call takes: {fault}"));
+    let key = key.strip_prefix(keys::CONFIG.as_bytes()).unwrap_or(key);
+    let key = std::str::from_utf8(key).map_err(|fault| wrong("not UTF-8").with_source(fault))?;
+    match key::check("config", key) {
+        Ok(taken) if taken == key => Ok(taken),
+        // A leading `/` is ignored, so that a call would take it for another key.
+        Ok(_) => Err(wrong("an empty segment in a key")),
+        Err(fault) => Err(wrong(fault.message())),
     }
 }
 
@@ -160,10 +169,10 @@ impl ConfigWatch {
                             Ok(user) => ConfigEvent::Put { entry: user, created: entry.created == entry.modified, last },
                             Err(record) => ConfigEvent::Invalid { record, last },
                         },
-                        Change::Delete { key } => {
-                            let key = String::from_utf8_lossy(&relative(key)).into_owned();
-                            ConfigEvent::Delete { key, version: batch.revision, last }
-                        }
+                        Change::Delete { key } => match user_key(key) {
+                            Ok(key) => ConfigEvent::Delete { key: key.to_owned(), version: batch.revision, last },
+                            Err(_) => ConfigEvent::InvalidDeleted { key: relative(key), version: batch.revision, last },
+                        },
                     });
                 }
             }

@@ -132,3 +132,27 @@ async fn a_config_manager_shows_what_went_wrong_and_never_a_value() {
     assert!(text.contains("stage=validate") && text.contains("stage=callback"), "{text}");
     assert!(!text.contains(SECRET), "{text}");
 }
+
+#[tokio::test]
+async fn a_configuration_that_is_refused_is_logged_with_the_reason() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let provider = StoreProvider::new(Arc::new(MemoryStore::new()), ProviderOptions::default());
+    let manager = ConfigManager::<u32>::builder(Arc::clone(provider.config()), "gateway", "password")
+        .env("test")
+        .validate(|value: &u32| if *value == 0 { Err("no request would pass") } else { Ok(()) })
+        .build()
+        .unwrap();
+    manager.start().await;
+    for (document, reason) in [("0", "no request would pass"), ("{}", "line 1, column")] {
+        let version = provider.config().set_raw(KEY, document.into()).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while manager.status().last_error.is_none_or(|fault| fault.version != Some(version)) {
+            assert!(Instant::now() < deadline, "never refused: {document}");
+            tokio::task::yield_now().await;
+        }
+        let text = log.text();
+        let line = text.lines().rfind(|line| line.contains("configuration refused")).expect("it was logged");
+        assert!(line.contains("WARN") && line.contains(KEY) && line.contains(reason), "{line}");
+    }
+}

@@ -15,6 +15,13 @@ pub fn keys() -> Vec<String> {
     bad
 }
 
+/// Keys that lie where those of the config centre do, and that no call of it takes: what breaks R4, what would be taken for another key, and what is not UTF-8.
+pub fn foreign_keys() -> Vec<Vec<u8>> {
+    let mut keys: Vec<Vec<u8>> = keys().into_iter().map(String::into_bytes).collect();
+    keys.extend([b"/a".to_vec(), b"d/".to_vec(), b"d//x".to_vec(), GARBAGE.to_vec(), [b"d/", GARBAGE].concat()]);
+    keys
+}
+
 /// Prefixes that break R4. The empty one and one trailing `/` are legal.
 pub fn prefixes() -> Vec<String> {
     keys().into_iter().filter(|key| !["", "/", "a/"].contains(&key.as_str())).collect()

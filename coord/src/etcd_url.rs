@@ -6,14 +6,14 @@ use std::time::Duration;
 use coord_api::{Error, Result};
 use coord_etcd::{Credentials, EtcdOptions, Tls};
 
-use crate::url::{OPERATION, Url, refuse};
+use crate::url::{OPERATION, Scheme, Url, refuse};
 
 /// The variable with the password.
 const PASSWORD: &str = "COORD_ETCD_PASSWORD";
 /// The variable that names a file with the password.
 const PASSWORD_FILE: &str = "COORD_ETCD_PASSWORD_FILE";
 
-const PARAMETERS: [&str; 15] = [
+const PARAMETERS: [&str; 17] = [
     "attempt_timeout",
     "attempts",
     "ca",
@@ -23,32 +23,32 @@ const PARAMETERS: [&str; 15] = [
     "keepalive_interval",
     "keepalive_timeout",
     "key",
+    "lazy",
     "max_delay",
     "multiplier",
     "name",
+    "namespace",
     "password_file",
     "server_name",
     "total_timeout",
 ];
 
-/// The options that a URL names. Reads the files that it names, and variables through `environment`; no other I/O.
-pub(crate) fn options(url: &Url, environment: impl Fn(&str) -> Option<String>) -> Result<EtcdOptions> {
-    url.allow(true, true, &PARAMETERS)?;
-    let encrypted = url.scheme == "etcds";
-    let get = |name: &str| url.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+/// What a URL says about a cluster.
+pub(crate) struct EtcdUrl {
+    pub(crate) options: EtcdOptions,
+    /// Whether to connect when it is first used.
+    pub(crate) lazy: bool,
+}
 
-    let mut options = EtcdOptions::default();
-    if !url.hosts.is_empty() {
-        let scheme = if encrypted { "https" } else { "http" };
-        options.endpoints = url.hosts.split(',').map(|host| format!("{scheme}://{host}")).collect();
-    } else if encrypted {
-        options.endpoints = vec!["https://localhost:2379".to_owned()];
-    }
-    let namespace = url.path.strip_prefix('/').unwrap_or(&url.path);
-    options.namespace = (!namespace.is_empty()).then(|| namespace.to_owned());
-    if let Some(name) = get("name") {
-        options.name = name.to_owned();
-    }
+/// What a URL says. Reads the files that it names, and variables through `environment`; no other I/O.
+pub(crate) fn read(url: &Url, name: String, environment: impl Fn(&'static str) -> Result<Option<String>>) -> Result<EtcdUrl> {
+    url.allow(&PARAMETERS)?;
+    let mut options = EtcdOptions::new(url.hosts.iter().map(|host| match url.scheme {
+        Scheme::Etcds => format!("https://{host}"),
+        _ => format!("http://{host}"),
+    }));
+    options.namespace = url.namespace()?.map(str::to_owned);
+    options.name = name;
     for (name, time) in [
         ("connect_timeout", &mut options.connect_timeout),
         ("keepalive_interval", &mut options.keepalive_interval),
@@ -56,41 +56,45 @@ pub(crate) fn options(url: &Url, environment: impl Fn(&str) -> Option<String>) -
         ("initial_delay", &mut options.retry.initial_delay),
         ("max_delay", &mut options.retry.max_delay),
     ] {
-        if let Some(text) = get(name) {
+        if let Some(text) = url.get(name)? {
             *time = duration(name, text)?;
         }
     }
     for (name, time) in [("attempt_timeout", &mut options.retry.attempt_timeout), ("total_timeout", &mut options.retry.total_timeout)] {
-        if let Some(text) = get(name) {
+        if let Some(text) = url.get(name)? {
             *time = Some(duration(name, text)?);
         }
     }
-    if let Some(text) = get("attempts") {
-        options.retry.max_attempts = text.parse().map_err(|_| wrong("attempts", "a number"))?;
+    if let Some(text) = url.get("attempts")? {
+        options.retry.max_attempts = text.parse().map_err(|_| wrong("attempts", "a number such as `3`"))?;
     }
-    if let Some(text) = get("multiplier") {
-        options.retry.multiplier = text.parse().map_err(|_| wrong("multiplier", "a number"))?;
+    if let Some(text) = url.get("multiplier")? {
+        options.retry.multiplier = text.parse().map_err(|_| wrong("multiplier", "a number such as `2` or `1.5`"))?;
     }
-    options.credentials = credentials(url.user.as_deref(), get("password_file"), environment)?;
-    options.tls = tls(encrypted, get)?;
-    Ok(options)
+    options.credentials = credentials(url, environment)?;
+    options.tls = tls(url)?;
+    options.validate()?;
+    Ok(EtcdUrl { options, lazy: url.flag("lazy")? })
 }
 
-fn credentials(
-    user: Option<&str>,
-    password_file: Option<&str>,
-    environment: impl Fn(&str) -> Option<String>,
-) -> Result<Option<Credentials>> {
-    let Some(user) = user else {
-        return if password_file.is_some() { refuse("a file with a password, but no user") } else { Ok(None) };
+fn credentials(url: &Url, environment: impl Fn(&'static str) -> Result<Option<String>>) -> Result<Option<Credentials>> {
+    let password_file = url.get("password_file")?;
+    let Some(user) = &url.user else {
+        return match password_file {
+            Some(_) => refuse("a file with a password, but no user; write `etcd://user@host:2379`"),
+            None => Ok(None),
+        };
     };
-    let file = password_file.map(str::to_owned).or_else(|| environment(PASSWORD_FILE));
+    let file = match password_file {
+        Some(file) => Some(file.to_owned()),
+        None => environment(PASSWORD_FILE)?,
+    };
     let password = match file {
         Some(file) => {
-            let text = read("the file with the password", &file)?;
+            let text = contents("the file with the password", &file)?;
             text.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).unwrap_or(&text).to_owned()
         }
-        None => match environment(PASSWORD) {
+        None => match environment(PASSWORD)? {
             Some(password) => password,
             None => {
                 return refuse(
@@ -102,36 +106,40 @@ fn credentials(
     Ok(Some(Credentials::new(user, password)))
 }
 
-fn tls<'a>(encrypted: bool, get: impl Fn(&str) -> Option<&'a str>) -> Result<Option<Tls>> {
-    if !encrypted {
-        return match ["ca", "cert", "key", "server_name"].iter().any(|name| get(name).is_some()) {
-            true => refuse("certificates for a connection that is not encrypted: use `etcds://`"),
-            false => Ok(None),
+fn tls(url: &Url) -> Result<Option<Tls>> {
+    let (authorities, certificates, key, server_name) = (url.get("ca")?, url.get("cert")?, url.get("key")?, url.get("server_name")?);
+    if url.scheme != Scheme::Etcds {
+        return match authorities.or(certificates).or(key).or(server_name) {
+            Some(_) => refuse("certificates for a connection that is not encrypted; write `etcds://`"),
+            None => Ok(None),
         };
     }
     let mut tls = Tls::new();
-    if let Some(file) = get("ca") {
-        tls = tls.with_authorities(read("the file that `ca` names", file)?);
+    if let Some(file) = authorities {
+        tls = tls.with_authorities(contents("the file that `ca` names", file)?);
     }
-    match (get("cert"), get("key")) {
+    match (certificates, key) {
         (Some(certificates), Some(key)) => {
-            tls = tls.with_identity(read("the file that `cert` names", certificates)?, read("the file that `key` names", key)?);
+            tls = tls.with_identity(contents("the file that `cert` names", certificates)?, contents("the file that `key` names", key)?);
         }
         (None, None) => {}
-        _ => return refuse("`cert` and `key` belong together"),
+        _ => return refuse("one of `cert` and `key`; write both"),
     }
-    if let Some(name) = get("server_name") {
+    if let Some(name) = server_name {
         tls = tls.with_server_name(name);
     }
     Ok(Some(tls))
 }
 
-fn read(what: &'static str, file: &str) -> Result<String> {
+fn contents(what: &'static str, file: &str) -> Result<String> {
+    if file.starts_with('~') {
+        return refuse(format!("{what} begins with `~`, which only a shell knows; write the home directory itself"));
+    }
     fs::read_to_string(file).map_err(|error| Error::invalid_argument(OPERATION, format!("{what} cannot be read: {error}")))
 }
 
 fn wrong(parameter: &'static str, what: &'static str) -> Error {
-    Error::invalid_argument(OPERATION, format!("`{parameter}` is not {what}"))
+    Error::invalid_argument(OPERATION, format!("`{parameter}` is not what it can be; write {what}"))
 }
 
 /// `500ms`, `5s`, `2m`.
@@ -145,7 +153,10 @@ fn duration(parameter: &'static str, text: &str) -> Result<Duration> {
         _ => return Err(wrong(parameter, "a time such as `500ms`, `5s` or `2m`")),
     };
     let number: u64 = number.parse().map_err(|_| wrong(parameter, "a time such as `500ms`, `5s` or `2m`"))?;
-    number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(|| wrong(parameter, "a time that can be waited for"))
+    number
+        .checked_mul(milliseconds)
+        .map(Duration::from_millis)
+        .ok_or_else(|| wrong(parameter, "a time that can be waited for, such as `5s`"))
 }
 
 #[cfg(test)]
@@ -155,10 +166,8 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str, environment: &[(&str, &str)]) -> Result<EtcdOptions> {
-        let get = |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-        let options = options(&Url::parse(text)?, get)?;
-        options.validate()?;
-        Ok(options)
+        let get = |name: &str| Ok(environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()));
+        Ok(read(&Url::parse(text)?, "a name".to_owned(), get)?.options)
     }
 
     fn refused(text: &str, environment: &[(&str, &str)]) -> String {
@@ -168,20 +177,30 @@ mod tests {
     }
 
     #[test]
-    fn hosts_namespace_and_defaults() {
+    fn hosts_namespace_and_name() {
         let options = parsed("etcd://h1:2379,h2:2380/team/a", &[]).unwrap();
         assert_eq!(options.endpoints, ["http://h1:2379", "http://h2:2380"]);
-        assert_eq!(options.namespace.as_deref(), Some("team/a"));
-        assert_eq!(parsed("etcd://", &[]).unwrap().endpoints, ["localhost:2379"]);
+        assert_eq!((options.namespace.as_deref(), options.name.as_str()), (Some("team/a"), "a name"));
         assert_eq!(parsed("etcd://h:1/", &[]).unwrap().namespace, None);
         assert_eq!(parsed("etcds://h:1", &[]).unwrap().endpoints, ["https://h:1"]);
+    }
+
+    #[test]
+    fn it_connects_later_where_it_is_told_to() {
+        let lazy = |text| read(&Url::parse(text).unwrap(), String::new(), |_| Ok(None)).map(|url| url.lazy);
+        for (text, expected) in
+            [("etcd://h:1", false), ("etcd://h:1?lazy", true), ("etcd://h:1?lazy=true", true), ("etcd://h:1?lazy=false", false)]
+        {
+            assert_eq!(lazy(text).unwrap(), expected, "{text}");
+        }
+        assert!(lazy("etcd://h:1?lazy=1").is_err());
     }
 
     #[test]
     fn every_parameter_is_wired() {
         let options = parsed(
             "etcd://h:1?connect_timeout=1s&attempt_timeout=500ms&total_timeout=2m&attempts=7&initial_delay=3ms&max_delay=4s&multiplier=1.5\
-             &keepalive_interval=6s&keepalive_timeout=7s&name=shop",
+             &keepalive_interval=6s&keepalive_timeout=7s",
             &[],
         )
         .unwrap();
@@ -191,16 +210,13 @@ mod tests {
         assert_eq!((retry.attempt_timeout, retry.total_timeout), (Some(Duration::from_millis(500)), Some(seconds(120))));
         assert_eq!((retry.max_attempts, retry.multiplier), (7, 1.5));
         assert_eq!((retry.initial_delay, retry.max_delay), (Duration::from_millis(3), seconds(4)));
-        assert_eq!(options.name, "shop");
     }
 
     #[test]
     fn what_cannot_be_is_refused() {
         for bad in [
-            "etcd://h",
-            "etcd://h:1,",
-            "etcd://h:1//",
             "etcd://h:1?unknown=1",
+            "etcd://h:1?connect_timeout",
             "etcd://h:1?connect_timeout=5",
             "etcd://h:1?connect_timeout=s",
             "etcd://h:1?connect_timeout=-1s",
@@ -210,6 +226,7 @@ mod tests {
             "etcd://h:1?ca=/etc/ca.pem",
             "etcds://h:1?ca=/no/such/file",
             "etcds://h:1?cert=/no/such/file",
+            "etcds://h:1?ca=~/ca.pem",
             "etcd://h:1?password_file=/no/such/file",
         ] {
             refused(bad, &[]);

@@ -1,5 +1,6 @@
 //! Opening a store by its URL.
 
+use std::env::{self, VarError};
 use std::fmt;
 use std::sync::Arc;
 
@@ -7,21 +8,24 @@ use coord_api::{Error, Provider, Result};
 #[cfg(feature = "etcd")]
 use coord_etcd::{EtcdOptions, EtcdProvider};
 #[cfg(feature = "memory")]
-use coord_memory::MemoryProvider;
+use coord_memory::MemoryStore;
+#[cfg(feature = "memory")]
+use coord_recipes::layers::{Namespace, Observe};
+#[cfg(feature = "memory")]
+use coord_recipes::{ProviderOptions, StoreProvider};
 
-use crate::url::{OPERATION, Url};
+use crate::name;
+use crate::url::{OPERATION, Scheme, Url};
 
 /// The variable with the URL.
 const URL: &str = "COORD_URL";
-
-/// The schemes there are, each with the feature that brings it.
-const SCHEMES: [(&str, &str); 4] = [("memory", "memory"), ("sled", "sled"), ("etcd", "etcd"), ("etcds", "etcd")];
 
 /// Opens the store that `url` names, and connects one client to it. The crate's page has the URLs.
 ///
 /// # Errors
 ///
-/// `InvalidArgument` for a URL that means nothing, with the feature to switch on where it would mean something; no error repeats it. Otherwise those of the store:
+/// `InvalidArgument` for a URL that is wrong, or that could be taken for something else than was meant: it says what to write instead, or which feature to switch
+/// on, and never repeats the URL. Otherwise those of the store:
 /// `Unavailable` for a cluster that does not answer or a directory in use, `Unauthenticated` for a wrong password.
 ///
 /// # Cancel safety
@@ -41,27 +45,48 @@ pub async fn open(url: &str) -> Result<Arc<dyn Provider>> {
 ///
 /// Cancel safe.
 pub async fn open_from_env() -> Result<Arc<dyn Provider>> {
-    match environment(URL) {
+    match environment(URL)? {
         Some(url) => open(&url).await,
         None => Err(Error::invalid_argument(OPERATION, "COORD_URL does not name a store, for example `memory://`")),
     }
 }
 
-fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+fn environment(name: &'static str) -> Result<Option<String>> {
+    match env::var(name) {
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => Err(Error::invalid_argument(OPERATION, format!("{name} is not UTF-8; write it anew"))),
+    }
 }
 
 /// A store, and clients of it: as many as processes are to be modelled. Most programs need one, which [`open`] gives.
+///
+/// It is displayed as a URL in one spelling, which names the store and, where there is one, the namespace and the user. That has no secret in it.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> coord::Result<()> {
+/// let source = coord::Source::open("MEMORY:?namespace=shop").await?;
+/// assert_eq!(source.to_string(), "memory://?namespace=shop");
+/// # Ok(())
+/// # }
+/// ```
 pub struct Source {
-    scheme: String,
+    url: Url,
+    #[cfg(feature = "memory")]
+    name: String,
     store: Store,
 }
 
 enum Store {
     #[cfg(feature = "memory")]
-    Memory(Arc<MemoryProvider>),
+    Memory(MemoryStore),
     #[cfg(feature = "etcd")]
     Etcd(Box<EtcdOptions>),
+    #[cfg(feature = "etcd")]
+    LazyEtcd(Box<EtcdOptions>),
 }
 
 impl Source {
@@ -77,71 +102,102 @@ impl Source {
     #[allow(clippy::unused_async, reason = "a directory is opened; what opens takes its time")]
     pub async fn open(url: &str) -> Result<Self> {
         let url = Url::parse(url)?;
-        let store = match url.scheme.as_str() {
+        let name = name::of(&url, environment)?;
+        let store = match url.scheme {
             #[cfg(feature = "memory")]
-            "memory" => {
-                url.allow(false, false, &[])?;
-                if !matches!(url.path.as_str(), "" | "/") {
-                    return Err(Error::invalid_argument(OPERATION, "`memory:` knows no path"));
-                }
-                Store::Memory(MemoryProvider::new())
+            Scheme::Memory => {
+                url.allow(&PARAMETERS)?;
+                Store::Memory(MemoryStore::new())
             }
             #[cfg(feature = "sled")]
-            "sled" => {
-                url.allow(false, false, &[])?;
-                if url.path.is_empty() || (url.has_authority && url.path == "/") {
-                    return Err(Error::invalid_argument(OPERATION, "`sled:` needs a directory: `sled:///var/lib/shop`"));
+            Scheme::Sled => {
+                url.allow(&PARAMETERS)?;
+                if let Some(namespace) = url.namespace()? {
+                    // Refused before a directory is made.
+                    Namespace::new(MemoryStore::new(), namespace).map_err(|error| error.in_operation(OPERATION))?;
                 }
-                Store::Memory(MemoryProvider::open_async(&url.path).await?)
+                Store::Memory(MemoryStore::open_async(&url.path).await?)
             }
             #[cfg(feature = "etcd")]
-            "etcd" | "etcds" => {
-                let options = crate::etcd_url::options(&url, environment)?;
-                options.validate()?;
-                Store::Etcd(Box::new(options))
+            Scheme::Etcd | Scheme::Etcds => {
+                let crate::etcd_url::EtcdUrl { options, lazy } = crate::etcd_url::read(&url, name.clone(), environment)?;
+                if lazy { Store::LazyEtcd(Box::new(options)) } else { Store::Etcd(Box::new(options)) }
             }
-            unknown => return Err(unknown_scheme(unknown)),
+            #[allow(unreachable_patterns, reason = "with all features there is none left")]
+            scheme => return Err(not_built_in(scheme)),
         };
-        Ok(Source { scheme: url.scheme, store })
+        Ok(Source {
+            url,
+            #[cfg(feature = "memory")]
+            name,
+            store,
+        })
     }
 
     /// A further client, as independent of the others as another process would be.
     ///
     /// # Errors
     ///
-    /// Those of connecting: `Unavailable`, `Unauthenticated`.
+    /// Those of connecting: `Unavailable`, `Unauthenticated`; `InvalidArgument` for a namespace with a directory of the recipes in it.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
     #[allow(clippy::unused_async, reason = "only clusters are connected to")]
     pub async fn client(&self) -> Result<Arc<dyn Provider>> {
-        match self.store {
+        match &self.store {
             #[cfg(feature = "memory")]
-            Store::Memory(ref first) => Ok(first.client()),
+            Store::Memory(store) => self.client_of(store.client()),
             #[cfg(feature = "etcd")]
-            Store::Etcd(ref options) => Ok(EtcdProvider::connect((**options).clone()).await?),
+            Store::Etcd(options) => Ok(EtcdProvider::connect((**options).clone()).await?),
+            #[cfg(feature = "etcd")]
+            Store::LazyEtcd(options) => Ok(EtcdProvider::connect_lazy((**options).clone())?),
         }
+    }
+
+    #[cfg(feature = "memory")]
+    fn client_of(&self, store: MemoryStore) -> Result<Arc<dyn Provider>> {
+        let options = ProviderOptions::default().with_name(&self.name).with_home(store.home().clone());
+        let store = Observe::new(store, "memory");
+        Ok(match self.url.namespace()? {
+            Some(namespace) => {
+                let store = Namespace::new(store, namespace).map_err(|error| error.in_operation(OPERATION))?;
+                StoreProvider::new(Arc::new(store), options)
+            }
+            None => StoreProvider::new(Arc::new(store), options),
+        })
+    }
+}
+
+/// What a store of this process knows.
+#[cfg(feature = "memory")]
+const PARAMETERS: [&str; 2] = ["name", "namespace"];
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.url.fmt(f)
     }
 }
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source").field("scheme", &self.scheme).finish_non_exhaustive()
+        f.debug_struct("Source").field("url", &self.url.to_string()).finish_non_exhaustive()
     }
 }
 
-fn unknown_scheme(scheme: &str) -> Error {
-    let message = match SCHEMES.iter().find(|(known, _)| *known == scheme) {
-        Some((scheme, feature)) => {
-            format!("`{scheme}:` needs the feature `{feature}` of the package coordkit, which this program was built without")
-        }
-        None => "an unknown scheme; known are `memory:`, `sled:` (feature `sled`), `etcd:` and `etcds:` (feature `etcd`)".to_owned(),
+fn not_built_in(scheme: Scheme) -> Error {
+    let (scheme, feature) = match scheme {
+        Scheme::Memory => ("memory", "memory"),
+        Scheme::Sled => ("sled", "sled"),
+        Scheme::Etcd => ("etcd", "etcd"),
+        Scheme::Etcds => ("etcds", "etcd"),
     };
+    let message = format!("`{scheme}:` needs the feature `{feature}` of the package coordkit, which this program was built without");
     Error::invalid_argument(OPERATION, message)
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests {
     use coord_api::ErrorKind;
 
@@ -149,13 +205,33 @@ mod tests {
 
     #[test]
     fn a_scheme_that_is_not_built_in_names_its_feature() {
-        let message = |scheme| {
-            let error = unknown_scheme(scheme);
+        for (scheme, feature) in [(Scheme::Memory, "memory"), (Scheme::Sled, "sled"), (Scheme::Etcd, "etcd"), (Scheme::Etcds, "etcd")] {
+            let error = not_built_in(scheme);
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);
-            error.to_string()
-        };
-        assert!(message("etcds").contains("feature `etcd`"));
-        assert!(message("sled").contains("feature `sled`"));
-        assert!(message("redis").contains("unknown scheme") && !message("redis").contains("redis"));
+            assert!(error.to_string().contains(&format!("feature `{feature}`")), "{error}");
+        }
+    }
+
+    #[cfg(feature = "memory")]
+    #[tokio::test]
+    async fn what_a_provider_writes_bears_its_name() {
+        use std::time::Duration;
+
+        use coord_api::prelude::*;
+        use coord_api::store::{Range, Span, Store as _};
+
+        let pid = std::process::id().to_string();
+        for (url, directory, named) in
+            [("memory://?name=shop%20a", "/locks/", "shop a"), ("memory://?namespace=shop", "/shop/locks/", &format!(":{pid}"))]
+        {
+            let source = Source::open(url).await.unwrap();
+            let coord = source.client().await.unwrap();
+            let _guard = coord.lock().acquire("job", Duration::from_secs(10)).await.unwrap();
+            #[allow(irrefutable_let_patterns, reason = "with etcd there is another one")]
+            let Store::Memory(store) = &source.store else { panic!("not in memory") };
+            let found = store.range(Range::new(Span::Prefix(directory.into()))).await.unwrap().entries;
+            let names: Vec<_> = found.iter().map(|entry| String::from_utf8_lossy(&entry.value).into_owned()).collect();
+            assert!(names.len() == 1 && names.iter().all(|name| name.ends_with(named)), "{url}: {names:?}");
+        }
     }
 }

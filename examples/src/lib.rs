@@ -4,8 +4,3 @@ pub mod ledger;
 pub mod limiter;
 pub mod load;
 pub mod rules;
-
-/// The code in the README, compiled and run.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-pub struct Readme;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coord_api::{ConfigCenter, Error, Result, key};
+use coord_home::Home;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
@@ -49,7 +50,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManagerBuilder<T> {
 
     /// Checks each loaded value; a refused one is not used.
     ///
-    /// The reason shows in the status as the cause of the error; it must not hold secrets. A panic counts as a refusal.
+    /// The reason shows in the status as the cause of the error, and in the log; it must not hold secrets. A panic counts as a refusal.
     #[must_use]
     pub fn validate<E: Into<Box<dyn StdError + Send + Sync>>>(
         mut self,
@@ -59,9 +60,9 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManagerBuilder<T> {
         self
     }
 
-    /// Is told of each change, with the old value and the new one, just before they are swapped: `current()` is still the old one. What it refuses is not used.
+    /// Is asked about each change, with the old value and the new one, just before they are swapped: `current()` is still the old one. What it refuses is not used.
     ///
-    /// It runs on the manager's task, never twice at once, so it should be short. The reason shows in the status as the cause of the error; it must not
+    /// It runs on the manager's task, never twice at once, so it should be short. The reason shows in the status as the cause of the error, and in the log; it must not
     /// hold secrets. A panic counts as a refusal. It should not own the manager, which could then never be dropped; a [reader](ConfigManager::reader) does no harm.
     #[must_use]
     pub fn on_update<E: Into<Box<dyn StdError + Send + Sync>>>(
@@ -69,6 +70,16 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManagerBuilder<T> {
         callback: impl Fn(&Arc<T>, &Arc<T>) -> Result<(), E> + Send + Sync + 'static,
     ) -> Self {
         self.updates.callback = Some(Box::new(move |old, new| callback(old, new).map_err(Refusal::new)));
+        self
+    }
+
+    /// Is told of each change, with the old value and the new one, just after they were swapped: `current()` is the new one. It cannot refuse.
+    ///
+    /// It runs on the manager's task, as the [update callback](Self::on_update) does, never twice at once and never after [`stop`](ConfigManager::stop) returned. A panic shows in the
+    /// status, and the new value stays in use. A task that waits for changes is better off with [`changes`](ConfigManager::changes).
+    #[must_use]
+    pub fn on_change(mut self, callback: impl Fn(&Arc<T>, &Arc<T>) + Send + Sync + 'static) -> Self {
+        self.updates.listener = Some(Box::new(callback));
         self
     }
 
@@ -108,6 +119,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManagerBuilder<T> {
             config: self.config,
             updates: Arc::new(self.updates),
             load_timeout: self.load_timeout,
+            home: Home::shared(),
             running: Mutex::new(None),
         })
     }

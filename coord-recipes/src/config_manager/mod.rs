@@ -3,8 +3,6 @@
 //! # Examples
 //!
 //! ```
-//! use std::time::Duration;
-//!
 //! use coord_api::prelude::*;
 //! use coord_memory::MemoryStore;
 //! use coord_recipes::config_manager::ConfigManager;
@@ -29,10 +27,10 @@
 //! assert!(status.missing);
 //! assert_eq!(manager.current().per_second, 10);
 //!
+//! let mut changes = manager.changes();
 //! provider.config().set("prod/gateway/limits", &Limits { per_second: 50 }).await?;
-//! while manager.current().per_second != 50 {
-//!     tokio::time::sleep(Duration::from_millis(1)).await;
-//! }
+//! changes.changed().await;
+//! assert_eq!(manager.current().per_second, 50);
 //!
 //! manager.stop().await;
 //! # Ok(())
@@ -40,22 +38,28 @@
 //! ```
 
 mod builder;
+mod changes;
+mod guard;
 mod reader;
+mod same;
 mod status;
 mod updates;
 mod worker;
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coord_api::{ConfigCenter, Error, ErrorKind};
+use coord_home::Home;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use builder::ConfigManagerBuilder;
+pub use changes::ConfigChanges;
 pub use reader::{ConfigReader, Current};
 pub use status::{ConfigFault, ConfigSource, ConfigStatus, FaultStage};
 pub use updates::DeletePolicy;
@@ -69,8 +73,11 @@ use worker::Worker;
 ///   reach. A new document is decoded, validated, handed to the update callback and swapped in, in this order; whatever fails keeps the old value, and
 ///   [`status`](Self::status) shows it.
 /// - **R24** No change is missed between loading and watching. A resync reloads. [`start`](Self::start) and [`stop`](Self::stop) are idempotent and can be repeated.
-/// - A document counts as changed when its bytes differ from those of the value in use. Written again unchanged, it only raises the version. A
-///   document that was refused is looked at again when it is written again, or after a new start.
+/// - A document counts as changed when it says something else, as JSON, than the one in use. Where only the spelling differs (white space, line ends, a byte order mark, the order of an
+///   object's keys, `1.0` for `1.00` or `1`) it raises the version, and nothing else happens. Where that cannot be known, for numbers beyond 64 bits, it counts as changed. So does the
+///   first document, after the default.
+/// - A document that was refused is looked at again when it is written again, or after a new start.
+/// - What the application's code does, the manager outlives: a panic of the callbacks, of decoding, or of the `Drop` of an old value shows in the status and is logged.
 ///
 /// The manager owns its background task: it ends with [`stop`](Self::stop), or with the manager, wherever that is dropped. Share the manager in an
 /// [`Arc`], or hand out [readers](Self::reader), which only read.
@@ -79,6 +86,7 @@ pub struct ConfigManager<T> {
     config: Arc<dyn ConfigCenter>,
     updates: Arc<Updates<T>>,
     load_timeout: Duration,
+    home: Home,
     running: Mutex<Option<Running>>,
 }
 
@@ -124,7 +132,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManager<T> {
     /// It never fails: what went wrong stands in the status that it returns, and the manager goes on trying in the background, with capped and jittered pauses. The
     /// first load is over when the centre answered, be it that the key is missing or that its document is refused. Started already, it only waits.
     ///
-    /// Needs a tokio runtime with its timers enabled, on which the task then runs. Outside of one nothing is started, and the status says so.
+    /// Needs a tokio runtime, on which the task and the callbacks then run; when it ends, so does following the value, and the status says so. Outside of one nothing is
+    /// started, and the status says so.
     ///
     /// # Cancel safety
     ///
@@ -135,6 +144,11 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManager<T> {
             self.reader.cell.failed(ConfigFault::new(FaultStage::Load, None, error));
             return self.status();
         };
+        if let Err(error) = self.home.ready() {
+            let error = crate::core::homeless("config_manager.start", error);
+            self.reader.cell.failed(ConfigFault::new(FaultStage::Load, None, error));
+            return self.status();
+        }
         let mut running = loop {
             let stopping = {
                 let mut slot = self.running.lock();
@@ -151,14 +165,15 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManager<T> {
             stopping.ended().await;
         };
         // Loaded, ended or timed out: the status tells which.
-        let _ = tokio::time::timeout(self.load_timeout, running.loaded.wait_for(|loaded| *loaded)).await;
+        let _ = self.home.timeout(self.load_timeout, running.loaded.wait_for(|loaded| *loaded)).await;
         self.status()
     }
 
     fn spawn(&self, runtime: &tokio::runtime::Handle) -> Running {
         let (report, loaded) = watch::channel(false);
         let stop = CancellationToken::new();
-        let worker = Worker::new(Arc::clone(&self.config), &self.reader, Arc::clone(&self.updates), stop.clone(), report);
+        let worker =
+            Worker::new(Arc::clone(&self.config), &self.reader, Arc::clone(&self.updates), self.home.clone(), stop.clone(), report);
         runtime.spawn(worker.run());
         Running { stop, loaded }
     }
@@ -186,6 +201,47 @@ impl<T> ConfigManager<T> {
         self.reader.current()
     }
 
+    /// Waits for the next change of the value, from this call on, and says where the new one comes from. `None` when the manager is not running any more, as
+    /// [`ConfigChanges::changed`] says.
+    ///
+    /// Between two calls a change can pass unnoticed; a loop is better off with [`changes`](Self::changes).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub fn changed(&self) -> impl Future<Output = Option<ConfigSource>> + Send + 'static {
+        let mut changes = self.changes();
+        async move { changes.changed().await }
+    }
+
+    /// The changes of the value from now on, none of which is missed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use coord_api::prelude::*;
+    /// # use coord_recipes::config_manager::ConfigManager;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> coord_api::Result<()> {
+    /// # let provider = coord_memory::MemoryProvider::new();
+    /// let manager = ConfigManager::<u32>::builder(Arc::clone(provider.config()), "gateway", "workers").env("prod").build()?;
+    /// let mut changes = manager.changes();
+    /// manager.start().await;
+    ///
+    /// provider.config().set("prod/gateway/workers", &8).await?;
+    /// assert!(changes.changed().await.is_some());
+    /// assert_eq!(*manager.current(), 8);
+    ///
+    /// manager.stop().await;
+    /// assert_eq!(changes.changed().await, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn changes(&self) -> ConfigChanges {
+        self.reader.changes()
+    }
+
     /// How the manager is doing.
     pub fn status(&self) -> ConfigStatus {
         self.reader.status()
@@ -204,8 +260,10 @@ impl<T> ConfigManager<T> {
 
 impl<T> Drop for ConfigManager<T> {
     fn drop(&mut self) {
-        if let Some(running) = self.running.get_mut() {
-            running.stop.cancel();
+        match self.running.get_mut() {
+            Some(running) => running.stop.cancel(),
+            // There is no task that would tell those who wait.
+            None => self.reader.cell.announcer.running(false),
         }
     }
 }

@@ -8,6 +8,8 @@ use arc_swap::{ArcSwap, Guard};
 use coord_api::{ConfigEvent, Value, Version, Watch, WatchState};
 use parking_lot::Mutex;
 
+use super::changes::{Announcer, ConfigChanges};
+use super::guard::{Panicked, discard};
 use super::status::{ConfigFault, ConfigSource, ConfigStatus};
 
 /// Reads what a [`ConfigManager`](super::ConfigManager) manages. Cheap to clone; keeps no task alive.
@@ -18,7 +20,13 @@ pub struct ConfigReader<T> {
 impl<T> ConfigReader<T> {
     pub(super) fn new(key: String, default: Arc<T>) -> Self {
         let condition = Condition { source: ConfigSource::Default, document: None, missing: false, last_error: None };
-        let cell = Cell { value: ArcSwap::new(default), key, condition: Mutex::new(condition), watch: Mutex::new(Watching::Stopped) };
+        let cell = Cell {
+            value: ArcSwap::new(default),
+            key,
+            condition: Mutex::new(condition),
+            watch: Mutex::new(Watching::Stopped),
+            announcer: Announcer::new(),
+        };
         ConfigReader { cell: Arc::new(cell) }
     }
 
@@ -26,6 +34,11 @@ impl<T> ConfigReader<T> {
     #[inline]
     pub fn current(&self) -> Current<T> {
         Current(self.cell.value.load())
+    }
+
+    /// The changes of the value from now on. See [`ConfigManager::changes`](super::ConfigManager::changes).
+    pub fn changes(&self) -> ConfigChanges {
+        self.cell.announcer.changes()
     }
 
     /// How the manager is doing.
@@ -82,6 +95,7 @@ pub(super) struct Cell<T> {
     pub(super) key: String,
     condition: Mutex<Condition>,
     pub(super) watch: Mutex<Watching>,
+    pub(super) announcer: Announcer,
 }
 
 struct Condition {
@@ -101,36 +115,47 @@ impl<T> Cell<T> {
         self.condition.lock().source
     }
 
-    /// Whether the value in use was made from these bytes.
-    pub(super) fn is_in_use(&self, document: &Value) -> bool {
-        self.condition.lock().document.as_ref() == Some(document)
+    /// The document that the value in use was made from.
+    pub(super) fn document(&self) -> Option<Value> {
+        self.condition.lock().document.clone()
     }
 
-    /// Swaps in a value, made from `document`.
-    pub(super) fn loaded(&self, value: Arc<T>, document: Value, version: Version) {
+    /// Swaps in a value, made from `document`, and gives back the old one: to drop it is the user's code, which must not run under our lock.
+    #[must_use]
+    pub(super) fn loaded(&self, value: Arc<T>, document: Value, version: Version) -> Arc<T> {
+        let source = ConfigSource::Loaded(version);
+        let before = {
+            let mut condition = self.condition.lock();
+            *condition = Condition { source, document: Some(document), missing: false, last_error: None };
+            self.value.swap(value)
+        };
+        self.announcer.swapped(source);
+        before
+    }
+
+    /// The value in use was written again, as `document`.
+    pub(super) fn confirmed(&self, document: Value, version: Version) {
         let mut condition = self.condition.lock();
-        self.value.store(value);
         *condition = Condition { source: ConfigSource::Loaded(version), document: Some(document), missing: false, last_error: None };
     }
 
-    /// The document in use was written again.
-    pub(super) fn confirmed(&self, version: Version) {
+    /// The key is absent; the value stays.
+    pub(super) fn absent(&self) {
         let mut condition = self.condition.lock();
-        condition.source = ConfigSource::Loaded(version);
-        condition.missing = false;
+        condition.missing = true;
         condition.last_error = None;
     }
 
-    /// The key is absent; `default` is swapped in where one is given.
-    pub(super) fn absent(&self, default: Option<Arc<T>>) {
-        let mut condition = self.condition.lock();
-        if let Some(default) = default {
-            self.value.store(default);
-            condition.source = ConfigSource::Default;
-            condition.document = None;
-        }
-        condition.missing = true;
-        condition.last_error = None;
+    /// The key is absent; the default is swapped in. Gives back the old value, as [`loaded`](Self::loaded) does.
+    #[must_use]
+    pub(super) fn returned_to(&self, default: Arc<T>) -> Arc<T> {
+        let before = {
+            let mut condition = self.condition.lock();
+            *condition = Condition { source: ConfigSource::Default, document: None, missing: true, last_error: None };
+            self.value.swap(default)
+        };
+        self.announcer.swapped(ConfigSource::Default);
+        before
     }
 
     /// Something went wrong; the value stays. A document that was refused is there.
@@ -140,17 +165,20 @@ impl<T> Cell<T> {
         condition.last_error = Some(fault);
     }
 
-    pub(super) fn set_watch(&self, watch: Watching) {
+    /// Ends the watch that there was, which is the config centre's code: it must not run under our lock, and may panic.
+    pub(super) fn set_watch(&self, watch: Watching) -> Result<(), Panicked> {
         let before = std::mem::replace(&mut *self.watch.lock(), watch);
-        // Ending a watch is the config centre's code, which should not run under our lock.
-        drop(before);
+        discard(before)
     }
 
     /// The task is over. That the config centre was closed is still worth knowing.
     pub(super) fn stop_watch(&self) {
-        if !matches!(&*self.watch.lock(), Watching::Ended) {
-            self.set_watch(Watching::Stopped);
+        let ended = matches!(&*self.watch.lock(), Watching::Ended);
+        if !ended {
+            // Nobody follows it any more, so that there is nothing that could go on.
+            let _ = self.set_watch(Watching::Stopped);
         }
+        self.announcer.running(false);
     }
 }
 

@@ -34,17 +34,17 @@ impl ConfigStatus {
 pub enum ConfigSource {
     /// It is the default: nothing was loaded yet, or it was deleted and the [policy](super::DeletePolicy) says so.
     Default,
-    /// It was loaded; the last version that had these very bytes.
+    /// It was loaded; the last version that had this value.
     Loaded(Version),
 }
 
-/// Why an update did not happen.
+/// Why an update did not happen, or what went wrong with it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConfigFault {
     /// Where it failed.
     pub stage: FaultStage,
-    /// The version of the document that was refused; `None` when the fault is about none.
+    /// The version of the document that was refused, or whose use went wrong; `None` when the fault is about none.
     pub version: Option<Version>,
     /// What went wrong. The cause, where there is one, is what the validator or the callback returned.
     pub error: Error,
@@ -74,6 +74,10 @@ pub enum FaultStage {
     Validate,
     /// The update callback refused the value.
     Callback,
+    /// The change callback panicked. The new value is in use all the same.
+    Change,
+    /// The `Drop` of the old value panicked. The new one is in use all the same.
+    Drop,
 }
 
 impl fmt::Display for FaultStage {
@@ -83,6 +87,8 @@ impl fmt::Display for FaultStage {
             FaultStage::Decode => "decode",
             FaultStage::Validate => "validate",
             FaultStage::Callback => "callback",
+            FaultStage::Change => "change",
+            FaultStage::Drop => "drop",
         })
     }
 }

@@ -1,21 +1,23 @@
 //! The task of a config manager: opens the watch, follows it, and opens it again for as long as it takes.
 
 use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use coord_api::{ConfigCenter, ConfigEvent, Error, ErrorKind, Invalid, Result, WatchStart};
-use futures_util::Stream;
+use coord_home::Home;
+use futures_util::{FutureExt, Stream};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::guard::discard;
 use super::reader::{Cell, ConfigReader, Watching};
 use super::status::{ConfigFault, FaultStage};
-use super::updates::{Follower, Updates};
+use super::updates::{Follower, Updates, log, reason};
 use crate::backoff::Backoff;
 
 const OPERATION: &str = "config_manager.load";
@@ -28,6 +30,8 @@ pub(super) struct Worker<T> {
     config: Arc<dyn ConfigCenter>,
     cell: Arc<Cell<T>>,
     follower: Follower<T>,
+    /// Whose timers are used: the runtime need not have any.
+    home: Home,
     stop: CancellationToken,
     backoff: Backoff,
     /// Whether the centre was out of reach at the last try: then another failure is no news.
@@ -41,28 +45,39 @@ impl<T: DeserializeOwned> Worker<T> {
         config: Arc<dyn ConfigCenter>,
         reader: &ConfigReader<T>,
         updates: Arc<Updates<T>>,
+        home: Home,
         stop: CancellationToken,
         loaded: watch::Sender<bool>,
     ) -> Self {
         let cell = Arc::clone(&reader.cell);
         let follower = Follower::new(Arc::clone(&cell), updates);
-        cell.set_watch(Watching::Opening);
-        Worker { config, cell, follower, stop, backoff: Backoff::new(), unreachable: false, loaded }
+        let _ = cell.set_watch(Watching::Opening);
+        cell.announcer.running(true);
+        Worker { config, cell, follower, home, stop, backoff: Backoff::new(), unreachable: false, loaded }
     }
 
     /// Runs until it is stopped or the config centre is closed.
     pub(super) async fn run(mut self) {
-        while let Some(error) = self.watch().await {
+        loop {
+            // A config centre that panics, or a layer in it, is out of reach like one that fails.
+            let error = match AssertUnwindSafe(self.watch()).catch_unwind().await {
+                Ok(None) => return,
+                Ok(Some(error)) => error,
+                Err(payload) => {
+                    let _ = discard(payload);
+                    panicked()
+                }
+            };
             let closed = error.kind() == ErrorKind::Closed;
-            self.cell.set_watch(if closed { Watching::Ended } else { Watching::Opening });
-            self.out_of_reach(error);
+            let ended = self.cell.set_watch(if closed { Watching::Ended } else { Watching::Opening });
+            self.out_of_reach(if ended.is_ok() || closed { error } else { panicked() });
             if closed {
                 return;
             }
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                () = sleep(self.backoff.pause()) => {}
+                () = self.home.sleep(self.backoff.pause()) => {}
             }
         }
     }
@@ -72,10 +87,12 @@ impl<T: DeserializeOwned> Worker<T> {
         let opened = tokio::select! {
             biased;
             () = self.stop.cancelled() => return None,
-            opened = timeout(ATTEMPT, self.config.watch_raw(&self.cell.key, WatchStart::Snapshot)) => opened,
+            opened = self.home.timeout(ATTEMPT, self.config.watch_raw(&self.cell.key, WatchStart::Snapshot)) => opened,
         };
         match opened {
-            Ok(Ok(watch)) => self.cell.set_watch(Watching::Open(watch)),
+            Ok(Ok(watch)) => {
+                let _ = self.cell.set_watch(Watching::Open(watch));
+            }
             Ok(Err(error)) => return Some(error),
             Err(_) => return Some(Error::new(ErrorKind::Timeout, OPERATION, "the config centre did not answer in time")),
         }
@@ -102,6 +119,8 @@ impl<T: DeserializeOwned> Worker<T> {
             ConfigEvent::Put { entry, .. } => self.follower.found(entry.value, entry.version),
             ConfigEvent::Delete { .. } => self.follower.absent(),
             ConfigEvent::Invalid { record, .. } => self.unreadable(record),
+            // Of a key that no call takes, so it is not the managed one.
+            ConfigEvent::InvalidDeleted { .. } => {}
             ConfigEvent::Resync(snapshot) => {
                 let key = &self.cell.key;
                 let entry = snapshot.items.into_iter().find(|entry| entry.key == *key);
@@ -123,13 +142,17 @@ impl<T: DeserializeOwned> Worker<T> {
     fn out_of_reach(&mut self, error: Error) {
         let (key, kind) = (self.cell.key.as_str(), error.kind().as_str());
         if self.unreachable {
-            tracing::debug!(key, kind, "configuration still out of reach");
+            log(|| tracing::debug!(key, kind, reason = reason(&error), "configuration still out of reach"));
         } else {
-            tracing::warn!(key, kind, "configuration out of reach");
+            log(|| tracing::warn!(key, kind, reason = reason(&error), "configuration out of reach"));
         }
         self.unreachable = true;
         self.cell.failed(ConfigFault::new(FaultStage::Load, None, error));
     }
+}
+
+fn panicked() -> Error {
+    Error::new(ErrorKind::Internal, OPERATION, "the config centre panicked")
 }
 
 /// The next event of the open watch. Cancel safe.

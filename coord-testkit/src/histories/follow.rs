@@ -56,7 +56,10 @@ pub(super) async fn config(world: Arc<World>, watcher: Watcher) -> Option<Config
             };
             taken += 1;
             let whole = match &event {
-                ConfigEvent::Put { last, .. } | ConfigEvent::Delete { last, .. } | ConfigEvent::Invalid { last, .. } => *last,
+                ConfigEvent::Put { last, .. }
+                | ConfigEvent::Delete { last, .. }
+                | ConfigEvent::Invalid { last, .. }
+                | ConfigEvent::InvalidDeleted { last, .. } => *last,
                 ConfigEvent::Resync(_) => true,
             };
             revision.push(event);

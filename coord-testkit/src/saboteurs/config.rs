@@ -56,6 +56,12 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("delete-always-existed", "delete of nothing says it existed", &["r13"], || Sabotage::provider(|| AlwaysExisted)),
     Saboteur::new("list-sees-neighbours", "`a/b` sees `a/bc`", &["r5", "r14"], || Sabotage::client(|| SeesNeighbours)),
     Saboteur::new("list-in-hash-order", "list in hash order", &["r14"], || Sabotage::provider(|| HashOrder)),
+    Saboteur::new("list-shows-what-no-call-takes", "a list shows keys that no call takes", &["r14"], || {
+        Sabotage::provider(|| ListsForeign)
+    }),
+    Saboteur::new("list-hides-what-no-call-takes", "a list says nothing of keys that no call takes", &["r14"], || {
+        Sabotage::provider(|| HidesForeign)
+    }),
     Saboteur::new("empty-reads-as-absent", "empty value reads as absent", &["r6"], || Sabotage::provider(|| EmptyIsAbsent)),
     Saboteur::new("failed-write-tells", "a failed write emits an event", &["r11"], || {
         let (told, _) = broadcast::channel(64);
@@ -270,6 +276,36 @@ impl BrokenProvider for HashOrder {
             entry.key.hash(&mut hasher);
             hasher.finish()
         });
+        Ok(snapshot)
+    }
+}
+
+/// Good entries for all keys that are UTF-8.
+struct ListsForeign;
+
+#[async_trait]
+impl BrokenProvider for ListsForeign {
+    async fn list(&self, good: &Good, prefix: &str) -> Result<Snapshot<ConfigEntry>> {
+        let mut snapshot = good.provider.config().list_raw(prefix).await?;
+        for record in std::mem::take(&mut snapshot.invalid) {
+            match String::from_utf8(record.key.to_vec()) {
+                Ok(key) => snapshot.items.push(ConfigEntry { key, value: record.value, version: record.version }),
+                Err(_) => snapshot.invalid.push(record),
+            }
+        }
+        snapshot.items.sort_by(|one, other| one.key.cmp(&other.key));
+        Ok(snapshot)
+    }
+}
+
+/// Leaves out what is UTF-8 and no key.
+struct HidesForeign;
+
+#[async_trait]
+impl BrokenProvider for HidesForeign {
+    async fn list(&self, good: &Good, prefix: &str) -> Result<Snapshot<ConfigEntry>> {
+        let mut snapshot = good.provider.config().list_raw(prefix).await?;
+        snapshot.invalid.retain(|record| std::str::from_utf8(&record.key).is_err());
         Ok(snapshot)
     }
 }

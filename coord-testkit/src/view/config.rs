@@ -11,6 +11,11 @@ use crate::wait::within;
 /// A change as it was made, or as it was told: key, version, and the value unless the key was deleted.
 pub type Change = (String, Version, Option<Value>);
 
+/// A key that is not always UTF-8, so that no two have one name.
+fn name(key: &[u8]) -> String {
+    std::str::from_utf8(key).map_or_else(|_| key.escape_ascii().to_string(), str::to_owned)
+}
+
 /// The view of one who watches the config centre.
 #[derive(Debug)]
 pub struct ConfigView {
@@ -60,10 +65,16 @@ impl ConfigView {
                 self.told.push((key, version, None));
             }
             ConfigEvent::Invalid { record, last } => {
-                let key = String::from_utf8_lossy(&record.key).into_owned();
+                let key = name(&record.key);
                 self.change(&key, record.version, last)?;
                 self.state.insert(key.clone(), (record.value.clone(), record.version));
                 self.told.push((key, record.version, Some(record.value)));
+            }
+            ConfigEvent::InvalidDeleted { key, version, last } => {
+                let key = name(&key);
+                self.change(&key, version, last)?;
+                self.state.remove(&key);
+                self.told.push((key, version, None));
             }
             ConfigEvent::Resync(snapshot) => self.resync(snapshot)?,
         }
@@ -176,7 +187,7 @@ impl ConfigView {
         self.whole = true;
         self.state = snapshot.items.into_iter().map(|entry| (entry.key, (entry.value, entry.version))).collect();
         for record in snapshot.invalid {
-            self.state.insert(String::from_utf8_lossy(&record.key).into_owned(), (record.value, record.version));
+            self.state.insert(name(&record.key), (record.value, record.version));
         }
         Ok(())
     }

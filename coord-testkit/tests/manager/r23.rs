@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use coord_api::Value;
 use coord_api::prelude::*;
-use coord_recipes::config_manager::{ConfigReader, ConfigSource, FaultStage};
+use coord_recipes::config_manager::{ConfigManager, ConfigReader, ConfigSource, FaultStage};
 use coord_testkit::Fixture;
 use coord_testkit::wait::{eventually, within};
 use tokio::time::{Instant, sleep};
@@ -133,6 +133,46 @@ pub(super) async fn the_callback_runs_for_a_changed_value_alone(cx: Fixture) {
     assert_eq!(notes.taken(), ["2", "3"]);
 }
 
+pub(super) async fn another_spelling_of_a_value_is_no_change(cx: Fixture) {
+    let (provider, writer) = (cx.provider().await, cx.provider().await);
+    let notes = Notes::default();
+    let (updating, changing) = (notes.clone(), notes.clone());
+    let manager = ConfigManager::<serde_json::Value>::builder(Arc::clone(provider.config()), "gateway", "limits")
+        .env("dev")
+        .on_update(move |_, new: &Arc<serde_json::Value>| {
+            updating.note(format!("update {new}"));
+            Ok::<_, Infallible>(())
+        })
+        .on_change(move |_, new: &Arc<serde_json::Value>| changing.note(format!("change {new}")))
+        .build()
+        .unwrap();
+    manager.start().await;
+    let mut changes = manager.changes();
+    let write = async |document: &'static str| {
+        let version = writer.config().set_raw(KEY, Value::from(document)).await.unwrap();
+        eventually(cx.soon(), "it is seen", async || (manager.status().version() == Some(version)).then_some(())).await;
+    };
+    let spellings = [
+        "{\"rate\":1.5,\"name\":\"a/b\"}",
+        "{\"rate\":1.5,\"name\":\"a/b\"}\n",
+        "{\r\n  \"rate\": 1.5,\r\n  \"name\": \"a/b\"\r\n}\r\n",
+        "\u{feff}{ \"name\": \"a/b\", \"rate\": 1.500 }",
+        "{\"name\":\"a\\/b\",\"rate\":15e-1}",
+    ];
+    for document in spellings {
+        write(document).await;
+    }
+    assert_eq!(notes.taken().len(), 2, "one value, whatever its spelling");
+    assert!(changes.changed().await.is_some());
+    write("{\"rate\":1.6,\"name\":\"a/b\"}").await;
+    assert_eq!(notes.taken().len(), 2, "and another one");
+    assert!(changes.changed().await.is_some());
+    write("{\"rate\":1.6, \"name\":\"a/b\"}").await;
+    assert_eq!(notes.taken(), Vec::<String>::new());
+    manager.stop().await;
+    assert_eq!(changes.changed().await, None, "no further change");
+}
+
 pub(super) async fn the_callback_may_call_current(cx: Fixture) {
     let (provider, writer) = (cx.provider().await, cx.provider().await);
     let reader: Arc<OnceLock<ConfigReader<Limits>>> = Arc::default();
@@ -234,6 +274,64 @@ pub(super) async fn a_panic_of_the_users_is_a_failure_like_any(cx: Fixture) {
         writer.config().set(KEY, &limits(bad * 10)).await.unwrap();
         uses(&cx, &manager, bad * 10).await;
     }
+}
+
+/// Panics when it is dropped, where it is 13.
+#[derive(Debug, Default, serde::Deserialize)]
+struct Touchy(u32);
+
+impl Drop for Touchy {
+    fn drop(&mut self) {
+        assert!(self.0 != 13, "unlucky");
+    }
+}
+
+pub(super) async fn a_value_whose_drop_panics_is_replaced_and_that_is_visible(cx: Fixture) {
+    let (provider, writer) = (cx.provider().await, cx.provider().await);
+    let manager = ConfigManager::<Touchy>::builder(Arc::clone(provider.config()), "gateway", "limits").env("dev").build().unwrap();
+    manager.start().await;
+    for (value, fault) in [(12, None), (13, None), (14, Some(FaultStage::Drop)), (15, None)] {
+        let version = writer.config().set(KEY, &value).await.unwrap();
+        eventually(cx.soon(), "it is in use, with what happened", async || {
+            let status = manager.status();
+            (status.version() == Some(version) && status.last_error.map(|fault| fault.stage) == fault).then_some(())
+        })
+        .await;
+        assert_eq!(manager.current().0, value);
+    }
+}
+
+pub(super) async fn the_change_callback_sees_the_new_value_and_refuses_none(cx: Fixture) {
+    let (provider, writer) = (cx.provider().await, cx.provider().await);
+    let reader: Arc<OnceLock<ConfigReader<Limits>>> = Arc::default();
+    let notes = Notes::default();
+    let (own, changing) = (Arc::clone(&reader), notes.clone());
+    let manager = builder(&provider)
+        .on_update(|_, new: &Arc<Limits>| if new.per_second == 13 { Err("unlucky") } else { Ok(()) })
+        .on_change(move |old: &Arc<Limits>, new: &Arc<Limits>| {
+            let in_use = own.get().map_or(0, |reader| reader.current().per_second);
+            changing.note(format!("{} to {}, in use {in_use}", old.per_second, new.per_second));
+            assert!(new.per_second != 14, "a panic refuses nothing");
+        })
+        .build()
+        .unwrap();
+    reader.set(manager.reader()).unwrap();
+    manager.start().await;
+    for n in [2, 13, 14, 3] {
+        let version = writer.config().set(KEY, &limits(n)).await.unwrap();
+        eventually(cx.soon(), "it was looked at", async || {
+            let status = manager.status();
+            let fault = status.last_error.as_ref().filter(|fault| fault.version == Some(version)).map(|fault| fault.stage);
+            let expected = match n {
+                13 => Some(FaultStage::Callback),
+                14 => Some(FaultStage::Change),
+                _ => None,
+            };
+            (fault == expected && (n == 13 || status.version() == Some(version))).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(notes.taken(), ["1 to 2, in use 2", "2 to 14, in use 14", "14 to 3, in use 3"]);
 }
 
 pub(super) async fn it_shows_no_value(cx: Fixture) {

@@ -6,7 +6,7 @@ use coord_api::ErrorKind;
 use coord_api::prelude::*;
 use coord_api::store::Range;
 use coord_recipes::config_manager::{ConfigManager, ConfigSource, DeletePolicy};
-use coord_testkit::wait::eventually;
+use coord_testkit::wait::{eventually, within};
 use coord_testkit::{Fixture, bad, layout};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
@@ -49,6 +49,22 @@ pub(super) async fn changes_are_followed(cx: Fixture) {
         }
     }
     assert_eq!(*manager.current(), limits(29));
+}
+
+pub(super) async fn changes_can_be_waited_for(cx: Fixture) {
+    let (provider, writer) = (cx.provider().await, cx.provider().await);
+    let manager = builder(&provider).on_delete(DeletePolicy::Default).build().unwrap();
+    let mut changes = manager.changes();
+    manager.start().await;
+    for n in 2..20 {
+        let version = writer.config().set(KEY, &limits(n)).await.unwrap();
+        assert_eq!(within(cx.soon(), "the change is told", changes.changed()).await, Some(ConfigSource::Loaded(version)));
+        assert_eq!(*manager.current(), limits(n));
+    }
+    writer.config().delete(KEY).await.unwrap();
+    assert_eq!(within(cx.soon(), "the deletion is told", changes.changed()).await, Some(ConfigSource::Default));
+    let (_, ended) = tokio::join!(manager.stop(), within(cx.soon(), "the end is told", changes.changed()));
+    assert_eq!(ended, None);
 }
 
 pub(super) async fn a_resync_reloads(cx: Fixture) {

@@ -73,6 +73,7 @@ macro_rules! config_cases {
                 ten_thousand_keys_are_one_snapshot,
                 two_hundred_large_values_are_complete,
                 a_key_that_is_not_utf_8_is_kept_apart,
+                what_is_listed_every_call_takes,
                 in_random_histories_a_list_is_one_snapshot,
                 random_sequences_answer_as_the_model_does,
             }
@@ -84,6 +85,8 @@ macro_rules! config_cases {
                 underneath_is_json,
                 the_wrong_type_is_codec_and_the_data_is_untouched,
                 what_json_cannot_say_is_codec_before_any_io,
+                what_is_at_the_edge_of_json_comes_back,
+                a_byte_order_mark_is_skipped,
                 a_list_keeps_apart_what_is_of_another_type,
                 a_typed_compare_and_set_obeys_versions,
             }

@@ -164,6 +164,37 @@ pub(super) async fn a_key_that_is_not_utf_8_is_kept_apart(cx: Fixture) {
     assert_eq!(config.get_raw("d/bytes").await.unwrap().unwrap().value.as_bytes(), bad::GARBAGE);
 }
 
+pub(super) async fn what_is_listed_every_call_takes(cx: Fixture) {
+    let client = cx.client().await;
+    let config = client.provider.config();
+    let good = ["a", "d/a", "d/é", "a b"];
+    for key in good {
+        config.set_raw(key, value(key)).await.unwrap();
+    }
+    let mut foreign = Vec::new();
+    for (index, key) in bad::foreign_keys().into_iter().enumerate() {
+        let put = Op::put([layout::CONFIG.as_bytes(), &key].concat(), index.to_string());
+        foreign.push((key, index.to_string(), client.store.txn(Txn::new().then(put)).await.unwrap().revision));
+    }
+    foreign.sort();
+    let snapshot = config.list_raw("").await.unwrap();
+    let told: Vec<_> = snapshot.invalid.iter().map(|record| (record.key.to_vec(), &record.value, record.version)).collect();
+    let left: Vec<_> = foreign.iter().map(|(key, text, version)| (key.clone(), value(text.as_str()), *version)).collect();
+    assert_eq!(told, left.iter().map(|(key, value, version)| (key.clone(), value, *version)).collect::<Vec<_>>());
+    assert!(snapshot.invalid.iter().all(|record| record.error.kind() == coord_api::ErrorKind::Codec));
+    assert_eq!(snapshot.items.len(), good.len());
+    // Also where the directory itself is such a key.
+    let below = config.list_raw("d").await.unwrap();
+    assert_eq!(below.items.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["d/a", "d/é"]);
+    assert_eq!(below.invalid.iter().map(|record| record.key.as_ref()).collect::<Vec<_>>(), [&b"d/"[..], b"d//x", b"d/\xff\xfe{"]);
+    for entry in snapshot.items {
+        assert_eq!(config.get_raw(&entry.key).await.unwrap().unwrap().version, entry.version);
+        assert!(config.delete(&entry.key).await.unwrap(), "{}", entry.key);
+    }
+    let after = config.list_raw("").await.unwrap();
+    assert_eq!((after.items.len(), after.invalid.len()), (0, foreign.len()), "and nothing else was touched");
+}
+
 pub(super) async fn in_random_histories_a_list_is_one_snapshot(cx: Fixture) {
     uphold(&cx, "r14::in_random_histories_a_list_is_one_snapshot", Workload::Config, false, &["r14"]).await;
 }

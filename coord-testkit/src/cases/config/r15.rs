@@ -128,21 +128,68 @@ pub(super) async fn the_wrong_type_is_codec_and_the_data_is_untouched(cx: Fixtur
     assert_eq!(stored.entries[0].value.as_bytes(), bad::GARBAGE);
 }
 
+/// Nested so deep.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Nest {
+    End,
+    In(Box<Nest>),
+}
+
+fn nested(depth: usize) -> Nest {
+    (0..depth).fold(Nest::End, |inner, _| Nest::In(Box::new(inner)))
+}
+
+#[derive(Serialize)]
+struct Twice {
+    name: u8,
+    #[serde(flatten)]
+    rest: BTreeMap<&'static str, u8>,
+}
+
 pub(super) async fn what_json_cannot_say_is_codec_before_any_io(cx: Fixture) {
-    let (client, counter) = cx.counting().await;
-    let config = client.provider.config();
-    let unsayable = BTreeMap::from([((1, 2), 3)]);
-    let (kinds, counts) = counter
-        .during(async {
-            [
-                config.set("k", &unsayable).await.unwrap_err().kind(),
-                config.compare_and_set("k", &unsayable, Version::ZERO).await.unwrap_err().kind(),
-            ]
-        })
-        .await;
-    assert_eq!(kinds, [ErrorKind::Codec; 2]);
-    assert_eq!(counts.all(), 0);
-    assert_eq!(config.get_raw("k").await.unwrap(), None);
+    /// Tries to write a value both ways, which must not reach the store.
+    async fn refused<T: Serialize + Sync + Debug>(cx: &Fixture, value: T) {
+        let (client, counter) = cx.counting().await;
+        let config = client.provider.config();
+        let (errors, counts) = counter
+            .during(async {
+                [config.set("k", &value).await.unwrap_err(), config.compare_and_set("k", &value, Version::ZERO).await.unwrap_err()]
+            })
+            .await;
+        assert!(errors.iter().all(|error| error.kind() == ErrorKind::Codec), "{value:?}: {errors:?}");
+        assert_eq!(counts.all(), 0);
+        assert_eq!(config.get_raw("k").await.unwrap(), None);
+    }
+    refused(&cx, BTreeMap::from([((1, 2), 3)])).await;
+    refused(&cx, f64::NAN).await;
+    refused(&cx, vec![1.0, f64::INFINITY]).await;
+    refused(&cx, Some(f32::NEG_INFINITY)).await;
+    refused(&cx, Rule { burst: f64::NAN, ..rule() }).await;
+    refused(&cx, Some(None::<u32>)).await;
+    refused(&cx, vec![Some(())]).await;
+    refused(&cx, nested(128)).await;
+    for (name, refuses) in [("name", true), ("other", false)] {
+        let value = Twice { name: 1, rest: BTreeMap::from([(name, 2)]) };
+        assert_eq!(cx.provider().await.config().set("twice", &value).await.is_err(), refuses, "{name}");
+    }
+}
+
+pub(super) async fn what_is_at_the_edge_of_json_comes_back(cx: Fixture) {
+    round_trip(&cx, nested(127)).await;
+    round_trip(&cx, (i128::MIN, i128::MAX, u128::MAX)).await;
+    round_trip(&cx, vec![f32::MIN, f32::MAX, f32::MIN_POSITIVE, 0.1, 1e-45, 16_777_217.0, -0.0]).await;
+    round_trip(&cx, BTreeMap::from([(1_u64, Some(1)), (2, None)])).await;
+    round_trip(&cx, BTreeMap::from([(true, 'a'), (false, 'b')])).await;
+}
+
+pub(super) async fn a_byte_order_mark_is_skipped(cx: Fixture) {
+    let provider = cx.provider().await;
+    let config = provider.config();
+    config.set_raw("b/k", value("\u{feff}{\"a\": 1}\r\n")).await.unwrap();
+    let expected = BTreeMap::from([("a".to_owned(), 1)]);
+    assert_eq!(config.get::<BTreeMap<String, u32>>("b/k").await.unwrap(), Some(expected.clone()));
+    let listed = config.list::<BTreeMap<String, u32>>("b").await.unwrap();
+    assert_eq!(listed.into_iter().map(|entry| entry.value).collect::<Vec<_>>(), [expected]);
 }
 
 pub(super) async fn a_list_keeps_apart_what_is_of_another_type(cx: Fixture) {

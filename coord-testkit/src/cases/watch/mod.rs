@@ -80,6 +80,8 @@ macro_rules! watch_cases {
                 what_is_not_utf_8_is_apart_in_a_snapshot_and_a_stream,
                 what_does_not_decode_comes_with_its_bytes_and_the_stream_goes_on,
                 a_key_that_is_not_utf_8_harms_no_other,
+                a_deletion_names_no_key_but_the_one_that_was_deleted,
+                what_no_call_takes_is_apart_in_a_snapshot_and_a_stream,
                 in_random_histories_what_is_told_was_done,
             }
             r22 {

@@ -189,13 +189,82 @@ pub(super) async fn a_key_that_is_not_utf_8_harms_no_other(cx: Fixture) {
         assert_eq!((a.key.as_str(), b.key.as_str()), ("d/a", "d/b"));
         assert!(foreign.ends_with(&record.key) && record.key.ends_with(bad::GARBAGE));
         assert_eq!((record.value.as_bytes(), record.version, record.error.kind()), (bad::GARBAGE, version, ErrorKind::Codec));
-        // However the deletion of such a key is told, what follows arrives.
-        loop {
-            if let [ConfigEvent::Put { entry, .. }] = changes(&cx, &mut watch, 1).await?.as_slice() {
-                assert_eq!(entry.version, last);
-                return Some(());
-            }
+        let told = changes(&cx, &mut watch, 2).await?;
+        let [ConfigEvent::InvalidDeleted { key, version: gone, last: true }, ConfigEvent::Put { entry, .. }] = told.as_slice() else {
+            panic!("wanted the deletion, put: {told:?}")
+        };
+        assert_eq!((key, entry.version), (&record.key, last));
+        assert!(*gone > version && *gone < last, "the revision of the deletion");
+        Some(())
+    })
+    .await;
+}
+
+pub(super) async fn a_deletion_names_no_key_but_the_one_that_was_deleted(cx: Fixture) {
+    let client = cx.client().await;
+    let config = client.provider.config();
+    // Beside each foreign key lie those that it might be taken for.
+    for key in bad::foreign_keys() {
+        let text = String::from_utf8_lossy(&key);
+        let tidy = text.split('/').filter(|segment| !segment.is_empty()).collect::<Vec<_>>().join("/");
+        for like in [text.into_owned(), tidy] {
+            let like: String = like.trim_matches('/').chars().filter(|c| !c.is_control()).take(100).collect();
+            // Some of them are no keys either.
+            let _ = config.set_raw(&like, Value::from("mine")).await;
         }
+    }
+    let mine = config.list_raw("").await.unwrap();
+    assert!(["a", "\u{fffd}\u{fffd}{"].iter().all(|key| mine.items.iter().any(|entry| entry.key == *key)), "{mine:?}");
+    for key in bad::foreign_keys() {
+        let stored = [layout::CONFIG.as_bytes(), &key].concat();
+        without_resync(async || {
+            let mut watch = cx.provider().await.config().watch_prefix_raw("", WatchStart::Now).await.unwrap();
+            client.store.txn(Txn::new().then(Op::put(stored.clone(), "foreign"))).await.unwrap();
+            let version = client.store.txn(Txn::new().then(Op::delete(stored.clone()))).await.unwrap().revision;
+            let told = changes(&cx, &mut watch, 2).await?;
+            let gone = ConfigEvent::InvalidDeleted { key: key.clone().into(), version, last: true };
+            assert!(
+                matches!(told.as_slice(), [ConfigEvent::Invalid { record, .. }, last] if *record.key == key && *last == gone),
+                "{told:?}"
+            );
+            Some(())
+        })
+        .await;
+    }
+    assert_eq!(config.list_raw("").await.unwrap().items, mine.items, "and nothing else was touched");
+}
+
+pub(super) async fn what_no_call_takes_is_apart_in_a_snapshot_and_a_stream(cx: Fixture) {
+    without_resync(async || {
+        let mut writer = Writer::new(&cx).await;
+        writer.put("d/a", "1").await;
+        let left = [&b"d/"[..], b"d//a", b"d/a/", b"d/./a", b"d/a\n"];
+        let stored = |key: &[u8]| [layout::CONFIG.as_bytes(), key].concat();
+        for key in left {
+            writer.store.txn(Txn::new().then(Op::put(stored(key), "first"))).await.unwrap();
+        }
+        let watcher = cx.provider().await;
+        let mut watch = watcher.config().watch_prefix_raw("d", WatchStart::Snapshot).await.unwrap();
+        let Some(Ok(ConfigEvent::Resync(snapshot))) = within(cx.soon(), "the snapshot comes", watch.next()).await else {
+            panic!("not a snapshot")
+        };
+        assert!(snapshot.items.iter().map(|entry| entry.key.as_str()).eq(["d/a"]));
+        let mut apart: Vec<&[u8]> = snapshot.invalid.iter().map(|record| record.key.as_ref()).collect();
+        let mut sorted = left.to_vec();
+        apart.sort_unstable();
+        sorted.sort_unstable();
+        assert_eq!(apart, sorted);
+        for key in left {
+            let version = writer.store.txn(Txn::new().then(Op::put(stored(key), "second"))).await.unwrap().revision;
+            let told = changes(&cx, &mut watch, 1).await?;
+            let [ConfigEvent::Invalid { record, last: true }] = told.as_slice() else { panic!("wanted invalid: {told:?}") };
+            assert_eq!((record.key.as_ref(), record.version, record.error.kind()), (key, version, ErrorKind::Codec));
+            let version = writer.store.txn(Txn::new().then(Op::delete(stored(key)))).await.unwrap().revision;
+            let gone = ConfigEvent::InvalidDeleted { key: key.to_vec().into(), version, last: true };
+            assert_eq!(changes(&cx, &mut watch, 1).await?, [gone]);
+        }
+        writer.delete("d/a").await;
+        Some(())
     })
     .await;
 }

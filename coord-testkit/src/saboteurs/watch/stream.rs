@@ -111,6 +111,29 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("invalid-is-skipped", "what does not decode is not told", &["r21"], || {
         edits(|event| if matches!(event, ConfigEvent::Invalid { .. }) { Vec::new() } else { vec![event] })
     }),
+    Saboteur::new("invalid-is-a-put", "a key that no call takes is told as a good one", &["r21"], || {
+        edits(|event| match event {
+            ConfigEvent::Invalid { record, last } => match String::from_utf8(record.key.to_vec()) {
+                Ok(key) => {
+                    let entry = ConfigEntry { key, value: record.value, version: record.version };
+                    vec![ConfigEvent::Put { entry, created: false, last }]
+                }
+                Err(_) => vec![ConfigEvent::Invalid { record, last }],
+            },
+            event => vec![event],
+        })
+    }),
+    Saboteur::new("deletion-of-a-likeness", "the deletion of what is not UTF-8 names a key that looks like it", &["r21"], || {
+        edits(|event| match event {
+            ConfigEvent::InvalidDeleted { key, version, last } => {
+                vec![ConfigEvent::Delete { key: String::from_utf8_lossy(&key).into_owned(), version, last }]
+            }
+            event => vec![event],
+        })
+    }),
+    Saboteur::new("invalid-never-goes", "the deletion of what no call takes is not told", &["r21"], || {
+        edits(|event| if matches!(event, ConfigEvent::InvalidDeleted { .. }) { Vec::new() } else { vec![event] })
+    }),
     Saboteur::new("slash-is-the-key", "a watch of `a/` is one of `a`", &["r16"], || Sabotage::provider(|| SlashIsKey)),
     Saboteur::new("missing-cannot-be-watched", "a missing key cannot be watched", &["r16"], || Sabotage::provider(|| MissingFails)),
     Saboteur::new("after-is-inclusive", "what comes after a revision begins with it", &["r17"], || {
