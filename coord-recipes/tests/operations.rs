@@ -342,6 +342,16 @@ async fn errors_name_the_key_and_who_holds_it() {
     let error = other.allocator().acquire_id_with("api", options).await.unwrap_err();
     assert_eq!((error.kind(), error.key()), (ErrorKind::Exhausted, Some("api")));
 
+    coord.config().set("app/limits", "ten").await.unwrap();
+    let (config, key) = (coord.config(), Some("app/limits"));
+    let error = config.get::<u32>("app/limits").await.unwrap_err();
+    assert_eq!((error.kind(), error.key()), (ErrorKind::Codec, key));
+    assert_eq!(config.compare_and_set("app/limits", &1, coord_api::Version::ZERO).await.unwrap_err().key(), key);
     store.disconnect();
+    assert_eq!(config.get_raw("app/limits").await.unwrap_err().key(), key);
+    assert_eq!(config.set_raw("app/limits", "1".into()).await.unwrap_err().key(), key);
+    assert_eq!(config.delete("app/limits").await.unwrap_err().key(), key);
+    assert_eq!(config.compare_and_delete("app/limits", coord_api::Version::ZERO).await.unwrap_err().key(), key);
+    assert_eq!(config.list_raw("app").await.unwrap_err().key(), Some("app"));
     assert_eq!(coord.registry().discover("api").await.unwrap_err().key(), Some("api"));
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coord::memory::MemoryProvider;
@@ -178,4 +179,54 @@ async fn a_lost_history_fires() {
     assert!(matches!(watch.next().await, Some(Ok(coord::ConfigEvent::Resync(_)))));
     scrapes.pass(INTERVAL * 2).await;
     scrapes.expect(&[(calm, &[]), (scrapes.now(), &["CoordResync"])]);
+}
+
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Limits {
+    rate: u32,
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_configuration_fires_also_where_it_was_there_from_the_start() {
+    let mut scrapes = Scrapes::begin();
+    let coord = MemoryProvider::new();
+    let manager = coord::ConfigManager::<Limits>::builder(Arc::clone(coord.config()), "api", "limits").env("test").build().unwrap();
+    coord.config().set("test/api/limits", &Limits { rate: 5 }).await.unwrap();
+    manager.start().await;
+    scrapes.pass(INTERVAL * 4).await;
+    let calm = scrapes.now();
+    coord.config().set("test/api/limits", "no limits").await.unwrap();
+    scrapes.pass(INTERVAL * 2).await;
+    scrapes.expect(&[(calm, &[]), (scrapes.now(), &["CoordConfigRefused"])]);
+    assert_eq!(manager.current().rate, 5);
+
+    drop((scrapes, manager));
+    let mut scrapes = Scrapes::begin();
+    let manager = coord::ConfigManager::<Limits>::builder(Arc::clone(coord.config()), "api", "limits").env("test").build().unwrap();
+    manager.start().await;
+    scrapes.pass(INTERVAL * 4).await;
+    scrapes.expect(&[(scrapes.now(), &["CoordConfigRefused"])]);
+}
+
+#[cfg(feature = "grpc")]
+#[tokio::test(start_paused = true)]
+async fn a_channel_without_endpoints_or_with_an_old_list_of_them_fires() {
+    use coord::grpc::{ChannelOptions, RegistryChannelExt as _};
+    use coord::recipes::Home;
+
+    let mut scrapes = Scrapes::begin();
+    let coord = MemoryProvider::new();
+    // In virtual time, as the rest.
+    let options = ChannelOptions::default().with_home(Home::callers());
+    let channel = coord.registry().channel_with("nobody", options).unwrap();
+    scrapes.pass(INTERVAL * 4).await;
+    let without = scrapes.now();
+    coord.disconnect();
+    scrapes.pass(INTERVAL * 8).await;
+    let old = scrapes.now();
+    drop(channel);
+    scrapes.expect(&[
+        (without, &["CoordNoEndpoint"]),
+        (old, &["CoordNoEndpoint", "CoordEndpointsStale", "CoordStoreOutOfReach", "CoordWatchSuspended"]),
+    ]);
 }

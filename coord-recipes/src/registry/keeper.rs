@@ -349,6 +349,13 @@ pub(super) struct RegisteredInstance {
     removing: SingleFlight<()>,
 }
 
+impl RegisteredInstance {
+    /// `service/id`.
+    fn path(&self) -> String {
+        format!("{}/{}", self.name, self.id)
+    }
+}
+
 #[async_trait]
 impl Leased for RegisteredInstance {
     fn fencing_token(&self) -> FencingToken {
@@ -382,7 +389,7 @@ impl Leased for RegisteredInstance {
         let remove = self.removing.run(&self.core.home, UNREGISTER, || {
             remove(self.handle.mailbox.clone(), Arc::clone(&self.handle.owner), Arc::clone(&self.removed), self.core.is_closed())
         });
-        self.core.run(UNREGISTER, Outcome::Unknown, remove).await
+        self.core.run_on(UNREGISTER, &self.path(), Outcome::Unknown, remove).await
     }
 }
 
@@ -430,7 +437,7 @@ impl LeasedRegistration for RegisteredInstance {
             self.handle.mailbox.orders.send(order).map_err(|_| ended(OPERATION))?;
             answered.await.unwrap_or_else(|_| Err(ended(OPERATION)))
         };
-        self.core.run(OPERATION, Outcome::Unknown, answered).await
+        self.core.run_on(OPERATION, &self.path(), Outcome::Unknown, answered).await
     }
 }
 

@@ -162,6 +162,28 @@ impl Holding {
     pub(crate) async fn erase(&self) -> Result<()> {
         self.shared.erase().await
     }
+
+    /// Releases it, and remembers how that ended.
+    async fn release_once(&self) -> Result<()> {
+        if let Some(released) = self.shared.is_released() {
+            return released;
+        }
+        // After a release whose answer was lost it is asked again.
+        if self.shared.released.lock().is_none() {
+            match self.shared.over() {
+                Some(Loss::Closed) => return Err(Error::closed("release")),
+                Some(Loss::Released) | None => {}
+                Some(_) => return Err(Error::lease_lost("release", "it was lost before it was released")),
+            }
+        }
+        let core = &self.session().session().core;
+        // At home, so that a second caller never waits for a first one that is left alone.
+        let release = self.shared.releasing.run(&core.home, "release", || {
+            let shared = Arc::clone(&self.shared);
+            async move { shared.release().await }
+        });
+        core.run("release", Outcome::Unknown, release).await
+    }
 }
 
 impl Shared {
@@ -315,24 +337,11 @@ impl Leased for Holding {
     }
 
     async fn release(&self) -> Result<()> {
-        if let Some(released) = self.shared.is_released() {
-            return released;
-        }
-        // After a release whose answer was lost it is asked again.
-        if self.shared.released.lock().is_none() {
-            match self.shared.over() {
-                Some(Loss::Closed) => return Err(Error::closed("release")),
-                Some(Loss::Released) | None => {}
-                Some(_) => return Err(Error::lease_lost("release", "it was lost before it was released")),
-            }
-        }
-        let core = &self.session().session().core;
-        // At home, so that a second caller never waits for a first one that is left alone.
-        let release = self.shared.releasing.run(&core.home, "release", || {
-            let shared = Arc::clone(&self.shared);
-            async move { shared.release().await }
-        });
-        core.run("release", Outcome::Unknown, release).await
+        let released = self.release_once().await;
+        released.map_err(|error| match self.shared.loss.subject() {
+            Some(subject) => error.about(&subject.name),
+            None => error,
+        })
     }
 }
 

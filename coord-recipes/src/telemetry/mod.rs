@@ -29,6 +29,7 @@ const LOCK_HELD: &str = "coord_lock_held_duration_seconds";
 const WATCHES: &str = "coord_watches";
 const RESYNCS: &str = "coord_watch_resyncs_total";
 const REGISTRATIONS: &str = "coord_registrations";
+const CONFIG_UPDATES: &str = "coord_config_updates_total";
 
 // Why a handle was lost.
 const EXPIRED: &str = "expired";
@@ -265,6 +266,20 @@ pub(crate) struct LastRenewal {
 impl LastRenewal {
     fn error(&self) -> String {
         self.failure.clone().map_or_else(|| "none".to_owned(), |error| Chain(error).to_string())
+    }
+}
+
+/// A managed configuration was updated, or was not, and at which stage that was decided.
+pub(crate) fn config_updated(result: &'static str, stage: &'static str) {
+    meter::count(CONFIG_UPDATES, &[("result", result), ("stage", stage)], 1);
+}
+
+/// Says what there is to measure of a config manager.
+pub(crate) fn describe_config() {
+    metrics::describe_counter!(CONFIG_UPDATES, "Updates of managed configuration, by result and by the stage that decided it");
+    meter::count(CONFIG_UPDATES, &[("result", "applied"), ("stage", "all")], 0);
+    for stage in ["decode", "validate", "callback"] {
+        meter::count(CONFIG_UPDATES, &[("result", "refused"), ("stage", stage)], 0);
     }
 }
 
