@@ -102,7 +102,8 @@ impl Process {
             .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let endpoint = line.trim().strip_prefix("serving at ").unwrap().parse().unwrap();
+        // What listens on all addresses is reached at this one.
+        let endpoint = line.trim().strip_prefix("serving at ").unwrap().replace("0.0.0.0", "127.0.0.1").parse().unwrap();
         Process { child, endpoint }
     }
 

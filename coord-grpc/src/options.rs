@@ -164,7 +164,7 @@ pub struct ChannelOptions {
     pub name: Option<String>,
     /// How many connections the channel has at most, 128 by default. Of more endpoints than that it uses a part: with
     /// [`Policy::PickFirst`] the first ones, otherwise those that rank highest by a hash of the endpoint and the channel. So each channel uses others, all endpoints get their
-    /// share where there are many channels, and a change of the set changes no more connections than endpoints.
+    /// share where there are many channels, and a change of the set changes no more connections than endpoints. When none of its part is ready it tries others.
     pub max_connections: usize,
     home: Option<Home>,
     pub(crate) resolver: Option<Arc<dyn Resolver>>,

@@ -71,6 +71,8 @@ struct Set {
     unread: Option<Error>,
     next_id: u64,
     shortage: Option<Shortage>,
+    /// When others were looked for because none of those in use was ready.
+    looked_elsewhere: Option<Instant>,
     closed: bool,
     /// The runtime that the channel lived in is gone.
     homeless: bool,
@@ -107,6 +109,15 @@ struct Member {
 }
 
 impl Member {
+    /// How little there is to be hoped for: those that failed are used where there are no others, and those that just did last.
+    fn despair(&self) -> u8 {
+        match self.phase {
+            Phase::Ejected => 2,
+            Phase::Idle if self.failure.is_some() => 1,
+            _ => 0,
+        }
+    }
+
     fn enter(&mut self, home: &Home, phase: Phase, connection: Option<Arc<Connection>>) {
         (self.phase, self.since, self.connection) = (phase, home.now(), connection);
     }
@@ -289,7 +300,7 @@ impl Pool {
                 // In a shortage those that are connected go on: another one would need a file.
                 let connected = shortage.is_some() && member.connection.is_some();
                 let rank = if self.options.policy == Policy::PickFirst { *place as u64 } else { !member.rank };
-                (!connected, rank)
+                (member.despair(), !connected, rank)
             });
             ranked.into_iter().take(limit).map(|(_, member)| member.id).collect()
         });
@@ -399,7 +410,7 @@ impl Pool {
     }
 
     /// A worker's connection dropped, or it could not get one. `again` says whether it tries again at once.
-    pub(crate) fn fail(&self, id: u64, failure: Error, again: bool) {
+    pub(crate) fn fail(self: &Arc<Self>, id: u64, failure: Error, again: bool) {
         self.update(id, |member| {
             let (endpoint, why) = (member.endpoint.to_string(), failure.to_string());
             coord_home::event!(DEBUG, endpoint, why, "endpoint not ready");
@@ -409,6 +420,25 @@ impl Pool {
                 member.enter(&self.home, phase, None);
             }
         });
+        if !again {
+            self.look_elsewhere();
+        }
+    }
+
+    /// Tries endpoints that are not in use where all that are have failed; not more often than a dead endpoint is probed.
+    fn look_elsewhere(self: &Arc<Self>) {
+        let mut set = self.set.lock();
+        let all = |phases: [Phase; 2]| set.members.iter().all(|member| phases.contains(&member.phase));
+        if !all([Phase::Ejected, Phase::Idle]) || all([Phase::Ejected; 2]) {
+            return;
+        }
+        let now = self.home.now();
+        if set.looked_elsewhere.is_some_and(|last| now.saturating_duration_since(last) < self.options.backoff_max) {
+            return;
+        }
+        set.looked_elsewhere = Some(now);
+        self.allot(&mut set);
+        self.publish(&set);
     }
 
     /// A worker asks for signs of life less often.

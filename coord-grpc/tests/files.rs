@@ -94,6 +94,29 @@ async fn pick_first_uses_the_first_ones() {
     assert_eq!(used(&channel).into_iter().collect::<Vec<_>>(), ["e0", "e1", "e2"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_all_that_it_uses_are_dead_it_finds_another() {
+    let server = Server::start_at("a", "127.0.0.3:0".parse().unwrap()).await;
+    let port = server.address.port();
+    // Nobody listens at 127.0.0.2.
+    let names = Names::all_at(([127, 0, 0, 2], port).into());
+    let (channel, set) = Channel::dynamic(by(Arc::clone(&names), options().with_max_connections(2))).unwrap();
+    set.replace(endpoints(0..20, port));
+    let first = used(&channel);
+    let alive = (0..20).map(|n| format!("e{n}")).find(|name| !first.contains(name)).unwrap();
+    names.set(&alive, vec![server.address.ip()]);
+    assert_eq!(call(&channel, "", waiting()).await.unwrap(), "a");
+    assert!(used(&channel).contains(&alive) && used(&channel).len() == 2);
+    // It stays with it, whatever else comes and goes.
+    for more in 21..25 {
+        set.replace(endpoints(0..more, port));
+        assert_eq!(ask(&channel).await.unwrap(), "a");
+    }
+    let state = channel.state();
+    let alive = state.endpoints.iter().find(|state| state.endpoint.host() == alive).unwrap();
+    assert_eq!((alive.phase, alive.connections), (Phase::Ready, 1));
+}
+
 #[test]
 fn by_default_a_channel_has_at_most_128_connections() {
     assert_eq!(ChannelOptions::default().max_connections, 128);

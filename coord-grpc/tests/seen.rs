@@ -1,15 +1,17 @@
-//! What a scrape shows of channels.
+//! What a scrape and the log show of channels.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod common;
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::*;
 use coord_api::ServiceInstance;
 use coord_api::prelude::*;
+use coord_api::store::{Op, Store, Txn};
 use coord_grpc::{Channel, RegistryChannelExt};
 use coord_memory::MemoryProvider;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
@@ -69,6 +71,58 @@ async fn endpoints_are_counted_by_phase_over_all_channels_of_a_name() {
     eventually("one is not connected", || shown().get(3) == Some(&Some(1.0))).await;
     drop((second, third));
     eventually("all are gone", || shown() == counts([0, 0, 0, 0])).await;
+}
+
+/// A log that can be read.
+#[derive(Clone, Debug, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock()).into_owned()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_is_skipped_is_logged_once_with_its_reason() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _recorded = tracing::subscriber::set_default(subscriber);
+    let server = Server::start("a").await;
+    let coord = MemoryProvider::new();
+    let record = |id: &str, address: &str| format!(r#"{{"id":"{id}","name":"s","address":"{address}","port":80}}"#);
+    for (id, address) in [("listens", "0.0.0.0"), ("keeps-a-secret", "http://me:hunter2@a")] {
+        let put = Op::put(format!("/services/s/{id}"), record(id, address));
+        coord.store().txn(Txn::new().then(put)).await.unwrap();
+    }
+    let channel = coord.registry().channel_with("s", options()).unwrap();
+    let instance = |id: &str| ServiceInstance::new("s", id, server.address.ip().to_string(), server.address.port());
+    let mut held = Vec::new();
+    // Each change of the set is another look at what is skipped.
+    for id in ["a", "b", "c"] {
+        held.push(coord.registry().register(instance(id)).await.unwrap());
+        eventually("the change is seen", || channel.state().endpoints.len() + channel.state().skipped.len() == held.len() + 2).await;
+    }
+    eventually("it is logged", || log.text().contains("keeps-a-secret")).await;
+    all_ready(&channel).await;
+    let text = log.text();
+    for (id, why) in [("listens", "address to listen on"), ("keeps-a-secret", "with a scheme")] {
+        let lines: Vec<_> = text.lines().filter(|line| line.contains(id)).collect();
+        assert!(lines.len() == 1 && lines.iter().all(|line| line.contains("WARN") && line.contains(why)), "{text}");
+        assert!(channel.state().skipped.iter().any(|skipped| skipped.id == id && skipped.error.message().contains(why)));
+    }
+    assert!(!text.contains("hunter2"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
