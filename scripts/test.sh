@@ -80,6 +80,7 @@ set_up() {
         notes+=("The shell scripts were not checked: shellcheck is missing and could not be installed (sudo apt-get install shellcheck).")
     fi
     scripts/etcd.sh || fail "Building and testing coord-etcd needs etcd and protoc; see above."
+    scripts/prometheus.sh || fail "The alert rules are checked with promtool; see above."
     cargo fetch --locked --quiet || fail "The dependencies could not be fetched as Cargo.lock states them. If Cargo.toml changed, run: cargo update --workspace"
     echo "    $(cargo --version), $(rustc --version)"
 }

@@ -207,7 +207,7 @@ pub trait ConfigCenterExt: ConfigCenter {
     fn get_with_version<T: DeserializeOwned>(&self, key: &str) -> impl Future<Output = Result<Option<Versioned<T>>>> + Send {
         async move {
             let Some(Versioned { value, version }) = self.get_raw(key).await? else { return Ok(None) };
-            Ok(Some(Versioned { value: decode("config.get", &value)?, version }))
+            Ok(Some(Versioned { value: decode("config.get", &value).map_err(|error| error.about(key))?, version }))
         }
     }
 
@@ -217,7 +217,7 @@ pub trait ConfigCenterExt: ConfigCenter {
     ///
     /// `Codec` when JSON could not give the value back, before any I/O; those of [`ConfigCenter::set_raw`].
     fn set<T: Serialize + Sync + ?Sized>(&self, key: &str, value: &T) -> impl Future<Output = Result<Version>> + Send {
-        let encoded = encode("config.set", value);
+        let encoded = encode("config.set", value).map_err(|error| error.about(key));
         async move { self.set_raw(key, encoded?).await }
     }
 
@@ -232,7 +232,7 @@ pub trait ConfigCenterExt: ConfigCenter {
         value: &T,
         expected: Version,
     ) -> impl Future<Output = Result<Version>> + Send {
-        let encoded = encode("config.compare_and_set", value);
+        let encoded = encode("config.compare_and_set", value).map_err(|error| error.about(key));
         async move { self.compare_and_set_raw(key, encoded?, expected).await }
     }
 

@@ -93,7 +93,7 @@ pub enum Outcome {
 
 /// The one error of coord. Cheap to clone, so that one failure can answer many callers.
 ///
-/// `Display` gives the operation, the kind and a message; the cause is in [`source`](StdError::source). None of them ever holds a value or a
+/// `Display` gives the operation, the kind, a message, and what it was about, where known: the [key](Self::key) and its [holder](Self::holder); the cause is in [`source`](StdError::source). None of them ever holds a value or a
 /// secret.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
@@ -105,13 +105,24 @@ struct Inner {
     operation: &'static str,
     message: Cow<'static, str>,
     revision: Option<Revision>,
+    key: Option<Box<str>>,
+    holder: Option<Box<str>>,
     source: Option<Arc<dyn StdError + Send + Sync + 'static>>,
 }
 
 impl Error {
     /// An error of `kind` in `operation`, with outcome [`NotApplied`](Outcome::NotApplied).
     pub fn new(kind: ErrorKind, operation: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Error(Box::new(Inner { kind, outcome: Outcome::NotApplied, operation, message: message.into(), revision: None, source: None }))
+        Error(Box::new(Inner {
+            kind,
+            outcome: Outcome::NotApplied,
+            operation,
+            message: message.into(),
+            revision: None,
+            key: None,
+            holder: None,
+            source: None,
+        }))
     }
 
     /// [`ErrorKind::InvalidArgument`].
@@ -178,6 +189,20 @@ impl Error {
         self
     }
 
+    /// Says what the operation was about, as its caller named it: a key, a lock, a service. What an error says already stays.
+    #[must_use]
+    pub fn about(mut self, key: &str) -> Self {
+        self.0.key.get_or_insert_with(|| key.into());
+        self
+    }
+
+    /// Says who has what was asked for: the name of the provider that holds it.
+    #[must_use]
+    pub fn held_by(mut self, holder: &str) -> Self {
+        self.0.holder = Some(holder.into());
+        self
+    }
+
     /// What went wrong.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -208,6 +233,16 @@ impl Error {
         self.0.revision.filter(|_| self.0.kind == ErrorKind::Compacted)
     }
 
+    /// What the operation was about, as its caller named it: a key, a lock, a service, `service/id` of an instance. `None` where it was about no single one.
+    pub fn key(&self) -> Option<&str> {
+        self.0.key.as_deref()
+    }
+
+    /// Who has what was asked for, where that is known: the name of the provider that holds it (R27).
+    pub fn holder(&self) -> Option<&str> {
+        self.0.holder.as_deref()
+    }
+
     /// Whether the fault may pass by itself: [`Unavailable`](ErrorKind::Unavailable) or [`Timeout`](ErrorKind::Timeout).
     ///
     /// A read may then simply be repeated; a write only where its outcome is [`NotApplied`](Outcome::NotApplied) (R2).
@@ -221,6 +256,12 @@ impl fmt::Display for Error {
         write!(f, "{}: {}", self.0.operation, self.0.kind)?;
         if !self.0.message.is_empty() {
             write!(f, ": {}", self.0.message)?;
+        }
+        match (&self.0.key, &self.0.holder) {
+            (Some(key), Some(holder)) => write!(f, " ({key:?}, held by {holder:?})")?,
+            (Some(key), None) => write!(f, " ({key:?})")?,
+            (None, Some(holder)) => write!(f, " (held by {holder:?})")?,
+            (None, None) => {}
         }
         if self.0.outcome == Outcome::Unknown {
             f.write_str(" (the write may have been applied)")?;
@@ -238,6 +279,12 @@ impl fmt::Debug for Error {
             .field("message", &self.0.message);
         if let Some(revision) = self.0.revision {
             out.field("revision", &revision);
+        }
+        if let Some(key) = &self.0.key {
+            out.field("key", key);
+        }
+        if let Some(holder) = &self.0.holder {
+            out.field("holder", holder);
         }
         if let Some(source) = &self.0.source {
             out.field("source", source);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::address;
 use crate::error::{Error, Result};
 use crate::handle::{HandleState, LeasedRegistration, Lost};
 use crate::key;
@@ -22,7 +23,7 @@ pub struct ServiceInstance {
     pub id: String,
     /// The service's name. One segment of a key (R4).
     pub name: String,
-    /// The host name or IP address under which it is reached.
+    /// The host name or IP address under which clients reach it, and nothing else: no scheme, no port, no brackets. See [`address::check`].
     pub address: String,
     /// The port, never zero.
     pub port: u16,
@@ -48,13 +49,11 @@ impl ServiceInstance {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for a name or id that is not one good segment, an empty address, port zero.
+    /// `InvalidArgument` for a name or id that is not one good segment, an address under which nobody can be reached ([`address::check`]), port zero.
     pub fn validate(&self, operation: &'static str) -> Result<()> {
         key::check_segment(operation, &self.name)?;
         key::check_segment(operation, &self.id)?;
-        if self.address.is_empty() || self.address.chars().any(|c| c.is_control() || c.is_whitespace()) {
-            return Err(Error::invalid_argument(operation, "an address that is empty, or holds white space or a control character"));
-        }
+        address::check(operation, &self.address)?;
         if self.port == 0 {
             return Err(Error::invalid_argument(operation, "port zero"));
         }

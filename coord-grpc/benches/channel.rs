@@ -102,7 +102,8 @@ impl Process {
             .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let endpoint = line.trim().strip_prefix("serving at ").unwrap().parse().unwrap();
+        // What listens on all addresses is reached at this one.
+        let endpoint = line.trim().strip_prefix("serving at ").unwrap().replace("0.0.0.0", "127.0.0.1").parse().unwrap();
         Process { child, endpoint }
     }
 
@@ -395,7 +396,7 @@ async fn thousand() {
     all_ready(&few).await;
     let (before, idle_before) = (resident(), at_rest(Duration::from_secs(5)).await);
     let begun = Instant::now();
-    let many = Channel::fixed((0..MANY).map(endpoint), ChannelOptions::default()).unwrap();
+    let many = Channel::fixed((0..MANY).map(endpoint), ChannelOptions::default().with_max_connections(MANY)).unwrap();
     all_ready(&many).await;
     let connected = begun.elapsed();
     let memory = (resident() - before) / MANY as f64 / 1024.0;

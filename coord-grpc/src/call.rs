@@ -8,10 +8,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use coord_home::Home;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::retry::budget::Budget;
@@ -54,21 +54,21 @@ impl Plan {
 /// Makes a call, up to the head of its answer.
 pub(crate) fn make(channel: Arc<Inner>, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Status>> + Send {
     let plan = Plan::of(&channel, &request);
-    let mut draft = Draft::of(request, plan.retry.map_or(KEPT, |retry| retry.buffer));
+    let mut draft = Draft::of(request, plan.retry.map_or(KEPT, |retry| retry.buffer), channel.pool.drawing.as_ref());
     async move {
         // A request is large, and so is a future that holds one at each of its levels: it stays where it is, and is lent.
         let draft = draft.as_mut().map_err(|status| status.clone())?;
         let made = match plan.retry {
             None => {
                 let mut making = pin!(once(&channel, draft, &plan, None));
-                by(plan.deadline, making.as_mut()).await.map(|made| match made {
+                within(&channel.pool.home, plan.deadline, making.as_mut()).await.map(|made| match made {
                     Ok((response, connection)) => Ok(held(response, connection, &channel)),
                     Err(failure) => Err(failure.status),
                 })
             }
             Some(retry) => {
                 let mut making = Box::pin(repeatedly(&channel, draft, &plan, retry));
-                by(plan.deadline, making.as_mut()).await
+                within(&channel.pool.home, plan.deadline, making.as_mut()).await
             }
         };
         made.unwrap_or_else(|| {
@@ -78,19 +78,14 @@ pub(crate) fn make(channel: Arc<Inner>, request: Request<Body>) -> impl Future<O
     }
 }
 
-/// Waits for a future until a deadline, if there is one. Most calls have none, so its timer is not part of their future.
-async fn by<F: Future>(deadline: Option<Duration>, mut future: Pin<&mut F>) -> Option<F::Output> {
-    match deadline {
-        None => Some(future.as_mut().await),
-        Some(deadline) => Box::pin(timeout(deadline, future)).await.ok(),
-    }
-}
-
-/// Waits for a future, at most for `limit`, if there is one.
-async fn within<F: Future>(limit: Option<Duration>, mut future: Pin<&mut F>) -> Option<F::Output> {
-    match limit {
-        None => Some(future.as_mut().await),
-        Some(limit) => timeout(limit, future).await.ok(),
+/// Waits for a future, at most for `limit`, if there is one. The timer is the channel's, so that the caller's runtime needs none and its clock is not asked. It is on the
+/// heap, because each call holds this future at several of its levels.
+async fn within<F: Future>(home: &Home, limit: Option<Duration>, mut future: Pin<&mut F>) -> Option<F::Output> {
+    let Some(limit) = limit else { return Some(future.as_mut().await) };
+    tokio::select! {
+        biased;
+        done = future => Some(done),
+        () = async { Box::pin(home.sleep(limit)).await } => None,
     }
 }
 
@@ -135,7 +130,7 @@ async fn once(
         let mut attempt = Attempt { channel, connection: &connection, patience: plan.attempt_timeout };
         let (request, kept) = draft.request();
         let mut sending = pin!(connection.send(sender, request));
-        let Some(sent) = within(plan.attempt_timeout, sending.as_mut()).await else {
+        let Some(sent) = within(&channel.pool.home, plan.attempt_timeout, sending.as_mut()).await else {
             drop(attempt);
             let limit = plan.attempt_timeout.unwrap_or_default();
             let status = Status::deadline_exceeded(format!("no answer from {connection} within {limit:?}"));
@@ -197,7 +192,8 @@ async fn repeatedly(channel: &Arc<Inner>, draft: &mut Draft, plan: &Plan, retry:
         };
         match failure.tried {
             Some(tried) if attempts_left > 0 && failure.kept && may_repeat(&failure.status) && channel.budget.withdraw() => {
-                tracing::debug!(at = %tried, code = ?failure.status.code(), "call repeated");
+                let (at, code) = (tried.to_string(), failure.status.code());
+                coord_home::event!(DEBUG, at, ?code, "call repeated");
                 avoid = Some(tried);
             }
             _ => return failure.answer.map_or(Err(failure.status), |answer| Ok(*answer)),
@@ -218,7 +214,7 @@ async fn whole(
     let tried = Arc::clone(&connection);
     let (head, body) = held(response, connection, channel).into_parts();
     let mut reading = pin!(Recorded::read(body, retry.buffer));
-    let read = within(plan.attempt_timeout, reading.as_mut()).await.unwrap_or_else(|| {
+    let read = within(&channel.pool.home, plan.attempt_timeout, reading.as_mut()).await.unwrap_or_else(|| {
         let limit = plan.attempt_timeout.unwrap_or_default();
         Err(Status::deadline_exceeded(format!("no end of the answer from {tried} within {limit:?}")))
     });

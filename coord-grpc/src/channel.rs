@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use coord_api::{Error, ErrorKind, Result};
+use coord_home::HomeError;
 use http::{Request, Response};
-use tokio::runtime::Handle;
 use tonic::Status;
 use tonic::body::Body;
 use tower::retry::budget::TpsBudget;
@@ -39,7 +39,10 @@ const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 /// - Failures are of code `Unavailable` (no endpoint, or the connection was lost) or `DeadlineExceeded`. After either a call that is not idempotent may have been
 ///   carried out or not, unless the message says that there was no endpoint.
 ///
-/// Dropping the last clone, and the last answer that is still being read, closes the connections and ends the tasks.
+/// A channel lives on a thread of its own ([`ChannelOptions::with_home`]): it may be made in one runtime, or in none, and used in any other, and neither dies nor
+/// stands still with any of them.
+///
+/// Dropping the last clone, and the last answer that is still being read, closes the connections and ends the tasks and the thread. That may be done anywhere.
 ///
 /// # Cancel safety
 ///
@@ -67,8 +70,9 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for options that cannot work; `Internal` outside of a tokio runtime. An endpoint that cannot be used is skipped, and
-    /// [`state`](Self::state) says so.
+    /// `InvalidArgument` for options that cannot work; `Unavailable` when no thread is to be had, or the runtime that was given as
+    /// [home](ChannelOptions::with_home) has ended; `Closed` when the given home belongs to the process that this one was forked from. An endpoint that cannot be used is
+    /// skipped, and [`state`](Self::state) says so.
     pub fn fixed(endpoints: impl IntoIterator<Item = Endpoint>, options: ChannelOptions) -> Result<Self> {
         let (channel, set) = Channel::dynamic(options)?;
         set.replace(endpoints);
@@ -81,18 +85,19 @@ impl Channel {
     ///
     /// Those of [`fixed`](Self::fixed).
     pub fn dynamic(options: ChannelOptions) -> Result<(Self, EndpointSet)> {
-        let channel = Channel::with(options, |_, _| None)?;
+        let channel = Channel::with(options, |_| Ok(None))?;
         let set = EndpointSet { pool: Arc::downgrade(&channel.inner.pool) };
         Ok((channel, set))
     }
 
-    pub(crate) fn with(options: ChannelOptions, discovery: impl FnOnce(&Arc<Pool>, &Handle) -> Option<Discovery>) -> Result<Self> {
+    pub(crate) fn with(options: ChannelOptions, discovery: impl FnOnce(&Arc<Pool>) -> Result<Option<Discovery>>) -> Result<Self> {
         options.validate(OPERATION)?;
-        let runtime = Handle::try_current().map_err(|_| Error::new(ErrorKind::Internal, OPERATION, "called outside of a tokio runtime"))?;
+        let home = options.home();
+        home.ready().map_err(homeless)?;
         let retry = options.retry.unwrap_or_default();
         let budget = TpsBudget::new(BUDGET_WINDOW, retry.reserve_per_second, retry.budget);
-        let pool = Pool::new(options, runtime.clone());
-        let discovery = discovery(&pool, &runtime);
+        let pool = Pool::new(options, home);
+        let discovery = discovery(&pool)?;
         Ok(Channel { inner: Arc::new(Inner { pool, budget, discovery }) })
     }
 
@@ -122,9 +127,18 @@ impl Channel {
 
     /// How the channel is doing at this moment.
     pub fn state(&self) -> ChannelState {
-        let (endpoints, skipped, confirmed, unread) = self.inner.pool.states();
+        let (endpoints, skipped, age, unread) = self.inner.pool.states();
         let discovery = self.inner.discovery.as_ref().map(|discovery| discovery.state(unread));
-        ChannelState { endpoints, skipped, age: confirmed.map(|confirmed| confirmed.elapsed()), discovery }
+        ChannelState { endpoints, skipped, age, discovery }
+    }
+}
+
+/// Why a channel has nowhere to live.
+pub(crate) fn homeless(error: HomeError) -> Error {
+    match error {
+        HomeError::Forked => Error::closed(OPERATION).with_source(error),
+        HomeError::NoRuntime => Error::new(ErrorKind::Internal, OPERATION, "called outside of a tokio runtime").with_source(error),
+        error => Error::new(ErrorKind::Unavailable, OPERATION, error.to_string()).with_source(error),
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use coord_api::{Error, ErrorKind, Result};
+use coord_home::Home;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri, header};
 use hyper::body::Incoming;
@@ -15,18 +17,22 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::RwLock;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::body::Body;
 
 use crate::endpoint::Endpoint;
+use crate::files::{Files, Taken};
 use crate::options::ChannelOptions;
 use crate::wire::{Line, Wire};
 
 const OPERATION: &str = "grpc.connect";
 const USER_AGENT: &str = concat!("coord-grpc/", env!("CARGO_PKG_VERSION"));
+
+/// How long HTTP/2 may take to read what the server said last, once the socket has dropped.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// Whether a connection may take calls like any other.
 mod trust {
@@ -38,17 +44,34 @@ mod trust {
     pub(super) const TRIED: u8 = 2;
 }
 
+/// How an endpoint is connected.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner<'a> {
+    pub(crate) options: &'a ChannelOptions,
+    pub(crate) home: &'a Home,
+    pub(crate) files: &'a Files,
+    /// Whether the connection has to prove itself by a call.
+    pub(crate) on_trial: bool,
+    /// How long it may be silent before it is asked for a sign of life.
+    pub(crate) ping_after: Duration,
+}
+
 /// A connection over which the server has spoken.
 ///
 /// It lives as long as someone holds it: the pool, while the endpoint is in use, and every call that is under way. With the last of them the socket closes; that
 /// is how an endpoint that was removed is drained.
 pub(crate) struct Connection {
+    /// Where it lives. It is driven there for as long as a call of it is under way, also when the channel is gone.
+    home: Home,
+    address: SocketAddr,
     /// Gone once HTTP/2 has ended. Whoever sends at that very moment may leave requests in hyper's queue that nobody takes out any more, not even to say so, until the
     /// last sender is dropped: while one thread has a place in the queue and has not filled it, what others put behind it is not seen.
     sender: Arc<RwLock<Option<SendRequest<Body>>>>,
     line: Line,
     /// HTTP/2 on this connection has ended, for whatever reason.
     ended: CancellationToken,
+    /// The server has said goodbye because it was asked for too much, such as signs of life.
+    overdone: Arc<AtomicBool>,
     /// Calls go unanswered here.
     pub(crate) suspect: CancellationToken,
     tasks: Tasks,
@@ -62,29 +85,34 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects: name, TCP, TLS, HTTP/2, and the server's first frame.
+    /// Connects to one address of an endpoint: TCP, TLS, HTTP/2, and the server's first frame. Takes as long as it takes.
     ///
     /// # Errors
     ///
-    /// `Timeout` after the connect timeout, else `Unavailable`; the cause says why.
-    pub(crate) async fn open(endpoint: &Endpoint, options: &ChannelOptions, on_trial: bool) -> Result<Self> {
-        let opening = async {
-            let tcp = TcpStream::connect((endpoint.host(), endpoint.port())).await.map_err(|error| unavailable("not connected", error))?;
-            tcp.set_nodelay(true).map_err(|error| unavailable("not connected", error))?;
-            #[cfg(feature = "tls")]
-            if let Some(tls) = options.tls() {
-                let stream = tls.connect(endpoint.host(), tcp).await.map_err(|error| unavailable("no TLS", error))?;
-                return Connection::over(stream, Scheme::HTTPS, endpoint, options, on_trial).await;
-            }
-            Connection::over(tcp, Scheme::HTTP, endpoint, options, on_trial).await
-        };
-        match timeout(options.connect_timeout, opening).await {
-            Ok(opened) => opened,
-            Err(_) => Err(Error::new(ErrorKind::Timeout, OPERATION, format!("no connection within {:?}", options.connect_timeout))),
+    /// `Unavailable`; the cause says why.
+    pub(crate) async fn open(address: SocketAddr, endpoint: &Endpoint, manner: Manner<'_>) -> Result<Self> {
+        let file = manner.files.take();
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let socket = socket.map_err(|error| unavailable("not connected", error))?;
+        manner.files.leave_room(&socket).map_err(|error| unavailable("not connected, to leave files for others", error))?;
+        let tcp = socket.connect(address).await.map_err(|error| unavailable("not connected", error))?;
+        tcp.set_nodelay(true).map_err(|error| unavailable("not connected", error))?;
+        watch_over(&tcp);
+        #[cfg(feature = "tls")]
+        if let Some(tls) = manner.options.tls() {
+            let stream = tls.connect(endpoint.host(), tcp).await.map_err(|error| unavailable("no TLS", error))?;
+            return Connection::over((stream, file), Scheme::HTTPS, address, endpoint, manner).await;
         }
+        Connection::over((tcp, file), Scheme::HTTP, address, endpoint, manner).await
     }
 
-    async fn over<S>(stream: S, scheme: Scheme, endpoint: &Endpoint, options: &ChannelOptions, on_trial: bool) -> Result<Self>
+    async fn over<S>(
+        (stream, file): (S, Taken),
+        scheme: Scheme,
+        address: SocketAddr,
+        endpoint: &Endpoint,
+        manner: Manner<'_>,
+    ) -> Result<Self>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -94,38 +122,41 @@ impl Connection {
             .map_err(|_| Error::invalid_argument(OPERATION, "an endpoint that cannot be the authority of a request"))?;
         let line = Line::default();
         let tasks = Tasks::default();
+        let keep_alive = manner.options.keep_alive;
         let (sender, driver) = http2::Builder::new(tasks.clone())
             .timer(TokioTimer::new())
-            .keep_alive_interval(options.keep_alive.interval)
-            .keep_alive_timeout(options.keep_alive.timeout)
-            .keep_alive_while_idle(options.keep_alive.while_idle)
-            .handshake(TokioIo::new(Wire::new(stream, line.clone())))
+            .keep_alive_interval(manner.ping_after)
+            .keep_alive_timeout(keep_alive.timeout)
+            .keep_alive_while_idle(keep_alive.while_idle)
+            .handshake(TokioIo::new(Wire::new(stream, line.clone(), file)))
             .await
             .map_err(|error| unavailable("no HTTP/2", error))?;
         let ended = CancellationToken::new();
-        let guard = ended.clone().drop_guard();
         let sender = Arc::new(RwLock::new(Some(sender)));
-        let own_sender = Arc::downgrade(&sender);
+        let overdone = Arc::new(AtomicBool::new(false));
+        let end = End { sender: Arc::downgrade(&sender), _ended: ended.clone().drop_guard() };
+        let complaint = Arc::clone(&overdone);
         // Ends with the last sender, which this connection owns, or with the socket.
         tokio::spawn(async move {
-            let _guard = guard;
+            let _end = end;
             if let Err(error) = driver.await {
-                tracing::debug!(%error, "connection failed");
-            }
-            if let Some(sender) = own_sender.upgrade() {
-                drop(sender.write().take());
+                complaint.store(was_too_much(&error), Ordering::Release);
+                coord_home::event!(DEBUG, %error, "connection failed");
             }
         });
         let connection = Connection {
+            home: manner.home.clone(),
+            address,
             sender,
             line,
             ended,
+            overdone,
             suspect: CancellationToken::new(),
             tasks,
             scheme,
             authority,
-            trust: AtomicU8::new(if on_trial { trust::ON_TRIAL } else { trust::FULL }),
-            born: Instant::now(),
+            trust: AtomicU8::new(if manner.on_trial { trust::ON_TRIAL } else { trust::FULL }),
+            born: manner.home.now(),
             unanswered_since: AtomicU64::new(0),
             answered: AtomicU64::new(0),
         };
@@ -134,6 +165,17 @@ impl Connection {
             () = connection.line.up.cancelled() => Ok(connection),
             () = connection.ended.cancelled() => Err(connection.why()),
         }
+    }
+
+    /// Which of the endpoint's addresses it leads to.
+    pub(crate) fn leads_to(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether the server ended it because it was asked for too much. Known once HTTP/2 has ended, which follows the end of the socket.
+    pub(crate) async fn was_overdone(&self) -> bool {
+        let _ = tokio::time::timeout(LAST_WORDS, self.ended.cancelled()).await;
+        self.overdone.load(Ordering::Acquire)
     }
 
     /// Waits until it is over.
@@ -184,7 +226,8 @@ impl Connection {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.born.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_add(1)
+        let age = self.home.now().saturating_duration_since(self.born);
+        u64::try_from(age.as_micros()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
     fn asked(&self) {
@@ -259,12 +302,50 @@ fn unavailable(what: &'static str, error: impl std::error::Error + Send + Sync +
 }
 
 /// The innermost cause, which is what people want to read.
-pub(crate) fn root(error: &dyn std::error::Error) -> &dyn std::error::Error {
+pub(crate) fn root<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
     }
     error
+}
+
+/// Has the kernel look whether a connection leads anywhere: after so long without a word, …
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+
+/// … then so often, …
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// … until nothing was heard of the other side for so long, or what was sent was not confirmed for so long.
+const GIVE_UP: Duration = Duration::from_secs(60);
+
+/// Asks the kernel to find a host that is gone. Servers do not see its probes, so that they cannot be too many for them; but a process that is paused is not found so.
+fn watch_over(tcp: &TcpStream) {
+    let socket = socket2::SockRef::from(tcp);
+    // Where the system cannot do it, HTTP/2 finds out later.
+    let _ = socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL));
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket.set_tcp_user_timeout(Some(GIVE_UP));
+}
+
+/// Whether the server has said goodbye because of too much of something: with `too_many_pings` gRPC servers end connections that ask for signs of life too often.
+fn was_too_much(error: &hyper::Error) -> bool {
+    let h2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    h2.is_some_and(|h2| h2.is_remote() && h2.is_go_away() && h2.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
+}
+
+/// What follows the end of HTTP/2 on a connection, however it comes: also when the runtime that it lived in has ended.
+struct End {
+    sender: Weak<RwLock<Option<SendRequest<Body>>>>,
+    _ended: DropGuard,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if let Some(sender) = self.sender.upgrade() {
+            drop(sender.write().take());
+        }
+    }
 }
 
 /// Runs what hyper wants to run. The first is the connection itself, and is remembered so that it can be ended; the others end with it.
@@ -289,5 +370,22 @@ where
         if self.0.get().is_none() {
             let _ = self.0.set(task.abort_handle());
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_watches_over_a_connection() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        watch_over(&tcp);
+        let socket = socket2::SockRef::from(&tcp);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), PROBE_AFTER);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), PROBE_INTERVAL);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(GIVE_UP));
     }
 }

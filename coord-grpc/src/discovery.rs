@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::backoff::Backoff;
-use crate::channel::Channel;
+use crate::channel::{Channel, homeless};
 use crate::endpoint::Endpoint;
 use crate::options::ChannelOptions;
 use crate::pool::Pool;
@@ -54,14 +54,16 @@ pub trait RegistryChannelExt {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for a bad name of a service (R4) or options that cannot work; `Internal` outside of a tokio runtime.
+    /// `InvalidArgument` for a bad name of a service (R4); and those of [`Channel::fixed`].
     fn channel_with(&self, service: &str, options: ChannelOptions) -> Result<Channel>;
 }
 
 impl<R: ServiceRegistry + ?Sized> RegistryChannelExt for Arc<R> {
     fn channel_with(&self, service: &str, options: ChannelOptions) -> Result<Channel> {
         key::check_segment(OPERATION, service)?;
-        Channel::with(options, |pool, runtime| {
+        let mut options = options;
+        options.name.get_or_insert_with(|| service.to_owned());
+        Channel::with(options, |pool| {
             let watch = Arc::new(Mutex::new(WatchState::Suspended));
             let follower = Follower {
                 registry: Arc::clone(self),
@@ -71,8 +73,8 @@ impl<R: ServiceRegistry + ?Sized> RegistryChannelExt for Arc<R> {
                 instances: BTreeMap::new(),
                 invalid: BTreeMap::new(),
             };
-            let task = AbortOnDropHandle::new(runtime.spawn(follower.run()));
-            Some(Discovery { service: service.to_owned(), watch, _task: task })
+            let task = pool.home.spawn(follower.run()).map_err(homeless)?;
+            Ok(Some(Discovery { service: service.to_owned(), watch, _task: AbortOnDropHandle::new(task) }))
         })
     }
 }
@@ -102,8 +104,31 @@ struct Follower<R: ?Sized> {
     invalid: BTreeMap<Vec<u8>, Error>,
 }
 
+/// Speaks for a follower that was dropped: the runtime that it lived in is gone, or the channel.
+struct End {
+    watch: Arc<Mutex<WatchState>>,
+    pool: Arc<Pool>,
+    by_itself: bool,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if !self.by_itself {
+            *self.watch.lock() = WatchState::Ended;
+            self.pool.abandoned(None);
+        }
+    }
+}
+
 impl<R: ServiceRegistry + ?Sized> Follower<R> {
-    async fn run(mut self) {
+    /// Runs until it is dropped.
+    async fn run(self) {
+        let pool = Arc::clone(&self.pool);
+        tokio::join!(self.follow_all(), pool.show_age(TICK));
+    }
+
+    async fn follow_all(mut self) {
+        let mut end = End { watch: Arc::clone(&self.watch), pool: Arc::clone(&self.pool), by_itself: false };
         let mut backoff = Backoff::new(Duration::from_millis(50), LONGEST_PAUSE, self.pool.options.jitter_seed);
         loop {
             let error = match timeout(ATTEMPT, self.registry.watch(&self.service)).await {
@@ -116,9 +141,11 @@ impl<R: ServiceRegistry + ?Sized> Follower<R> {
             };
             let closed = error.kind() == ErrorKind::Closed;
             *self.watch.lock() = if closed { WatchState::Ended } else { WatchState::Suspended };
-            tracing::warn!(service = self.service, kind = error.kind().as_str(), "registry out of reach; the last endpoints stay in use");
+            let (service, kind, why) = (self.service.clone(), error.kind().as_str(), error.to_string());
+            coord_home::event!(WARN, service, kind, why, "registry out of reach; the last endpoints stay in use");
             self.pool.unread(error);
             if closed {
+                end.by_itself = true;
                 return;
             }
             sleep(backoff.pause()).await;
@@ -181,7 +208,10 @@ impl<R: ServiceRegistry + ?Sized> Follower<R> {
                             self.invalid.pop_first();
                         }
                     }
-                    _ => tracing::warn!(service = self.service, "a change of a kind that this version does not know"),
+                    _ => {
+                        let service = self.service.clone();
+                        coord_home::event!(WARN, service, "a change of a kind that this version does not know");
+                    }
                 }
                 last
             }

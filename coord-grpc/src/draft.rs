@@ -1,9 +1,11 @@
 //! A request that can be sent more than once.
 
+use coord_home::Home;
 use http::{Request, request};
 use tonic::Status;
 use tonic::body::Body;
 
+use crate::pump::pump;
 use crate::recorded::Recorded;
 
 /// A request and, if it fits a bound and is all there, what it takes to send it again.
@@ -15,16 +17,22 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// Keeps a request, at most `limit` bytes of it. What is longer, or comes bit by bit, can be sent once.
+    /// Keeps a request, at most `limit` bytes of it. What is longer, or comes bit by bit, can be sent once; what is still to come is drawn by a task of `drawn_at`, or
+    /// without one by whoever sends it.
     ///
     /// # Errors
     ///
     /// That of the body.
-    pub(crate) fn of(request: Request<Body>, limit: usize) -> Result<Self, Status> {
+    pub(crate) fn of(request: Request<Body>, limit: usize, drawn_at: Option<&Home>) -> Result<Self, Status> {
         let (mut head, body) = request.into_parts();
         // They are for this process, and would be cloned each time.
         head.extensions.clear();
-        Ok(Draft { head, body: Some(Recorded::read_ready(body, limit)?) })
+        let body = Recorded::read_ready(body, limit)?;
+        let body = match drawn_at {
+            Some(home) => body.map_rest(|rest| pump(home, rest)),
+            None => body,
+        };
+        Ok(Draft { head, body: Some(body) })
     }
 
     /// Whether the request is there, however often it was sent.
@@ -56,7 +64,7 @@ mod tests {
     async fn what_fits_can_be_had_again_and_what_does_not_once() {
         for (limit, again) in [(3, true), (2, false)] {
             let body = Body::new(Full::new(bytes::Bytes::from_static(b"abc")).map_err(|never| match never {}));
-            let mut draft = Draft::of(Request::new(body), limit).unwrap();
+            let mut draft = Draft::of(Request::new(body), limit, None).unwrap();
             let (first, kept) = draft.request();
             assert_eq!((kept, draft.is_kept()), (again, again));
             if !kept {

@@ -1,10 +1,10 @@
 //! Where a server is reached.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
-use coord_api::{Error, Result};
+use coord_api::{Error, Result, address};
 
 const OPERATION: &str = "grpc.endpoint";
 
@@ -33,7 +33,8 @@ impl Endpoint {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for a host that is neither a name nor an address, and for port zero.
+    /// `InvalidArgument` for a host that is neither a name nor an address, or under which nobody can be reached
+    /// ([`address::check`](coord_api::address::check)), and for port zero.
     pub fn new(host: &str, port: u16) -> Result<Self> {
         if port == 0 {
             return Err(Error::invalid_argument(OPERATION, "port zero"));
@@ -49,6 +50,11 @@ impl Endpoint {
     /// The port, never zero.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The host, where it is an address and no name.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        self.host.parse().ok()
     }
 
     pub(crate) fn scheme(&self) -> Scheme {
@@ -95,29 +101,15 @@ impl fmt::Debug for Endpoint {
     }
 }
 
+/// A host in the form in which it is compared.
 fn normal_host(host: &str) -> Result<String> {
     let bracketed = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
-    if let Ok(address) = bracketed.unwrap_or(host).parse::<Ipv6Addr>() {
-        return Ok(address.to_string());
-    }
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(address.to_string());
-    }
-    if is_name(host) {
-        return Ok(host.to_ascii_lowercase());
-    }
-    Err(Error::invalid_argument(OPERATION, "neither a host name nor an IP address"))
-}
-
-/// Whether it can be the name of a host. Underscores are no letters of a host name, but container networks use them.
-fn is_name(host: &str) -> bool {
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    host.len() <= 253 && host.strip_suffix('.').unwrap_or(host).split('.').all(label)
+    let host = bracketed.filter(|inner| inner.contains(':')).unwrap_or(host);
+    address::check(OPERATION, host)?;
+    Ok(match host.parse::<IpAddr>() {
+        Ok(ip) => ip.to_string(),
+        Err(_) => host.to_ascii_lowercase(),
+    })
 }
 
 #[cfg(test)]
@@ -161,6 +153,12 @@ mod tests {
             "a-",
             "ü",
             "fe80::1%eth0",
+            "0.0.0.0",
+            "::",
+            "[::]",
+            "256.1.1.1",
+            "1.2.3",
+            "010.0.0.1",
             &long,
         ];
         for host in hosts {

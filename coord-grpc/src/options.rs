@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coord_api::{Error, Result};
+use coord_home::Home;
 
+use crate::resolver::Resolver;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 
@@ -37,8 +39,9 @@ pub enum Readiness {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeepAlive {
-    /// How long a connection may be silent before it is asked for a sign of life. 30 s by default; many servers close connections that ask more often than every
-    /// 5 s, some than every 5 min.
+    /// How long a connection may be silent before it is asked for a sign of life. 330 s by default: servers of gRPC close connections that ask more often than every
+    /// 5 min, unless they are told otherwise. Each time that one does so (GOAWAY with `ENHANCE_YOUR_CALM`) the endpoint is asked half as often
+    /// ([`EndpointState::ping_after`](crate::EndpointState::ping_after)).
     pub interval: Duration,
     /// How long the answer may take. 10 s by default.
     pub timeout: Duration,
@@ -48,7 +51,7 @@ pub struct KeepAlive {
 
 impl Default for KeepAlive {
     fn default() -> Self {
-        KeepAlive { interval: Duration::from_secs(30), timeout: Duration::from_secs(10), while_idle: false }
+        KeepAlive { interval: Duration::from_secs(330), timeout: Duration::from_secs(10), while_idle: false }
     }
 }
 
@@ -154,8 +157,17 @@ pub struct ChannelOptions {
     pub backoff_max: Duration,
     /// How idempotent calls are repeated; `None`, the default, repeats none.
     pub retry: Option<RetryOptions>,
-    /// Where the jitter of the pauses begins, so that a run can be repeated. By default it is chosen at random.
+    /// Where the jitter of the pauses begins, and which endpoints are used where there are too many, so that a run can be repeated. By default it is chosen at random;
+    /// channels that share it do the same at the same time.
     pub jitter_seed: Option<u64>,
+    /// What the channel is called in metrics. By default it is the name of the service that it follows, else `unnamed`.
+    pub name: Option<String>,
+    /// How many connections the channel has at most, 128 by default. Of more endpoints than that it uses a part: with
+    /// [`Policy::PickFirst`] the first ones, otherwise those that rank highest by a hash of the endpoint and the channel. So each channel uses others, all endpoints get their
+    /// share where there are many channels, and a change of the set changes no more connections than endpoints. When none of its part is ready it tries others.
+    pub max_connections: usize,
+    home: Option<Home>,
+    pub(crate) resolver: Option<Arc<dyn Resolver>>,
     idempotent: Option<IdempotentMethods>,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
@@ -174,6 +186,10 @@ impl Default for ChannelOptions {
             backoff_max: Duration::from_secs(5),
             retry: None,
             jitter_seed: None,
+            name: None,
+            max_connections: 128,
+            home: None,
+            resolver: None,
             idempotent: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -245,6 +261,49 @@ impl ChannelOptions {
         self
     }
 
+    /// Sets what the channel is called in metrics. Names are few: each makes series of its own.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets how many connections the channel has at most.
+    #[must_use]
+    pub fn with_max_connections(mut self, most: usize) -> Self {
+        self.max_connections = most;
+        self
+    }
+
+    /// Sets who finds the addresses of host names. By default that is the system, which is asked for at most 16 names at once in the whole process, and once for
+    /// all channels that want the same name.
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
+        self.resolver = Some(resolver);
+        self
+    }
+
+    /// Sets where the channel lives: its connections, its timers, and what follows the registry. By default that is a thread of its own, whichever runtime makes the channel
+    /// or calls over it, and whatever becomes of that. Requests that come bit by bit are then drawn by a second thread, started by the first of them; elsewhere they
+    /// are drawn where the channel lives, and must not block it.
+    ///
+    /// Channels that are given the same [`Home`] share its thread. One with very many calls a second may be given a runtime of several threads
+    /// ([`Home::runtime`]); whoever gives it keeps it running.
+    #[must_use]
+    pub fn with_home(mut self, home: Home) -> Self {
+        self.home = Some(home);
+        self
+    }
+
+    pub(crate) fn has_own_home(&self) -> bool {
+        self.home.is_none()
+    }
+
+    /// Where the channel lives.
+    pub(crate) fn home(&self) -> Home {
+        self.home.clone().unwrap_or_else(|| Home::thread("coord-grpc"))
+    }
+
     /// Sets which methods are idempotent, by their path `/package.Service/Method`, for clients whose calls cannot be [marked](CallOptions::with_idempotent)
     /// one by one.
     #[must_use]
@@ -287,6 +346,9 @@ impl ChannelOptions {
         if self.backoff_max < self.backoff_min {
             return Err(Error::invalid_argument(operation, "a longest back-off below the shortest"));
         }
+        if self.max_connections == 0 {
+            return Err(Error::invalid_argument(operation, "a channel that may have no connection; `max_connections` is at least 1"));
+        }
         if let Some(retry) = self.retry {
             if !(0.0..=10.0).contains(&retry.budget) || retry.attempts == 0 || retry.reserve_per_second > 1_000_000 {
                 return Err(Error::invalid_argument(
@@ -311,6 +373,7 @@ impl fmt::Debug for ChannelOptions {
             .field("backoff_min", &self.backoff_min)
             .field("backoff_max", &self.backoff_max)
             .field("retry", &self.retry)
+            .field("max_connections", &self.max_connections)
             .field("tls", &self.uses_tls())
             .finish_non_exhaustive()
     }
@@ -381,6 +444,7 @@ mod tests {
             ChannelOptions::default().with_keep_alive(KeepAlive::default().with_timeout(zero)),
             ChannelOptions::default().with_retry(RetryOptions::default().with_budget(f32::NAN)),
             ChannelOptions::default().with_retry(RetryOptions::default().with_attempts(0)),
+            ChannelOptions::default().with_max_connections(0),
         ] {
             assert_eq!(bad.validate("t").unwrap_err().kind(), ErrorKind::InvalidArgument, "{bad:?}");
         }

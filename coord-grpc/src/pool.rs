@@ -2,33 +2,57 @@
 //!
 //! Calls read the ready connections without a lock. Everything else is behind one mutex that is held for no I/O.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use coord_api::{Error, ErrorKind};
+use coord_home::Home;
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
+use crate::channel::homeless;
 use crate::connection::Connection;
 use crate::endpoint::{Endpoint, Scheme};
+use crate::files::{self, Files, LEAST};
+use crate::meter::Meter;
 use crate::options::{ChannelOptions, Policy, Readiness};
+use crate::resolver::Lookup;
 use crate::state::{EndpointState, Phase, Skipped};
 use crate::worker;
 
 const OPERATION: &str = "grpc.channel";
 
+/// So many endpoints that cannot be used are told one by one each time.
+const MOST_TOLD: usize = 10;
+
+/// After a shortage of files a channel makes do with fewer connections for so long; twice as long after each further one, …
+const SHORTEST_SHORTAGE: Duration = Duration::from_secs(30);
+
+/// … up to this. One that comes so long after the last one is the first again.
+const LONGEST_SHORTAGE: Duration = Duration::from_secs(600);
+
 /// The endpoints of a channel.
 #[derive(Debug)]
 pub(crate) struct Pool {
     pub(crate) options: ChannelOptions,
-    runtime: Handle,
+    pub(crate) home: Home,
+    /// Where the messages of requests that come bit by bit are drawn, so that one that blocks holds up no connection; `None` where whoever gave the home has several threads
+    /// there, or wants no more.
+    pub(crate) drawing: Option<Home>,
+    pub(crate) lookup: Lookup,
+    /// Those of its connections, and of those to be.
+    pub(crate) files: Files,
+    meter: Meter,
+    made: Instant,
+    /// Which endpoints this channel prefers, where it cannot have all.
+    taste: u64,
     set: Mutex<Set>,
     /// The connections of the endpoints that are ready, in the order of the set.
     ready: ArcSwap<Vec<Arc<Connection>>>,
@@ -46,7 +70,24 @@ struct Set {
     /// Why there is no set yet.
     unread: Option<Error>,
     next_id: u64,
+    shortage: Option<Shortage>,
+    /// When others were looked for because none of those in use was ready.
+    looked_elsewhere: Option<Instant>,
     closed: bool,
+    /// The runtime that the channel lived in is gone.
+    homeless: bool,
+}
+
+/// No file was to be had.
+#[derive(Debug)]
+struct Shortage {
+    /// How many connections are made at most; `None` once it is over.
+    limit: Option<usize>,
+    /// How long it lasts.
+    pause: Duration,
+    since: Instant,
+    /// Ends the task that waits for its end.
+    _timer: DropGuard,
 }
 
 #[derive(Debug)]
@@ -54,18 +95,31 @@ struct Member {
     /// Unique in the pool, so that a worker never speaks for a successor with the same address.
     id: u64,
     endpoint: Endpoint,
+    /// Of more endpoints than may be connected, those with the highest rank are. It depends on the endpoint and the channel alone (rendezvous hashing): so a change of the set
+    /// changes only as many connections, and each channel prefers others.
+    rank: u64,
     phase: Phase,
     since: Instant,
     failure: Option<Error>,
     connection: Option<Arc<Connection>>,
     connections: u64,
-    /// Ends the worker.
-    _worker: DropGuard,
+    ping_after: Duration,
+    /// Ends the worker; `None` while it is not to be connected.
+    worker: Option<DropGuard>,
 }
 
 impl Member {
-    fn enter(&mut self, phase: Phase, connection: Option<Arc<Connection>>) {
-        (self.phase, self.since, self.connection) = (phase, Instant::now(), connection);
+    /// How little there is to be hoped for: those that failed are used where there are no others, and those that just did last.
+    fn despair(&self) -> u8 {
+        match self.phase {
+            Phase::Ejected => 2,
+            Phase::Idle if self.failure.is_some() => 1,
+            _ => 0,
+        }
+    }
+
+    fn enter(&mut self, home: &Home, phase: Phase, connection: Option<Arc<Connection>>) {
+        (self.phase, self.since, self.connection) = (phase, home.now(), connection);
     }
 }
 
@@ -76,15 +130,23 @@ impl Set {
 }
 
 impl Pool {
-    pub(crate) fn new(options: ChannelOptions, runtime: Handle) -> Arc<Self> {
-        Arc::new(Pool {
+    pub(crate) fn new(options: ChannelOptions, home: Home) -> Arc<Self> {
+        let pool = Arc::new(Pool {
+            taste: options.jitter_seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
+            drawing: options.has_own_home().then(|| Home::thread("coord-grpc-body")),
+            lookup: Lookup::by(options.resolver.clone()),
+            files: Files::default(),
+            meter: Meter::new(options.name.as_deref().unwrap_or("unnamed")),
+            made: home.now(),
             options,
-            runtime,
+            home,
             set: Mutex::default(),
             ready: ArcSwap::default(),
             turn: AtomicUsize::new(0),
             changed: Notify::new(),
-        })
+        });
+        files::enrol(Arc::downgrade(&pool));
+        pool
     }
 
     /// The connection for the next call, other than `avoid` if there is any other.
@@ -115,6 +177,9 @@ impl Pool {
     }
 
     async fn until<T>(&self, readiness: Readiness, find: impl Fn() -> Option<T>) -> Result<T, Status> {
+        if self.home.is_left_behind() {
+            return Err(Status::unavailable("the process was forked; this channel is the parent's, make one here"));
+        }
         loop {
             if let Some(found) = find() {
                 return Ok(found);
@@ -135,10 +200,13 @@ impl Pool {
         if set.closed {
             return Err(Status::unavailable("the channel was dropped"));
         }
+        if set.homeless {
+            return Err(Status::unavailable("the runtime that the channel lived in has ended"));
+        }
         let open = match (&set.confirmed, &set.unread) {
             (None, unread) => unread.is_none(),
             // One that counts as ready here has just dropped its connection, and its worker is about to say what comes of it.
-            (Some(_), _) => set.members.iter().any(|member| member.phase != Phase::Ejected),
+            (Some(_), _) => set.members.iter().any(|member| matches!(member.phase, Phase::Connecting | Phase::Ready)),
         };
         if open || readiness == Readiness::Wait {
             return Ok(());
@@ -160,6 +228,7 @@ impl Pool {
         }
         let mut old: HashMap<Endpoint, Member> = set.members.drain(..).map(|member| (member.endpoint.clone(), member)).collect();
         let mut taken: HashMap<Endpoint, String> = HashMap::new();
+        let mut added = 0;
         for (id, endpoint) in wanted {
             if let Some(error) = self.wrong_protocol(&endpoint) {
                 skipped.push(Skipped { id, error });
@@ -168,16 +237,30 @@ impl Pool {
                 skipped.push(Skipped { id, error });
             } else {
                 taken.insert(endpoint.clone(), id);
-                let member = old.remove(&endpoint).unwrap_or_else(|| self.hire(&mut set, endpoint));
+                let member = old.remove(&endpoint).unwrap_or_else(|| {
+                    added += 1;
+                    self.member(&mut set, endpoint)
+                });
                 set.members.push(member);
             }
         }
-        for endpoint in old.keys() {
-            tracing::debug!(%endpoint, "endpoint removed");
-        }
+        let news = newly_skipped(&set.skipped, &skipped);
         set.skipped = skipped;
-        (set.confirmed, set.unread) = (Some(Instant::now()), None);
+        (set.confirmed, set.unread) = (Some(self.home.now()), None);
+        self.allot(&mut set);
         self.publish(&set);
+        let skipped = set.skipped.len();
+        drop(set);
+        for skipped in news.iter().take(MOST_TOLD) {
+            let (id, why) = (skipped.id.clone(), skipped.error.message().to_owned());
+            coord_home::event!(WARN, id, why, "an endpoint cannot be used, and is skipped");
+        }
+        if news.len() > MOST_TOLD {
+            let more = news.len() - MOST_TOLD;
+            coord_home::event!(WARN, more, "more endpoints cannot be used; the channel's state has them all");
+        }
+        let removed = old.len();
+        coord_home::event!(DEBUG, added, removed, skipped, "endpoints changed");
     }
 
     fn wrong_protocol(&self, endpoint: &Endpoint) -> Option<Error> {
@@ -189,28 +272,124 @@ impl Pool {
         Some(Error::invalid_argument(OPERATION, wrong))
     }
 
-    fn hire(self: &Arc<Self>, set: &mut Set, endpoint: Endpoint) -> Member {
+    fn member(&self, set: &mut Set, endpoint: Endpoint) -> Member {
         set.next_id += 1;
-        let (id, stop) = (set.next_id, CancellationToken::new());
-        let work = worker::keep_connected(Arc::clone(self), id, endpoint.clone());
-        let stopped = stop.clone();
-        self.runtime.spawn(async move { stopped.run_until_cancelled(work).await });
-        tracing::debug!(%endpoint, "endpoint added");
+        let mut hasher = DefaultHasher::new();
+        (self.taste, &endpoint).hash(&mut hasher);
         Member {
-            id,
+            id: set.next_id,
+            rank: hasher.finish(),
             endpoint,
-            phase: Phase::Connecting,
-            since: Instant::now(),
+            phase: Phase::Idle,
+            since: self.home.now(),
             failure: None,
             connection: None,
             connections: 0,
-            _worker: stop.drop_guard(),
+            ping_after: self.options.keep_alive.interval,
+            worker: None,
+        }
+    }
+
+    /// Connects the members that the channel may have, and leaves the others, which finish the calls that they have.
+    fn allot(self: &Arc<Self>, set: &mut Set) {
+        let shortage = set.shortage.as_ref().and_then(|shortage| shortage.limit);
+        let limit = self.options.max_connections.min(shortage.unwrap_or(usize::MAX));
+        let wanted: Option<HashSet<u64>> = (set.members.len() > limit).then(|| {
+            let mut ranked: Vec<_> = set.members.iter().enumerate().collect();
+            ranked.sort_by_key(|(place, member)| {
+                // In a shortage those that are connected go on: another one would need a file.
+                let connected = shortage.is_some() && member.connection.is_some();
+                let rank = if self.options.policy == Policy::PickFirst { *place as u64 } else { !member.rank };
+                (member.despair(), !connected, rank)
+            });
+            ranked.into_iter().take(limit).map(|(_, member)| member.id).collect()
+        });
+        for member in &mut set.members {
+            let wanted = wanted.as_ref().is_none_or(|wanted| wanted.contains(&member.id));
+            if wanted && member.worker.is_none() {
+                self.hire(member);
+            } else if !wanted && member.worker.take().is_some() {
+                member.enter(&self.home, Phase::Idle, None);
+            }
+        }
+    }
+
+    fn hire(self: &Arc<Self>, member: &mut Member) {
+        let stop = CancellationToken::new();
+        let work = worker::run(Arc::clone(self), member.id, member.endpoint.clone(), stop.clone());
+        match self.home.spawn(work) {
+            Ok(_) => member.enter(&self.home, Phase::Connecting, None),
+            Err(error) => {
+                member.failure = Some(homeless(error));
+                member.enter(&self.home, Phase::Ejected, None);
+            }
+        }
+        member.worker = Some(stop.drop_guard());
+    }
+
+    /// A worker, or who follows the registry, was dropped: the runtime that it lived in is gone, and so are all connections.
+    pub(crate) fn abandoned(&self, worker: Option<u64>) {
+        let mut set = self.set.lock();
+        set.homeless = true;
+        if let Some(member) = worker.and_then(|id| set.member(id)) {
+            member.failure = Some(homeless(coord_home::HomeError::Ended));
+            member.enter(&self.home, Phase::Ejected, None);
+        }
+        self.publish(&set);
+    }
+
+    /// No file was to be had: makes do with fewer connections for a while, so that others in this process have some. How many are given back.
+    pub(crate) fn give_back(self: &Arc<Self>) -> usize {
+        let mut set = self.set.lock();
+        if set.closed || set.homeless {
+            return 0;
+        }
+        let now = self.home.now();
+        let pause = match &set.shortage {
+            Some(last) if now.saturating_duration_since(last.since) < last.pause + LONGEST_SHORTAGE => {
+                if last.limit.is_some() {
+                    last.pause
+                } else {
+                    (last.pause * 2).min(LONGEST_SHORTAGE)
+                }
+            }
+            _ => SHORTEST_SHORTAGE,
+        };
+        let held = self.files.count();
+        let timer = CancellationToken::new();
+        let (pool, stopped) = (Arc::downgrade(self), timer.clone());
+        let over = async move {
+            if stopped.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+                if let Some(pool) = pool.upgrade() {
+                    pool.try_all_again();
+                }
+            }
+        };
+        // Where there is no home there are no connections either.
+        let _ = self.home.spawn(over);
+        // A quarter is for others.
+        let limit = LEAST.max(held - held / 4);
+        set.shortage = Some(Shortage { limit: Some(limit), pause, since: now, _timer: timer.drop_guard() });
+        self.allot(&mut set);
+        self.publish(&set);
+        held.saturating_sub(limit)
+    }
+
+    /// A shortage may be over.
+    fn try_all_again(self: &Arc<Self>) {
+        let mut set = self.set.lock();
+        if let Some(shortage) = &mut set.shortage {
+            shortage.limit = None;
+        }
+        if !set.closed {
+            self.allot(&mut set);
+            self.publish(&set);
         }
     }
 
     /// The set is still the present one.
     pub(crate) fn confirm(&self) {
-        self.set.lock().confirmed = Some(Instant::now());
+        self.set.lock().confirmed = Some(self.home.now());
     }
 
     /// The set could not be read.
@@ -223,27 +402,54 @@ impl Pool {
     /// A worker has a connection that takes calls.
     pub(crate) fn admit(&self, id: u64, connection: &Arc<Connection>) {
         self.update(id, |member| {
-            tracing::debug!(endpoint = %member.endpoint, "endpoint ready");
+            let endpoint = member.endpoint.to_string();
+            coord_home::event!(DEBUG, endpoint, "endpoint ready");
             member.connections += 1;
-            member.enter(Phase::Ready, Some(Arc::clone(connection)));
+            member.enter(&self.home, Phase::Ready, Some(Arc::clone(connection)));
         });
     }
 
     /// A worker's connection dropped, or it could not get one. `again` says whether it tries again at once.
-    pub(crate) fn fail(&self, id: u64, failure: Error, again: bool) {
+    pub(crate) fn fail(self: &Arc<Self>, id: u64, failure: Error, again: bool) {
         self.update(id, |member| {
-            tracing::debug!(endpoint = %member.endpoint, %failure, "endpoint not ready");
+            let (endpoint, why) = (member.endpoint.to_string(), failure.to_string());
+            coord_home::event!(DEBUG, endpoint, why, "endpoint not ready");
             member.failure = Some(failure);
             let phase = if again { Phase::Connecting } else { Phase::Ejected };
             if (member.phase, member.connection.is_some()) != (phase, false) {
-                member.enter(phase, None);
+                member.enter(&self.home, phase, None);
             }
         });
+        if !again {
+            self.look_elsewhere();
+        }
+    }
+
+    /// Tries endpoints that are not in use where all that are have failed; not more often than a dead endpoint is probed.
+    fn look_elsewhere(self: &Arc<Self>) {
+        let mut set = self.set.lock();
+        let all = |phases: [Phase; 2]| set.members.iter().all(|member| phases.contains(&member.phase));
+        if !all([Phase::Ejected, Phase::Idle]) || all([Phase::Ejected; 2]) {
+            return;
+        }
+        let now = self.home.now();
+        if set.looked_elsewhere.is_some_and(|last| now.saturating_duration_since(last) < self.options.backoff_max) {
+            return;
+        }
+        set.looked_elsewhere = Some(now);
+        self.allot(&mut set);
+        self.publish(&set);
+    }
+
+    /// A worker asks for signs of life less often.
+    pub(crate) fn pings_after(&self, id: u64, after: Duration) {
+        self.update(id, |member| member.ping_after = after);
     }
 
     fn update(&self, id: u64, change: impl FnOnce(&mut Member)) {
         let mut set = self.set.lock();
-        if let Some(member) = set.member(id) {
+        // A worker may be about to end.
+        if let Some(member) = set.member(id).filter(|member| member.worker.is_some()) {
             change(member);
             self.publish(&set);
         }
@@ -263,20 +469,22 @@ impl Pool {
         let mine = |member: &Member| member.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection));
         let others = set.members.iter().any(|member| !mine(member) && member.connection.as_ref().is_some_and(|other| other.is_open()));
         if let Some(member) = set.members.iter_mut().find(|member| mine(member)) {
-            tracing::debug!(endpoint = %member.endpoint, ?silence, ejected = others, "calls go unanswered");
             member.failure = Some(failure);
             if others {
-                member.enter(Phase::Ejected, None);
+                member.enter(&self.home, Phase::Ejected, None);
                 self.publish(&set);
             }
         }
         drop(set);
         connection.suspect.cancel();
+        let endpoint = connection.to_string();
+        coord_home::event!(DEBUG, endpoint, ?silence, ejected = others, "calls go unanswered");
     }
 
     fn publish(&self, set: &Set) {
         let ready: Vec<_> = set.members.iter().filter_map(|member| member.connection.clone()).collect();
         self.ready.store(Arc::new(ready));
+        self.meter.show_phases(set.members.iter().map(|member| member.phase));
         self.changed.notify_waiters();
     }
 
@@ -288,15 +496,92 @@ impl Pool {
         self.publish(&set);
     }
 
-    pub(crate) fn states(&self) -> (Vec<EndpointState>, Vec<Skipped>, Option<Instant>, Option<Error>) {
+    /// Shows how old the set is, for as long as this is polled.
+    pub(crate) async fn show_age(&self, every: Duration) {
+        while self.meter.is_heard() {
+            let known = self.set.lock().confirmed.unwrap_or(self.made);
+            self.meter.show_age(self.home.now().saturating_duration_since(known));
+            tokio::time::sleep(every).await;
+        }
+    }
+
+    /// The endpoints, what was skipped, how old the set is, and why it could not be read.
+    pub(crate) fn states(&self) -> (Vec<EndpointState>, Vec<Skipped>, Option<Duration>, Option<Error>) {
         let set = self.set.lock();
+        let now = self.home.now();
+        let since = |then: Instant| now.saturating_duration_since(then);
         let endpoints = set.members.iter().map(|member| EndpointState {
             endpoint: member.endpoint.clone(),
             phase: member.phase,
-            since: member.since.elapsed(),
+            since: since(member.since),
             failure: member.failure.clone(),
             connections: member.connections,
+            ping_after: member.ping_after,
         });
-        (endpoints.collect(), set.skipped.clone(), set.confirmed, set.unread.clone())
+        (endpoints.collect(), set.skipped.clone(), set.confirmed.map(since), set.unread.clone())
+    }
+}
+
+/// What is skipped now, and was not before or for another reason.
+fn newly_skipped(before: &[Skipped], now: &[Skipped]) -> Vec<Skipped> {
+    let known: HashSet<_> = before.iter().map(|skipped| (skipped.id.as_str(), skipped.error.message())).collect();
+    now.iter().filter(|skipped| !known.contains(&(skipped.id.as_str(), skipped.error.message()))).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::resolver::Resolver;
+
+    /// Never finds out.
+    #[derive(Debug)]
+    struct Silent;
+
+    #[async_trait::async_trait]
+    impl Resolver for Silent {
+        async fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+            std::future::pending().await
+        }
+    }
+
+    fn pool(endpoints: usize) -> Arc<Pool> {
+        let pool = Pool::new(ChannelOptions::default().with_resolver(Arc::new(Silent)), Home::callers());
+        pool.replace((0..endpoints).map(|n| (n.to_string(), Endpoint::new(&format!("e{n}"), 80).unwrap())), Vec::new());
+        pool
+    }
+
+    fn idle(pool: &Pool) -> usize {
+        pool.states().0.iter().filter(|state| state.phase == Phase::Idle).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shortage_ends_and_the_next_one_lasts_longer() {
+        let pool = pool(10);
+        assert_eq!(idle(&pool), 0);
+        for pause in [30, 60, 120, 240, 480, 600, 600] {
+            pool.give_back();
+            assert_eq!(idle(&pool), 10 - LEAST);
+            tokio::time::sleep(Duration::from_secs(pause - 1)).await;
+            assert_eq!(idle(&pool), 10 - LEAST, "{pause}");
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert_eq!(idle(&pool), 0, "{pause}");
+        }
+        tokio::time::sleep(LONGEST_SHORTAGE * 2).await;
+        pool.give_back();
+        tokio::time::sleep(SHORTEST_SHORTAGE + Duration::from_secs(1)).await;
+        assert_eq!(idle(&pool), 0, "after a long time it is the first again");
+        pool.close();
+    }
+
+    #[test]
+    fn only_what_is_new_among_the_skipped_is_told() {
+        let skipped = |id: &str, why: &'static str| Skipped { id: id.to_owned(), error: Error::invalid_argument("t", why) };
+        let before = [skipped("a", "x"), skipped("b", "x")];
+        let now = [skipped("a", "x"), skipped("b", "y"), skipped("c", "x")];
+        let news: Vec<_> = newly_skipped(&before, &now).into_iter().map(|skipped| skipped.id).collect();
+        assert_eq!(news, ["b", "c"]);
     }
 }

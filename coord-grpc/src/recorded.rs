@@ -52,6 +52,12 @@ impl Recorded {
                 None => break,
             }
             if size > limit {
+                // Most requests are one message: whether more comes is worth another look.
+                match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).now_or_never() {
+                    Some(Some(frame)) => drop(recorded.take(frame?)),
+                    Some(None) => body = Body::empty(),
+                    None => {}
+                }
                 break;
             }
         }
@@ -83,6 +89,12 @@ impl Recorded {
             None => Some(Recorded { first: self.first.clone(), more: self.more.clone(), trailers: self.trailers.clone(), rest: None }),
             Some(_) => None,
         }
+    }
+
+    /// Has what was not read, if there is more, come in another way.
+    pub(crate) fn map_rest(mut self, make: impl FnOnce(Body) -> Body) -> Self {
+        self.rest = self.rest.map(|rest| if rest.is_end_stream() { rest } else { make(rest) });
+        self
     }
 
     /// A body of which nothing was read.

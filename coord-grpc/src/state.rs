@@ -43,6 +43,9 @@ pub struct EndpointState {
     pub failure: Option<Error>,
     /// How many connections to it were made so far.
     pub connections: u64,
+    /// How long a connection may be silent before it is asked for a sign of life: that of [`KeepAlive`](crate::KeepAlive), and twice as long each time that the server
+    /// complained.
+    pub ping_after: Duration,
 }
 
 /// What an endpoint is used for.
@@ -55,6 +58,9 @@ pub enum Phase {
     Ready,
     /// It takes no calls, and is probed from time to time.
     Ejected,
+    /// It is not connected: the channel has as many connections as it may have ([`ChannelOptions::with_max_connections`](crate::ChannelOptions::with_max_connections)),
+    /// or as the process has files for.
+    Idle,
 }
 
 /// What is in the set and cannot be used.

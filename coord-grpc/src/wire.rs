@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
+use crate::files::Taken;
+
 /// An HTTP/2 frame begins with three bytes of length and one of type; the server's first frame is its settings.
 const HEAD: usize = 4;
 const SETTINGS: u8 = 4;
@@ -51,11 +53,13 @@ pub(crate) struct Wire<S> {
     head: Option<Vec<u8>>,
     /// A write has failed.
     unheard: bool,
+    /// What counts as long as the stream is open; dropped after it.
+    _file: Taken,
 }
 
 impl<S> Wire<S> {
-    pub(crate) fn new(stream: S, line: Line) -> Self {
-        Wire { stream, line, head: Some(Vec::with_capacity(HEAD)), unheard: false }
+    pub(crate) fn new(stream: S, line: Line, file: Taken) -> Self {
+        Wire { stream, line, head: Some(Vec::with_capacity(HEAD)), unheard: false, _file: file }
     }
 
     fn heard(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -148,12 +152,13 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
+    use crate::files::Files;
 
     /// What a peer's first bytes, one by one, lead to.
     async fn first(bytes: &[u8]) -> (Line, io::Result<usize>) {
         let (mut peer, ours) = duplex(1);
         let line = Line::default();
-        let mut wire = Wire::new(ours, line.clone());
+        let mut wire = Wire::new(ours, line.clone(), Files::default().take());
         let told = bytes.to_vec();
         let writing = tokio::spawn(async move {
             let _ = peer.write_all(&told).await;
@@ -193,7 +198,7 @@ mod tests {
         peer.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
         drop(peer);
         let line = Line::default();
-        let mut wire = Wire::new(ours, line.clone());
+        let mut wire = Wire::new(ours, line.clone(), Files::default().take());
         wire.write_all(b"into the void").await.unwrap();
         wire.flush().await.unwrap();
         assert!(line.is_down() && !line.up.is_cancelled());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use common::*;
 use coord_api::ErrorKind;
 use coord_grpc::{CallOptions, Channel, ChannelOptions, Endpoint, Phase, Policy, Readiness, RetryOptions};
+use coord_home::Home;
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -198,19 +199,25 @@ async fn the_channels_deadline_holds_for_calls_without_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropping_the_channel_ends_its_tasks_and_connections() {
     let server = Server::start("a").await;
-    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let network = Network::to(server.address).await;
+    // A runtime that has nothing but the channel to run, and one task that lives as long as it does.
+    let home = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let tasks = || home.metrics().num_alive_tasks();
+    let options = options().with_home(Home::runtime(home.handle().clone()));
     let before = tasks();
     let dead = nobody();
-    let channel = Channel::fixed([server.endpoint(), dead.endpoint.clone()], options()).unwrap();
+    let channel = Channel::fixed([network.endpoint.clone(), dead.endpoint.clone()], options).unwrap();
     channel.ready(Readiness::Wait).await.unwrap();
     let mut stream = health(&channel).watch(order("", CallOptions::default())).await.unwrap().into_inner();
-    assert!(tasks() > before);
+    assert!(tasks() > before && network.open() == 1);
     drop(channel);
     for _ in 0..20 {
         stream.message().await.unwrap().expect("a stream outlives the last handle");
     }
     drop(stream);
     eventually("all tasks end", || tasks() <= before).await;
+    eventually("its connection is gone", || network.open() == 0).await;
+    home.shutdown_background();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -234,10 +241,4 @@ async fn ipv6_is_reached_with_and_without_brackets() {
         let channel = Channel::fixed([endpoint], options()).unwrap();
         assert_eq!(ask(&channel).await.unwrap(), "six");
     }
-}
-
-#[test]
-fn a_channel_needs_a_runtime_and_says_so() {
-    let error = Channel::fixed([], options()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Internal);
 }

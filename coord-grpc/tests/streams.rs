@@ -119,6 +119,49 @@ async fn both_sides_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_blocks_its_thread_holds_up_no_other_call() {
+    let server = Server::start_beside_health("both", tonic::transport::Server::builder().add_service(Echo)).await;
+    let channel = channel_to(&[&server], options()).await;
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (tell, blocking) = tokio::sync::oneshot::channel();
+    let (mut looks, mut tell) = (0, Some(tell));
+    let messages = futures_util::stream::poll_fn(move |cx| {
+        looks += 1;
+        match looks {
+            1 => return Poll::Ready(Some(HealthCheckRequest { service: "x".repeat(7) })),
+            2..=5 => {
+                // The caller looks a few times, to see whether the request is whole; from then on others do.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            _ => {}
+        }
+        if let Some(tell) = tell.take() {
+            let _ = tell.send(());
+        }
+        let _ = released.recv();
+        Poll::Ready(None)
+    });
+    let mut client = tonic::client::Grpc::new(channel.clone());
+    client.ready().await.unwrap();
+    let codec = ProstCodec::<HealthCheckRequest, HealthCheckResponse>::default();
+    let calling = tokio::spawn(async move {
+        let mut answers = client.streaming(Request::new(messages), PathAndQuery::from_static("/test.Echo/Echo"), codec).await?.into_inner();
+        let mut lengths = Vec::new();
+        while let Some(answer) = answers.message().await? {
+            lengths.push(answer.status);
+        }
+        Ok::<_, Status>(lengths)
+    });
+    timeout(SOON, blocking).await.unwrap().unwrap();
+    for _ in 0..100 {
+        timeout(SOON, ask(&channel)).await.expect("others go on").unwrap();
+    }
+    drop(release);
+    assert_eq!(timeout(SOON, calling).await.unwrap().unwrap().unwrap(), [7]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_nobody_reads_do_not_hold_up_calls() {
     let server = Server::start("a").await;
     let channel = channel_to(&[&server], options()).await;

@@ -9,13 +9,19 @@
 //! - **Deadlines have one clock** ([`Home::now`]), whoever asks.
 //! - **Under a paused clock** (`tokio::time::pause`, `#[tokio::test(start_paused = true)]`) a home of the kind [`Home::new`] or [`Home::shared`] is the
 //!   runtime that calls, so that virtual time is exact and passes at once.
-//! - **Nothing of the user's runs there.** A log or metrics sink may block, for example on a full pipe; [`aside`] has such calls made on a thread of their own.
+//! - **Nothing of the user's runs there.** A log or metrics sink may block, for example on a full pipe; [`aside`] has such calls made on a thread of their own, and
+//!   [`meter`] sums up what is to be counted until the recorder takes it.
 //! - **After a fork** the child has no home ([`HomeError::Forked`]): it holds nothing, and sends nothing on its parent's connections.
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod aside;
 mod clock;
 mod fork;
 mod home;
+pub mod meter;
 mod thread;
 
 pub use aside::aside;

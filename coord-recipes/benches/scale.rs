@@ -1,7 +1,8 @@
-//! What a contract costs when there is much of it: store requests and time per unit, at 100 and at 10,000 units (1,000 for waiters of one lock).
+//! What a contract costs when there is much of it: store requests and time per unit, at 100 and at 10,000 units (1,000 for waiters of one lock; 1,000 and 100,000 for
+//! handles that are dropped).
 //!
 //! Requests are counted and must be the same per unit at both sizes, or the benchmark fails. Times are those that the one thread of the runtime was running, so
-//! that whatever else the machine does counts less; the median of several runs.
+//! that whatever else the machine does counts less; the median of several runs. Background work has its home on that thread too, so that it counts.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::panic, reason = "a benchmark")]
 
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use coord_api::prelude::*;
 use coord_api::{ConfigEvent, LockGuard, ServiceInstance, WatchStart};
 use coord_memory::MemoryStore;
 use coord_recipes::layers::Observe;
-use coord_recipes::{ProviderOptions, StoreProvider};
+use coord_recipes::{Home, ProviderOptions, StoreProvider};
 use coord_testkit::wrap::{Counter, Counting};
 use cpu_time::ThreadTime;
 use futures_util::future::join_all;
@@ -27,8 +28,9 @@ struct Bed {
 impl Bed {
     fn new() -> Self {
         let counter = Counter::default();
-        let store = Observe::new(Counting::new(MemoryStore::new(), counter.clone()), "bench");
-        Bed { coord: StoreProvider::new(Arc::new(store), ProviderOptions::default()), counter }
+        let home = Home::callers();
+        let store = Observe::new(Counting::new(MemoryStore::new_in(home.clone()), counter.clone()), "bench");
+        Bed { coord: StoreProvider::new(Arc::new(store), ProviderOptions::default().with_home(home)), counter }
     }
 
     /// Runs `work` over `units` units: the requests and watches of all, and the time of one.
@@ -196,6 +198,17 @@ async fn ids(n: usize) -> Vec<(&'static str, Measured)> {
     vec![("an id taken, 100 at once", taken)]
 }
 
+async fn guards(n: usize) -> Vec<(&'static str, Measured)> {
+    let bed = Bed::new();
+    let mut held = Vec::with_capacity(n);
+    for unit in 0..n {
+        held.push(bed.coord.lock().acquire(&format!("job-{unit}"), TTL).await.unwrap());
+    }
+    // On the thread that drops them; what is sent for them is not waited for.
+    let dropped = bed.measure(n, async { held.clear() });
+    vec![("a guard dropped", dropped.await)]
+}
+
 /// Lets the background tasks do what they have at hand.
 async fn settle() {
     for _ in 0..50 {
@@ -243,4 +256,5 @@ fn main() {
     report([100, 10_000], services);
     report([100, 1_000], waiters);
     report([100, 1_000], ids);
+    report([1_000, 100_000], guards);
 }

@@ -19,6 +19,7 @@ use crate::gather::gather;
 use crate::keys;
 use crate::limit::Limit;
 use crate::session::{Holding, Leased, SessionUse, Write};
+use crate::telemetry::{Contract, Subject};
 use crate::watch::{Feed, Resuming};
 
 /// Ids that one claim takes at most: each needs a compare, and a transaction has room for 128.
@@ -36,6 +37,7 @@ pub(crate) struct Allocators {
 #[derive(Debug)]
 struct Pool {
     core: Arc<Core>,
+    service: String,
     directory: Bytes,
     range: RangeInclusive<u32>,
     waiting: Mutex<Waiting>,
@@ -76,6 +78,7 @@ impl Allocators {
         }
         let pool = Pool {
             core: Arc::clone(&self.core),
+            service: service.to_owned(),
             directory: keys::ids(service),
             range: range.clone(),
             waiting: Mutex::default(),
@@ -108,7 +111,8 @@ impl InstanceIdAllocator for Allocators {
                 }
             }
         };
-        let (id, holding) = self.core.run(OPERATION, Outcome::NotApplied, acquire).await?;
+        let (id, holding) = self.core.run_on(OPERATION, service, Outcome::NotApplied, acquire).await?;
+        holding.held();
         Ok(InstanceId::new(service, id, holding))
     }
 }
@@ -258,7 +262,10 @@ impl Pool {
             let claimed: Vec<(u32, Holding)> = self
                 .free(&taken)
                 .take(claimants.len())
-                .map(|id| (id, Holding::new(session.clone(), keys::id(&self.directory, id))))
+                .map(|id| {
+                    let subject = Subject::new(Contract::Id, format!("{}/{id}", self.service));
+                    (id, Holding::new(session.clone(), keys::id(&self.directory, id), subject))
+                })
                 .collect();
             if claimed.is_empty() {
                 return Ok(());

@@ -30,22 +30,23 @@ impl Config {
         Config { core }
     }
 
-    async fn watch(&self, operation: &'static str, span: Span, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+    async fn watch(&self, operation: &'static str, name: &str, span: Span, start: WatchStart) -> Result<Watch<ConfigEvent>> {
         let subscribe = Box::pin(self.core.hub.subscribe(&self.core, span, start));
-        let subscription = self.core.run(operation, Outcome::NotApplied, subscribe).await?;
+        let subscription = self.core.run_on(operation, name, Outcome::NotApplied, subscribe).await?;
         Ok(Watch::new(ConfigWatch { subscription, ready: VecDeque::new() }))
     }
 
     /// A write on the condition that the key's version is `expected`.
-    async fn conditional(&self, operation: &'static str, key: Bytes, expected: Version, op: Op) -> Result<TxnReply> {
+    async fn conditional(&self, operation: &'static str, name: &str, expected: Version, op: Op) -> Result<TxnReply> {
+        let key = keys::config(name);
         let condition = if expected == Version::ZERO { Compare::Absent(key.clone()) } else { Compare::Modified(key.clone(), expected) };
         let txn = Txn::new().when(condition).then(op).otherwise(Op::Range(Range::key(key).with_keys_only()));
-        let reply = self.core.run(operation, Outcome::Unknown, self.core.store.txn(txn)).await?;
+        let reply = self.core.run_on(operation, name, Outcome::Unknown, self.core.store.txn(txn)).await?;
         if reply.succeeded {
             return Ok(reply);
         }
         let current = reply.range(0).and_then(|found| found.entries.first()).map_or(Version::ZERO, |entry| entry.modified);
-        Err(Error::version_conflict(operation, current))
+        Err(Error::version_conflict(operation, current).about(name))
     }
 }
 
@@ -53,39 +54,40 @@ impl Config {
 impl ConfigCenter for Config {
     async fn get_raw(&self, key: &str) -> Result<Option<Versioned>> {
         const OPERATION: &str = "config.get";
-        let key = keys::config(key::check(OPERATION, key)?);
-        let reply = self.core.run(OPERATION, Outcome::NotApplied, self.core.store.range(Range::key(key))).await?;
+        let key = key::check(OPERATION, key)?;
+        let range = Range::key(keys::config(key));
+        let reply = self.core.run_on(OPERATION, key, Outcome::NotApplied, self.core.store.range(range)).await?;
         Ok(reply.entries.into_iter().next().map(|entry| Versioned { value: entry.value, version: entry.modified }))
     }
 
     async fn set_raw(&self, key: &str, value: Value) -> Result<Version> {
         const OPERATION: &str = "config.set";
-        let key = keys::config(key::check(OPERATION, key)?);
+        let key = key::check(OPERATION, key)?;
         key::check_value(OPERATION, &value)?;
-        let put = Txn::new().then(Op::put(key, value));
-        Ok(self.core.run(OPERATION, Outcome::Unknown, self.core.store.txn(put)).await?.revision)
+        let put = Txn::new().then(Op::put(keys::config(key), value));
+        Ok(self.core.run_on(OPERATION, key, Outcome::Unknown, self.core.store.txn(put)).await?.revision)
     }
 
     async fn compare_and_set_raw(&self, key: &str, value: Value, expected: Version) -> Result<Version> {
         const OPERATION: &str = "config.compare_and_set";
-        let key = keys::config(key::check(OPERATION, key)?);
+        let key = key::check(OPERATION, key)?;
         key::check_value(OPERATION, &value)?;
-        let put = Op::put(key.clone(), value);
+        let put = Op::put(keys::config(key), value);
         Ok(self.conditional(OPERATION, key, expected, put).await?.revision)
     }
 
     async fn delete(&self, key: &str) -> Result<bool> {
         const OPERATION: &str = "config.delete";
-        let key = keys::config(key::check(OPERATION, key)?);
-        let delete = Txn::new().then(Op::delete(key));
-        let reply = self.core.run(OPERATION, Outcome::Unknown, self.core.store.txn(delete)).await?;
+        let key = key::check(OPERATION, key)?;
+        let delete = Txn::new().then(Op::delete(keys::config(key)));
+        let reply = self.core.run_on(OPERATION, key, Outcome::Unknown, self.core.store.txn(delete)).await?;
         reply.existed(0).ok_or_else(|| Error::new(ErrorKind::Internal, OPERATION, "the store left out an answer"))
     }
 
     async fn compare_and_delete(&self, key: &str, expected: Version) -> Result<bool> {
         const OPERATION: &str = "config.compare_and_delete";
-        let key = keys::config(key::check(OPERATION, key)?);
-        let delete = Op::delete(key.clone());
+        let key = key::check(OPERATION, key)?;
+        let delete = Op::delete(keys::config(key));
         let reply = self.conditional(OPERATION, key, expected, delete).await?;
         reply.existed(0).ok_or_else(|| Error::new(ErrorKind::Internal, OPERATION, "the store left out an answer"))
     }
@@ -93,7 +95,7 @@ impl ConfigCenter for Config {
     async fn list_raw(&self, prefix: &str) -> Result<Snapshot<ConfigEntry>> {
         const OPERATION: &str = "config.list";
         let directory = keys::config_directory(key::check_prefix(OPERATION, prefix)?);
-        let reply = self.core.run(OPERATION, Outcome::NotApplied, self.core.list(Span::Prefix(directory))).await?;
+        let reply = self.core.run_on(OPERATION, prefix, Outcome::NotApplied, self.core.list(Span::Prefix(directory))).await?;
         Ok(snapshot(reply.revision, &reply.entries))
     }
 
@@ -102,14 +104,14 @@ impl ConfigCenter for Config {
         if key.ends_with('/') {
             return self.watch_prefix_raw(key, start).await;
         }
-        let key = keys::config(key::check(OPERATION, key)?);
-        self.watch(OPERATION, Span::Key(key), start).await
+        let key = key::check(OPERATION, key)?;
+        self.watch(OPERATION, key, Span::Key(keys::config(key)), start).await
     }
 
     async fn watch_prefix_raw(&self, prefix: &str, start: WatchStart) -> Result<Watch<ConfigEvent>> {
         const OPERATION: &str = "config.watch_prefix";
         let directory = keys::config_directory(key::check_prefix(OPERATION, prefix)?);
-        self.watch(OPERATION, Span::Prefix(directory), start).await
+        self.watch(OPERATION, prefix, Span::Prefix(directory), start).await
     }
 }
 

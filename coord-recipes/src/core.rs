@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::flight::SingleFlight;
 use crate::session::Sessions;
+use crate::telemetry::{Reached, Telemetry};
 use crate::watch::Hub;
 
 /// Entries that one page of a long list asks for.
@@ -40,6 +41,8 @@ pub(crate) struct Core {
     pub(crate) name: String,
     pub(crate) sessions: Sessions,
     pub(crate) hub: Hub,
+    /// What the operator is told.
+    pub(crate) telemetry: Arc<Telemetry>,
     /// Checked on every call, so it is not the token, whose check takes a lock.
     closed: AtomicBool,
     pub(crate) closing: CancellationToken,
@@ -52,12 +55,14 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(store: Arc<dyn Store>, name: String, home: Home) -> Arc<Self> {
+        let telemetry = Arc::new(Telemetry::new(name.clone(), home.clone()));
         Arc::new(Core {
-            store,
+            store: Arc::new(Reached::new(store, Arc::clone(&telemetry))),
             home,
             name,
             sessions: Sessions::default(),
             hub: Hub::default(),
+            telemetry,
             closed: AtomicBool::new(false),
             closing: CancellationToken::new(),
             abandoned: CancellationToken::new(),
@@ -97,6 +102,17 @@ impl Core {
             result = call => result.map_err(|error| error.in_operation(operation)),
             () = self.closing.cancelled() => Err(Error::closed(operation).with_outcome(outcome)),
         }
+    }
+
+    /// As [`run`](Self::run), for a call about `key`, which its error names.
+    pub(crate) async fn run_on<T>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        outcome: Outcome,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.run(operation, outcome, call).await.map_err(|error| error.about(key))
     }
 
     /// The store's identity, asked for once.

@@ -40,6 +40,15 @@ pub(crate) fn lock_entry(queue: &Bytes, lease: LeaseId, nonce: u64) -> Bytes {
     [queue.as_ref(), format!("{lease}-{nonce:x}").as_bytes()].concat().into()
 }
 
+/// Owners' names that are kept and shown at most, in bytes: what others wrote may be of any length.
+const OWNER: usize = 256;
+
+/// Who wrote an entry, for people; `None` where it does not say.
+pub(crate) fn owner(value: &[u8]) -> Option<String> {
+    let name = String::from_utf8_lossy(value.get(..OWNER).unwrap_or(value));
+    (!name.is_empty()).then(|| name.into_owned())
+}
+
 /// The directory of a service's instances.
 pub(crate) fn service(name: &str) -> Bytes {
     join(&["/services/", name, "/"])

@@ -7,6 +7,7 @@ pub mod config_manager;
 mod core;
 mod flight;
 mod gather;
+mod id_keeper;
 mod keys;
 pub mod layers;
 mod limit;
@@ -15,7 +16,10 @@ mod provider;
 mod registry;
 mod session;
 mod sweep;
+mod telemetry;
 mod watch;
+pub mod when_lost;
 
 pub use coord_home::Home;
+pub use id_keeper::{InstanceIdKeeper, KeptId};
 pub use provider::{ProviderOptions, StoreProvider};

@@ -419,7 +419,7 @@ async fn requests_are_counted_and_timed() {
     assert_eq!(seen["coord_store_requests_total{scripted,txn,ok}"], 1.0);
     assert_eq!(seen["coord_store_requests_total{scripted,range,ok}"], 1.0);
     assert_eq!(seen["coord_store_requests_total{scripted,range,unavailable}"], 1.0);
-    assert_eq!(seen["coord_store_request_seconds{scripted,range}"], 2.0, "each request once, the check for listeners not at all");
+    assert_eq!(seen["coord_store_request_duration_seconds{scripted,range}"], 2.0, "each request once, the check for listeners not at all");
     assert_eq!(seen["coord_store_watches{scripted}"], 1.0);
 
     drop(watch);

@@ -34,6 +34,46 @@ pub fn segments() -> Vec<String> {
     bad
 }
 
+/// Addresses under which nobody can be reached (R34): of each kind at least one.
+pub const ADDRESSES: [&str; 36] = [
+    "",
+    " ",
+    "a b",
+    "a\nb",
+    "a\0",
+    "10.0.0.1 ",
+    "0.0.0.0",
+    "0.0.0.1",
+    "::",
+    "0:0:0:0:0:0:0:0",
+    "::ffff:0.0.0.0",
+    "224.0.0.1",
+    "255.255.255.255",
+    "ff02::1",
+    "fe80::1",
+    "fe80::1%eth0",
+    "[::1]",
+    "[::1]:80",
+    "10.0.0.1:80",
+    "a:80",
+    "http://a",
+    "me:secret@a",
+    "a/b",
+    "a?b",
+    "256.1.1.1",
+    "1.2.3",
+    "1.2.3.4.5",
+    "010.0.0.1",
+    "2130706433",
+    "0x7f000001",
+    "a..b",
+    "-a",
+    "*.example.com",
+    "ü.example.com",
+    "2001:db8::g",
+    "10.0.0.1,10.0.0.2",
+];
+
 /// TTLs that break R7.
 pub const TTLS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(9_000_000_001), Duration::MAX];
 

@@ -6,6 +6,7 @@ compile_error!("coordkit needs a store: switch on one of its features `memory`, 
 #[cfg(feature = "etcd")]
 mod etcd_url;
 mod name;
+pub mod operations;
 mod source;
 mod url;
 
@@ -18,6 +19,7 @@ pub use coord_grpc as grpc;
 pub use coord_memory as memory;
 pub use coord_recipes as recipes;
 pub use coord_recipes::config_manager::{self, ConfigManager};
+pub use coord_recipes::{InstanceIdKeeper, when_lost};
 pub use source::{Source, open, open_from_env};
 
 /// The code on the first page of the repository, compiled and run: it needs no other package of ours.

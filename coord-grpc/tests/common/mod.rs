@@ -2,15 +2,17 @@
 #![allow(dead_code, reason = "no test needs all of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use coord_grpc::{CallOptions, Channel, ChannelOptions, Endpoint, Phase, Readiness};
+use coord_grpc::{CallOptions, Channel, ChannelOptions, Endpoint, Phase, Readiness, Resolver};
 use futures_util::Stream;
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
@@ -124,6 +126,13 @@ impl Server {
     /// A server with other services only.
     pub(crate) async fn start_beside(name: &str, address: SocketAddr, router: Router) -> Self {
         Server::serve(router, address, Orders::new(name)).await
+    }
+
+    /// A server with other services as well.
+    pub(crate) async fn start_beside_health(name: &str, router: Router) -> Self {
+        let orders = Orders::new(name);
+        let router = router.add_service(HealthServer::new(orders.clone()));
+        Server::serve(router, "127.0.0.1:0".parse().unwrap(), orders).await
     }
 
     async fn serve(router: Router, address: SocketAddr, orders: Orders) -> Self {
@@ -341,7 +350,24 @@ pub(crate) struct Network {
     /// Connections with a number below this one are dead.
     swallow_below: tokio::sync::watch::Sender<u64>,
     connections: Arc<AtomicU64>,
+    open: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// One of what is counted, for as long as it is held.
+pub(crate) struct Counted(Arc<AtomicU64>);
+
+impl Counted {
+    pub(crate) fn new(count: &Arc<AtomicU64>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Counted(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Network {
@@ -350,13 +376,16 @@ impl Network {
         let endpoint = listener.local_addr().unwrap().to_string().parse().unwrap();
         let (swallow_below, swallowing) = tokio::sync::watch::channel(0);
         let connections = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&connections);
+        let (counted, present) = (Arc::clone(&connections), Arc::<AtomicU64>::default());
+        let counting = Arc::clone(&present);
         let task = tokio::spawn(async move {
             let mut open = tokio::task::JoinSet::new();
             while let Ok((mut ours, _)) = listener.accept().await {
                 let number = counted.fetch_add(1, Ordering::SeqCst);
                 let mut swallowing = swallowing.clone();
+                let counted = Counted::new(&counting);
                 open.spawn(async move {
+                    let _counted = counted;
                     let mut theirs = TcpStream::connect(server).await.unwrap();
                     let swallowed = async { swallowing.wait_for(|below| number < *below).await.is_ok() };
                     let dead = tokio::select! {
@@ -370,7 +399,17 @@ impl Network {
                 });
             }
         });
-        Network { endpoint, swallow_below, connections, task }
+        Network { endpoint, swallow_below, connections, open: present, task }
+    }
+
+    /// How many connections are open.
+    pub(crate) fn open(&self) -> u64 {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// How many connections were made.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// Swallows what is sent over the present connections; new ones work.
@@ -387,5 +426,51 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// Finds the addresses of these names, and is silent about all others.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    known: Mutex<HashMap<String, Vec<IpAddr>>>,
+    others: Option<IpAddr>,
+    pub(crate) asked: AtomicU64,
+    pub(crate) asking: Arc<AtomicU64>,
+    /// How many looked something up at once, at most.
+    pub(crate) most: AtomicU64,
+}
+
+impl Names {
+    pub(crate) fn of(name: &str, addresses: &[SocketAddr]) -> Arc<Self> {
+        let names = Arc::new(Names::default());
+        names.set(name, addresses.iter().map(SocketAddr::ip).collect());
+        names
+    }
+
+    /// Leads all names to one place.
+    pub(crate) fn all_at(address: SocketAddr) -> Arc<Self> {
+        Arc::new(Names { others: Some(address.ip()), ..Names::default() })
+    }
+
+    pub(crate) fn set(&self, name: &str, addresses: Vec<IpAddr>) {
+        self.known.lock().insert(name.to_owned(), addresses);
+    }
+}
+
+#[async_trait::async_trait]
+impl Resolver for Names {
+    async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let _asking = Counted::new(&self.asking);
+        self.most.fetch_max(self.asking.load(Ordering::SeqCst), Ordering::SeqCst);
+        let found = self.known.lock().get(host).cloned();
+        match found {
+            Some(found) if found.is_empty() => Err(io::Error::other("no such name")),
+            Some(found) => Ok(found),
+            None => match self.others {
+                Some(ip) => Ok(vec![ip]),
+                None => std::future::pending().await,
+            },
+        }
     }
 }

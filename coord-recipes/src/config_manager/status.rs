@@ -80,15 +80,26 @@ pub enum FaultStage {
     Drop,
 }
 
-impl fmt::Display for FaultStage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl FaultStage {
+    /// Whether what failed here is not in use: faults of later stages are about a value that is.
+    pub(super) fn is_refusal(self) -> bool {
+        !matches!(self, FaultStage::Change | FaultStage::Drop)
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
             FaultStage::Load => "load",
             FaultStage::Decode => "decode",
             FaultStage::Validate => "validate",
             FaultStage::Callback => "callback",
             FaultStage::Change => "change",
             FaultStage::Drop => "drop",
-        })
+        }
+    }
+}
+
+impl fmt::Display for FaultStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }

@@ -11,6 +11,7 @@ use super::guard::{Panicked, discard, guarded};
 use super::reader::Cell;
 use super::same::same;
 use super::status::{ConfigFault, ConfigSource, FaultStage};
+use crate::telemetry;
 
 const OPERATION: &str = "config_manager.update";
 
@@ -39,6 +40,7 @@ pub(super) struct Updates<T> {
 
 impl<T: DeserializeOwned> Updates<T> {
     pub(super) fn new(default: T) -> Self {
+        let _ = guarded(telemetry::describe_config);
         Updates { default: Arc::new(default), validate: None, callback: None, listener: None, on_delete: DeletePolicy::default() }
     }
 
@@ -110,6 +112,7 @@ impl<T: DeserializeOwned> Follower<T> {
         match self.updates.validate(&new).and_then(|()| self.updates.announce(&old, &new)) {
             Ok(()) => {
                 let before = self.cell.loaded(Arc::clone(&new), document, version);
+                counted("applied", "all");
                 log(|| tracing::debug!(key = self.cell.key, version = version.get(), "configuration updated"));
                 self.tell(Some(version), &old, &new);
                 self.dropped(Some(version), (before, old, new));
@@ -139,6 +142,7 @@ impl<T: DeserializeOwned> Follower<T> {
         match self.updates.announce(&old, &new) {
             Ok(()) => {
                 let before = self.cell.returned_to(Arc::clone(&new));
+                counted("applied", "all");
                 log(|| tracing::debug!(key = self.cell.key, "configuration deleted, the default is in use"));
                 self.tell(None, &old, &new);
                 self.dropped(None, (before, old, new));
@@ -175,9 +179,15 @@ impl<T: DeserializeOwned> Follower<T> {
     }
 
     fn report(&self, fault: &ConfigFault, what: &'static str) {
+        counted(if fault.stage.is_refusal() { "refused" } else { "panicked" }, fault.stage.as_str());
         let (kind, version) = (fault.error.kind().as_str(), fault.version.map(Version::get));
         log(|| tracing::warn!(key = self.cell.key, stage = %fault.stage, kind, version, reason = reason(&fault.error), "{what}"));
     }
+}
+
+/// Counts what became of an update. The recorder is the user's.
+pub(super) fn counted(result: &'static str, stage: &'static str) {
+    let _ = guarded(|| telemetry::config_updated(result, stage));
 }
 
 /// Records an event. The sink is the user's.

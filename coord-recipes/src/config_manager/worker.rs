@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::guard::discard;
 use super::reader::{Cell, ConfigReader, Watching};
 use super::status::{ConfigFault, FaultStage};
-use super::updates::{Follower, Updates, log, reason};
+use super::updates::{Follower, Updates, counted, log, reason};
 use crate::backoff::Backoff;
 
 const OPERATION: &str = "config_manager.load";
@@ -140,6 +140,7 @@ impl<T: DeserializeOwned> Worker<T> {
     }
 
     fn out_of_reach(&mut self, error: Error) {
+        counted("failed", FaultStage::Load.as_str());
         let (key, kind) = (self.cell.key.as_str(), error.kind().as_str());
         if self.unreachable {
             log(|| tracing::debug!(key, kind, reason = reason(&error), "configuration still out of reach"));

@@ -1,6 +1,5 @@
 //! Spans and metrics for every request to a store, at next to no cost while nobody listens.
 
-use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -10,15 +9,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreEvent, StoreStatus, StoreWatch, Txn, TxnReply};
 use coord_api::{Error, LeaseId, Outcome, Result, Revision};
-use coord_home::{Home, aside};
+use coord_home::{Home, aside, meter};
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
-use metrics::{Counter, Gauge, Histogram, IntoF64};
+use metrics::{Counter, Histogram};
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use crate::telemetry::Listener;
+
 const REQUESTS: &str = "coord_store_requests_total";
-const SECONDS: &str = "coord_store_request_seconds";
+const SECONDS: &str = "coord_store_request_duration_seconds";
 const WATCHES: &str = "coord_store_watches";
 
 /// A store whose requests can be seen.
@@ -26,7 +27,7 @@ const WATCHES: &str = "coord_store_watches";
 /// - **Spans** `store_request`, level debug: `backend`, `operation`, and what it is about: the kind of span and its first key, numbers of operations, a
 ///   lease. Never a value. A failure is an event inside the span with `kind` and `outcome`, a dropped request one that says so.
 /// - **Metrics** through the `metrics` facade, all with the label `backend`: the counter `coord_store_requests_total` (`operation`, and
-///   `result`: `ok`, an error's kind, or `cancelled`), the histogram `coord_store_request_seconds` (`operation`), and the gauge `coord_store_watches` of open watches.
+///   `result`: `ok`, an error's kind, or `cancelled`), the histogram `coord_store_request_duration_seconds` (`operation`), and the gauge `coord_store_watches` of open watches.
 ///
 /// Who listens to metrics is found out once: install the recorder before making the layer. A recorder that takes neither the histogram nor the gauge
 /// gets no counter either. While nobody listens a request costs two checks, and the clock is not read.
@@ -37,7 +38,6 @@ pub struct Observe<S> {
     /// Whether anyone records metrics.
     metered: bool,
     meters: Meters,
-    watches: Gauge,
 }
 
 impl<S: Store> Observe<S> {
@@ -50,7 +50,7 @@ impl<S: Store> Observe<S> {
         let watches = metrics::gauge!(WATCHES, "backend" => backend);
         let metered = Listener::hears(|listener| meters.range.seconds.record_many(listener, 0))
             || Listener::hears(|listener| watches.increment(listener));
-        Observe { store, backend, metered, meters, watches }
+        Observe { store, backend, metered, meters }
     }
 
     /// Runs a request whose span was made; without anyone to listen it is the request itself.
@@ -107,7 +107,7 @@ impl<S: Store> Store for Observe<S> {
     async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
         let request = request_span!(self, watch, span = kind(&span), key = %span.start().escape_ascii(), after = after.map(Revision::get));
         let stream = self.observe(&self.meters.watch, request, self.store.watch(span, after)).await?;
-        Ok(StoreWatch::new(stream.armed(), ObservedWatch::new(stream, self.backend, self.watches.clone())))
+        Ok(StoreWatch::new(stream.armed(), ObservedWatch::new(stream, self.backend)))
     }
 
     fn grant_lease<'a, 'r>(&'a self, ttl: Duration) -> Answer<'r, Lease>
@@ -237,25 +237,6 @@ impl Meters {
     }
 }
 
-/// Finds out whether a metric goes anywhere: a handle that goes nowhere does not ask for its number. Adding zero, or recording anything no
-/// times, leaves no trace.
-struct Listener<'a>(&'a Cell<bool>);
-
-impl Listener<'_> {
-    fn hears(say: impl FnOnce(Listener<'_>)) -> bool {
-        let heard = Cell::new(false);
-        say(Listener(&heard));
-        heard.get()
-    }
-}
-
-impl IntoF64 for Listener<'_> {
-    fn into_f64(self) -> f64 {
-        self.0.set(true);
-        0.0
-    }
-}
-
 /// A request under way. Dropped before it is settled, it was cancelled.
 struct Pending<'a> {
     backend: &'static str,
@@ -282,8 +263,9 @@ impl Pending<'_> {
         let (backend, meter, took) = (self.backend, self.meter, started.elapsed());
         if Home::is_here() {
             // A recorder is the user's, and may block.
-            let meter = meter.clone();
-            aside(move || meter.record(backend, result, took));
+            let seconds = meter.seconds.clone();
+            aside(move || seconds.record(took));
+            meter::count(REQUESTS, &[("backend", backend), ("operation", meter.operation), ("result", result)], 1);
         } else {
             meter.record(backend, result, took);
         }
@@ -316,13 +298,12 @@ fn failed(error: &Error) {
 struct ObservedWatch {
     stream: StoreWatch,
     backend: &'static str,
-    open: Gauge,
 }
 
 impl ObservedWatch {
-    fn new(stream: StoreWatch, backend: &'static str, open: Gauge) -> Self {
-        count(&open, 1.0);
-        ObservedWatch { stream, backend, open }
+    fn new(stream: StoreWatch, backend: &'static str) -> Self {
+        meter::shift(WATCHES, &[("backend", backend)], 1.0);
+        ObservedWatch { stream, backend }
     }
 }
 
@@ -341,12 +322,6 @@ impl Stream for ObservedWatch {
 
 impl Drop for ObservedWatch {
     fn drop(&mut self) {
-        count(&self.open, -1.0);
+        meter::shift(WATCHES, &[("backend", self.backend)], -1.0);
     }
-}
-
-/// Moves the number of open watches.
-fn count(open: &Gauge, by: f64) {
-    let open = open.clone();
-    aside(move || open.increment(by));
 }

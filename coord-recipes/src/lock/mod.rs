@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use coord_api::handle::Leased as _;
-use coord_api::store::{Compare, Op, Range, Span, TxnReply, round_ttl};
+use coord_api::store::{Compare, Entry, Op, Range, Span, TxnReply, round_ttl};
 use coord_api::{DistributedLock, Error, ErrorKind, LockGuard, LockOptions, Outcome, Result, Wait, key};
 
 use futures_util::future::BoxFuture;
@@ -18,6 +18,7 @@ use crate::core::Core;
 use crate::keys;
 use crate::limit::Limit;
 use crate::session::{Holding, Leased, Write};
+use crate::telemetry::{Contract, Subject};
 use queue::{Queues, Turn};
 
 const ACQUIRE: &str = "lock.acquire";
@@ -27,6 +28,13 @@ const ACQUIRE: &str = "lock.acquire";
 pub(crate) struct Locks {
     core: Arc<Core>,
     queues: Queues,
+}
+
+/// A lock: as its user names it, and where its queue is.
+#[derive(Debug)]
+struct Lock<'a> {
+    name: &'a str,
+    queue: Bytes,
 }
 
 /// What became of a place in the queue.
@@ -43,10 +51,10 @@ impl Locks {
     }
 
     /// Waits in the queue for as long as it takes, or the caller wants.
-    async fn acquire(&self, queue: &Bytes, ttl: Duration, limit: Limit) -> Result<Holding> {
+    async fn acquire(&self, lock: &Lock<'_>, ttl: Duration, limit: Limit) -> Result<Holding> {
         let mut backoff = Backoff::new();
         loop {
-            match self.queue_up(queue, ttl, limit).await {
+            match self.queue_up(lock, ttl, limit).await {
                 // The lease died, or the entry was removed, while waiting: queue again, at the end (R30).
                 Err(error) if error.kind() == ErrorKind::LeaseLost => {
                     let pause = async {
@@ -61,11 +69,17 @@ impl Locks {
     }
 
     /// Waits in the queue once.
-    async fn queue_up(&self, queue: &Bytes, ttl: Duration, limit: Limit) -> Result<Holding> {
+    async fn queue_up(&self, lock: &Lock<'_>, ttl: Duration, limit: Limit) -> Result<Holding> {
         let home = &self.core.home;
-        let (holding, place) = limit.answer(home, ACQUIRE, self.join(ACQUIRE, queue, ttl)).await?;
+        let (holding, place) = limit.answer(home, ACQUIRE, self.join(ACQUIRE, lock, ttl)).await?;
         if let Place::Waiting = place {
-            limit.queue(home, ACQUIRE, self.await_turn(queue, &holding)).await?;
+            // Kept, so that who holds it is still known when the wait is over.
+            let queue = self.queues.queue(&self.core, &lock.queue)?;
+            let turn = limit.queue(home, ACQUIRE, self.await_turn(&lock.queue, &holding)).await;
+            turn.map_err(|error| match queue.holder() {
+                Some(holder) if error.kind() == ErrorKind::Timeout => error.held_by(&holder),
+                _ => error,
+            })?;
         }
         limit.answer(home, ACQUIRE, holding.session().freshen()).await?;
         Ok(holding)
@@ -85,10 +99,10 @@ impl Locks {
     }
 
     /// Enters the queue: one request, which says whether anyone stands before.
-    async fn join(&self, operation: &'static str, queue: &Bytes, ttl: Duration) -> Result<(Holding, Place)> {
-        let holding = self.new_entry(operation, queue, ttl).await?;
+    async fn join(&self, operation: &'static str, lock: &Lock<'_>, ttl: Duration) -> Result<(Holding, Place)> {
+        let holding = self.new_entry(operation, lock, ttl).await?;
         // Two entries, in whatever order the store has them at hand: they tell whether it is alone, which is all that matters here.
-        let others = Range::prefix(queue.clone()).with_limit(2).with_keys_only();
+        let others = Range::prefix(lock.queue.clone()).with_limit(2).with_keys_only();
         let join = Leased {
             compares: vec![Compare::Absent(holding.key().clone())],
             then: vec![self.put(&holding), Op::Range(others)],
@@ -106,28 +120,31 @@ impl Locks {
     }
 
     /// Takes the lock if it is free: one request, no queue entry if it is not (R27).
-    async fn try_acquire(&self, queue: &Bytes, ttl: Duration) -> Result<Holding> {
+    async fn try_acquire(&self, lock: &Lock<'_>, ttl: Duration) -> Result<Holding> {
         const OPERATION: &str = "lock.try_acquire";
-        let held = || Error::new(ErrorKind::Conflict, OPERATION, "the lock is held");
-        let mut holding = self.new_entry(OPERATION, queue, ttl).await?;
+        let queue = &lock.queue;
+        let mut holding = self.new_entry(OPERATION, lock, ttl).await?;
         let attempt = Leased {
             compares: vec![Compare::RangeAbsent(Span::prefix(queue.clone()))],
             then: vec![self.put(&holding)],
-            otherwise: vec![Op::Range(Range::prefix(queue.clone()).with_keys_only())],
+            otherwise: vec![Op::Range(Range::prefix(queue.clone()))],
         };
         if let Placed::Refused(reply) = write_entry(&holding, &attempt).await? {
             let found = reply.range(0).ok_or_else(missing_answer)?;
-            if found.entries.iter().any(|entry| keys::segment(queue, &entry.key).is_some()) {
-                return Err(held());
+            if let Some(first) = oldest(queue, &found.entries) {
+                return Err(held(OPERATION, first));
             }
             // What lies there is no queue entry but, for example, the queue of a Go service's nested name. No compare can look past it: stand in the queue,
             // and leave it again if someone else came first.
-            holding = self.join(OPERATION, queue, ttl).await?.0;
+            holding = self.join(OPERATION, lock, ttl).await?.0;
             let all = self.core.list(Span::prefix(queue.clone())).await?;
-            let first = all.entries.iter().filter(|entry| keys::segment(queue, &entry.key).is_some()).min_by_key(|entry| entry.created);
-            if first.is_none_or(|first| first.key != *holding.key()) {
-                holding.release().await?;
-                return Err(held());
+            match oldest(queue, &all.entries) {
+                Some(first) if first.key == *holding.key() => {}
+                Some(first) => {
+                    holding.release().await?;
+                    return Err(held(OPERATION, first));
+                }
+                None => return Err(Error::lease_lost(OPERATION, "the place in the queue was removed")),
             }
         }
         holding.session().freshen().await?;
@@ -135,10 +152,10 @@ impl Locks {
     }
 
     /// A holding with a key that was never given before; nothing is written yet.
-    async fn new_entry(&self, operation: &'static str, queue: &Bytes, ttl: Duration) -> Result<Holding> {
+    async fn new_entry(&self, operation: &'static str, lock: &Lock<'_>, ttl: Duration) -> Result<Holding> {
         let session = self.core.sessions.enter(&self.core, operation, ttl).await?;
-        let key = keys::lock_entry(queue, session.lease(), session.nonce());
-        Ok(Holding::new(session, key))
+        let key = keys::lock_entry(&lock.queue, session.lease(), session.nonce());
+        Ok(Holding::new(session, key, Subject::new(Contract::Lock, lock.name)))
     }
 
     fn put(&self, holding: &Holding) -> Op {
@@ -184,6 +201,20 @@ async fn write_entry(holding: &Holding, write: &Leased) -> Result<Placed> {
     }
 }
 
+/// The entry of a queue that comes first. Deeper keys are the queues of other names.
+fn oldest<'a>(queue: &Bytes, entries: &'a [Entry]) -> Option<&'a Entry> {
+    entries.iter().filter(|entry| keys::segment(queue, &entry.key).is_some()).min_by_key(|entry| entry.created)
+}
+
+/// The lock is held, by whoever wrote this entry.
+fn held(operation: &'static str, first: &Entry) -> Error {
+    let error = Error::new(ErrorKind::Conflict, operation, "the lock is held");
+    match keys::owner(&first.value) {
+        Some(holder) => error.held_by(&holder),
+        None => error,
+    }
+}
+
 fn missing_answer() -> Error {
     Error::new(ErrorKind::Internal, "lock", "the store left out an answer")
 }
@@ -191,13 +222,17 @@ fn missing_answer() -> Error {
 #[async_trait]
 impl DistributedLock for Locks {
     async fn acquire_with(&self, key: &str, options: LockOptions) -> Result<LockGuard> {
-        let queue = keys::lock_queue(key::check(ACQUIRE, key)?);
+        let lock = Lock { name: key, queue: keys::lock_queue(key::check(ACQUIRE, key)?) };
         round_ttl(ACQUIRE, options.ttl)?;
+        let began = self.core.telemetry.begin();
         // Boxed, because a future that is handed on is stored twice.
         let acquire: BoxFuture<'_, _> = match options.wait {
-            Wait::Never => Box::pin(self.try_acquire(&queue, options.ttl)),
-            wait => Box::pin(self.acquire(&queue, options.ttl, Limit::of(&self.core.home, wait))),
+            Wait::Never => Box::pin(self.try_acquire(&lock, options.ttl)),
+            wait => Box::pin(self.acquire(&lock, options.ttl, Limit::of(&self.core.home, wait))),
         };
-        Ok(LockGuard::new(key, self.core.run(ACQUIRE, Outcome::NotApplied, acquire).await?))
+        let holding = self.core.run_on(ACQUIRE, key, Outcome::NotApplied, acquire).await?;
+        holding.held();
+        self.core.telemetry.lock_acquired(began);
+        Ok(LockGuard::new(key, holding))
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
-use coord_api::store::{Change, Span};
+use coord_api::store::{Change, Entry, Span};
 use coord_api::{Error, Result, Revision};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -60,7 +60,12 @@ impl Queues {
         }
     }
 
-    fn queue(&self, core: &Arc<Core>, prefix: &Bytes) -> Result<Arc<Queue>> {
+    /// The view of a queue, made where there is none. It follows the queue for as long as somebody has it.
+    ///
+    /// # Errors
+    ///
+    /// No place for its task is to be had.
+    pub(super) fn queue(&self, core: &Arc<Core>, prefix: &Bytes) -> Result<Arc<Queue>> {
         let mut queues = self.by_prefix.lock();
         if let Some(queue) = queues.get(prefix).and_then(Weak::upgrade).filter(|queue| !queue.view.lock().ended) {
             return Ok(queue);
@@ -77,9 +82,18 @@ impl Queues {
 
 /// A queue, as far as its watch has come. Dropped with its last waiter, and its task with it.
 #[derive(Debug)]
-struct Queue {
+pub(super) struct Queue {
     view: Mutex<View>,
     driver: OnceLock<AbortOnDropHandle<()>>,
+}
+
+impl Queue {
+    /// Who holds the lock, as far as the view has come.
+    pub(super) fn holder(&self) -> Option<String> {
+        let view = self.view.lock();
+        let (_, key) = view.entries.first()?;
+        view.known.get(key)?.owner.clone()
+    }
 }
 
 /// Lets the waiters of a view go when what moves it ends, so that none of them waits for ever. They look for another view.
@@ -100,9 +114,16 @@ struct View {
     at: Option<Revision>,
     /// The entries, the oldest first.
     entries: BTreeSet<(Revision, Bytes)>,
-    created: HashMap<Bytes, Revision>,
+    known: HashMap<Bytes, Known>,
     waiters: BTreeMap<Bytes, oneshot::Sender<Result<Turn>>>,
     ended: bool,
+}
+
+/// What a view knows of an entry.
+#[derive(Debug)]
+struct Known {
+    created: Revision,
+    owner: Option<String>,
 }
 
 impl View {
@@ -111,7 +132,7 @@ impl View {
         if self.ended {
             return;
         }
-        let gone = self.at.is_some_and(|at| at >= created) && !self.created.contains_key(&key);
+        let gone = self.at.is_some_and(|at| at >= created) && !self.known.contains_key(&key);
         self.waiters.insert(key.clone(), tell);
         if gone {
             self.tell(&key, Turn::Gone);
@@ -131,7 +152,7 @@ impl View {
             Feed::Batch(batch) => {
                 for change in batch.changes {
                     match change {
-                        Change::Put(entry) => self.add(prefix, entry.key, entry.created),
+                        Change::Put(entry) => self.add(prefix, entry),
                         Change::Delete { key } => self.remove(&key),
                     }
                 }
@@ -139,12 +160,12 @@ impl View {
             }
             Feed::Resync { state, .. } => {
                 // What was here and is not there any more is gone; what the view has not seen yet may still come.
-                let known = std::mem::take(&mut self.created);
+                let known = std::mem::take(&mut self.known);
                 self.entries.clear();
                 for entry in state.entries {
-                    self.add(prefix, entry.key, entry.created);
+                    self.add(prefix, entry);
                 }
-                for key in known.into_keys().filter(|key| !self.created.contains_key(key)).collect::<Vec<_>>() {
+                for key in known.into_keys().filter(|key| !self.known.contains_key(key)).collect::<Vec<_>>() {
                     self.tell(&key, Turn::Gone);
                 }
                 self.at = Some(state.revision);
@@ -153,16 +174,17 @@ impl View {
         self.tell_first();
     }
 
-    fn add(&mut self, prefix: &Bytes, key: Bytes, created: Revision) {
+    fn add(&mut self, prefix: &Bytes, entry: Entry) {
+        let Entry { key, created, value, .. } = entry;
         // Deeper keys are the queues of other names.
         if keys::segment(prefix, &key).is_some() {
             self.entries.insert((created, key.clone()));
-            self.created.insert(key, created);
+            self.known.insert(key, Known { created, owner: keys::owner(&value) });
         }
     }
 
     fn remove(&mut self, key: &Bytes) {
-        if let Some(created) = self.created.remove(key) {
+        if let Some(Known { created, .. }) = self.known.remove(key) {
             self.entries.remove(&(created, key.clone()));
             self.tell(key, Turn::Gone);
         }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::core::Core;
 use crate::session::{Holding, Leased, Write};
+use crate::telemetry::{Contract, Counted, Subject};
 use crate::watch::{Feed, Resuming};
 
 /// What should be in the store.
@@ -42,6 +43,12 @@ pub(super) enum Event {
 pub(super) struct RegisteredEntry {
     core: Arc<Core>,
     key: Bytes,
+    /// `service/id`, as its owner knows it.
+    name: String,
+    /// Whether it is held or heals, for the metrics.
+    counted: Counted,
+    /// Since when it is lost, once it was held.
+    lost_at: Option<Instant>,
     wanted: Option<Wanted>,
     /// Whether the store holds what is wanted, as far as is known.
     placed: bool,
@@ -60,10 +67,13 @@ pub(super) struct RegisteredEntry {
 }
 
 impl RegisteredEntry {
-    pub(super) fn new(core: Arc<Core>, key: Bytes) -> Self {
+    pub(super) fn new(core: Arc<Core>, key: Bytes, name: String) -> Self {
         RegisteredEntry {
             core,
             key,
+            name,
+            counted: Counted::registration(),
+            lost_at: None,
             wanted: None,
             placed: false,
             holding: None,
@@ -228,7 +238,10 @@ impl RegisteredEntry {
         let stays = self.moving.take_if(|moving| moving.session().asked() == ttl && moving.state().is_held());
         let holding = match stays {
             Some(holding) => holding,
-            None => Arc::new(Holding::new(self.core.sessions.enter(&self.core, "registry.register", ttl).await?, self.key.clone())),
+            None => {
+                let session = self.core.sessions.enter(&self.core, "registry.register", ttl).await?;
+                Arc::new(Holding::new(session, self.key.clone(), Subject::new(Contract::Registration, self.name.clone())))
+            }
         };
         self.holding = Some(Arc::clone(&holding));
         Ok(holding)
@@ -245,6 +258,11 @@ impl RegisteredEntry {
 
     fn on_placed(&mut self, holding: &Arc<Holding>, modified: Revision) -> Event {
         holding.written(number(holding, self.renews, modified), modified);
+        holding.held();
+        self.counted.is("held");
+        if let Some(since) = self.lost_at.take() {
+            self.core.telemetry.healed(&self.name, self.core.home.now().saturating_duration_since(since));
+        }
         self.superseded = false;
         if let Some(moved) = self.moving.take() {
             moved.disown(Loss::Superseded);
@@ -278,19 +296,31 @@ impl RegisteredEntry {
         };
         self.placed = false;
         if matches!(event, Event::Lost) {
-            let key = self.key.clone();
-            coord_home::event!(DEBUG, key = ?key, "registration lost");
+            self.counted.is("healing");
+            self.lost_at = Some(self.core.home.now());
             if holding.loss().get().is_none() {
-                holding.disown(Loss::Removed);
+                holding.gone(Loss::Removed);
             }
         }
         event
     }
 
-    /// Lets the entry be, for it is another's.
-    pub(super) fn disown(&mut self, loss: Loss) {
+    /// Lets the entry be, for it is another's now.
+    pub(super) fn superseded(&mut self) {
+        self.counted.leave();
         for holding in self.holding.take().into_iter().chain(self.moving.take()) {
-            holding.disown(loss);
+            match holding.loss().get() {
+                // It was lost before, and now it is known not to come back.
+                Some(_) => holding.report(Loss::Superseded),
+                None => holding.gone(Loss::Superseded),
+            }
+        }
+    }
+
+    /// What kept it ended by accident: it is removed by its session, or expires.
+    pub(super) fn deserted(&mut self) {
+        if let Some(holding) = self.holding().filter(|holding| holding.loss().get().is_none()) {
+            holding.report(Loss::Expired);
         }
     }
 
@@ -307,6 +337,7 @@ impl RegisteredEntry {
     async fn remove_all(&mut self) -> Result<()> {
         self.wanted = None;
         self.feed = None;
+        self.counted.leave();
         let mut result = Ok(());
         let left_on = self.left_on.take();
         for holding in self.holding.take().into_iter().chain(self.moving.take()) {

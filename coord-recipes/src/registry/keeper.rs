@@ -112,11 +112,11 @@ enum Next {
 }
 
 impl Keeper {
-    pub(super) fn start(core: Arc<Core>, key: Bytes) -> Result<Mailbox> {
+    pub(super) fn start(core: Arc<Core>, key: Bytes, name: String) -> Result<Mailbox> {
         let (orders, mailbox) = mpsc::unbounded_channel();
         let status = Arc::new(Mutex::new(Status::default()));
         let keeper = Keeper {
-            entry: RegisteredEntry::new(Arc::clone(&core), key),
+            entry: RegisteredEntry::new(Arc::clone(&core), key, name),
             core,
             mailbox,
             orders: orders.downgrade(),
@@ -214,7 +214,7 @@ impl Keeper {
                     }
                     None => {}
                 }
-                self.entry.disown(Loss::Superseded);
+                self.entry.superseded();
                 self.end(Loss::Superseded)
             }
             Event::Failed(error) => self.on_failure(error).await,
@@ -299,6 +299,9 @@ impl Drop for Keeper {
     /// Also when the task ends by accident, with the runtime that it runs on or by a panic of the store: then nothing keeps the entry any more. Its holding
     /// is dropped with it, and so released by the session.
     fn drop(&mut self) {
+        if self.owner.is_some() && !self.core.is_closed() {
+            self.entry.deserted();
+        }
         self.end(Loss::Expired);
     }
 }
@@ -346,6 +349,13 @@ pub(super) struct RegisteredInstance {
     removing: SingleFlight<()>,
 }
 
+impl RegisteredInstance {
+    /// `service/id`.
+    fn path(&self) -> String {
+        format!("{}/{}", self.name, self.id)
+    }
+}
+
 #[async_trait]
 impl Leased for RegisteredInstance {
     fn fencing_token(&self) -> FencingToken {
@@ -379,7 +389,7 @@ impl Leased for RegisteredInstance {
         let remove = self.removing.run(&self.core.home, UNREGISTER, || {
             remove(self.handle.mailbox.clone(), Arc::clone(&self.handle.owner), Arc::clone(&self.removed), self.core.is_closed())
         });
-        self.core.run(UNREGISTER, Outcome::Unknown, remove).await
+        self.core.run_on(UNREGISTER, &self.path(), Outcome::Unknown, remove).await
     }
 }
 
@@ -427,7 +437,7 @@ impl LeasedRegistration for RegisteredInstance {
             self.handle.mailbox.orders.send(order).map_err(|_| ended(OPERATION))?;
             answered.await.unwrap_or_else(|_| Err(ended(OPERATION)))
         };
-        self.core.run(OPERATION, Outcome::Unknown, answered).await
+        self.core.run_on(OPERATION, &self.path(), Outcome::Unknown, answered).await
     }
 }
 

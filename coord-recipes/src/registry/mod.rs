@@ -42,22 +42,22 @@ impl Registry {
     }
 
     /// The mailbox of whoever keeps `key` registered for this provider, starting one where nobody does.
-    fn keeper(&self, key: &Bytes) -> Result<Mailbox> {
+    fn keeper(&self, key: &Bytes, name: &str) -> Result<Mailbox> {
         let mut keepers = self.keepers.lock();
         if let Some(keeper) = keepers.get(key).filter(|keeper| keeper.is_open()) {
             return Ok(keeper.clone());
         }
-        let mailbox = Keeper::start(Arc::clone(&self.core), key.clone())?;
+        let mailbox = Keeper::start(Arc::clone(&self.core), key.clone(), name.to_owned())?;
         keepers.insert(key.clone(), mailbox.clone(), Mailbox::is_open);
         Ok(mailbox)
     }
 
-    async fn register(&self, instance: &ServiceInstance, ttl: Duration, options: RegisterOptions) -> Result<Handle> {
+    async fn register(&self, instance: &ServiceInstance, name: &str, ttl: Duration, options: RegisterOptions) -> Result<Handle> {
         let key = keys::instance(&instance.name, &instance.id);
         let content = record::encode("registry.register", instance)?;
         loop {
             // A keeper that is just ending takes no more orders; the next one starts where it left off.
-            let keeper = self.keeper(&key)?;
+            let keeper = self.keeper(&key, name)?;
             if let Some(answer) = keeper.register(content.clone(), ttl, options).await {
                 return answer;
             }
@@ -74,8 +74,9 @@ impl ServiceRegistry for Registry {
         let ttl = round_ttl(OPERATION, options.ttl)?;
         self.core.ready(OPERATION)?;
         // Boxed, here and elsewhere, because a future that is handed on is stored twice.
-        let register = Box::pin(self.register(&instance, ttl, options));
-        let handle = self.core.run(OPERATION, Outcome::Unknown, register).await?;
+        let name = format!("{}/{}", instance.name, instance.id);
+        let register = Box::pin(self.register(&instance, &name, ttl, options));
+        let handle = self.core.run_on(OPERATION, &name, Outcome::Unknown, register).await?;
         Ok(Registration::new(instance.name.clone(), instance.id.clone(), handle.of(&self.core, instance)))
     }
 
@@ -88,7 +89,7 @@ impl ServiceRegistry for Registry {
     async fn discover(&self, service: &str) -> Result<Snapshot<ServiceInstance>> {
         const OPERATION: &str = "registry.discover";
         let directory = keys::service(key::check_segment(OPERATION, service)?);
-        let reply = self.core.run(OPERATION, Outcome::NotApplied, self.core.list(Span::Prefix(directory.clone()))).await?;
+        let reply = self.core.run_on(OPERATION, service, Outcome::NotApplied, self.core.list(Span::Prefix(directory.clone()))).await?;
         Ok(record::snapshot(&directory, reply.revision, &reply.entries))
     }
 
@@ -96,7 +97,7 @@ impl ServiceRegistry for Registry {
         const OPERATION: &str = "registry.watch";
         let directory = keys::service(key::check_segment(OPERATION, service)?);
         let subscribe = Box::pin(self.core.hub.subscribe(&self.core, Span::Prefix(directory.clone()), WatchStart::Snapshot));
-        let subscription = self.core.run(OPERATION, Outcome::NotApplied, subscribe).await?;
+        let subscription = self.core.run_on(OPERATION, service, Outcome::NotApplied, subscribe).await?;
         Ok(Watch::new(ServiceWatch::new(directory, subscription)))
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use coord_api::store::Entry;
-use coord_api::{Error, ErrorKind, Invalid, Result, Revision, ServiceInstance, Snapshot, Value};
+use coord_api::{Error, ErrorKind, Invalid, Result, Revision, ServiceInstance, Snapshot, Value, address};
 
 use crate::keys;
 
@@ -22,6 +22,10 @@ pub(super) fn decode(directory: &Bytes, entry: &Entry) -> std::result::Result<Se
             let service = directory.strip_prefix(b"/services/".as_slice()).and_then(|rest| rest.strip_suffix(b"/"));
             if Some(instance.id.as_bytes()) != id || Some(instance.name.as_bytes()) != service {
                 return Err(Error::new(ErrorKind::Codec, "registry", "the record's name and id are not those of its key"));
+            }
+            // It can be read, but nobody can be reached there; who wrote it did not ask us (R34).
+            if !instance.address.is_empty() {
+                address::check("registry", &instance.address)?;
             }
             instance.validate("registry").map_err(|fault| Error::new(ErrorKind::Codec, "registry", fault.message().to_owned()))?;
             Ok(instance)

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::lease::{Held, Session, SessionUse};
 use super::loss::LossCell;
 use crate::flight::SingleFlight;
+use crate::telemetry::Subject;
 
 /// An entry that is being written, is held, or is being given back.
 ///
@@ -43,14 +44,14 @@ struct Entry {
 }
 
 impl Holding {
-    /// A holding of nothing yet.
-    pub(crate) fn new(session: SessionUse, key: Bytes) -> Self {
+    /// A holding of nothing yet, which will stand for `subject`.
+    pub(crate) fn new(session: SessionUse, key: Bytes, subject: Subject) -> Self {
         let shared = Shared {
             number: session.nonce(),
             session,
             key,
             entry: Mutex::new(Entry::default()),
-            loss: Arc::new(LossCell::default()),
+            loss: Arc::new(LossCell::of(subject)),
             released: Mutex::new(None),
             releasing: SingleFlight::default(),
         };
@@ -112,14 +113,39 @@ impl Holding {
         &self.shared.loss
     }
 
+    /// It is its user's from now on.
+    pub(crate) fn held(&self) {
+        if let Some(subject) = self.shared.loss.subject() {
+            subject.held(self.session().session().core.telemetry.begin());
+        }
+    }
+
+    /// Tells the operator once more, of another loss than the one that its end was put down to.
+    pub(crate) fn report(&self, loss: Loss) {
+        if let Some(subject) = self.shared.loss.subject() {
+            let session = self.session().session();
+            session.core.telemetry.lost(&[subject], loss, &session.last_renewal());
+        }
+    }
+
+    /// Its entry was found to be gone, and the operator is told.
+    pub(crate) fn gone(&self, loss: Loss) {
+        self.let_be();
+        self.session().session().end_all(vec![Arc::clone(&self.shared.loss)], loss);
+    }
+
     /// Lets the entry be: it is gone, or another's. A write that is still under way becomes a debt.
     pub(crate) fn disown(&self, loss: Loss) {
+        self.let_be();
+        self.shared.end(loss);
+    }
+
+    fn let_be(&self) {
         if self.is_in_flight() {
             self.shared.owe();
         }
         self.shared.untrack();
         *self.shared.entry.lock() = Entry::default();
-        self.shared.loss.set(loss);
     }
 
     /// Whether the session that carries it is over: then nothing of it can be written any more, and only the end of its lease takes it away.
@@ -136,6 +162,28 @@ impl Holding {
     pub(crate) async fn erase(&self) -> Result<()> {
         self.shared.erase().await
     }
+
+    /// Releases it, and remembers how that ended.
+    async fn release_once(&self) -> Result<()> {
+        if let Some(released) = self.shared.is_released() {
+            return released;
+        }
+        // After a release whose answer was lost it is asked again.
+        if self.shared.released.lock().is_none() {
+            match self.shared.over() {
+                Some(Loss::Closed) => return Err(Error::closed("release")),
+                Some(Loss::Released) | None => {}
+                Some(_) => return Err(Error::lease_lost("release", "it was lost before it was released")),
+            }
+        }
+        let core = &self.session().session().core;
+        // At home, so that a second caller never waits for a first one that is left alone.
+        let release = self.shared.releasing.run(&core.home, "release", || {
+            let shared = Arc::clone(&self.shared);
+            async move { shared.release().await }
+        });
+        core.run("release", Outcome::Unknown, release).await
+    }
 }
 
 impl Shared {
@@ -146,12 +194,16 @@ impl Shared {
         let mut state = session.state.lock();
         if state.shut {
             drop(state);
-            self.loss.set(session.over.get().unwrap_or(Loss::Expired));
+            self.end(session.over.get().unwrap_or(Loss::Expired));
         } else {
             state.holdings.insert(self.number, Held { key: self.key.clone(), loss: Arc::clone(&self.loss), modified });
             drop(state);
             self.session.leave();
         }
+    }
+
+    fn end(&self, loss: Loss) {
+        self.session.session().end(&self.loss, loss);
     }
 
     fn is_in_flight(&self) -> bool {
@@ -191,7 +243,7 @@ impl Shared {
         // The session is needed until the store has answered: its end would overtake the release.
         let _needed = self.session.clone();
         self.untrack();
-        self.loss.set(Loss::Released);
+        self.end(Loss::Released);
         self.give_back().await
     }
 
@@ -285,24 +337,11 @@ impl Leased for Holding {
     }
 
     async fn release(&self) -> Result<()> {
-        if let Some(released) = self.shared.is_released() {
-            return released;
-        }
-        // After a release whose answer was lost it is asked again.
-        if self.shared.released.lock().is_none() {
-            match self.shared.over() {
-                Some(Loss::Closed) => return Err(Error::closed("release")),
-                Some(Loss::Released) | None => {}
-                Some(_) => return Err(Error::lease_lost("release", "it was lost before it was released")),
-            }
-        }
-        let core = &self.session().session().core;
-        // At home, so that a second caller never waits for a first one that is left alone.
-        let release = self.shared.releasing.run(&core.home, "release", || {
-            let shared = Arc::clone(&self.shared);
-            async move { shared.release().await }
-        });
-        core.run("release", Outcome::Unknown, release).await
+        let released = self.release_once().await;
+        released.map_err(|error| match self.shared.loss.subject() {
+            Some(subject) => error.about(&subject.name),
+            None => error,
+        })
     }
 }
 
@@ -313,7 +352,7 @@ impl Drop for Holding {
             return;
         }
         if self.shared.over().is_none() {
-            self.shared.loss.set(Loss::Released);
+            self.shared.end(Loss::Released);
             self.shared.owe();
         }
         self.shared.untrack();

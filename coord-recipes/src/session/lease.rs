@@ -20,6 +20,7 @@ use super::together::Together;
 use crate::core::{Core, homeless};
 use crate::flight::SingleFlight;
 use crate::keys;
+use crate::telemetry::LastRenewal;
 
 /// How far the local deadline lies before the lease's own: a twentieth of the TTL, within 10 and 500 ms.
 fn margin(ttl: Duration) -> Duration {
@@ -50,6 +51,8 @@ pub(super) struct State {
     pub(super) deadline: Instant,
     /// When the last answered renewal was sent.
     pub(super) renewed: Instant,
+    /// How the last renewal failed, where it failed.
+    pub(super) failure: Option<Error>,
     /// The mod revision of the session's key: what leased writes compare with.
     fence: Revision,
     /// The newest fence under which a write's outcome was left open; settled by a newer fence.
@@ -136,6 +139,7 @@ impl Session {
             state: Mutex::new(State {
                 deadline: sent + lease.ttl.saturating_sub(margin(lease.ttl)),
                 renewed: sent,
+                failure: None,
                 fence: written.revision,
                 in_doubt: None,
                 holdings: BTreeMap::new(),
@@ -213,10 +217,33 @@ impl Session {
         }
         // The first reason counts, for all of them.
         let loss = self.over.get().unwrap_or(loss);
-        for held in holdings.into_values() {
-            held.loss.set(loss);
-        }
+        let cells = holdings.into_values().map(|held| held.loss);
+        self.end_all(cells.collect(), loss);
         self.changed.notify_one();
+    }
+
+    /// Ends handles, and tells the operator of those that were lost.
+    pub(super) fn end_all(&self, mut cells: Vec<Arc<LossCell>>, loss: Loss) {
+        cells.retain(|cell| self.end(cell, loss));
+        let subjects: Vec<_> = cells.iter().filter_map(|cell| cell.subject()).filter(|subject| subject.was_held()).collect();
+        if !subjects.is_empty() {
+            self.core.telemetry.lost(&subjects, loss, &self.last_renewal());
+        }
+    }
+
+    /// Ends one handle; only the first reason counts. Says whether this was the first.
+    pub(super) fn end(&self, cell: &LossCell, loss: Loss) -> bool {
+        let first = cell.set(loss);
+        if let (true, Some(subject)) = (first, cell.subject()) {
+            self.core.telemetry.ended(subject);
+        }
+        first
+    }
+
+    /// How the lease was renewed last.
+    pub(super) fn last_renewal(&self) -> LastRenewal {
+        let state = self.state.lock();
+        LastRenewal { ago: self.now().saturating_duration_since(state.renewed), failure: state.failure.clone() }
     }
 
     /// Moves the local deadline on after a renewal that was sent at `sent`. Too late is too late: a deadline that passed is never moved.
@@ -226,6 +253,7 @@ impl Session {
         if !state.shut && now < state.deadline {
             state.deadline = state.deadline.max(sent + granted.saturating_sub(margin(granted)));
             state.renewed = state.renewed.max(sent);
+            state.failure = None;
         }
     }
 
@@ -260,9 +288,7 @@ impl Session {
         if !removed.is_empty() {
             self.changed.notify_one();
         }
-        for held in removed {
-            held.loss.set(Loss::Removed);
-        }
+        self.end_all(removed.into_iter().map(|held| held.loss).collect(), Loss::Removed);
     }
 
     /// The fence that leased writes compare with, learnt from a look at the session's key.

@@ -6,21 +6,35 @@ use coord_api::{Loss, Lost};
 use coord_home::Process;
 use tokio::sync::Notify;
 
+use crate::telemetry::Subject;
+
 /// Set once, when a handle is over for good.
 #[derive(Debug)]
 pub(crate) struct LossCell {
     loss: OnceLock<Loss>,
     told: Notify,
     process: Process,
+    /// What the handle stands for, where that is of interest.
+    subject: Option<Subject>,
 }
 
 impl Default for LossCell {
     fn default() -> Self {
-        LossCell { loss: OnceLock::new(), told: Notify::new(), process: Process::current() }
+        LossCell { loss: OnceLock::new(), told: Notify::new(), process: Process::current(), subject: None }
     }
 }
 
 impl LossCell {
+    /// The end of a handle that stands for this.
+    pub(crate) fn of(subject: Subject) -> Self {
+        LossCell { subject: Some(subject), ..LossCell::default() }
+    }
+
+    /// What the handle stands for.
+    pub(crate) fn subject(&self) -> Option<&Subject> {
+        self.subject.as_ref()
+    }
+
     /// The end, if it has come. The child of a fork holds nothing of its parent's: to it everything is closed.
     pub(crate) fn get(&self) -> Option<Loss> {
         if !self.process.is_current() {

@@ -107,18 +107,28 @@ pub(super) async fn renew(session: &Session) -> Result<()> {
     }
     let sent = session.now();
     let answer = session.core.home.timeout(session.attempt_timeout(), session.core.store.keep_alive(session.lease)).await;
+    let answer = answer.unwrap_or_else(|_| {
+        let error = Error::new(ErrorKind::Timeout, "session", "the renewal was not answered in time");
+        session.core.telemetry.failed(&error);
+        Err(error)
+    });
+    let (left, failure) = {
+        let mut state = session.state.lock();
+        state.failure = answer.as_ref().err().cloned();
+        (state.deadline.saturating_duration_since(session.now()), state.failure.clone())
+    };
+    session.core.telemetry.renewal(failure.as_ref(), left, session.ttl);
     match answer {
-        Ok(Ok(granted)) => {
+        Ok(granted) => {
             session.renewed(sent, granted);
             Ok(())
         }
-        Ok(Err(error)) => {
+        Err(error) => {
             if error.kind() == ErrorKind::LeaseLost {
                 session.lose(Loss::Expired);
             }
             Err(error)
         }
-        Err(_) => Err(Error::new(ErrorKind::Timeout, "session", "the renewal was not answered in time")),
     }
 }
 

@@ -22,6 +22,7 @@ use super::resume::{Feed, Resuming};
 use crate::backoff::Backoff;
 use crate::core::{Core, homeless, is_permanent};
 use crate::flight::SingleFlight;
+use crate::telemetry::{Cause, Counted};
 
 /// Deliveries that the window holds at most.
 const WINDOW_ITEMS: usize = 1_024;
@@ -293,7 +294,9 @@ impl Drop for WakeWhenEnded {
 }
 
 async fn drive(guard: WakeWhenEnded, core: Arc<Core>, mut feed: Resuming) {
+    let mut counted = Counted::watch();
     loop {
+        counted.is(if feed.is_live() { "live" } else { "suspended" });
         let step = tokio::select! {
             biased;
             () = core.closing.cancelled() => Err(Error::closed("watch")),
@@ -304,7 +307,10 @@ async fn drive(guard: WakeWhenEnded, core: Arc<Core>, mut feed: Resuming) {
             Ok(Some(delivery)) => {
                 let item = match delivery {
                     Feed::Batch(batch) => Item::Batch(Arc::new(batch)),
-                    Feed::Resync { state, replaced } => Item::Resync { state: Arc::new(state), replaced },
+                    Feed::Resync { state, replaced } => {
+                        core.telemetry.resync(&channel.span, if replaced { Cause::Replaced } else { Cause::Compacted });
+                        Item::Resync { state: Arc::new(state), replaced }
+                    }
                 };
                 channel.publish(|window| {
                     window.seen = feed.seen();
@@ -318,6 +324,7 @@ async fn drive(guard: WakeWhenEnded, core: Arc<Core>, mut feed: Resuming) {
                 window.live = feed.is_live();
             }
             Err(error) => {
+                core.telemetry.watch_ended(&channel.span, &error);
                 channel.publish(|window| {
                     window.live = false;
                     window.end = Some(error);
@@ -397,7 +404,10 @@ impl Subscription {
             }
             match self.poll_window(cx) {
                 Next::Item(item) => return Poll::Ready(Some(Ok(item))),
-                Next::Lagged => self.resync = Some(self.start_resync()),
+                Next::Lagged => {
+                    self.core.telemetry.resync(&self.channel.span, Cause::Lagged);
+                    self.resync = Some(self.start_resync());
+                }
                 Next::Deserted => {
                     if let Err(error) = self.channel.restart_driver(&self.core) {
                         return Poll::Ready(Some(Err(self.end(error))));

@@ -133,6 +133,15 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
         Sabotage::client(|| Heals(Shared::default(), Heal::Bare))
     }),
     Saboteur::new("registration-runs-out", "a registration is not renewed", &["r36"], || Sabotage::client(PretendsToRenew::every_time)),
+    Saboteur::new("address-to-listen-on-is-good", "an instance at 0.0.0.0 is registered", &["r34"], || Sabotage::provider(|| AnyAddress)),
+    Saboteur::new("address-of-nobody-is-found", "an instance at 0.0.0.0 that others registered is found", &["r35"], || {
+        finds(|mut found| {
+            let nobody = found.invalid.iter().filter(|record| record.error.kind() == ErrorKind::InvalidArgument);
+            let nobody: Vec<_> = nobody.filter_map(|record| serde_json::from_slice(record.value.as_bytes()).ok()).collect();
+            found.items.extend(nobody);
+            found
+        })
+    }),
     Saboteur::new("port-zero-is-good", "an instance with port zero is registered", &["r34", "r4"], || Sabotage::provider(|| AnyPort)),
 ];
 
@@ -428,6 +437,18 @@ struct AnyPort;
 impl BrokenProvider for AnyPort {
     async fn register(&self, good: &Good, mut instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
         instance.port = instance.port.max(1);
+        register(good, instance, options).await
+    }
+}
+
+struct AnyAddress;
+
+#[async_trait]
+impl BrokenProvider for AnyAddress {
+    async fn register(&self, good: &Good, mut instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+        if instance.address == "0.0.0.0" {
+            instance.address = "localhost".to_owned();
+        }
         register(good, instance, options).await
     }
 }

@@ -10,7 +10,9 @@ use coord_api::{Provider, RegisterOptions, Registration, ServiceInstance};
 use coord_grpc::{CallOptions, Channel, ChannelOptions, Readiness};
 use coord_testkit::wait::{eventually, within};
 use coord_testkit::{Case, Fixture};
-use tokio::net::TcpListener;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server as Tonic;
 use tonic::transport::server::TcpIncoming;
@@ -41,6 +43,9 @@ macro_rules! channel_cases {
                 two_instances_of_one_address_are_one_endpoint,
                 two_providers_in_one_process_do_not_interfere,
                 a_dropped_channel_leaves_no_task,
+                a_channel_outlives_the_runtime_that_made_it,
+                a_runtime_that_stands_still_holds_up_no_other,
+                dropped_anywhere_a_channel_leaves_no_connection,
                 a_bad_service_name_is_an_invalid_argument,
             }
         }
@@ -89,6 +94,56 @@ impl Server {
     fn instance(&self, id: &str) -> ServiceInstance {
         ServiceInstance::new(SERVICE, id, self.address.ip().to_string(), self.address.port())
     }
+}
+
+/// Stands before a server, and counts its connections.
+struct Counter {
+    address: SocketAddr,
+    open: Arc<AtomicU64>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Counter {
+    async fn before(server: &Server) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, behind) = (listener.local_addr().unwrap(), server.address);
+        let open = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&open);
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (mut ours, _) = listener.accept().await.unwrap();
+                let counted = Arc::clone(&counted);
+                counted.fetch_add(1, Ordering::SeqCst);
+                connections.spawn(async move {
+                    let mut theirs = TcpStream::connect(behind).await.unwrap();
+                    let _ = copy_bidirectional(&mut ours, &mut theirs).await;
+                    counted.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        Counter { address, open, _task: AbortOnDropHandle::new(task) }
+    }
+
+    fn open(&self) -> u64 {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    fn instance(&self, id: &str) -> ServiceInstance {
+        ServiceInstance::new(SERVICE, id, self.address.ip().to_string(), self.address.port())
+    }
+}
+
+/// Runs on a thread and in a runtime of its own, which end with it.
+async fn elsewhere<T: Send + 'static>(run: impl AsyncFnOnce() -> T + Send + 'static) -> T {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let done = runtime.block_on(run());
+        drop(runtime);
+        let _ = tell.send(done);
+    });
+    told.await.unwrap()
 }
 
 /// Registers a server's instance.

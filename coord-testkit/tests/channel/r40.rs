@@ -11,7 +11,7 @@ use coord_testkit::{Fixture, bad, layout};
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
-use super::{SERVICE, Server, ask, call, options, ready, real_time, register, spread, waiting};
+use super::{Counter, SERVICE, Server, ask, call, elsewhere, options, ready, real_time, register, spread, waiting};
 
 pub(super) async fn it_calls_the_instances_of_the_service(cx: Fixture) {
     real_time(&cx);
@@ -244,7 +244,14 @@ pub(super) async fn bad_addresses_are_skipped_and_harm_no_other(cx: Fixture) {
     let good = Server::start().await;
     let _held = register(&cx, &owner.provider, good.instance("good")).await;
     let port = good.address.port();
-    for (id, address) in [("no-address", "http://127.0.0.1"), ("with-port", "127.0.0.1:80"), ("no-name", "a..b")] {
+    let nobody = [
+        ("no-address", "http://127.0.0.1"),
+        ("with-port", "127.0.0.1:80"),
+        ("no-name", "a..b"),
+        ("no-ip", "256.1.1.1"),
+        ("listens", "0.0.0.0"),
+    ];
+    for (id, address) in nobody {
         let record = layout::service_record(SERVICE, id, address, port);
         owner.store.txn(Txn::new().then(Op::put(layout::service(SERVICE, id), record))).await.unwrap();
     }
@@ -259,7 +266,9 @@ pub(super) async fn bad_addresses_are_skipped_and_harm_no_other(cx: Fixture) {
     skipped.sort_by(|a, b| a.0.cmp(&b.0));
     let expected = [
         ("garbage", ErrorKind::Codec),
+        ("listens", ErrorKind::InvalidArgument),
         ("no-address", ErrorKind::InvalidArgument),
+        ("no-ip", ErrorKind::InvalidArgument),
         ("no-name", ErrorKind::InvalidArgument),
         ("port-zero", ErrorKind::Codec),
         ("with-port", ErrorKind::InvalidArgument),
@@ -335,6 +344,76 @@ pub(super) async fn a_dropped_channel_leaves_no_task(cx: Fixture) {
     }
     // Those of the server's side of the connections, too.
     eventually(cx.soon(), "all tasks end", async || (tasks() <= before).then_some(())).await;
+}
+
+pub(super) async fn a_channel_outlives_the_runtime_that_made_it(cx: Fixture) {
+    real_time(&cx);
+    let (owner, client) = (cx.provider().await, cx.provider().await);
+    let (a, b) = (Server::start().await, Server::start().await);
+    let first = register(&cx, &owner, a.instance("a")).await;
+    let channel = {
+        let (cx, registry) = (cx.clone(), Arc::clone(client.registry()));
+        elsewhere(async move || {
+            let channel = registry.channel_with(SERVICE, options()).unwrap();
+            ask(&cx, &channel).await.unwrap();
+            channel
+        })
+        .await
+    };
+    assert_eq!(spread(&cx, &channel, [&a]).await, [10]);
+    let _second = register(&cx, &owner, b.instance("b")).await;
+    ready(&cx, &channel, 2).await;
+    first.unregister().await.unwrap();
+    ready(&cx, &channel, 1).await;
+    assert_eq!(spread(&cx, &channel, [&a, &b]).await, [0, 10]);
+    assert_eq!(channel.state().discovery.unwrap().watch, WatchState::Live);
+}
+
+pub(super) async fn a_runtime_that_stands_still_holds_up_no_other(cx: Fixture) {
+    real_time(&cx);
+    let (owner, client) = (cx.provider().await, cx.provider().await);
+    let a = Server::start().await;
+    let _held = register(&cx, &owner, a.instance("a")).await;
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let stands_still = {
+        let (cx, registry) = (cx.clone(), Arc::clone(client.registry()));
+        tokio::spawn(elsewhere(async move || {
+            let channel = registry.channel_with(SERVICE, options()).unwrap();
+            ask(&cx, &channel).await.unwrap();
+            let _ = tell.send(channel);
+            let _ = released.recv();
+        }))
+    };
+    let channel = within(cx.soon(), "a channel", told).await.unwrap();
+    assert_eq!(spread(&cx, &channel, [&a]).await, [10]);
+    let b = Server::start().await;
+    let _comes = register(&cx, &owner, b.instance("b")).await;
+    ready(&cx, &channel, 2).await;
+    assert_eq!(spread(&cx, &channel, [&a, &b]).await, [5, 5]);
+    drop(release);
+    stands_still.await.unwrap();
+}
+
+pub(super) async fn dropped_anywhere_a_channel_leaves_no_connection(cx: Fixture) {
+    real_time(&cx);
+    let (owner, client) = (cx.provider().await, cx.provider().await);
+    let server = Server::start().await;
+    let counter = Counter::before(&server).await;
+    let _held = register(&cx, &owner, counter.instance("a")).await;
+    for round in 0..3 {
+        let channel = client.registry().channel_with(SERVICE, options()).unwrap();
+        ready(&cx, &channel, 1).await;
+        ask(&cx, &channel).await.unwrap();
+        assert_eq!(counter.open(), 1);
+        match round {
+            0 => drop(channel),
+            1 => elsewhere(async move || drop(channel)).await,
+            // With no runtime at all.
+            _ => std::thread::spawn(move || drop(channel)).join().unwrap(),
+        }
+        eventually(cx.soon(), "its connection is closed", async || (counter.open() == 0).then_some(())).await;
+    }
 }
 
 pub(super) async fn a_bad_service_name_is_an_invalid_argument(cx: Fixture) {

@@ -90,6 +90,24 @@ pub(super) async fn what_does_not_decode_is_skipped_and_counted(cx: Fixture) {
     assert_eq!(found(&*provider).await, [version("a", "2")]);
 }
 
+pub(super) async fn an_address_of_nobody_is_skipped_and_counted_and_harms_no_other(cx: Fixture) {
+    let (provider, store) = (cx.provider().await, cx.store().await);
+    let _held = register(&cx, &*provider, instance("good")).await.unwrap();
+    let addresses = || bad::ADDRESSES.iter().enumerate().filter(|(_, address)| !address.is_empty());
+    for (n, address) in addresses() {
+        let id = format!("bad-{n}");
+        let record = serde_json::json!({ "id": id, "name": "s", "address": address, "port": 80 });
+        put(&*store, layout::service("s", &id), record.to_string()).await;
+    }
+    let snapshot = cx.provider().await.registry().discover("s").await.unwrap();
+    assert_eq!(snapshot.items, [instance("good")]);
+    assert_eq!(snapshot.invalid.len(), addresses().count());
+    for record in &snapshot.invalid {
+        assert_eq!(record.error.kind(), ErrorKind::InvalidArgument, "{record:?}");
+        assert!(!record.error.to_string().contains("secret"), "{}", record.error);
+    }
+}
+
 pub(super) async fn records_of_other_programs_are_found(cx: Fixture) {
     let (provider, store) = (cx.provider().await, cx.store().await);
     put(&*store, layout::service("s", "go"), layout::service_record("s", "go", "10.0.0.1", 8080)).await;

@@ -1,0 +1,128 @@
+//! What to do when the process may open no more files.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use coord_api::Error;
+use parking_lot::Mutex;
+use tokio::net::TcpSocket;
+
+use crate::connection::root;
+use crate::pool::Pool;
+
+/// The codes for "too many open files", in this process and in the system. They are the same on every Unix; std has no name for them.
+const OUT_OF_FILES: &[i32] = if cfg!(windows) { &[10_024] } else { &[24, 23] };
+
+/// A channel may have so many connections whatever others here need.
+pub(crate) const LEAST: usize = 4;
+
+/// What channels give back has to take effect before they give back more.
+const ONCE_IN: Duration = Duration::from_secs(1);
+
+/// The channels of this process, and when they gave back connections the last time.
+static CHANNELS: Mutex<(Vec<Weak<Pool>>, Option<Instant>)> = Mutex::new((Vec::new(), None));
+
+/// Whether something failed because no file was to be had.
+pub(crate) fn is_out_of_files(error: &Error) -> bool {
+    root(error).downcast_ref().is_some_and(is_shortage)
+}
+
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| OUT_OF_FILES.contains(&code))
+}
+
+/// How many files a channel has open, or is about to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Files(Arc<AtomicUsize>);
+
+impl Files {
+    /// One more, until what is returned is dropped.
+    pub(crate) fn take(&self) -> Taken {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Taken(self.clone())
+    }
+
+    /// Makes sure that a socket that was just made leaves room for others in this process: beyond a few, channels take no file of the last eighth.
+    ///
+    /// # Errors
+    ///
+    /// What the system says when there is no file at all.
+    pub(crate) fn leave_room(&self, socket: &TcpSocket) -> io::Result<()> {
+        if self.count() > LEAST && is_of_the_last(socket) {
+            return Err(OUT_OF_FILES.first().map_or_else(|| io::ErrorKind::Other.into(), |code| io::Error::from_raw_os_error(*code)));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether a file that was just opened is among the last eighth that the process may open. The system gives it the lowest number that is free: so many others are open at least.
+#[cfg(unix)]
+fn is_of_the_last(socket: &TcpSocket) -> bool {
+    use std::os::fd::AsRawFd as _;
+
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let number = u64::try_from(socket.as_raw_fd()).unwrap_or(0);
+    limit.is_some_and(|limit| number >= limit - limit / 8)
+}
+
+#[cfg(not(unix))]
+fn is_of_the_last(_: &TcpSocket) -> bool {
+    false
+}
+
+/// A file of a channel.
+#[derive(Debug)]
+pub(crate) struct Taken(Files);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Remembers a channel, so that it gives back connections when others have none.
+pub(crate) fn enrol(pool: Weak<Pool>) {
+    let mut channels = CHANNELS.lock();
+    channels.0.retain(|known| known.strong_count() > 0);
+    channels.0.push(pool);
+}
+
+/// No file was to be had: all channels of the process give back a part of their connections, and try no others for a while.
+pub(crate) fn give_back() {
+    let channels: Vec<_> = {
+        let mut channels = CHANNELS.lock();
+        let now = Instant::now();
+        if channels.1.is_some_and(|last| now.duration_since(last) < ONCE_IN) {
+            return;
+        }
+        channels.1 = Some(now);
+        channels.0.iter().filter_map(Weak::upgrade).filter(|pool| !pool.home.is_left_behind()).collect()
+    };
+    let given: usize = channels.iter().map(|pool| pool.give_back()).sum();
+    coord_home::event!(WARN, given, "the process may open no more files; channels gave back connections");
+}
+
+#[cfg(test)]
+mod tests {
+    use coord_api::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn the_cause_is_found_below_other_errors() {
+        let caused = |cause: io::Error| Error::new(ErrorKind::Unavailable, "t", "x").with_source(cause);
+        let full = io::Error::from_raw_os_error(OUT_OF_FILES[0]);
+        assert!(is_out_of_files(&caused(full)));
+        assert!(is_out_of_files(
+            &Error::new(ErrorKind::Unavailable, "t", "y").with_source(caused(io::Error::from_raw_os_error(OUT_OF_FILES[0])))
+        ));
+        assert!(!is_out_of_files(&caused(io::ErrorKind::ConnectionRefused.into())));
+        assert!(!is_out_of_files(&Error::new(ErrorKind::Unavailable, "t", "x")));
+    }
+}
