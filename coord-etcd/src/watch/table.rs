@@ -45,7 +45,7 @@ impl Wanted {
         &self.target.span.0
     }
 
-    fn refuse(self, fault: Fault) {
+    pub(super) fn refuse(self, fault: Fault) {
         // Who does not wait any more does not care.
         let _ = self.opened.send(Err(fault));
     }
@@ -58,8 +58,8 @@ pub(super) enum Reply {
     Watch(Wanted),
     /// Cancel the watch of this number.
     Cancel(i64),
-    /// Make no further watch on this stream: the token that it signed in with is not taken any more.
-    Retire,
+    /// Make no further watch on this stream, for the token that it signed in with is not taken any more, and then tell who wanted this one.
+    Retire(Wanted, Fault),
 }
 
 /// The watches of one stream.
@@ -116,9 +116,11 @@ impl Table {
         let Some(mut wanted) = self.asked.pop_front() else { return Err(Fault::unavailable("etcd made a watch that nobody asked for")) };
         if response.canceled {
             let fault = canceled(response);
-            let replies = if fault.stale_token { vec![Reply::Retire] } else { Vec::new() };
+            if fault.stale_token {
+                return Ok(vec![Reply::Retire(wanted, fault)]);
+            }
             wanted.refuse(fault);
-            return Ok(replies);
+            return Ok(Vec::new());
         }
         let (id, present) = (response.watch_id, head(response.header.as_ref())?);
         let after = wanted.target.after.unwrap_or(present);
@@ -162,7 +164,8 @@ impl Watching {
     }
 
     fn end(self, fault: Fault) {
-        tracing::debug!(fault = %fault.message, kind = fault.kind.as_str(), "a watch ended");
+        let (why, kind) = (fault.message.clone(), fault.kind.as_str());
+        coord_home::event!(DEBUG, %why, kind, "a watch ended");
         self.feeder.end(fault.into_error(OPERATION, Effect::Read));
     }
 }

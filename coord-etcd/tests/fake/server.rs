@@ -13,7 +13,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
-/// The cluster's id, in every header.
+/// The cluster's id, in every header but of a fake that [is of another one](Fake::start_in).
 pub(crate) const CLUSTER: u64 = 0xc0de;
 
 /// One answer to a request with one answer.
@@ -49,6 +49,8 @@ pub(crate) enum Step<T> {
 pub(crate) struct Script {
     /// The store's revision.
     pub(crate) head: i64,
+    /// The cluster that it says it is of.
+    pub(crate) cluster: u64,
     pub(crate) ranges: VecDeque<Answer<PbRangeResponse>>,
     pub(crate) puts: VecDeque<Answer<PbPutResponse>>,
     pub(crate) txns: VecDeque<Answer<PbTxnResponse>>,
@@ -69,9 +71,14 @@ pub(crate) struct Fake {
 impl Fake {
     /// Starts a fake on a free port. It ends with the runtime of its test.
     pub(crate) async fn start(head: i64) -> Self {
+        Fake::start_in(CLUSTER, head).await
+    }
+
+    /// Starts a fake that says it is of this cluster.
+    pub(crate) async fn start_in(cluster: u64, head: i64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = listener.local_addr().unwrap().to_string();
-        let fake = Fake { script: Arc::new(Mutex::new(Script { head, ..Script::default() })), endpoint };
+        let fake = Fake { script: Arc::new(Mutex::new(Script { head, cluster, ..Script::default() })), endpoint };
         let server = Server::builder()
             .add_service(PbKvServer::new(fake.clone()))
             .add_service(PbWatchServer::new(fake.clone()))
@@ -90,6 +97,11 @@ impl Fake {
         edit(&mut self.script.lock().unwrap())
     }
 
+    /// What was asked, but for who it is.
+    pub(crate) fn requests(&self) -> Vec<&'static str> {
+        self.script(|script| script.asked.iter().copied().filter(|asked| !matches!(*asked, "status" | "identify" | "members")).collect())
+    }
+
     /// How often something was asked.
     pub(crate) fn asked(&self, what: &str) -> usize {
         self.script(|script| script.asked.iter().filter(|asked| **asked == what).count())
@@ -99,11 +111,12 @@ impl Fake {
         &self,
         what: &'static str,
         scripted: impl FnOnce(&mut Script) -> Option<Answer<T>>,
-        usual: impl FnOnce(i64) -> T,
+        usual: impl FnOnce(Option<PbResponseHeader>) -> T,
     ) -> Result<Response<T>, Status> {
         let answer = self.script(|script| {
             script.asked.push(what);
-            scripted(script).unwrap_or_else(|| Answer::Give(usual(script.head)))
+            let header = header(script.head).map(|header| PbResponseHeader { cluster_id: script.cluster, ..header });
+            scripted(script).unwrap_or_else(|| Answer::Give(usual(header)))
         });
         match answer {
             Answer::Give(answer) => Ok(Response::new(answer)),
@@ -157,12 +170,16 @@ impl PbKvService for Fake {
     type RangeStreamStream = BoxStream<'static, Result<PbRangeStreamResponse, Status>>;
 
     async fn range(&self, _: Request<PbRangeRequest>) -> Result<Response<PbRangeResponse>, Status> {
-        let usual = |head| PbRangeResponse { header: header(head), ..PbRangeResponse::default() };
+        let usual = |header| PbRangeResponse { header, ..PbRangeResponse::default() };
         self.answer("range", |script| script.ranges.pop_front(), usual).await
     }
 
-    async fn txn(&self, _: Request<PbTxnRequest>) -> Result<Response<PbTxnResponse>, Status> {
-        let usual = |head| PbTxnResponse { header: header(head), succeeded: true, responses: Vec::new() };
+    async fn txn(&self, request: Request<PbTxnRequest>) -> Result<Response<PbTxnResponse>, Status> {
+        let usual = |header| PbTxnResponse { header, succeeded: true, responses: Vec::new() };
+        let asks = request.get_ref();
+        if asks.compare.is_empty() && asks.success.is_empty() && asks.failure.is_empty() {
+            return self.answer("identify", |_| None, usual).await;
+        }
         self.answer("txn", |script| script.txns.pop_front(), usual).await
     }
 
@@ -171,7 +188,7 @@ impl PbKvService for Fake {
     }
 
     async fn put(&self, _: Request<PbPutRequest>) -> Result<Response<PbPutResponse>, Status> {
-        let usual = |head| PbPutResponse { header: header(head), prev_kv: None };
+        let usual = |header| PbPutResponse { header, prev_kv: None };
         self.answer("put", |script| script.puts.pop_front(), usual).await
     }
 
@@ -213,12 +230,12 @@ impl PbLeaseService for Fake {
 
     async fn lease_grant(&self, request: Request<PbLeaseGrantRequest>) -> Result<Response<PbLeaseGrantResponse>, Status> {
         let ttl = request.get_ref().ttl;
-        let usual = |head| PbLeaseGrantResponse { header: header(head), id: 7, ttl, error: String::new() };
+        let usual = |header| PbLeaseGrantResponse { header, id: 7, ttl, error: String::new() };
         self.answer("grant", |_| None, usual).await
     }
 
     async fn lease_revoke(&self, _: Request<PbLeaseRevokeRequest>) -> Result<Response<PbLeaseRevokeResponse>, Status> {
-        self.answer("revoke", |_| None, |head| PbLeaseRevokeResponse { header: header(head) }).await
+        self.answer("revoke", |_| None, |header| PbLeaseRevokeResponse { header }).await
     }
 
     async fn lease_keep_alive(
@@ -233,13 +250,7 @@ impl PbLeaseService for Fake {
     }
 
     async fn lease_time_to_live(&self, _: Request<PbLeaseTimeToLiveRequest>) -> Result<Response<PbLeaseTimeToLiveResponse>, Status> {
-        let usual = |head| PbLeaseTimeToLiveResponse {
-            header: header(head),
-            id: 7,
-            ttl: 4,
-            granted_ttl: 5,
-            ..PbLeaseTimeToLiveResponse::default()
-        };
+        let usual = |header| PbLeaseTimeToLiveResponse { header, id: 7, ttl: 4, granted_ttl: 5, ..PbLeaseTimeToLiveResponse::default() };
         self.answer("look_up", |script| script.look_ups.pop_front(), usual).await
     }
 
@@ -257,7 +268,7 @@ impl PbMaintenanceService for Fake {
     type SnapshotStream = BoxStream<'static, Result<PbSnapshotResponse, Status>>;
 
     async fn status(&self, _: Request<PbStatusRequest>) -> Result<Response<PbStatusResponse>, Status> {
-        let usual = |head| PbStatusResponse { header: header(head), version: "3.5.99".into(), ..PbStatusResponse::default() };
+        let usual = |header| PbStatusResponse { header, version: "3.5.99".into(), ..PbStatusResponse::default() };
         self.answer("status", |_| None, usual).await
     }
 
@@ -291,4 +302,4 @@ impl PbMaintenanceService for Fake {
 }
 
 /// How long an attempt of the tests' clients takes at most.
-pub(crate) const ATTEMPT: Duration = Duration::from_millis(300);
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(1);
