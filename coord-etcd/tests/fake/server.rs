@@ -8,7 +8,7 @@ use std::time::Duration;
 use etcd_client::proto::*;
 use futures_util::stream::{BoxStream, StreamExt};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
@@ -86,6 +86,20 @@ impl Fake {
             .add_service(PbMaintenanceServer::new(fake.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         fake
+    }
+
+    /// Starts a fake on a thread of its own, for tests whose own runtime ends, or stands still. It ends with the answer's second half.
+    pub(crate) fn apart(head: i64) -> (Self, oneshot::Sender<()>) {
+        let (stop, stopped) = oneshot::channel();
+        let (started, starting) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                started.send(Fake::start(head).await).unwrap();
+                let _ = stopped.await;
+            });
+        });
+        (starting.recv().unwrap(), stop)
     }
 
     pub(crate) fn endpoint(&self) -> &str {

@@ -7,6 +7,7 @@ mod disk;
 mod errors;
 mod garbage;
 mod held;
+mod homes;
 mod members;
 mod quota;
 mod rights;
