@@ -107,6 +107,14 @@ impl Member {
         self.state.lock().health.failed()
     }
 
+    /// It has answered. Where it had failed, it is as one that has passed a trial.
+    pub(crate) fn recover(&self, now: Instant) {
+        let mut state = self.state.lock();
+        if state.health.failed().is_some() {
+            state.health.recover(now);
+        }
+    }
+
     /// Whether it was asked, and answered as one of the cluster.
     pub(crate) fn has_answered(&self) -> bool {
         let state = self.state.lock();
@@ -477,7 +485,7 @@ fn another_than(failed: &Arc<Member>, members: &[Arc<Member>]) -> Option<Arc<Mem
 }
 
 /// Whether the very same member is among these.
-trait ContainsSame {
+pub(crate) trait ContainsSame {
     fn contains_same(&self, member: &Arc<Member>) -> bool;
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::dial::Target;
 use crate::error::{Effect, Fault};
-use crate::members::{Member, Members};
+use crate::members::{ContainsSame, Member, Members};
 use crate::options::{Discovery, target};
 use crate::status::{self, Told};
 
@@ -78,9 +78,9 @@ impl Members {
     }
 
     async fn probe_all(&self, all: &[Arc<Member>], deadline: Instant, insistent: bool) -> Result<(), Fault> {
-        let mut probes: FuturesUnordered<_> = all.iter().map(|member| self.probe(member, deadline, insistent)).collect();
+        let mut probes: FuturesUnordered<_> = all.iter().map(|member| self.probe(Arc::clone(member), Duration::ZERO, deadline)).collect();
         let mut answers: Vec<(Arc<Member>, Told)> = Vec::new();
-        let (mut refusal, mut last) = (None, Fault::silent());
+        let (mut failed, mut refusals, mut last) = (Vec::new(), Vec::new(), Fault::silent());
         let mut patience = deadline;
         loop {
             let (member, probed) = tokio::select! {
@@ -91,28 +91,41 @@ impl Members {
                 () = sleep_until(patience) => break,
             };
             match probed {
-                Ok(told) => answers.push((member, told)),
+                Ok(told) => answers.push((Arc::clone(&member), told)),
                 // A member that is well, and will not have us. Another one may.
-                Err(fault) if !fault.accuses => refusal = Some(fault),
+                Err(fault) if !fault.accuses && !fault.over => refusals.push(fault),
                 Err(fault) => {
                     last = fault;
-                    continue;
+                    if insistent && Instant::now() + PROBE_PAUSE < deadline {
+                        probes.push(self.probe(Arc::clone(&member), PROBE_PAUSE, deadline));
+                    }
+                    if !failed.contains_same(&member) {
+                        failed.push(Arc::clone(&member));
+                    }
                 }
+            }
+            failed.retain(|failed| !answers.iter().any(|(member, _)| Arc::ptr_eq(failed, member)));
+            if answers.is_empty() && refusals.is_empty() {
+                continue;
             }
             patience = patience.min(Instant::now() + GRACE);
             let of = |cluster: u64| answers.iter().filter(|(_, told)| told.cluster() == cluster).count();
-            if self.common.identity.known().is_some_and(|known| of(known) > 0)
-                || answers.iter().any(|(_, told)| of(told.cluster()) * 2 > all.len())
-            {
+            let is_known = self.common.identity.known().is_some_and(|known| of(known) > 0);
+            let most_agree = answers.iter().any(|(_, told)| told.cluster() != 0 && of(told.cluster()) * 2 > all.len());
+            let all_were_asked = answers.len() + failed.len() + refusals.len() >= all.len();
+            if is_known || most_agree || all_were_asked {
                 break;
             }
         }
-        let Some(cluster) = self.choose(all, &answers) else { return Err(refusal.unwrap_or(last)) };
+        let Some(cluster) = self.choose(all, &answers) else { return Err(refusals.pop().unwrap_or(last)) };
         let mut first = None;
         for (member, told) in &answers {
             let asked = self.asking(Arc::clone(member))?;
             match asked.link.main.recognise(told.header.as_ref()) {
-                Ok(()) => first = first.or(Some(member)),
+                Ok(()) => {
+                    member.recover(Instant::now());
+                    first = first.or(Some(member));
+                }
                 Err(fault) => {
                     last = Fault { message: format!("{} ({})", fault.message, member.name).into(), ..fault };
                     self.accuse(&asked, &last);
@@ -141,32 +154,27 @@ impl Members {
         most.map(|(cluster, _)| self.common.identity.settle(cluster)).or_else(|| answers.first().map(|_| 0))
     }
 
-    /// Asks one member who it is, and again while it fails if that is wanted.
-    async fn probe(&self, member: &Arc<Member>, deadline: Instant, insistent: bool) -> (Arc<Member>, Result<Told, Fault>) {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let probed = match self.asking(Arc::clone(member)) {
-                Ok(asked) => {
-                    let probed = timeout(left.min(self.attempt_timeout), status::ask(&asked.link.main)).await;
-                    let probed = probed.unwrap_or_else(|_| Err(self.late()));
-                    match &probed {
-                        Err(fault) if fault.accuses || fault.over => {
-                            if insistent && Instant::now() + PROBE_PAUSE < deadline {
-                                // Over a new link, for which all that it needs is looked at again.
-                                self.replace(&asked);
-                                sleep(PROBE_PAUSE).await;
-                                continue;
-                            }
-                            self.accuse(&asked, fault);
-                        }
-                        _ => {}
-                    }
-                    probed
-                }
-                Err(fault) => Err(fault),
-            };
-            return (Arc::clone(member), probed);
+    /// Asks one member who it is.
+    async fn probe(&self, member: Arc<Member>, pause: Duration, deadline: Instant) -> (Arc<Member>, Result<Told, Fault>) {
+        if !pause.is_zero() {
+            sleep(pause).await;
         }
+        let probed = match self.asking(Arc::clone(&member)) {
+            Ok(asked) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let probed = timeout(left.min(self.attempt_timeout), status::ask(&asked.link.main)).await;
+                let probed = probed.unwrap_or_else(|_| Err(self.late()));
+                // The next one is over a new link, for which all that it needs is looked at again.
+                match &probed {
+                    Err(fault) if fault.accuses => self.accuse(&asked, fault),
+                    Err(fault) if fault.over => self.replace(&asked),
+                    _ => {}
+                }
+                probed
+            }
+            Err(fault) => Err(fault),
+        };
+        (member, probed)
     }
 
     fn has_names(&self) -> bool {

@@ -43,7 +43,9 @@ fn a_client_that_was_opened_in_a_runtime_that_has_ended_goes_on() {
 fn a_watch_goes_on_when_the_runtime_that_made_it_has_ended() {
     let (fake, _stop) = Fake::apart(10);
     let second = PbWatchResponse { watch_id: 1, ..created(10) };
-    fake.script(|script| script.watches.push_back(vec![Step::Await, Step::Send(created(10)), Step::Await, Step::Send(second), Step::Stall]));
+    fake.script(|script| {
+        script.watches.push_back(vec![Step::Await, Step::Send(created(10)), Step::Await, Step::Send(second), Step::Stall])
+    });
     let store = EtcdStore::connect_lazy(&options([&fake])).unwrap();
     let mut watch = runtime().block_on(store.watch(Span::prefix("k"), None)).unwrap();
     // Were the stream gone, or not listened to, it would end.

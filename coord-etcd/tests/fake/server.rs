@@ -51,6 +51,8 @@ pub(crate) struct Script {
     pub(crate) head: i64,
     /// The cluster that it says it is of.
     pub(crate) cluster: u64,
+    /// What everything is answered with, where this is no etcd.
+    pub(crate) refuses: Option<Status>,
     pub(crate) ranges: VecDeque<Answer<PbRangeResponse>>,
     pub(crate) puts: VecDeque<Answer<PbPutResponse>>,
     pub(crate) txns: VecDeque<Answer<PbTxnResponse>>,
@@ -129,6 +131,9 @@ impl Fake {
     ) -> Result<Response<T>, Status> {
         let answer = self.script(|script| {
             script.asked.push(what);
+            if let Some(status) = &script.refuses {
+                return Answer::Fail(status.clone());
+            }
             let header = header(script.head).map(|header| PbResponseHeader { cluster_id: script.cluster, ..header });
             scripted(script).unwrap_or_else(|| Answer::Give(usual(header)))
         });
