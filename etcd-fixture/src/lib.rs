@@ -15,7 +15,7 @@ mod proxy;
 mod server;
 
 pub use binary::{Binary, Series};
-pub use cluster::{Cluster, CutOff};
+pub use cluster::{Cluster, CutOff, Newcomer};
 pub use network::in_network_of_its_own;
 pub use proxy::{Proxy, Way};
 pub use server::{Server, Signal};

@@ -117,6 +117,10 @@ impl Server {
         self.running.as_ref().expect("the server runs").pid
     }
 
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// The program that it runs.
     pub fn binary(&self) -> &Binary {
         &self.binary

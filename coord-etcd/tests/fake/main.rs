@@ -6,6 +6,7 @@ mod clusters;
 mod homes;
 mod leases;
 mod members;
+mod names;
 mod server;
 mod strangers;
 mod watches;

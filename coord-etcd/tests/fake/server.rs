@@ -59,6 +59,8 @@ pub(crate) struct Script {
     pub(crate) look_ups: VecDeque<Answer<PbLeaseTimeToLiveResponse>>,
     pub(crate) watches: VecDeque<Vec<Step<PbWatchResponse>>>,
     pub(crate) renewals: VecDeque<Vec<Step<PbLeaseKeepAliveResponse>>>,
+    /// Where it says that the members are reached.
+    pub(crate) members: Vec<String>,
     /// What was asked, in order.
     pub(crate) asked: Vec<&'static str>,
     pub(crate) watch_requests: Vec<PbWatchRequestUnion>,
@@ -78,14 +80,19 @@ impl Fake {
 
     /// Starts a fake that says it is of this cluster.
     pub(crate) async fn start_in(cluster: u64, head: i64) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Fake::start_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), cluster, head).await
+    }
+
+    /// Starts a fake that listens here.
+    pub(crate) async fn start_on(listener: TcpListener, cluster: u64, head: i64) -> Self {
         let endpoint = listener.local_addr().unwrap().to_string();
         let fake = Fake { script: Arc::new(Mutex::new(Script { head, cluster, ..Script::default() })), endpoint };
         let server = Server::builder()
             .add_service(PbKvServer::new(fake.clone()))
             .add_service(PbWatchServer::new(fake.clone()))
             .add_service(PbLeaseServer::new(fake.clone()))
-            .add_service(PbMaintenanceServer::new(fake.clone()));
+            .add_service(PbMaintenanceServer::new(fake.clone()))
+            .add_service(PbClusterServer::new(fake.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         fake
     }
@@ -316,6 +323,32 @@ impl PbMaintenanceService for Fake {
     }
 
     async fn downgrade(&self, _: Request<PbDowngradeRequest>) -> Result<Response<PbDowngradeResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+}
+
+#[tonic::async_trait]
+impl PbClusterService for Fake {
+    async fn member_list(&self, _: Request<PbMemberListRequest>) -> Result<Response<PbMemberListResponse>, Status> {
+        let urls = self.script(|script| script.members.clone());
+        let member = |(id, url)| PbMember { id, client_ur_ls: vec![url], ..PbMember::default() };
+        let members = (1..).zip(urls).map(member).collect();
+        self.answer("members", |_| None, |header| PbMemberListResponse { header, members }).await
+    }
+
+    async fn member_add(&self, _: Request<PbMemberAddRequest>) -> Result<Response<PbMemberAddResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn member_remove(&self, _: Request<PbMemberRemoveRequest>) -> Result<Response<PbMemberRemoveResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn member_update(&self, _: Request<PbMemberUpdateRequest>) -> Result<Response<PbMemberUpdateResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn member_promote(&self, _: Request<PbMemberPromoteRequest>) -> Result<Response<PbMemberPromoteResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 }
