@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod auth;
+mod clusters;
 mod costs;
 mod disk;
 mod errors;
@@ -13,6 +14,7 @@ mod quota;
 mod rights;
 mod sizes;
 mod tls;
+mod ttl;
 mod watches;
 
 use std::future::Future;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use coord_api::prelude::*;
 use coord_api::{ErrorKind, Outcome, Value, WatchStart};
-use coord_etcd::{EtcdOptions, EtcdProvider, EtcdStore, Tls};
+use coord_etcd::{EtcdOptions, EtcdProvider, EtcdStore, Resolver, Tls};
 use coord_etcd_fixture::{Binary, Cluster, Series};
 use coord_testkit::wait::{eventually, within};
 use etcd_client::{Certificate, ConnectOptions, Identity, Permission, TlsOptions};
@@ -157,6 +157,29 @@ async fn a_server_of_another_name_is_not_trusted_but_under_that_name() {
         let store = EtcdStore::connect(&options(&cluster, right)).await.unwrap();
         put(&store, "k", "v").await.unwrap();
         assert_eq!(get(&store, "k").await.unwrap().unwrap().value, "v".into(), "{series:?}");
+    }
+}
+
+/// However the name is found, it is the name that the certificate must carry.
+#[tokio::test]
+async fn each_address_of_a_name_is_trusted_under_that_name_alone() {
+    let authority = Authority::new();
+    let (cluster, _files) = encrypted(Series::V3_5, &authority, "etcd.shop.internal", None);
+    let port = cluster.endpoints()[0].rsplit(':').next().unwrap().to_owned();
+    for addresses in [vec![[127, 0, 0, 1]], vec![[127, 0, 0, 2], [127, 0, 0, 1]]] {
+        let resolver = Resolver::from_fn(move |_| {
+            let addresses = addresses.iter().map(|address| (*address).into()).collect();
+            async move { Ok(addresses) }
+        });
+        let named = |name: &str| {
+            let mut options = options(&cluster, trusting(&authority)).with_resolver(resolver.clone());
+            options.endpoints = vec![format!("{name}:{port}")];
+            options
+        };
+        let store = EtcdStore::connect(&named("etcd.shop.internal")).await.unwrap();
+        put(&store, "k", "v").await.unwrap();
+        let why = &["NotValidForName", "not valid for name", "refused"];
+        refused(&named("etcd.other.internal"), why, &[], "another name").await;
     }
 }
 
