@@ -334,7 +334,7 @@ fn start_at(binary: &Binary, flags: &[&str], places: Vec<Place>) -> Result<Vec<S
 }
 
 /// Ports that nobody listens on at this moment.
-fn free_ports(count: usize) -> Result<Vec<u16>, String> {
+pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>, String> {
     let bound = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>();
     let ports = bound.and_then(|bound| bound.iter().map(|listener| Ok(listener.local_addr()?.port())).collect());
     ports.map_err(|error| format!("no free port: {error}"))

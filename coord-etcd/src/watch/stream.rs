@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use etcd_client::proto::PbWatchResponse;
 use etcd_client::{WatchClient, WatchRequestSender, WatchResponseStream};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Cluster;
-use super::liveness::Liveness;
+use super::liveness::{CATCH_UP, Due, Liveness};
+use super::probe::{Finding, Question, probe};
 use super::table::{Reply, Table, Wanted};
 use super::watermark::Mark;
 use crate::connection::LARGEST_ANSWER;
@@ -131,7 +134,8 @@ impl Stream {
             Some(Ok(Ok(stream))) => {
                 let (requests, responses) = stream.split();
                 let Stream { line, members, asked, marks, .. } = self;
-                let reader = Reader { line, members, asked, responses, liveness: Liveness::new(Instant::now()), marks };
+                let liveness = Liveness::new(Instant::now());
+                let reader = Reader { line, members, asked, responses, liveness, marks, probe: None };
                 return run(reader, requests, orders, table).await;
             }
             Some(Ok(Err(error))) => Fault::from(error),
@@ -189,12 +193,15 @@ struct Reader {
     responses: WatchResponseStream,
     liveness: Liveness,
     marks: Receiver<Mark>,
+    /// Reads what happened in the ranges that are watched.
+    probe: Option<BoxFuture<'static, Result<Vec<Finding>, Fault>>>,
 }
 
 impl Reader {
     async fn read(mut self, table: &Mutex<Table>) -> Fault {
         let closing = self.members.closing().clone();
         loop {
+            let (due, what) = self.liveness.due();
             tokio::select! {
                 response = self.responses.message() => {
                     let response = match response {
@@ -219,13 +226,42 @@ impl Reader {
                         self.line.order(Order::Progress);
                     }
                 }
-                () = sleep_until(self.liveness.deadline()) => {
-                    let fault = Fault::unavailable("the watch has gone deaf");
-                    self.members.accuse(&self.asked, &fault);
-                    return fault;
+                probed = probed(&mut self.probe) => {
+                    self.probe = None;
+                    match probed {
+                        Ok(findings) => {
+                            let now = Instant::now();
+                            let owing = table.lock().settle(&findings, now);
+                            let as_of = findings.iter().map(|finding| finding.as_of).min();
+                            self.liveness.probed(as_of.unwrap_or_default(), owing, now);
+                        }
+                        // Who does not answer this either tells nothing.
+                        Err(fault) => {
+                            self.members.accuse(&self.asked, &fault);
+                            return Fault::unavailable(format!("the watch has gone deaf, and so has its member: {}", fault.message));
+                        }
+                    }
                 }
+                () = sleep_until(due) => match what {
+                    Due::Probe => {
+                        self.liveness.probing();
+                        self.probe = Some(self.ask(table.lock().questions()));
+                    }
+                    Due::Deaf => {
+                        let fault = Fault::unavailable("the watch has gone deaf");
+                        self.members.accuse(&self.asked, &fault);
+                        return fault;
+                    }
+                },
             }
         }
+    }
+
+    /// Asks the other end by reading what happened, on the same connection.
+    fn ask(&self, questions: Vec<Question>) -> BoxFuture<'static, Result<Vec<Finding>, Fault>> {
+        let link = Arc::clone(&self.asked.link);
+        let probe = async move { timeout(CATCH_UP, probe(&link.watches, questions)).await.unwrap_or_else(|_| Err(Fault::silent())) };
+        probe.boxed()
     }
 
     /// Refuses what another cluster says. Proxies do not say which one they speak for.
@@ -245,5 +281,13 @@ impl Reader {
                 wanted.refuse(fault);
             }
         }
+    }
+}
+
+/// The answer to what was asked, if anything was.
+async fn probed(probe: &mut Option<BoxFuture<'static, Result<Vec<Finding>, Fault>>>) -> Result<Vec<Finding>, Fault> {
+    match probe {
+        Some(probe) => probe.await,
+        None => std::future::pending().await,
     }
 }

@@ -44,6 +44,27 @@ pub(crate) enum Step<T> {
     Stall,
 }
 
+/// What happened in a range.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Happened {
+    Nothing,
+    /// A key was written.
+    Put,
+    /// A key was deleted.
+    Deletion,
+}
+
+impl Happened {
+    /// What one of two reads finds: the keys that were written since, with the number of all; or their number before.
+    fn read(self, request: &PbTxnRequestOp) -> PbResponseOp {
+        let Some(PbTxnOpRequest::RequestRange(read)) = &request.request else { panic!("{request:?}") };
+        let kvs = if self == Happened::Put && !read.count_only { vec![PbKeyValue::default()] } else { Vec::new() };
+        let count = if self == Happened::Deletion && !read.count_only { 2 } else { 3 };
+        let range = PbRangeResponse { kvs, count, ..PbRangeResponse::default() };
+        PbResponseOp { response: Some(PbTxnOpResponse::ResponseRange(range)) }
+    }
+}
+
 /// What the fake does, in the order of the requests, and what it was asked. What no script covers is answered as a healthy, empty store at [`head`](Self::head) would.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
@@ -59,6 +80,8 @@ pub(crate) struct Script {
     pub(crate) look_ups: VecDeque<Answer<PbLeaseTimeToLiveResponse>>,
     pub(crate) watches: VecDeque<Vec<Step<PbWatchResponse>>>,
     pub(crate) renewals: VecDeque<Vec<Step<PbLeaseKeepAliveResponse>>>,
+    /// What is read to have happened in each watched range, by those who ask.
+    pub(crate) happened: Option<Happened>,
     /// Where it says that the members are reached.
     pub(crate) members: Vec<String>,
     /// What was asked, in order.
@@ -205,6 +228,11 @@ impl PbKvService for Fake {
         let asks = request.get_ref();
         if asks.compare.is_empty() && asks.success.is_empty() && asks.failure.is_empty() {
             return self.answer("identify", |_| None, usual).await;
+        }
+        if let Some(happened) = self.script(|script| script.happened) {
+            let responses = asks.success.iter().map(|request| happened.read(request)).collect();
+            let usual = |header| PbTxnResponse { header, succeeded: true, responses };
+            return self.answer("probe", |_| None, usual).await;
         }
         self.answer("txn", |script| script.txns.pop_front(), usual).await
     }

@@ -7,6 +7,7 @@ mod costs;
 mod disk;
 mod errors;
 mod garbage;
+mod grpc_proxy;
 mod held;
 mod homes;
 mod members;
