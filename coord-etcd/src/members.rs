@@ -435,14 +435,11 @@ impl Members {
         let names = |members: &[Arc<Member>]| members.iter().map(|member| member.name.clone()).collect::<Vec<_>>();
         let (before, now) = (names(&list.members), names(&members));
         if !members.contains_same(&list.usual) {
-            list.usual = if members.contains_same(&list.preferred) {
-                Arc::clone(&list.preferred)
-            } else {
-                fastrand::choice(&members).cloned().unwrap_or(any.clone())
-            };
+            let by_chance = || fastrand::choice(&members).unwrap_or(&any);
+            list.usual = Arc::clone(if members.contains_same(&list.preferred) { &list.preferred } else { by_chance() });
         }
         if !members.contains_same(&list.preferred) {
-            list.preferred = if list.usual.failed().is_none() { Arc::clone(&list.usual) } else { any };
+            list.preferred = Arc::clone(if list.usual.failed().is_none() { &list.usual } else { &any });
         }
         list.members = members;
         drop(list);

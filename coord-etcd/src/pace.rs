@@ -1,10 +1,11 @@
 //! One timer ahead of those of all calls.
 
-use std::pin::Pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use coord_recipes::Home;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 pub(crate) struct Pace {
     home: Home,
     /// Is over before any call that starts until then can be.
-    timer: Mutex<Option<(Instant, Pin<Box<dyn Future<Output = ()> + Send>>)>>,
+    timer: Mutex<Option<(Instant, BoxFuture<'static, ()>)>>,
     every: Duration,
 }
 
@@ -30,9 +31,9 @@ impl Pace {
         let Some(mut timer) = self.timer.try_lock() else { return };
         if timer.as_ref().is_none_or(|(until, _)| now >= *until) {
             let (home, until) = (self.home.clone(), now + self.every);
-            let (_, sleep) = timer.insert((until, Box::pin(async move { home.sleep_until(until).await })));
+            let (_, sleep) = timer.insert((until, async move { home.sleep_until(until).await }.boxed()));
             // A timer starts when it is first polled; this one wakes nobody.
-            let _pending = sleep.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            let _pending = sleep.poll_unpin(&mut Context::from_waker(Waker::noop()));
         }
     }
 }

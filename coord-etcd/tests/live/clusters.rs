@@ -44,7 +44,7 @@ async fn a_cluster_whose_members_were_all_replaced_is_still_reached() {
         // The oldest one leaves, and a new one has come before.
         let newcomer = cluster.newcomer();
         let peer = newcomer.peer().to_owned();
-        let told = async || super::raw(&cluster, None).await.member_add([peer.clone()], None).await.ok();
+        let told = async || Box::pin(super::raw(&cluster, None)).await.member_add([peer.clone()], None).await.ok();
         eventually(SOON, "the newcomer is announced", told).await;
         cluster = tokio::task::spawn_blocking(move || {
             cluster.join(newcomer);
@@ -56,7 +56,7 @@ async fn a_cluster_whose_members_were_all_replaced_is_still_reached() {
         tokio::time::sleep(Duration::from_secs(16)).await;
         let oldest = cluster.servers()[0].endpoint().to_owned();
         let gone = async || {
-            let mut raw = super::raw(&cluster, None).await;
+            let mut raw = Box::pin(super::raw(&cluster, None)).await;
             let members = raw.member_list().await.ok()?;
             let is_oldest = |member: &&etcd_client::Member| member.client_urls().iter().any(|url| url.ends_with(&oldest));
             match members.members().iter().find(is_oldest) {
