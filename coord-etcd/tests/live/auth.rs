@@ -175,6 +175,33 @@ async fn a_server_that_asks_nobody_takes_everybody() {
     shop.txn(Txn::new().then(Op::put("/shop/k", "1"))).await.unwrap();
 }
 
+/// The page says so. etcd renews a lease only for whom may write the keys on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_is_missing_ends_watches_for_good_and_what_is_held_after_its_ttl() {
+    let cluster = guarded(Series::V3_5).await;
+    let provider = EtcdProvider::connect(as_shop(&cluster).with_namespace("shop")).await.unwrap();
+    let mut watch = provider.config().watch_raw("k", WatchStart::Now).await.unwrap();
+    let held = Held::new(&provider, Duration::from_secs(3)).await;
+    // Its token lives as short as the others.
+    let root = async || Box::pin(raw(&cluster, Some(ConnectOptions::new().with_user("root", "root-password")))).await;
+    root().await.user_revoke_role("shop", "shop").await.unwrap();
+    match within(SOON, "the watch ends", watch.next()).await {
+        Some(Err(error)) => assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}"),
+        other => panic!("{other:?}"),
+    }
+    within(SOON, "the lock is lost", held.guard.lost()).await;
+    within(SOON, "the id is lost", held.id.lost()).await;
+    root().await.user_grant_role("shop", "shop").await.unwrap();
+    // Registrations come back by themselves; all else is to be opened and acquired again.
+    eventually(SOON, "it is registered", async || held.registration.state().is_held().then_some(())).await;
+    let mut watch = provider.config().watch_raw("k", WatchStart::Now).await.unwrap();
+    provider.config().set_raw("k", Value::from("v")).await.unwrap();
+    within(SOON, "the change", watch.next()).await.unwrap().unwrap();
+    let guard = provider.lock().acquire_timeout("held", Duration::from_secs(3), SOON).await.unwrap();
+    guard.unlock().await.unwrap();
+    provider.close().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewed_password_is_read_again_for_each_sign_in() {
     let mut cluster = guarded(Series::V3_5).await;
