@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use coord_api::store::{Op, Range, Span, Store, Txn};
 use coord_api::{ErrorKind, LeaseId, Outcome};
 use coord_etcd::{EtcdStore, Home};
+use coord_testkit::wait::eventually;
 use etcd_client::proto::PbWatchResponse;
 use futures_util::poll;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::options;
 use crate::server::{ATTEMPT, Answer, Fake, Step, created};
+use crate::{SOON, options};
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
@@ -123,4 +124,33 @@ fn the_callers_runtime_can_be_the_home_and_then_there_must_be_one() {
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Internal, Outcome::NotApplied), "{error}");
     assert_eq!(fake.requests().len(), 0, "nothing was asked");
     runtime().block_on(works(&store));
+}
+
+/// Threads of this process with this name.
+#[cfg(target_os = "linux")]
+fn threads(name: &str) -> usize {
+    let comm = |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("comm")).ok();
+    std::fs::read_dir("/proc/self/task").unwrap().filter_map(comm).filter(|comm| comm.trim() == name).count()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_home_ends_with_its_client_and_with_what_it_was_doing() {
+    const NAME: &str = "its-own-home";
+    for closes in [true, false] {
+        let (fake, _stop) = Fake::apart(10);
+        let store = EtcdStore::connect(&options([&fake]).with_home(Home::thread(NAME))).await.unwrap();
+        let watch = store.watch(Span::prefix("k"), None).await.unwrap();
+        store.grant_lease(Duration::from_secs(5)).await.unwrap();
+        fake.script(|script| script.ranges.push_back(Answer::Swallow));
+        let mut call = Box::pin(store.range(Range::key("k")));
+        assert!(poll!(&mut call).is_pending());
+        assert_eq!(threads(NAME), 1);
+        if closes {
+            store.close().await.unwrap();
+        }
+        drop(call);
+        drop((store, watch));
+        eventually(SOON, "its thread has ended", async || (threads(NAME) == 0).then_some(())).await;
+    }
 }
