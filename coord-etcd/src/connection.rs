@@ -1,21 +1,38 @@
-//! The connections to one member: who the client is to it, and for what each of them is used.
+//! The connections to one member: who the client is to it, who it is, and for what each of them is used.
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use coord_api::{ErrorKind, Outcome};
+use coord_recipes::Home;
+use etcd_client::proto::{PbResponseHeader, PbTxnResponse};
 use etcd_client::{Client, ConnectOptions};
-use tonic::transport::Endpoint;
+use futures_util::FutureExt;
+use tonic::transport::Channel;
 
-use crate::error::Fault;
-use crate::options::Credentials;
+use crate::credentials::Account;
+use crate::dial::{Dialing, Target};
+use crate::error::{Effect, Fault};
+use crate::flight::Flight;
+use crate::identity::{Answer, Identity};
 use crate::watch::Pool;
 
 /// The largest answer that is taken. A page of a list, or the changes of a busy moment, may well exceed tonic's 4 MiB.
 pub(crate) const LARGEST_ANSWER: usize = 1 << 30;
 
-/// The connections to one member of the cluster.
+/// What all connections of a client need.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    pub(crate) dialing: Dialing,
+    pub(crate) account: Option<Arc<Account>>,
+    pub(crate) identity: Arc<Identity>,
+    /// How long a sign-in may take, which no caller holds up.
+    pub(crate) sign_in_within: Duration,
+}
+
+/// The connections to one member of the cluster. Once one of them has ended, the link is replaced by another one.
 #[derive(Debug)]
 pub(crate) struct Link {
     /// Tells the client's links apart.
@@ -31,16 +48,16 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Connects when it is first used. Needs a tokio runtime.
-    pub(crate) async fn new(number: u64, endpoint: &Endpoint, credentials: Option<Arc<Credentials>>) -> Result<Self, Fault> {
-        let transport = endpoint.connect_lazy();
-        let leases = endpoint.connect_lazy();
+    /// Connects when it is first used. No I/O.
+    pub(crate) fn new(number: u64, target: &Target, common: &Common) -> Result<Self, Fault> {
+        let channel = || common.dialing.channel(target).map_err(|_| Fault::nonsense("the address of the member cannot be asked"));
+        let transport = channel()?;
         Ok(Link {
             number,
-            main: Connection::new(transport.clone(), false, credentials.clone()).await?,
-            watches: Connection::new(transport, true, credentials.clone()).await?,
+            main: Connection::new(transport.clone(), false, common)?,
+            watches: Connection::new(transport, true, common)?,
             streams: Pool::default(),
-            leases: Connection::new(leases, true, credentials).await?,
+            leases: Connection::new(channel()?, true, common)?,
         })
     }
 }
@@ -48,19 +65,85 @@ impl Link {
 /// A client of one member that signs in when it is first used, and again when its token is refused.
 pub(crate) struct Connection {
     client: Client,
-    credentials: Option<Arc<Credentials>>,
-    /// How many tokens were fetched. Zero: nobody signed in yet.
-    tokens: AtomicU64,
-    /// Held while a token is fetched, so that many who need one fetch one.
-    fetching: tokio::sync::Mutex<()>,
+    identity: Arc<Identity>,
+    /// Whether the other end has said that it belongs to the cluster. It stays who it is for as long as the connection lasts.
+    identified: AtomicBool,
+    signing_in: Option<Arc<SigningIn>>,
 }
 
 impl Connection {
-    async fn new(transport: tonic::transport::Channel, require_leader: bool, credentials: Option<Arc<Credentials>>) -> Result<Self, Fault> {
-        // Without credentials, which would make it sign in here, etcd-client does no I/O.
+    fn new(channel: Channel, require_leader: bool, common: &Common) -> Result<Self, Fault> {
         let options = ConnectOptions::new().with_require_leader(require_leader);
-        let client = Client::from_channel(etcd_client::Channel::Tonic(transport), Some(options)).await?;
-        Ok(Connection { client, credentials, tokens: AtomicU64::new(0), fetching: tokio::sync::Mutex::new(()) })
+        // Without credentials, which would make it sign in here, etcd-client does nothing that is to be waited for.
+        let made = Client::from_channel(etcd_client::Channel::Tonic(channel), Some(options)).now_or_never();
+        let client = made.unwrap_or(Err(etcd_client::Error::EndpointsNotManaged))?;
+        let signing_in = common.account.clone().map(|account| {
+            Arc::new(SigningIn {
+                client: client.clone(),
+                account,
+                home: common.dialing.home.clone(),
+                within: common.sign_in_within,
+                tokens: AtomicU64::new(0),
+                under_way: Flight::default(),
+            })
+        });
+        Ok(Connection { client, identity: Arc::clone(&common.identity), identified: AtomicBool::new(false), signing_in })
+    }
+
+    /// Asks for one answer, which must be of the cluster. What writes is sent to nobody of whom that is not known.
+    pub(crate) async fn ask<T, F>(&self, effect: Effect, call: impl Fn(&Client) -> F) -> Result<T, Fault>
+    where
+        T: Answer,
+        F: Future<Output = Result<T, Fault>>,
+    {
+        if effect != Effect::Read {
+            self.identify().await?;
+        }
+        let answer = self.ask_anybody(call).await?;
+        self.recognise(answer.header())?;
+        Ok(answer)
+    }
+
+    /// Asks for one answer, whoever gives it.
+    pub(crate) async fn ask_anybody<T, F>(&self, call: impl Fn(&Client) -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        self.run(call).await.map_err(|fault| self.judge(fault))
+    }
+
+    /// Makes sure that the other end belongs to the cluster.
+    pub(crate) async fn identify(&self) -> Result<(), Fault> {
+        if self.is_identified() {
+            return Ok(());
+        }
+        // Boxed: it is rare.
+        match Box::pin(self.ask_anybody(nothing)).await {
+            Ok(answer) => self.recognise(answer.header()),
+            // Nothing of what is to be sent was.
+            Err(fault) => Err(Fault { outcome: Outcome::NotApplied, ..fault }),
+        }
+    }
+
+    /// Whether the other end has said that it belongs to the cluster.
+    pub(crate) fn is_identified(&self) -> bool {
+        self.identified.load(Ordering::Acquire)
+    }
+
+    /// Takes note of who has answered.
+    pub(crate) fn recognise(&self, header: Option<&PbResponseHeader>) -> Result<(), Fault> {
+        self.identity.check(header)?;
+        self.identified.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// What is said by somebody who does not speak as etcd does, and has not shown to be one, speaks against him.
+    fn judge(&self, fault: Fault) -> Fault {
+        let is_known = fault.accuses || fault.of_etcd || fault.over || self.is_identified();
+        if is_known || fault.kind == ErrorKind::Closed {
+            return fault;
+        }
+        Fault::unavailable(format!("it answers as no etcd does: {}", fault.message))
     }
 
     /// Makes one call; once more with a new token if the old one was the fault, which such a fault says was not applied.
@@ -69,63 +152,72 @@ impl Connection {
         F: Future<Output = Result<T, Fault>>,
     {
         // Boxed: a request of tonic's takes several KiB, which everything that awaits it would take as well.
-        if self.credentials.is_none() {
-            return Box::pin(call(&self.client)).await;
-        }
-        let token = Box::pin(self.sign_in(0)).await?;
+        let Some(signing_in) = &self.signing_in else { return Box::pin(call(&self.client)).await };
+        let token = Box::pin(signing_in.newer_than(0)).await?;
         match Box::pin(call(&self.client)).await {
             Err(fault) if fault.stale_token => {
-                tracing::debug!(fault = %fault.message, "the token is refused; signing in again");
-                Box::pin(self.sign_in(token)).await?;
+                let why = fault.message;
+                coord_home::event!(DEBUG, %why, "the token is refused; signing in again");
+                Box::pin(signing_in.newer_than(token)).await?;
                 Box::pin(call(&self.client)).await
             }
             answer => answer,
         }
     }
+}
 
-    /// Fetches a token unless there is one that is newer than the one of number `refused`. Returns its number.
-    async fn sign_in(&self, refused: u64) -> Result<u64, Fault> {
-        let token = self.tokens.load(Ordering::Acquire);
-        if token > refused {
-            return Ok(token);
-        }
-        let _turn = self.fetching.lock().await;
-        let token = self.tokens.load(Ordering::Acquire);
-        if token > refused {
-            return Ok(token);
-        }
-        if let Some(credentials) = &self.credentials {
-            match self.client.clone().update_user(Some(credentials.exposed())).await.map_err(Fault::from) {
-                Ok(()) => {}
-                // A cluster whose authentication is switched off takes everyone, and is not to fail those who could sign in.
-                Err(fault) if fault.message.contains("authentication is not enabled") => {
-                    tracing::warn!("etcd does not authenticate anybody; the credentials are not used");
-                }
-                // Signing in is a write of etcd's, but not of the caller's.
-                Err(fault) => return Err(Fault { outcome: Outcome::NotApplied, stale_token: false, ..fault }),
-            }
-        }
-        self.tokens.store(token + 1, Ordering::Release);
-        Ok(token + 1)
-    }
+/// A transaction that does nothing: what anybody is answered who may do anything, also where there is no majority.
+pub(crate) fn nothing(client: &Client) -> impl Future<Output = Result<PbTxnResponse, Fault>> + use<> {
+    let mut kv = client.kv_client();
+    async move { Ok(kv.txn(etcd_client::Txn::new()).await?.0) }
 }
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("tokens", &self.tokens).finish_non_exhaustive()
+        f.debug_struct("Connection").field("identified", &self.identified).finish_non_exhaustive()
     }
 }
 
-/// What a call outside of a tokio runtime is told, where tokio itself would panic.
-pub(crate) fn require_runtime() -> Result<(), Fault> {
-    // Who is a task has a runtime, and a handle is shared by all threads.
-    if tokio::task::try_id().is_some() {
-        return Ok(());
+/// The sign-ins on one connection, one at a time for all who need a token.
+struct SigningIn {
+    client: Client,
+    account: Arc<Account>,
+    home: Home,
+    /// How long one may take.
+    within: Duration,
+    /// How many tokens were fetched. Zero: nobody signed in yet.
+    tokens: AtomicU64,
+    under_way: Flight<u64>,
+}
+
+impl SigningIn {
+    /// The number of a token that is newer than the one of number `refused`.
+    async fn newer_than(self: &Arc<Self>, refused: u64) -> Result<u64, Fault> {
+        let fetched = || Some(self.tokens.load(Ordering::Acquire)).filter(|token| *token > refused);
+        let fetch = || {
+            let this = Arc::clone(self);
+            async move {
+                let signed_in = this.home.timeout(this.within, this.sign_in()).await;
+                signed_in.unwrap_or_else(|_| Err(Fault { outcome: Outcome::NotApplied, ..Fault::silent() }))?;
+                Ok(this.tokens.fetch_add(1, Ordering::AcqRel) + 1)
+            }
+        };
+        self.under_way.join(&self.home, fetched, fetch).await
     }
-    match tokio::runtime::Handle::try_current() {
-        Ok(_) => Ok(()),
-        Err(_) => {
-            Err(Fault { kind: ErrorKind::Internal, outcome: Outcome::NotApplied, ..Fault::nonsense("called outside of a tokio runtime") })
-        }
+
+    async fn sign_in(&self) -> Result<(), Fault> {
+        let (user, password) = self.account.exposed(&self.home).await?;
+        let signed_in = match self.client.clone().update_user(Some((user, password.clone()))).await.map_err(Fault::from) {
+            // A cluster whose authentication is switched off takes everyone, and is not to fail those who could sign in.
+            Err(fault) if fault.message.contains("authentication is not enabled") => {
+                coord_home::event!(WARN, "etcd does not authenticate anybody; the credentials are not used");
+                Ok(())
+            }
+            // Signing in is a write of etcd's, but not of the caller's.
+            Err(fault) => Err(Fault { outcome: Outcome::NotApplied, stale_token: false, ..fault }),
+            Ok(()) => Ok(()),
+        };
+        self.account.learn(&password, &signed_in, self.home.now());
+        signed_in
     }
 }

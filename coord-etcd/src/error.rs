@@ -7,7 +7,10 @@ use std::error::Error as StdError;
 
 use coord_api::Outcome::{self, NotApplied, Unknown};
 use coord_api::{Error, ErrorKind, Revision};
-use tonic::{Code, ConnectError, Status};
+use coord_home::HomeError;
+use tonic::{Code, Status};
+
+use crate::dial::NotConnected;
 
 /// How a request acts on the store, and so what its failure may mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +36,27 @@ pub(crate) struct Fault {
     pub(crate) accuses: bool,
     /// Whether a new token may help.
     pub(crate) stale_token: bool,
+    /// Whether it is said as etcd says it, and not just any server.
+    pub(crate) of_etcd: bool,
+    /// Whether the connection had ended before the request was sent, so that it is to be sent over another one.
+    pub(crate) over: bool,
+    /// The cluster that the member belongs to, where it is another one.
+    pub(crate) foreign: Option<u64>,
 }
 
 impl Fault {
     fn new(kind: ErrorKind, outcome: Outcome, message: impl Into<Cow<'static, str>>) -> Self {
-        Fault { kind, outcome, message: message.into(), oldest: None, accuses: false, stale_token: false }
+        Fault {
+            kind,
+            outcome,
+            message: message.into(),
+            oldest: None,
+            accuses: false,
+            stale_token: false,
+            of_etcd: false,
+            over: false,
+            foreign: None,
+        }
     }
 
     /// The member does not keep up its end, in a way that leaves open what became of a write.
@@ -63,6 +82,15 @@ impl Fault {
     /// History is gone.
     pub(crate) fn compacted(oldest: Option<Revision>) -> Self {
         Fault { oldest, ..Fault::new(ErrorKind::Compacted, NotApplied, "the history asked for is gone") }
+    }
+
+    /// The home is none: the runtime that was given for it has ended, there is none, or the process was forked.
+    pub(crate) fn homeless(error: &HomeError) -> Self {
+        match error {
+            HomeError::Forked => Fault { outcome: NotApplied, ..Fault::closed() },
+            HomeError::NoThread(_) | HomeError::Ended => Fault::new(ErrorKind::Unavailable, NotApplied, error.to_string()),
+            _ => Fault::new(ErrorKind::Internal, NotApplied, error.to_string()),
+        }
     }
 
     /// An answer that no etcd gives.
@@ -111,7 +139,12 @@ struct Row {
 
 impl Row {
     fn fault(&self, message: &str) -> Fault {
-        Fault { accuses: self.accuses, stale_token: self.stale_token, ..Fault::new(self.kind, self.outcome, message.to_owned()) }
+        Fault {
+            accuses: self.accuses,
+            stale_token: self.stale_token,
+            of_etcd: !self.text.is_empty() || message.contains("etcdserver"),
+            ..Fault::new(self.kind, self.outcome, message.to_owned())
+        }
     }
 }
 
@@ -140,6 +173,10 @@ const TABLE: &[Row] = &[
     stale(row(C::Unauthenticated, "invalid auth token", K::Unauthenticated, NotApplied)),
     stale(row(C::Unauthenticated, "", K::Unauthenticated, NotApplied)),
     row(C::FailedPrecondition, "authentication is not enabled", K::Unauthenticated, NotApplied),
+    // A user, or a role, that was removed.
+    row(C::FailedPrecondition, "user name not found", K::Unauthenticated, NotApplied),
+    row(C::FailedPrecondition, "role name not found", K::PermissionDenied, NotApplied),
+    row(C::FailedPrecondition, "role is not granted", K::PermissionDenied, NotApplied),
     row(C::PermissionDenied, "permission denied", K::PermissionDenied, NotApplied),
     row(C::PermissionDenied, "", K::PermissionDenied, NotApplied),
     // What is asked.
@@ -169,6 +206,12 @@ const TABLE: &[Row] = &[
     accusing(row(C::Aborted, "", K::Unavailable, Unknown)),
     accusing(row(C::Unknown, "context canceled", K::Unavailable, Unknown)),
     accusing(row(C::Unknown, "stopped", K::Unavailable, Unknown)),
+    // Or it is no etcd: it knows no such request,
+    accusing(row(C::Unimplemented, "", K::Unavailable, NotApplied)),
+    // or answers in another language.
+    accusing(row(C::Internal, "protocol error", K::Unavailable, Unknown)),
+    accusing(row(C::Internal, "failed to decode", K::Unavailable, Unknown)),
+    accusing(row(C::Internal, "Missing response message", K::Unavailable, Unknown)),
 ];
 
 impl From<etcd_client::Error> for Fault {
@@ -186,10 +229,19 @@ impl From<etcd_client::Error> for Fault {
     }
 }
 
+/// What tonic says of an answer over HTTP that is none over gRPC.
+const NO_GRPC: &str = "grpc-status header missing, mapped from HTTP status code ";
+
 fn judge(status: &Status) -> Fault {
     // What never came from a server has a cause on this side, and the code says little.
     if let Some(cause) = status.source() {
         return transport(cause);
+    }
+    if let Some(code) = status.message().strip_prefix(NO_GRPC) {
+        // What refuses a request does not pass it on; what fails may have.
+        let refused = code.starts_with('4') && !matches!(code, "408" | "429");
+        let outcome = if refused { NotApplied } else { Unknown };
+        return Fault { outcome, ..Fault::unavailable(format!("a server of another kind answered, with HTTP status {code}")) };
     }
     match TABLE.iter().find(|row| row.code == status.code() && status.message().contains(row.text)) {
         Some(row) => row.fault(status.message()),
@@ -200,14 +252,17 @@ fn judge(status: &Status) -> Fault {
 /// A failure of the connection. A request whose connection was never made was not sent.
 fn transport(error: &(dyn StdError + 'static)) -> Fault {
     let mut innermost = error;
-    let mut unsent = error.is::<ConnectError>();
+    let mut unsent = error.downcast_ref::<NotConnected>();
     while let Some(cause) = innermost.source() {
         innermost = cause;
-        unsent |= innermost.is::<ConnectError>();
+        unsent = unsent.or(innermost.downcast_ref::<NotConnected>());
     }
-    let outcome = if unsent { NotApplied } else { Unknown };
-    let what = if unsent { "no connection to etcd" } else { "the connection to etcd failed" };
-    Fault { outcome, ..Fault::unavailable(format!("{what}: {innermost}")) }
+    let fault = |what: &str| Fault::unavailable(format!("{what}: {innermost}"));
+    match unsent {
+        Some(NotConnected::Over) => Fault { outcome: NotApplied, accuses: false, over: true, ..fault("no connection to etcd") },
+        Some(NotConnected::Failed(_)) => Fault { outcome: NotApplied, ..fault("no connection to etcd") },
+        None => fault("the connection to etcd failed"),
+    }
 }
 
 #[cfg(test)]
@@ -233,10 +288,29 @@ mod tests {
             (C::InvalidArgument, "etcdserver: duplicate key given in txn request", K::InvalidArgument, NotApplied),
             (C::Unknown, "raft proposal dropped", K::Unavailable, NotApplied),
             (C::DataLoss, "etcdserver: corrupt cluster", K::Internal, Unknown),
+            (C::FailedPrecondition, "etcdserver: user name not found", K::Unauthenticated, NotApplied),
+            (C::FailedPrecondition, "etcdserver: role name not found", K::PermissionDenied, NotApplied),
         ];
         for (code, message, kind, outcome) in cases {
             let fault = fault(code, message);
             assert_eq!((fault.kind, fault.outcome), (kind, outcome), "{code:?} {message}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_no_etcd_is_left_alone() {
+        let cases = [
+            (C::Unimplemented, "", NotApplied),
+            (C::Unimplemented, "grpc-status header missing, mapped from HTTP status code 404", NotApplied),
+            (C::Unauthenticated, "grpc-status header missing, mapped from HTTP status code 401", NotApplied),
+            (C::PermissionDenied, "grpc-status header missing, mapped from HTTP status code 403", NotApplied),
+            (C::Unavailable, "grpc-status header missing, mapped from HTTP status code 429", Unknown),
+            (C::Unavailable, "grpc-status header missing, mapped from HTTP status code 502", Unknown),
+            (C::Internal, "protocol error: received message with invalid compression flag: 60 (valid flags are 0 and 1)", Unknown),
+        ];
+        for (code, message, outcome) in cases {
+            let fault = fault(code, message);
+            assert_eq!((fault.kind, fault.outcome, fault.accuses), (K::Unavailable, outcome, true), "{code:?} {message}");
         }
     }
 

@@ -5,7 +5,6 @@ use coord_api::store::{Compare, Entry, Op, OpReply, Order, Range, RangeReply, Sp
 use coord_api::{ErrorKind, LeaseId, Result, Revision, Value};
 use etcd_client::proto::{PbKeyValue, PbRangeResponse, PbResponseHeader, PbTxnOpResponse, PbTxnResponse};
 use etcd_client::{CompareOp, DeleteOptions, GetOptions, PutOptions, SortOrder, SortTarget, TxnOp};
-use tokio::time::timeout_at;
 
 use crate::connection::LARGEST_ANSWER;
 use crate::error::{Effect, Fault};
@@ -37,7 +36,7 @@ pub(crate) async fn range(members: &Members, range: &Range) -> Result<RangeReply
         return Ok(first);
     }
     // Boxed: it is rare, and every read would be as large as it otherwise.
-    let whole = Box::pin(timeout_at(deadline, whole(members, range, first)));
+    let whole = Box::pin(members.home().timeout_at(deadline, whole(members, range, first)));
     whole.await.unwrap_or_else(|_| Err(Fault::silent().into_error(RANGE, Effect::Read)))
 }
 
@@ -86,15 +85,12 @@ fn limit_of_page(range: &Range, before: &[Entry]) -> Option<usize> {
 fn page(members: &Members, range: &Range, left: Option<usize>, page: Option<usize>) -> impl Future<Output = Result<RangeReply>> {
     let limit = [left, page].into_iter().flatten().min();
     members.call(RANGE, Effect::Read, move |asked| async move {
-        asked
-            .link
-            .main
-            .run(|client| {
-                let mut kv = client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
-                let (start, options) = get(range, limit);
-                async move { found(kv.get(start, Some(options)).await?.0) }
-            })
-            .await
+        let answer = asked.link.main.ask(Effect::Read, |client| {
+            let mut kv = client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
+            let (start, options) = get(range, limit);
+            async move { Ok(kv.get(start, Some(options)).await?.0) }
+        });
+        found(answer.await?)
     })
 }
 
@@ -108,31 +104,29 @@ pub(crate) async fn txn(members: &Members, txn: &Txn) -> Result<TxnReply> {
             if txn.then.is_empty() && txn.otherwise.is_empty() {
                 Box::pin(barrier(&asked.link.main)).await?;
             }
-            asked
-                .link
-                .main
-                .run(|client| {
-                    let mut kv = client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
-                    async move {
-                        // What only puts one key is asked for as such: etcd answers it sooner than a transaction.
-                        if let ([], [Op::Put { key, value, lease }], []) = (&*txn.compares, &*txn.then, &*txn.otherwise) {
-                            let response = kv.put(key.clone(), value.as_bytes(), Some(put(*lease))).await?.0;
-                            let revision = head(response.header.as_ref())?;
-                            return Ok(TxnReply { succeeded: true, revision, replies: vec![OpReply::Put] });
-                        }
-                        answer(txn, kv.txn(request(txn)).await?.0)
-                    }
-                })
-                .await
+            // What only puts one key is asked for as such: etcd answers it sooner than a transaction.
+            if let ([], [Op::Put { key, value, lease }], []) = (&*txn.compares, &*txn.then, &*txn.otherwise) {
+                let response = asked.link.main.ask(effect, |client| {
+                    let mut kv = client.kv_client();
+                    async move { Ok(kv.put(key.clone(), value.as_bytes(), Some(put(*lease))).await?.0) }
+                });
+                let revision = head(response.await?.header.as_ref())?;
+                return Ok(TxnReply { succeeded: true, revision, replies: vec![OpReply::Put] });
+            }
+            let response = asked.link.main.ask(effect, |client| {
+                let mut kv = client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
+                async move { Ok(kv.txn(request(txn)).await?.0) }
+            });
+            answer(txn, response.await?)
         })
         .await
 }
 
 /// Proves that the member that is asked knows everything that was acknowledged to anyone before.
 pub(crate) async fn barrier(connection: &crate::connection::Connection) -> Result<(), Fault> {
-    let read = connection.run(|client| {
+    let read = connection.ask(Effect::Read, |client| {
         let mut kv = client.kv_client();
-        async move { kv.get(ZERO, Some(GetOptions::new().with_keys_only())).await.map_err(Fault::from) }
+        async move { Ok(kv.get(ZERO, Some(GetOptions::new().with_keys_only())).await?.0) }
     });
     match read.await {
         Ok(_) => Ok(()),

@@ -45,20 +45,15 @@ pub(crate) async fn grant(members: &Members, granted: &Granted, ttl: Duration) -
     let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
     let lease = members
         .call("store.grant_lease", Effect::Write, |asked| async move {
-            asked
-                .link
-                .main
-                .run(|client| {
-                    let mut leases = client.lease_client();
-                    async move {
-                        let lease = leases.grant(seconds, None).await?;
-                        if lease.id() == 0 || lease.ttl() < seconds {
-                            return Err(Fault::nonsense("etcd granted no lease, or a shorter one"));
-                        }
-                        Ok(Lease { id: lease_id(lease.id()), ttl: Duration::from_secs(lease.ttl().unsigned_abs()) })
-                    }
-                })
-                .await
+            let granted = asked.link.main.ask(Effect::Write, |client| {
+                let mut leases = client.lease_client();
+                async move { Ok(leases.grant(seconds, None).await?.0) }
+            });
+            let granted = granted.await?;
+            if granted.id == 0 || granted.ttl < seconds {
+                return Err(Fault::nonsense("etcd granted no lease, or a shorter one"));
+            }
+            Ok(Lease { id: lease_id(granted.id), ttl: Duration::from_secs(granted.ttl.unsigned_abs()) })
         })
         .await?;
     granted.remember(lease.id, lease.ttl);
@@ -98,6 +93,8 @@ pub(crate) async fn keep_alive(members: &Members, granted: &Granted, id: LeaseId
 /// Whether the lease was there to be renewed.
 async fn renew(asked: &Asked, id: LeaseId) -> Result<bool, Fault> {
     let number = lease_number(id);
+    // etcd-client keeps it to itself which cluster has answered: it is found out before.
+    asked.link.leases.identify().await?;
     asked
         .link
         .leases
@@ -127,29 +124,23 @@ async fn look_up(members: &Members, operation: &'static str, id: LeaseId) -> Res
         .call(operation, Effect::Read, |asked| async move {
             // The look-up itself is answered by whoever believes to lead.
             barrier(&asked.link.main).await?;
-            asked
-                .link
-                .main
-                .run(|client| {
-                    let mut leases = client.lease_client();
-                    async move {
-                        let options = LeaseTimeToLiveOptions::new().with_keys();
-                        let found = match leases.time_to_live(number, Some(options)).await.map_err(Fault::from) {
-                            Ok(found) => found.0,
-                            Err(fault) if fault.kind == coord_api::ErrorKind::LeaseLost => return Ok(None),
-                            Err(fault) => return Err(fault),
-                        };
-                        // One that has expired and is not yet revoked has less than no time left, but was granted some.
-                        if found.granted_ttl <= 0 {
-                            return Ok(None);
-                        }
-                        let mut keys: Vec<bytes::Bytes> = found.keys.into_iter().map(Into::into).collect();
-                        keys.sort_unstable();
-                        let remaining = Duration::from_secs(found.ttl.try_into().unwrap_or(0));
-                        Ok(Some((Duration::from_secs(found.granted_ttl.unsigned_abs()), LeaseInfo { remaining, keys })))
-                    }
-                })
-                .await
+            let found = asked.link.main.ask(Effect::Read, |client| {
+                let mut leases = client.lease_client();
+                async move { Ok(leases.time_to_live(number, Some(LeaseTimeToLiveOptions::new().with_keys())).await?.0) }
+            });
+            let found = match found.await {
+                Ok(found) => found,
+                Err(fault) if fault.kind == coord_api::ErrorKind::LeaseLost => return Ok(None),
+                Err(fault) => return Err(fault),
+            };
+            // One that has expired and is not yet revoked has less than no time left, but was granted some.
+            if found.granted_ttl <= 0 {
+                return Ok(None);
+            }
+            let mut keys: Vec<bytes::Bytes> = found.keys.into_iter().map(Into::into).collect();
+            keys.sort_unstable();
+            let remaining = Duration::from_secs(found.ttl.try_into().unwrap_or(0));
+            Ok(Some((Duration::from_secs(found.granted_ttl.unsigned_abs()), LeaseInfo { remaining, keys })))
         })
         .await
 }
@@ -158,14 +149,11 @@ async fn look_up(members: &Members, operation: &'static str, id: LeaseId) -> Res
 pub(crate) async fn revoke(members: &Members, granted: &Granted, id: LeaseId) -> Result<()> {
     let revoked = members
         .call("store.revoke_lease", Effect::Idempotent, |asked| async move {
-            asked
-                .link
-                .main
-                .run(|client| {
-                    let mut leases = client.lease_client();
-                    async move { leases.revoke(lease_number(id)).await.map(drop).map_err(Fault::from) }
-                })
-                .await
+            let revoked = asked.link.main.ask(Effect::Idempotent, |client| {
+                let mut leases = client.lease_client();
+                async move { Ok(leases.revoke(lease_number(id)).await?.0) }
+            });
+            revoked.await.map(drop)
         })
         .await;
     match revoked {

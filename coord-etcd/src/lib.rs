@@ -1,18 +1,29 @@
 #![doc = include_str!("../README.md")]
 
 mod connection;
+mod credentials;
+mod dial;
 mod error;
+mod flight;
 mod health;
+mod identity;
 mod kv;
 mod lease;
 mod members;
 mod options;
 mod pace;
 mod provider;
+mod resolver;
 mod status;
 mod store;
+mod survey;
+mod tls;
 mod watch;
 
-pub use options::{Credentials, EtcdOptions, Tls};
+pub use coord_recipes::Home;
+pub use credentials::Credentials;
+pub use options::{Discovery, EtcdOptions};
 pub use provider::EtcdProvider;
+pub use resolver::Resolver;
 pub use store::EtcdStore;
+pub use tls::Tls;

@@ -1,13 +1,20 @@
 //! What a connection needs to know, checked before any I/O.
 
+use std::net::Ipv6Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coord_api::{Error, Result};
+use coord_recipes::Home;
 use coord_recipes::layers::RetryPolicy;
-use secrecy::{ExposeSecret, SecretString};
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity, Uri};
+use http::Uri;
 
-const OPERATION: &str = "etcd.options";
+use crate::credentials::{Account, Credentials};
+use crate::dial::Target;
+use crate::resolver::Resolver;
+use crate::tls::{Encryption, Tls};
+
+pub(crate) const OPERATION: &str = "etcd.options";
 
 /// The port that etcd listens on where nobody says otherwise.
 const DEFAULT_PORT: u16 = 2379;
@@ -38,7 +45,8 @@ const SHORTEST_KEEPALIVE: Duration = Duration::from_secs(5);
 pub struct EtcdOptions {
     /// The members of the cluster: `host:port`, or with `http://` or `https://` before it. Default `localhost:2379`.
     ///
-    /// Name all of them: each is connected to by itself, and where one fails another one is used until it answers again.
+    /// Name all of them: each is connected to by itself, and where one fails another one is used until it answers again. Where a name has several addresses, each of them is a
+    /// member; it is looked up again by and by.
     pub endpoints: Vec<String>,
     /// The directory that everything is kept in, for example `shop` or `team/shop` (R5). Default none.
     pub namespace: Option<String>,
@@ -58,6 +66,16 @@ pub struct EtcdOptions {
     ///
     /// An attempt that gets no answer makes the next one go to another member, so that the attempt's timeout says how long a dead member can be noticed.
     pub retry: RetryPolicy,
+    /// Where connections, watches and timers live, with all else that goes on in the background. Default a thread of the client's own: then none of it dies or starves
+    /// with a runtime of the program's. A runtime that is given with [`Home::runtime`] is to be kept running; [`Home::callers`] is that of whoever calls, for tests.
+    pub home: Option<Home>,
+    /// Which cluster is expected: its id in hexadecimal, as etcd writes it into its log and [`StoreStatus`](coord_api::store::StoreStatus) has it. A member of another one is not used. Default
+    /// the one that most endpoints belong to when the client first asks.
+    pub cluster_id: Option<String>,
+    /// Whether members are used that no endpoint names. Default [`Discovery::Agreeing`].
+    pub discovery: Discovery,
+    /// Who finds the addresses of the endpoints' names. Default the system.
+    pub resolver: Resolver,
 }
 
 impl Default for EtcdOptions {
@@ -72,6 +90,10 @@ impl Default for EtcdOptions {
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
             retry: RetryPolicy::default().with_attempt_timeout(Duration::from_secs(2)).with_total_timeout(Duration::from_secs(10)),
+            home: None,
+            cluster_id: None,
+            discovery: Discovery::default(),
+            resolver: Resolver::default(),
         }
     }
 }
@@ -132,22 +154,47 @@ impl EtcdOptions {
         self
     }
 
-    /// Checks everything, without any I/O.
+    /// Sets where background work lives: see [`home`](Self::home).
+    #[must_use]
+    pub fn with_home(mut self, home: Home) -> Self {
+        self.home = Some(home);
+        self
+    }
+
+    /// Sets which cluster is expected: see [`cluster_id`](Self::cluster_id).
+    #[must_use]
+    pub fn with_cluster_id(mut self, id: impl Into<String>) -> Self {
+        self.cluster_id = Some(id.into());
+        self
+    }
+
+    /// Sets whether members are used that only the cluster names.
+    #[must_use]
+    pub fn with_discovery(mut self, discovery: Discovery) -> Self {
+        self.discovery = discovery;
+        self
+    }
+
+    /// Sets who finds the addresses of the endpoints' names.
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Resolver) -> Self {
+        self.resolver = resolver;
+        self
+    }
+
+    /// Checks everything. Reads the files that are named, and asks the functions that return certificates and passwords; without any other I/O.
     ///
     /// # Errors
     ///
-    /// `InvalidArgument`, which says what is wrong and repeats no secret.
+    /// `InvalidArgument`, which says what is wrong and repeats no secret; or what such a function says.
     pub fn validate(&self) -> Result<()> {
-        self.endpoints().map(drop)
+        self.check().map(drop)
     }
 
-    /// The endpoints, ready to connect to, each with its name. Checks everything on the way.
-    pub(crate) fn endpoints(&self) -> Result<Vec<(String, Endpoint)>> {
+    /// Checks everything, and reads what is to be read.
+    pub(crate) fn check(&self) -> Result<Checked> {
         if let Some(namespace) = &self.namespace {
             coord_api::key::check(OPERATION, namespace)?;
-        }
-        if let Some(credentials) = &self.credentials {
-            credentials.validate()?;
         }
         if self.connect_timeout.is_zero() || self.keepalive_timeout.is_zero() {
             return refuse("a timeout of zero");
@@ -165,136 +212,82 @@ impl EtcdOptions {
         if self.endpoints.is_empty() {
             return refuse("no endpoint");
         }
-        let tls = self.tls.as_ref().map(Tls::config).transpose()?;
-        let mut endpoints: Vec<(String, Endpoint)> = Vec::new();
+        let mut targets: Vec<Target> = Vec::new();
         for endpoint in &self.endpoints {
-            let (name, endpoint) = self.endpoint(endpoint, tls.clone())?;
-            if !endpoints.iter().any(|(known, _)| *known == name) {
-                endpoints.push((name, endpoint));
+            let target = target(endpoint, self.tls.is_some())?;
+            if !targets.iter().any(|known| known.authority() == target.authority()) {
+                targets.push(target);
             }
         }
-        Ok(endpoints)
-    }
-
-    fn endpoint(&self, text: &str, tls: Option<ClientTlsConfig>) -> Result<(String, Endpoint)> {
-        // Not repeated in the error: somebody may have written a password into it.
-        const FAULT: &str = "an endpoint that is no `host:port`, `http://host:port` or `https://host:port`";
-        let (encrypted, rest) = match text.split_once("://") {
-            Some(("http", rest)) => (false, rest),
-            Some(("https", rest)) => (true, rest),
-            Some(_) => return refuse(FAULT),
-            None => (tls.is_some(), text),
-        };
-        if tls.is_some() && !encrypted {
-            return refuse("an `http://` endpoint although TLS is asked for");
-        }
-        let authority = rest.strip_suffix('/').unwrap_or(rest);
-        let scheme = if encrypted { "https" } else { "http" };
-        let Ok(uri) = format!("{scheme}://{authority}").parse::<Uri>() else { return refuse(FAULT) };
-        let (Some(host), Some(port)) = (uri.host(), uri.port_u16()) else { return refuse(FAULT) };
-        if host.is_empty() || port == 0 || authority.contains(['@', '/', '?', '#']) {
-            return refuse(FAULT);
-        }
-        let endpoint = Endpoint::from(uri)
-            .connect_timeout(self.connect_timeout)
-            .http2_keep_alive_interval(self.keepalive_interval)
-            .keep_alive_timeout(self.keepalive_timeout)
-            // etcd takes pings without anything under way for an attack.
-            .keep_alive_while_idle(false)
-            .tcp_nodelay(true);
-        let endpoint = match (encrypted, tls) {
-            (false, _) => Ok(endpoint),
-            (true, Some(tls)) => endpoint.tls_config(tls),
-            (true, None) => endpoint.tls_config(ClientTlsConfig::new().with_native_roots()),
-        };
-        let Ok(endpoint) = endpoint else { return refuse("certificates or a private key that TLS cannot use") };
-        Ok((authority.to_owned(), endpoint))
-    }
-}
-
-/// A user of etcd, and the password.
-#[derive(Clone, Debug)]
-pub struct Credentials {
-    user: String,
-    password: SecretString,
-}
-
-impl Credentials {
-    /// A user and the password.
-    pub fn new(user: impl Into<String>, password: impl Into<SecretString>) -> Self {
-        Credentials { user: user.into(), password: password.into() }
-    }
-
-    fn validate(&self) -> Result<()> {
-        if self.user.is_empty() || self.password.expose_secret().is_empty() {
-            return refuse("credentials without a user or without a password");
-        }
-        Ok(())
-    }
-
-    /// As etcd-client takes them. Its own options are never shown: their `Debug` has the password in it.
-    pub(crate) fn exposed(&self) -> (String, String) {
-        (self.user.clone(), self.password.expose_secret().to_owned())
-    }
-}
-
-/// How to encrypt, and whom to trust. All in PEM.
-#[derive(Clone, Debug, Default)]
-pub struct Tls {
-    authorities: Option<String>,
-    identity: Option<(String, SecretString)>,
-    server_name: Option<String>,
-}
-
-impl Tls {
-    /// Encrypts and trusts the authorities that the system trusts.
-    pub fn new() -> Self {
-        Tls::default()
-    }
-
-    /// Trusts these authorities, and no others.
-    #[must_use]
-    pub fn with_authorities(mut self, certificates: impl Into<String>) -> Self {
-        self.authorities = Some(certificates.into());
-        self
-    }
-
-    /// Shows who the client is: its certificates, and the private key.
-    #[must_use]
-    pub fn with_identity(mut self, certificates: impl Into<String>, private_key: impl Into<SecretString>) -> Self {
-        self.identity = Some((certificates.into(), private_key.into()));
-        self
-    }
-
-    /// The name that the servers' certificates must carry, where it is not the endpoint's own.
-    #[must_use]
-    pub fn with_server_name(mut self, name: impl Into<String>) -> Self {
-        self.server_name = Some(name.into());
-        self
-    }
-
-    fn config(&self) -> Result<ClientTlsConfig> {
-        const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
-        const PRIVATE_KEY: &str = "PRIVATE KEY-----";
-        let mut config = match &self.authorities {
-            Some(pem) if !pem.contains(CERTIFICATE) => return refuse("authorities that are no certificates in PEM"),
-            Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
-            None => ClientTlsConfig::new().with_native_roots(),
-        };
-        if let Some((certificates, key)) = &self.identity {
-            if !certificates.contains(CERTIFICATE) || !key.expose_secret().contains(PRIVATE_KEY) {
-                return refuse("an identity that is no certificate and no private key in PEM");
+        let encrypts = self.tls.is_some() || targets.iter().any(|target| target.encrypted);
+        let encryption = if encrypts { Some(Arc::new(Encryption::new(self.tls.clone().unwrap_or_default())?)) } else { None };
+        if let Some(encryption) = &encryption {
+            for target in targets.iter().filter(|target| target.encrypted) {
+                encryption.server_name(&target.host)?;
             }
-            config = config.identity(Identity::from_pem(certificates, key.expose_secret()));
         }
-        if let Some(name) = &self.server_name {
-            config = config.domain_name(name);
-        }
-        Ok(config)
+        let cluster = match self.cluster_id.as_deref().map(|id| u64::from_str_radix(id.trim_start_matches("0x"), 16)) {
+            Some(Ok(0) | Err(_)) => return refuse("a cluster id that is no hexadecimal number, as etcd writes it into its log"),
+            Some(Ok(id)) => Some(id),
+            None => None,
+        };
+        let account = self.credentials.clone().map(Account::new).transpose()?.map(Arc::new);
+        Ok(Checked { targets, encryption, account, cluster, attempt_timeout: attempt, total_timeout: total })
     }
 }
 
-fn refuse<T>(message: &'static str) -> Result<T> {
+/// What the options come to.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub(crate) targets: Vec<Target>,
+    pub(crate) encryption: Option<Arc<Encryption>>,
+    pub(crate) account: Option<Arc<Account>>,
+    pub(crate) cluster: Option<u64>,
+    pub(crate) attempt_timeout: Duration,
+    pub(crate) total_timeout: Duration,
+}
+
+/// Where an endpoint is.
+pub(crate) fn target(text: &str, encrypts: bool) -> Result<Target> {
+    // Not repeated in the error: somebody may have written a password into it.
+    const FAULT: &str = "an endpoint that is no `host:port`, `http://host:port` or `https://host:port`";
+    let (encrypted, rest) = match text.split_once("://") {
+        Some(("http", rest)) => (false, rest),
+        Some(("https", rest)) => (true, rest),
+        Some(_) => return refuse(FAULT),
+        None => (encrypts, text),
+    };
+    if encrypts && !encrypted {
+        return refuse("an `http://` endpoint although TLS is asked for");
+    }
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let Ok(uri) = format!("http://{authority}").parse::<Uri>() else { return refuse(FAULT) };
+    let (Some(host), Some(port)) = (uri.host(), uri.port_u16()) else { return refuse(FAULT) };
+    if host.is_empty() || port == 0 || authority.contains(['@', '/', '?', '#']) {
+        return refuse(FAULT);
+    }
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    if bare.is_some_and(|host| host.parse::<Ipv6Addr>().is_err()) {
+        return refuse(FAULT);
+    }
+    Ok(Target { host: bare.unwrap_or(host).to_owned(), port, address: None, encrypted })
+}
+
+/// Whether members of the cluster are used that no endpoint names. The cluster is asked for them by and by, so that one whose members were all replaced over time is still reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Discovery {
+    /// No: the endpoints are all that there is.
+    Off,
+    /// Where the endpoints that answer are among the addresses under which the cluster says that its members are reached (`--advertise-client-urls`), so that it can be believed as to
+    /// the others. Behind a proxy, a load balancer or a tunnel they are not.
+    #[default]
+    Agreeing,
+    /// Always. Addresses that cannot be reached from here are tried in vain, when others fail.
+    Always,
+}
+
+pub(crate) fn refuse<T>(message: &'static str) -> Result<T> {
     Err(Error::invalid_argument(OPERATION, message))
 }
 
@@ -331,7 +324,7 @@ mod tests {
     #[test]
     fn an_endpoint_that_is_named_twice_is_one() {
         let options = EtcdOptions::new(["a:1", "http://a:1", "b:1"]);
-        let names: Vec<_> = options.endpoints().unwrap().into_iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = options.check().unwrap().targets.iter().map(Target::authority).collect();
         assert_eq!(names, ["a:1", "b:1"]);
     }
 
@@ -353,6 +346,12 @@ mod tests {
         refused(&EtcdOptions::default().with_namespace(""));
         refused(&EtcdOptions::default().with_credentials(Credentials::new("", "password")));
         refused(&EtcdOptions::default().with_credentials(Credentials::new("user", "")));
+        refused(&EtcdOptions::default().with_credentials(Credentials::from_file("user", "no/such/file")));
+        refused(&EtcdOptions::default().with_credentials(Credentials::from_fn("user", || Ok("".into()))));
+        for bad in ["", "0", "xyz", "-1", "1234567890abcdef0"] {
+            refused(&EtcdOptions::default().with_cluster_id(bad));
+        }
+        assert_eq!(EtcdOptions::default().with_cluster_id("cdf818194e3a8c32").check().unwrap().cluster, Some(0xcdf8_1819_4e3a_8c32));
     }
 
     #[test]
@@ -361,6 +360,11 @@ mod tests {
         assert!(with(Tls::new()).validate().is_ok());
         refused(&with(Tls::new().with_authorities("not PEM")));
         refused(&with(Tls::new().with_identity("not PEM", "hunter2")));
+        refused(&with(Tls::new().with_server_name("no name")));
+        assert!(refused(&with(Tls::new().with_authorities_file("no/such/file"))).contains("no/such/file"));
+        refused(&with(Tls::new().with_identity_files("no/such/file", "no/such/file")));
+        refused(&with(Tls::from_fn(|| Ok(Tls::from_fn(|| Ok(Tls::new()))))));
+        refused(&with(Tls::from_fn(|| Ok(Tls::new())).with_authorities("not PEM")));
         let error = refused(&with(Tls::new().with_identity("-----BEGIN CERTIFICATE-----", "hunter2 PRIVATE KEY-----")));
         assert!(!error.contains("hunter2"), "{error}");
         refused(&EtcdOptions::new(["http://a:1"]).with_tls(Tls::new()));

@@ -51,7 +51,7 @@ impl EtcdProvider {
         Ok(provider)
     }
 
-    /// A provider that connects when it is first used, and keeps trying (R3). No I/O.
+    /// A provider that connects when it is first used, and keeps trying (R3). No I/O but reading the files that the options name.
     ///
     /// # Errors
     ///
@@ -74,8 +74,10 @@ impl EtcdProvider {
         // Each attempt is bounded by the store itself, and so is a call of it as a whole.
         let mut retry = options.retry.clone();
         retry.attempt_timeout = None;
-        let layered = Observe::new(Retry::over_bounded(layered, retry)?, "etcd");
-        let contracts = StoreProvider::new(Arc::new(layered), ProviderOptions::default().with_name(&options.name));
+        // One home for all of it.
+        let home = store.home().clone();
+        let layered = Observe::new(Retry::over_bounded(layered, retry)?.with_home(home.clone()), "etcd");
+        let contracts = StoreProvider::new(Arc::new(layered), ProviderOptions::default().with_name(&options.name).with_home(home));
         Ok(Arc::new(EtcdProvider { store, contracts }))
     }
 

@@ -2,30 +2,39 @@
 
 use coord_api::ErrorKind;
 use coord_api::store::StoreStatus;
+use etcd_client::proto::PbResponseHeader;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, nothing};
 use crate::error::Fault;
 
-/// Asks one member. It need not have a leader.
-pub(crate) async fn status(connection: &Connection) -> Result<StoreStatus, Fault> {
-    let asked = connection.run(|client| {
+/// What a member says of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) header: Option<PbResponseHeader>,
+    version: String,
+}
+
+/// Asks one member, of whatever cluster. It need not have a leader.
+pub(crate) async fn ask(connection: &Connection) -> Result<Told, Fault> {
+    let asked = connection.ask_anybody(|client| {
         let mut maintenance = client.maintenance_client();
         async move { Ok(maintenance.status().await?.0) }
     });
     match asked.await {
-        Ok(status) => Ok(told(status.header.map(|header| header.cluster_id), &status.version)),
-        // Newer servers tell their state to administrators alone, but everyone what a transaction that does nothing is answered with.
+        Ok(status) => Ok(Told { header: status.header, version: status.version }),
+        // Newer servers tell their state to administrators alone, and some proxies nobody.
         Err(fault) if fault.kind == ErrorKind::PermissionDenied => {
-            let nothing = connection.run(|client| {
-                let mut kv = client.kv_client();
-                async move { Ok(kv.txn(etcd_client::Txn::new()).await?.0) }
-            });
-            Ok(told(nothing.await?.header.map(|header| header.cluster_id), ""))
+            let answer = connection.ask_anybody(nothing).await?;
+            Ok(Told { header: answer.header, version: String::new() })
         }
         Err(fault) => Err(fault),
     }
 }
 
-fn told(cluster: Option<u64>, version: &str) -> StoreStatus {
-    StoreStatus { store_id: format!("{:x}", cluster.unwrap_or_default()), version: format!("etcd {version}").trim_end().to_owned() }
+/// Asks one member of the cluster.
+pub(crate) async fn status(connection: &Connection) -> Result<StoreStatus, Fault> {
+    let told = ask(connection).await?;
+    connection.recognise(told.header.as_ref())?;
+    let cluster = told.header.map(|header| header.cluster_id).unwrap_or_default();
+    Ok(StoreStatus { store_id: format!("{cluster:x}"), version: format!("etcd {}", told.version).trim_end().to_owned() })
 }

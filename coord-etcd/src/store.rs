@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply, round_ttl};
 use coord_api::{LeaseId, Result, Revision};
+use coord_recipes::Home;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -29,7 +30,10 @@ use crate::watch::{self, Watermark};
 /// - **S5** A lease is `LeaseLost` only when a member says so that has caught up with everything acknowledged.
 /// - The namespace of the options is not applied here: [`EtcdProvider`](crate::EtcdProvider) does that.
 ///
-/// Cheap to clone; clones are the same client, which ends with [`close`](Store::close) or with its last clone. Needs a tokio runtime whenever it is used.
+/// Cheap to clone; clones are the same client, which ends with [`close`](Store::close) or with its last clone.
+///
+/// A request is polled where its caller is; connections, streams, look-ups, trials and timers live in the client's [`Home`], by default a thread of its own
+/// ([`EtcdOptions::home`]). So it may be opened in one runtime and used in another one, or outside of any.
 #[derive(Clone)]
 pub struct EtcdStore {
     inner: Arc<Inner>,
@@ -44,7 +48,7 @@ struct Inner {
 }
 
 impl EtcdStore {
-    /// A client that connects when it is first used (R3). No I/O.
+    /// A client that connects when it is first used (R3). No I/O but reading the files that the options name.
     ///
     /// # Errors
     ///
@@ -61,7 +65,7 @@ impl EtcdStore {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for options that [`EtcdOptions::validate`] refuses; `Unauthenticated` for a wrong password; `Unavailable` when no member answered in time.
+    /// `InvalidArgument` for options that [`EtcdOptions::validate`] refuses; `Unauthenticated` for a wrong password; `Unavailable` when no member answered rightly in time.
     ///
     /// # Cancel safety
     ///
@@ -70,6 +74,11 @@ impl EtcdStore {
         let store = EtcdStore::connect_lazy(options)?;
         store.reach(options).await?;
         Ok(store)
+    }
+
+    /// Where connections, watches and timers live.
+    pub fn home(&self) -> &Home {
+        self.inner.members.home()
     }
 
     /// Waits until one member has answered.

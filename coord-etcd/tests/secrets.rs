@@ -3,10 +3,12 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use coord_api::store::{Op, Range, Store, Txn};
 use coord_etcd::{Credentials, EtcdOptions, EtcdProvider, EtcdStore};
 use coord_etcd_fixture::{Binary, Cluster, Series};
+use coord_testkit::wait::eventually;
 use tracing_subscriber::fmt::MakeWriter;
 
 const PASSWORD: &str = "correct horse battery staple";
@@ -55,8 +57,10 @@ async fn no_secret_is_shown_anywhere() {
     cluster.servers_mut()[0].kill();
     let unreachable = store.range(Range::key("k")).await.unwrap_err();
     let mut shown = format!("{good:#?} {wrong:?} {store:?} {provider:#?} {refused} {refused:?} {unreachable} {unreachable:#?}");
-    let logged = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
-    assert!(logged.contains("coord_etcd"), "something was logged: {logged}");
+    let logged = || String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    // What is logged in the background is written by a thread of its own.
+    eventually(Duration::from_secs(20), "something was logged", async || logged().contains("coord_etcd").then_some(())).await;
+    let logged = logged();
     shown.push_str(&logged);
     assert!(!shown.contains("correct horse"), "{shown}");
 }

@@ -1,6 +1,6 @@
 //! An etcd cluster by URL.
 
-use std::fs;
+use std::fs::File;
 use std::time::Duration;
 
 use coord_api::{Error, Result};
@@ -89,19 +89,12 @@ fn credentials(url: &Url, environment: impl Fn(&'static str) -> Result<Option<St
         Some(file) => Some(file.to_owned()),
         None => environment(PASSWORD_FILE)?,
     };
-    let password = match file {
-        Some(file) => {
-            let text = contents("the file with the password", &file)?;
-            text.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).unwrap_or(&text).to_owned()
-        }
-        None => match environment(PASSWORD)? {
-            Some(password) => password,
-            None => {
-                return refuse(
-                    "a user, but no password: name a file in `password_file` or COORD_ETCD_PASSWORD_FILE, or set COORD_ETCD_PASSWORD",
-                );
-            }
-        },
+    // Files are handed on as files, so that what is renewed there is read again.
+    if let Some(file) = file {
+        return Ok(Some(Credentials::from_file(user, path("the file with the password", &file)?)));
+    }
+    let Some(password) = environment(PASSWORD)? else {
+        return refuse("a user, but no password: name a file in `password_file` or COORD_ETCD_PASSWORD_FILE, or set COORD_ETCD_PASSWORD");
     };
     Ok(Some(Credentials::new(user, password)))
 }
@@ -116,11 +109,11 @@ fn tls(url: &Url) -> Result<Option<Tls>> {
     }
     let mut tls = Tls::new();
     if let Some(file) = authorities {
-        tls = tls.with_authorities(contents("the file that `ca` names", file)?);
+        tls = tls.with_authorities_file(path("the file that `ca` names", file)?);
     }
     match (certificates, key) {
         (Some(certificates), Some(key)) => {
-            tls = tls.with_identity(contents("the file that `cert` names", certificates)?, contents("the file that `key` names", key)?);
+            tls = tls.with_identity_files(path("the file that `cert` names", certificates)?, path("the file that `key` names", key)?);
         }
         (None, None) => {}
         _ => return refuse("one of `cert` and `key`; write both"),
@@ -131,11 +124,15 @@ fn tls(url: &Url) -> Result<Option<Tls>> {
     Ok(Some(tls))
 }
 
-fn contents(what: &'static str, file: &str) -> Result<String> {
+/// The path of a file that can be read. An error does not repeat it: it may be a password that went to the wrong place.
+fn path<'a>(what: &'static str, file: &'a str) -> Result<&'a str> {
     if file.starts_with('~') {
         return refuse(format!("{what} begins with `~`, which only a shell knows; write the home directory itself"));
     }
-    fs::read_to_string(file).map_err(|error| Error::invalid_argument(OPERATION, format!("{what} cannot be read: {error}")))
+    match File::open(file) {
+        Ok(_) => Ok(file),
+        Err(error) => Err(Error::invalid_argument(OPERATION, format!("{what} cannot be read: {error}"))),
+    }
 }
 
 fn wrong(parameter: &'static str, what: &'static str) -> Error {

@@ -31,6 +31,20 @@ enum Between {
     Network(Network),
 }
 
+/// A server that is to join a cluster.
+#[derive(Clone, Debug)]
+pub struct Newcomer {
+    name: String,
+    peer: String,
+}
+
+impl Newcomer {
+    /// Where the other members will find it.
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+}
+
 /// A member is cut off from the others for as long as this lives.
 #[derive(Debug)]
 #[must_use = "the cut ends when this is dropped"]
@@ -212,6 +226,48 @@ impl Cluster {
         self.servers.iter().map(|server| server.endpoint().to_owned()).collect()
     }
 
+    /// A member that the cluster does not have yet. The cluster is to be told of its [peer URL](Newcomer::peer) before it [joins](Self::join).
+    ///
+    /// # Panics
+    ///
+    /// When there is no free port.
+    pub fn newcomer(&self) -> Newcomer {
+        let numbers = self.servers.iter().filter_map(|server| server.config().name.strip_prefix('n')?.parse::<usize>().ok());
+        let name = format!("n{}", numbers.max().map_or(0, |last| last + 1));
+        let port = free_ports(1).unwrap_or_else(|why| panic!("{why}")).remove(0);
+        Newcomer { name, peer: format!("http://127.0.0.1:{port}") }
+    }
+
+    /// Starts a newcomer, of which the cluster was told. It is the last of the servers.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn join(&mut self, newcomer: Newcomer) {
+        let one = self.servers.first().expect("a cluster has servers");
+        let members = self.servers.iter().map(|server| (&server.config().name, &server.config().advertised));
+        let members = members.chain([(&newcomer.name, &newcomer.peer)]).map(|(name, peer)| format!("{name}={peer}"));
+        let mut config = Config {
+            name: newcomer.name.clone(),
+            peer: newcomer.peer.clone(),
+            advertised: newcomer.peer.clone(),
+            cluster: members.collect::<Vec<_>>().join(","),
+            client: format!("http://127.0.0.1:{}", free_ports(1).unwrap_or_else(|why| panic!("{why}")).remove(0)),
+            ..one.config().clone()
+        };
+        config.flags.extend(["--initial-cluster-state".to_owned(), "existing".to_owned()]);
+        self.servers.push(Server::new(one.binary(), config).unwrap_or_else(|why| panic!("{why}")));
+    }
+
+    /// Ends a server, of which the cluster was told that it is no member any more, and removes its data.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such server.
+    pub fn leave(&mut self, member: usize) {
+        drop(self.servers.remove(member));
+    }
+
     /// Kills all servers and starts them again on their data. Members that were cut off are so no more.
     ///
     /// # Panics
@@ -278,7 +334,7 @@ fn start_at(binary: &Binary, flags: &[&str], places: Vec<Place>) -> Result<Vec<S
 }
 
 /// Ports that nobody listens on at this moment.
-fn free_ports(count: usize) -> Result<Vec<u16>, String> {
+pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>, String> {
     let bound = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>();
     let ports = bound.and_then(|bound| bound.iter().map(|listener| Ok(listener.local_addr()?.port())).collect());
     ports.map_err(|error| format!("no free port: {error}"))

@@ -4,18 +4,21 @@
 //! - [`Server`] is one process with a data directory of its own. It ends with its owner, also where that panics or is killed.
 //! - [`Cluster`] is one server, or three that know each other and, if asked to, can be cut off from each other.
 //!   In network namespaces ([`in_network_of_its_own`]) its members are unplugged like hosts.
+//! - [`GrpcProxy`] is etcd's own proxy.
 //! - [`Proxy`] is the way to a server, which can be disturbed.
 #![allow(clippy::expect_used, clippy::panic, reason = "without its servers a test fails")]
 
 mod binary;
 mod cluster;
+mod grpc_proxy;
 mod network;
 mod peers;
 mod proxy;
 mod server;
 
 pub use binary::{Binary, Series};
-pub use cluster::{Cluster, CutOff};
+pub use cluster::{Cluster, CutOff, Newcomer};
+pub use grpc_proxy::GrpcProxy;
 pub use network::in_network_of_its_own;
 pub use proxy::{Proxy, Way};
 pub use server::{Server, Signal};

@@ -23,7 +23,7 @@ const LOG_LINES: usize = 40;
 
 /// Runs the server and ends it with its owner. A line on the pipe kills the server; a pipe that is closed without one means that the owner is gone, so that its
 /// data, `$0`, goes as well.
-const GUARDED: &str = r#""$@" </dev/null & server=$!; echo "$server"
+pub(crate) const GUARDED: &str = r#""$@" </dev/null & server=$!; echo "$server"
 read -r line; gone=$?
 kill -9 "$server" 2>/dev/null; wait "$server" 2>/dev/null
 [ "$gone" -eq 0 ] || rm -rf "$0""#;
@@ -115,6 +115,10 @@ impl Server {
     /// When it does not run.
     pub fn pid(&self) -> u32 {
         self.running.as_ref().expect("the server runs").pid
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
     }
 
     /// The program that it runs.

@@ -5,16 +5,31 @@ use std::time::Duration;
 use coord_api::Revision;
 use tokio::time::Instant;
 
-/// How long a stream may take to come as far as the store is known to be.
-const CATCH_UP: Duration = Duration::from_millis(1_200);
+/// How long a stream may take to come as far as the store is known to be, and how long it may take to be read what happened.
+pub(super) const CATCH_UP: Duration = Duration::from_millis(1_200);
 
 /// How long a stream is believed while nobody knows how far the store is.
 const BLIND: Duration = Duration::from_secs(3);
+
+/// How long a stream that has never answered a request for progress may take to do so, before it is asked otherwise what happened.
+const MUTE: Duration = Duration::from_millis(600);
+
+/// What is to be done about a stream unless something happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Due {
+    /// To ask by reading what happened in the ranges that it is to tell of.
+    Probe,
+    /// To give it up.
+    Deaf,
+}
 
 /// What speaks for and against a stream of watches.
 ///
 /// A member that is cut off from the others goes on answering, and is silent about changes that it does not hear of. So it is not silence that counts: a
 /// linearizable read says how far the store is, and a healthy stream gets there, by a change or by word of its member.
+///
+/// Some proxies pass changes on and never give their word. Of one that has not given it yet, it is read what happened in the ranges that are watched: where that is nothing,
+/// there is nothing to tell, and what happened must be told soon.
 #[derive(Debug)]
 pub(super) struct Liveness {
     /// The member has come so far, by what it delivers or by its word.
@@ -23,11 +38,17 @@ pub(super) struct Liveness {
     wanted: Option<(Revision, Instant)>,
     /// When the store was last asked how far it is.
     marked: Instant,
+    /// Whether it has ever answered a request for progress.
+    answers: bool,
+    /// Whether it is being read what happened.
+    probing: bool,
+    /// Since when something is known to have happened in the range of a watch that it has not told of.
+    owing: Option<Instant>,
 }
 
 impl Liveness {
     pub(super) fn new(now: Instant) -> Self {
-        Liveness { reached: Revision::ZERO, wanted: None, marked: now }
+        Liveness { reached: Revision::ZERO, wanted: None, marked: now, answers: false, probing: false, owing: None }
     }
 
     /// The store is as far as `revision`. Whether the member is to be asked how far it has come.
@@ -54,15 +75,46 @@ impl Liveness {
         self.wanted = self.wanted.filter(|(wanted, _)| self.reached < *wanted);
     }
 
+    /// The member has answered a request for progress.
+    pub(super) fn answered(&mut self, revision: Revision) {
+        self.answers = true;
+        self.told(revision);
+    }
+
+    /// It is being read what happened.
+    pub(super) fn probing(&mut self) {
+        self.probing = true;
+    }
+
+    /// It was read what happened, as of a revision, and since when the stream owes word of it, if it does.
+    pub(super) fn probed(&mut self, as_of: Revision, owing: Option<Instant>, now: Instant) {
+        self.probing = false;
+        self.owes(owing);
+        self.told(as_of);
+        if let Some((_, since)) = &mut self.wanted {
+            *since = now;
+        }
+    }
+
+    /// Since when the stream owes word of something.
+    pub(super) fn owes(&mut self, owing: Option<Instant>) {
+        self.owing = owing;
+    }
+
     /// A watch joined that has the past to deliver, from `after` on.
     pub(super) fn behind(&mut self, after: Revision) {
         self.reached = self.reached.min(after);
     }
 
-    /// When the stream counts as deaf unless something happens.
-    pub(super) fn deadline(&self) -> Instant {
-        let blind = self.marked + BLIND;
-        self.wanted.map_or(blind, |(_, since)| blind.min(since + CATCH_UP))
+    /// What is to be done unless something happens, and when.
+    pub(super) fn due(&self) -> (Instant, Due) {
+        let blind = (self.marked + BLIND, Due::Deaf);
+        let late = self.wanted.filter(|_| !self.probing).map(|(_, since)| match self.answers {
+            true => (since + CATCH_UP, Due::Deaf),
+            false => (since + MUTE, Due::Probe),
+        });
+        let owing = self.owing.map(|since| (since + MUTE, Due::Deaf));
+        [late, owing].into_iter().flatten().fold(blind, |first, due| first.min(due))
     }
 }
 
@@ -76,7 +128,7 @@ mod tests {
 
     fn reached_10(now: Instant) -> Liveness {
         let mut liveness = Liveness::new(now);
-        liveness.told(at(10));
+        liveness.answered(at(10));
         liveness
     }
 
@@ -85,7 +137,7 @@ mod tests {
         let start = Instant::now();
         let mut liveness = reached_10(start);
         assert!(!liveness.mark(at(10), start));
-        assert_eq!(liveness.deadline(), start + BLIND);
+        assert_eq!(liveness.due(), (start + BLIND, Due::Deaf));
     }
 
     #[test]
@@ -93,11 +145,11 @@ mod tests {
         let start = Instant::now();
         let mut liveness = reached_10(start);
         assert!(liveness.mark(at(11), start));
-        assert_eq!(liveness.deadline(), start + CATCH_UP);
+        assert_eq!(liveness.due(), (start + CATCH_UP, Due::Deaf));
         // Neither later marks nor words that do not get there put it off.
         assert!(liveness.mark(at(12), start + CATCH_UP / 2));
         liveness.told(at(10));
-        assert_eq!(liveness.deadline(), start + CATCH_UP);
+        assert_eq!(liveness.due(), (start + CATCH_UP, Due::Deaf));
     }
 
     #[test]
@@ -107,9 +159,9 @@ mod tests {
         liveness.mark(at(20), start);
         let later = start + CATCH_UP / 2;
         liveness.delivered(at(15), later);
-        assert_eq!(liveness.deadline(), later + CATCH_UP, "it is far behind, and alive");
+        assert_eq!(liveness.due(), (later + CATCH_UP, Due::Deaf), "it is far behind, and alive");
         liveness.told(at(20));
-        assert_eq!(liveness.deadline(), start + BLIND);
+        assert_eq!(liveness.due(), (start + BLIND, Due::Deaf));
     }
 
     #[test]
@@ -118,7 +170,7 @@ mod tests {
         let mut liveness = reached_10(start);
         liveness.behind(at(5));
         assert!(liveness.mark(at(10), start));
-        assert_eq!(liveness.deadline(), start + CATCH_UP);
+        assert_eq!(liveness.due(), (start + CATCH_UP, Due::Deaf));
     }
 
     #[test]
@@ -127,6 +179,33 @@ mod tests {
         let mut liveness = reached_10(start);
         let later = start + Duration::from_secs(1);
         assert!(!liveness.mark(at(10), later));
-        assert_eq!(liveness.deadline(), later + BLIND);
+        assert_eq!(liveness.due(), (later + BLIND, Due::Deaf));
+    }
+
+    #[test]
+    fn of_a_stream_that_never_answers_it_is_read_what_happened() {
+        let start = Instant::now();
+        let mut liveness = Liveness::new(start);
+        liveness.told(at(10));
+        assert!(liveness.mark(at(11), start));
+        assert_eq!(liveness.due(), (start + MUTE, Due::Probe));
+        liveness.probing();
+        assert_eq!(liveness.due(), (start + BLIND, Due::Deaf), "it is known soon");
+        let later = start + MUTE;
+        // Nothing happened: there is nothing to tell.
+        liveness.probed(at(12), None, later);
+        assert_eq!(liveness.due(), (start + BLIND, Due::Deaf));
+        // Something did, and it is not told.
+        liveness.mark(at(13), later);
+        liveness.probing();
+        liveness.probed(at(13), Some(later), later);
+        assert_eq!(liveness.due(), (later + MUTE, Due::Deaf));
+        // Now it is.
+        liveness.owes(None);
+        assert_eq!(liveness.due(), (later + BLIND, Due::Deaf));
+        // Once it has answered, its word counts.
+        liveness.answered(at(13));
+        liveness.mark(at(14), later);
+        assert_eq!(liveness.due(), (later + CATCH_UP, Due::Deaf));
     }
 }

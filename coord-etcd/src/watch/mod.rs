@@ -1,12 +1,13 @@
 //! Watches (S4): opened where nothing is missed, drained at once, and given up when they have gone deaf.
 //!
 //! Many watches share one stream to a member: `pool` seats them, `stream` carries them, and `table` knows which response is whose. `assemble` makes batches of what a
-//! server sends, `queue` holds them for who reads slowly, `watermark` knows how far a healthy stream must have come, and `liveness` decides by it. What broke
+//! server sends, `queue` holds them for who reads slowly, `watermark` knows how far a healthy stream must have come, and `liveness` decides by it, or by what `probe` reads where the other end gives no word of how far it is. What broke
 //! is not repaired here: the watch ends, and the recipes watch again from the last revision that they saw.
 
 mod assemble;
 mod liveness;
 mod pool;
+mod probe;
 mod queue;
 mod stream;
 mod table;

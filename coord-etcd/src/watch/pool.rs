@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use etcd_client::WatchClient;
-use tokio::sync::{Mutex, oneshot};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::stream::Line;
 use super::table::Wanted;
@@ -13,7 +14,6 @@ use crate::error::Fault;
 /// The streams to one member on which there may be a seat.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    /// Locked while a stream is made, so that many who need one make one.
     lines: Mutex<Vec<Arc<Line>>>,
 }
 
@@ -26,11 +26,11 @@ impl Pool {
     pub(super) async fn watch(&self, cluster: Cluster<'_>, client: WatchClient, target: Target) -> Result<Opened, Fault> {
         let (tell, opened) = oneshot::channel();
         {
-            let mut lines = self.lines.lock().await;
+            let mut lines = self.lines.lock();
             lines.retain(|line| line.is_open());
             match lines.iter().find_map(Line::take_seat) {
                 Some(seat) => seat.ask(|seat| Wanted::new(target, seat, tell)),
-                None => lines.push(Line::start(cluster, client, |seat| Wanted::new(target, seat, tell)).await?),
+                None => lines.push(Line::start(cluster, client, |seat| Wanted::new(target, seat, tell))?),
             }
         }
         opened.await.unwrap_or_else(|_| Err(Fault::unavailable("the stream ended before the watch was made")))

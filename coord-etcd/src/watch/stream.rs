@@ -3,14 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use etcd_client::proto::PbWatchResponse;
 use etcd_client::{WatchClient, WatchRequestSender, WatchResponseStream};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch::Receiver;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Cluster;
-use super::liveness::Liveness;
+use super::liveness::{CATCH_UP, Due, Liveness};
+use super::probe::{Finding, Question, probe};
 use super::table::{Reply, Table, Wanted};
 use super::watermark::Mark;
 use crate::connection::LARGEST_ANSWER;
@@ -48,30 +52,21 @@ pub(super) struct Seat {
 }
 
 impl Line {
-    /// Makes a stream for a first watch, which need not be made when this returns.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe: without its maker there is no stream.
-    pub(super) async fn start(cluster: Cluster<'_>, client: WatchClient, first: impl FnOnce(Seat) -> Wanted) -> Result<Arc<Self>, Fault> {
+    /// Makes a stream for a first watch, which is a task of the home and need not have begun when this returns. Others may sit down on it at once.
+    pub(super) fn start(cluster: Cluster<'_>, client: WatchClient, first: impl FnOnce(Seat) -> Wanted) -> Result<Arc<Self>, Fault> {
         let (sender, orders) = unbounded_channel();
         let line = Arc::new(Line { orders: sender, taken: AtomicUsize::new(1), retired: AtomicBool::new(false) });
         let wanted = first(Seat { line: Arc::clone(&line), id: None });
-        let (key, options) = wanted.request();
-        let marks = cluster.watermark.subscribe(cluster.members, wanted.key());
-        let mut table = Table::default();
-        table.ask(wanted);
-        let mut client = client.max_decoding_message_size(LARGEST_ANSWER);
-        let (requests, responses) = client.watch(key, Some(options)).await?.split();
-        let reader = Reader {
+        let marks = cluster.watermark.subscribe(cluster.members, wanted.key())?;
+        let stream = Stream {
             line: Arc::clone(&line),
             members: Arc::clone(cluster.members),
             asked: cluster.asked.clone(),
-            responses,
-            liveness: Liveness::new(Instant::now()),
+            client: client.max_decoding_message_size(LARGEST_ANSWER),
             marks,
         };
-        tokio::spawn(run(reader, requests, orders, table));
+        // Without a home, the watch that is wanted is dropped with the task, and who waits for it is told by that.
+        cluster.members.home().spawn(stream.run(wanted, orders)).map_err(|error| Fault::homeless(&error))?;
         Ok(line)
     }
 
@@ -118,7 +113,46 @@ impl Drop for Seat {
     }
 }
 
-/// The stream's task.
+/// What a stream is made of.
+struct Stream {
+    line: Arc<Line>,
+    members: Arc<Members>,
+    asked: Asked,
+    client: WatchClient,
+    marks: Receiver<Mark>,
+}
+
+impl Stream {
+    /// The stream's task.
+    async fn run(mut self, first: Wanted, mut orders: UnboundedReceiver<Order>) {
+        let (key, options) = first.request();
+        let mut table = Table::default();
+        table.ask(first);
+        let closing = self.members.closing().clone();
+        let opening = timeout(self.members.attempt_timeout, self.client.watch(key, Some(options)));
+        let fault = match closing.run_until_cancelled(opening).await {
+            Some(Ok(Ok(stream))) => {
+                let (requests, responses) = stream.split();
+                let Stream { line, members, asked, marks, .. } = self;
+                let liveness = Liveness::new(Instant::now());
+                let reader = Reader { line, members, asked, responses, liveness, marks, probe: None };
+                return run(reader, requests, orders, table).await;
+            }
+            Some(Ok(Err(error))) => Fault::from(error),
+            Some(Err(_)) => Fault::silent(),
+            None => Fault::closed(),
+        };
+        table.end(&fault);
+        // Those who sat down meanwhile.
+        orders.close();
+        while let Ok(order) = orders.try_recv() {
+            if let Order::Watch(wanted) = order {
+                wanted.refuse(fault.clone());
+            }
+        }
+    }
+}
+
 async fn run(reader: Reader, requests: WatchRequestSender, orders: UnboundedReceiver<Order>, table: Table) {
     let table = Mutex::new(table);
     let fault = tokio::select! {
@@ -159,12 +193,15 @@ struct Reader {
     responses: WatchResponseStream,
     liveness: Liveness,
     marks: Receiver<Mark>,
+    /// Reads what happened in the ranges that are watched.
+    probe: Option<BoxFuture<'static, Result<Vec<Finding>, Fault>>>,
 }
 
 impl Reader {
     async fn read(mut self, table: &Mutex<Table>) -> Fault {
         let closing = self.members.closing().clone();
         loop {
+            let (due, what) = self.liveness.due();
             tokio::select! {
                 response = self.responses.message() => {
                     let response = match response {
@@ -172,6 +209,10 @@ impl Reader {
                         Ok(None) => return Fault::unavailable("etcd ended the stream of the watch"),
                         Err(error) => return error.into(),
                     };
+                    if let Err(fault) = self.recognise(&response) {
+                        self.members.accuse(&self.asked, &fault);
+                        return fault;
+                    }
                     let replies = table.lock().take(response, &mut self.liveness, Instant::now());
                     match replies {
                         Ok(replies) => replies.into_iter().for_each(|reply| self.reply(reply)),
@@ -185,12 +226,49 @@ impl Reader {
                         self.line.order(Order::Progress);
                     }
                 }
-                () = sleep_until(self.liveness.deadline()) => {
-                    let fault = Fault::unavailable("the watch has gone deaf");
-                    self.members.accuse(&self.asked, &fault.message);
-                    return fault;
+                probed = probed(&mut self.probe) => {
+                    self.probe = None;
+                    match probed {
+                        Ok(findings) => {
+                            let now = Instant::now();
+                            let owing = table.lock().settle(&findings, now);
+                            let as_of = findings.iter().map(|finding| finding.as_of).min();
+                            self.liveness.probed(as_of.unwrap_or_default(), owing, now);
+                        }
+                        // Who does not answer this either tells nothing.
+                        Err(fault) => {
+                            self.members.accuse(&self.asked, &fault);
+                            return Fault::unavailable(format!("the watch has gone deaf, and so has its member: {}", fault.message));
+                        }
+                    }
                 }
+                () = sleep_until(due) => match what {
+                    Due::Probe => {
+                        self.liveness.probing();
+                        self.probe = Some(self.ask(table.lock().questions()));
+                    }
+                    Due::Deaf => {
+                        let fault = Fault::unavailable("the watch has gone deaf");
+                        self.members.accuse(&self.asked, &fault);
+                        return fault;
+                    }
+                },
             }
+        }
+    }
+
+    /// Asks the other end by reading what happened, on the same connection.
+    fn ask(&self, questions: Vec<Question>) -> BoxFuture<'static, Result<Vec<Finding>, Fault>> {
+        let link = Arc::clone(&self.asked.link);
+        let probe = async move { timeout(CATCH_UP, probe(&link.watches, questions)).await.unwrap_or_else(|_| Err(Fault::silent())) };
+        probe.boxed()
+    }
+
+    /// Refuses what another cluster says. Proxies do not say which one they speak for.
+    fn recognise(&self, response: &PbWatchResponse) -> Result<(), Fault> {
+        match &response.header {
+            Some(header) if header.cluster_id != 0 => self.asked.link.watches.recognise(Some(header)),
+            _ => Ok(()),
         }
     }
 
@@ -198,7 +276,18 @@ impl Reader {
         match reply {
             Reply::Watch(wanted) => self.line.order(Order::Watch(wanted)),
             Reply::Cancel(id) => self.line.order(Order::Cancel(id)),
-            Reply::Retire => self.line.retired.store(true, Ordering::Release),
+            Reply::Retire(wanted, fault) => {
+                self.line.retired.store(true, Ordering::Release);
+                wanted.refuse(fault);
+            }
         }
+    }
+}
+
+/// The answer to what was asked, if anything was.
+async fn probed(probe: &mut Option<BoxFuture<'static, Result<Vec<Finding>, Fault>>>) -> Result<Vec<Finding>, Fault> {
+    match probe {
+        Some(probe) => probe.await,
+        None => std::future::pending().await,
     }
 }

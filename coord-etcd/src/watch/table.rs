@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
+use coord_api::Revision;
 use coord_api::store::StoreEvent;
 use etcd_client::WatchOptions;
 use etcd_client::proto::PbWatchResponse;
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 
 use super::assemble::{Assembler, canceled};
 use super::liveness::Liveness;
+use super::probe::{Finding, Question};
 use super::queue::{self, Feeder};
 use super::stream::Seat;
 use super::{OPERATION, Opened, Seated, Target};
@@ -45,7 +47,7 @@ impl Wanted {
         &self.target.span.0
     }
 
-    fn refuse(self, fault: Fault) {
+    pub(super) fn refuse(self, fault: Fault) {
         // Who does not wait any more does not care.
         let _ = self.opened.send(Err(fault));
     }
@@ -58,8 +60,8 @@ pub(super) enum Reply {
     Watch(Wanted),
     /// Cancel the watch of this number.
     Cancel(i64),
-    /// Make no further watch on this stream: the token that it signed in with is not taken any more.
-    Retire,
+    /// Make no further watch on this stream, for the token that it signed in with is not taken any more, and then tell who wanted this one.
+    Retire(Wanted, Fault),
 }
 
 /// The watches of one stream.
@@ -72,8 +74,13 @@ pub(super) struct Table {
 
 #[derive(Debug)]
 struct Watching {
+    span: (Bytes, Option<Bytes>),
     assembler: Assembler,
     feeder: Feeder,
+    /// All that happened up to here was delivered, or was nothing, as was read.
+    checked: Revision,
+    /// Since when it is known that something happened which was not delivered.
+    owing: Option<Instant>,
 }
 
 impl Table {
@@ -98,13 +105,18 @@ impl Table {
         }
         // Some servers answer before the changes that they tell of are sent, so that this is no progress of any watch.
         if response.watch_id == ALL_WATCHES && !response.canceled {
-            liveness.told(response.header.as_ref().map(|header| revision(header.revision)).unwrap_or_default());
+            liveness.answered(response.header.as_ref().map(|header| revision(header.revision)).unwrap_or_default());
             return Ok(Vec::new());
         }
         let id = response.watch_id;
         // What is left of a watch that was canceled.
         let Some(watching) = self.watches.get_mut(&id) else { return Ok(Vec::new()) };
-        let Err(fault) = watching.take(response, liveness, now) else { return Ok(Vec::new()) };
+        let was_owing = watching.owing.is_some();
+        let taken = watching.take(response, liveness, now);
+        if was_owing && watching.owing.is_none() {
+            liveness.owes(self.owing());
+        }
+        let Err(fault) = taken else { return Ok(Vec::new()) };
         if let Some(ended) = self.watches.remove(&id) {
             ended.end(fault);
         }
@@ -116,9 +128,11 @@ impl Table {
         let Some(mut wanted) = self.asked.pop_front() else { return Err(Fault::unavailable("etcd made a watch that nobody asked for")) };
         if response.canceled {
             let fault = canceled(response);
-            let replies = if fault.stale_token { vec![Reply::Retire] } else { Vec::new() };
+            if fault.stale_token {
+                return Ok(vec![Reply::Retire(wanted, fault)]);
+            }
             wanted.refuse(fault);
-            return Ok(replies);
+            return Ok(Vec::new());
         }
         let (id, present) = (response.watch_id, head(response.header.as_ref())?);
         let after = wanted.target.after.unwrap_or(present);
@@ -131,11 +145,36 @@ impl Table {
             liveness.behind(after);
         }
         let (feeder, events) = queue::new();
-        self.watches.insert(id, Watching { assembler: Assembler::new(after), feeder });
-        let Wanted { seat, opened, .. } = wanted;
+        let Wanted { target, seat, opened, .. } = wanted;
+        let watching = Watching { span: target.span, assembler: Assembler::new(after), feeder, checked: after, owing: None };
+        self.watches.insert(id, watching);
         // Should nobody wait any more, what is dropped here cancels the watch.
         let _ = opened.send(Ok(Opened { armed: after.min(present), events: Seated { events, _seat: seat.of(id) } }));
         Ok(Vec::new())
+    }
+
+    /// What is to be read, to see whether there is anything to tell.
+    pub(super) fn questions(&self) -> Vec<Question> {
+        let question = |(id, watching): (&i64, &Watching)| Question { id: *id, span: watching.span.clone(), after: watching.checked };
+        self.watches.iter().map(question).collect()
+    }
+
+    /// It was read what happened. Since when the stream owes word of it, if it does.
+    pub(super) fn settle(&mut self, findings: &[Finding], now: Instant) -> Option<Instant> {
+        for finding in findings {
+            let Some(watching) = self.watches.get_mut(&finding.id) else { continue };
+            if !finding.happened {
+                watching.checked = watching.checked.max(finding.as_of);
+                watching.owing = None;
+            } else if finding.as_of > watching.checked {
+                watching.owing.get_or_insert(now);
+            }
+        }
+        self.owing()
+    }
+
+    fn owing(&self) -> Option<Instant> {
+        self.watches.values().filter_map(|watching| watching.owing).min()
     }
 
     /// The stream is over, and with it every watch.
@@ -153,6 +192,8 @@ impl Watching {
         }
         for batch in taken.batches {
             liveness.delivered(batch.revision, now);
+            self.checked = self.checked.max(batch.revision);
+            self.owing = None;
             self.feeder.push(StoreEvent::Batch(batch))?;
         }
         if let Some(progress) = taken.progress {
@@ -162,7 +203,8 @@ impl Watching {
     }
 
     fn end(self, fault: Fault) {
-        tracing::debug!(fault = %fault.message, kind = fault.kind.as_str(), "a watch ended");
+        let (why, kind) = (fault.message.clone(), fault.kind.as_str());
+        coord_home::event!(DEBUG, %why, kind, "a watch ended");
         self.feeder.end(fault.into_error(OPERATION, Effect::Read));
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use coord_api::Revision;
 use coord_api::store::Range;
-use coord_api::{Result, Revision};
 use etcd_client::GetOptions;
 use parking_lot::Mutex;
 use tokio::sync::watch::{Receiver, Sender, channel};
@@ -45,18 +45,24 @@ struct Running {
 
 impl Watermark {
     /// The marks, for a watch that begins at `key`. The store is asked until the last receiver is dropped.
-    pub(super) fn subscribe(&self, members: &Arc<Members>, key: &Bytes) -> Receiver<Mark> {
+    ///
+    /// # Errors
+    ///
+    /// There is no home for the task.
+    pub(super) fn subscribe(&self, members: &Arc<Members>, key: &Bytes) -> Result<Receiver<Mark>, Fault> {
         let mut running = self.running.lock();
         // One that ended was taken away by the end of its runtime.
         if let Some(running) = running.as_mut().filter(|running| !running.task.is_finished()) {
             running.key = key.clone();
-            return running.marks.subscribe();
+            return Ok(running.marks.subscribe());
         }
-        let (marks, receiver) = channel(Mark { revision: Revision::ZERO, read_at: Instant::now() });
+        let home = members.home();
+        let (marks, receiver) = channel(Mark { revision: Revision::ZERO, read_at: home.now() });
         let marks = Arc::new(marks);
-        let task = tokio::spawn(ask(Arc::clone(&self.running), Arc::clone(&marks), Arc::clone(members)));
+        let task = home.spawn(ask(Arc::clone(&self.running), Arc::clone(&marks), Arc::clone(members)));
+        let task = task.map_err(|error| Fault::homeless(&error))?;
         *running = Some(Running { marks, key: key.clone(), task });
-        receiver
+        Ok(receiver)
     }
 }
 
@@ -81,25 +87,22 @@ async fn ask(running: Arc<Mutex<Option<Running>>>, marks: Arc<Sender<Mark>>, mem
             Ok(revision) => {
                 marks.send_replace(Mark { revision, read_at });
             }
-            Err(error) => tracing::debug!(%error, "nobody says how far the store is"),
+            Err(error) => coord_home::event!(DEBUG, %error, "nobody says how far the store is"),
         }
     }
 }
 
-async fn read(members: &Members, key: Bytes) -> Result<Revision> {
+async fn read(members: &Members, key: Bytes) -> coord_api::Result<Revision> {
     let key = Range::key(key);
     members
         .call_within("store.watch", Effect::Read, ANSWER_WITHIN, |asked| {
             let key = key.span.start();
             async move {
-                asked
-                    .link
-                    .main
-                    .run(|client| {
-                        let mut kv = client.kv_client();
-                        async move { head(kv.get(key, Some(GetOptions::new().with_keys_only())).await.map_err(Fault::from)?.0.header.as_ref()) }
-                    })
-                    .await
+                let answer = asked.link.main.ask(Effect::Read, |client| {
+                    let mut kv = client.kv_client();
+                    async move { Ok(kv.get(key, Some(GetOptions::new().with_keys_only())).await?.0) }
+                });
+                head(answer.await?.header.as_ref())
             }
         })
         .await

@@ -70,19 +70,19 @@ async fn a_transaction_that_only_compares_comes_after_a_read_of_the_same_member_
     let compares = || Txn::new().when(Compare::Absent("k".into()));
     store.txn(compares()).await.unwrap();
     let (first, other) = if one.asked("txn") == 1 { (&one, &two) } else { (&two, &one) };
-    assert_eq!(first.script(|script| script.asked.clone()), ["range", "txn"]);
+    assert_eq!(first.requests(), ["range", "txn"]);
 
     // A member that cannot confirm is not believed; the next one confirms for itself.
     first.script(|script| script.ranges.push_back(Answer::Fail(Status::unavailable("etcdserver: no leader"))));
     store.txn(compares()).await.unwrap();
-    assert_eq!(first.script(|script| script.asked.clone()), ["range", "txn", "range"]);
-    assert_eq!(other.script(|script| script.asked.clone()), ["range", "txn"]);
+    assert_eq!(first.requests(), ["range", "txn", "range"]);
+    assert_eq!(other.requests(), ["range", "txn"]);
 
     // What reads or writes is asked for at once: etcd itself sees to it.
     for txn in [create(), compares().then(Op::Range(Range::key("k"))), compares().otherwise(Op::delete("k"))] {
         other.script(|script| script.asked.clear());
         drop(store.txn(txn).await);
-        assert_eq!(other.script(|script| script.asked.clone()), ["txn"]);
+        assert_eq!(other.requests(), ["txn"]);
     }
 }
 

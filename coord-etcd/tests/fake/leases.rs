@@ -27,7 +27,7 @@ async fn renewals(steps: impl IntoIterator<Item = Vec<Step<etcd_client::proto::P
 async fn a_ttl_of_zero_is_no_loss_until_the_member_has_caught_up() {
     let (fake, store) = renewals([vec![Step::Always(renewed(7, 0))], vec![Step::Always(renewed(7, 5))]]).await;
     assert_eq!(store.keep_alive(ID).await.unwrap(), TTL);
-    let asked = fake.script(|script| script.asked.clone());
+    let asked = fake.requests();
     assert_eq!(asked, ["grant", "renewal", "range", "renewal"], "a linearizable read comes before it is believed");
 }
 
@@ -85,7 +85,7 @@ async fn a_lease_that_is_late_to_be_revoked_is_not_gone() {
     let late = store.lease(ID).await.unwrap().expect("it was granted a TTL");
     assert_eq!((late.remaining, late.keys), (Duration::ZERO, vec!["a".into(), "b".into()]));
     assert_eq!(store.lease(ID).await.unwrap(), None);
-    assert_eq!(fake.script(|script| script.asked.clone()), ["range", "look_up", "range", "look_up"], "each by a linearizable read first");
+    assert_eq!(fake.requests(), ["range", "look_up", "range", "look_up"], "each by a linearizable read first");
 }
 
 #[tokio::test]

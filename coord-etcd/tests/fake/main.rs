@@ -2,9 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod answers;
+mod clusters;
+mod homes;
 mod leases;
 mod members;
+mod names;
 mod server;
+mod strangers;
 mod watches;
 
 use std::time::Duration;

@@ -68,7 +68,7 @@ async fn a_member_that_answers_again_is_gone_back_to() {
 async fn a_call_that_fails_late_does_not_speak_against_a_member_that_has_recovered() {
     let fakes = [Fake::start(10).await, Fake::start(10).await];
     // Of two calls that are swallowed at once, one is given up long before the other, and the member has recovered in between.
-    let (store, home, others) = client_with(&fakes, ATTEMPT * 12).await;
+    let (store, home, others) = client_with(&fakes, ATTEMPT * 8).await;
     home.script(|script| script.ranges.extend([Answer::Swallow, Answer::Swallow]));
     let late = tokio::spawn({
         let store = store.clone();

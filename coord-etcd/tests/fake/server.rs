@@ -8,12 +8,12 @@ use std::time::Duration;
 use etcd_client::proto::*;
 use futures_util::stream::{BoxStream, StreamExt};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
-/// The cluster's id, in every header.
+/// The cluster's id, in every header but of a fake that [is of another one](Fake::start_in).
 pub(crate) const CLUSTER: u64 = 0xc0de;
 
 /// One answer to a request with one answer.
@@ -44,17 +44,46 @@ pub(crate) enum Step<T> {
     Stall,
 }
 
+/// What happened in a range.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Happened {
+    Nothing,
+    /// A key was written.
+    Put,
+    /// A key was deleted.
+    Deletion,
+}
+
+impl Happened {
+    /// What one of two reads finds: the keys that were written since, with the number of all; or their number before.
+    fn read(self, request: &PbTxnRequestOp) -> PbResponseOp {
+        let Some(PbTxnOpRequest::RequestRange(read)) = &request.request else { panic!("{request:?}") };
+        let kvs = if self == Happened::Put && !read.count_only { vec![PbKeyValue::default()] } else { Vec::new() };
+        let count = if self == Happened::Deletion && !read.count_only { 2 } else { 3 };
+        let range = PbRangeResponse { kvs, count, ..PbRangeResponse::default() };
+        PbResponseOp { response: Some(PbTxnOpResponse::ResponseRange(range)) }
+    }
+}
+
 /// What the fake does, in the order of the requests, and what it was asked. What no script covers is answered as a healthy, empty store at [`head`](Self::head) would.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
     /// The store's revision.
     pub(crate) head: i64,
+    /// The cluster that it says it is of.
+    pub(crate) cluster: u64,
+    /// What everything is answered with, where this is no etcd.
+    pub(crate) refuses: Option<Status>,
     pub(crate) ranges: VecDeque<Answer<PbRangeResponse>>,
     pub(crate) puts: VecDeque<Answer<PbPutResponse>>,
     pub(crate) txns: VecDeque<Answer<PbTxnResponse>>,
     pub(crate) look_ups: VecDeque<Answer<PbLeaseTimeToLiveResponse>>,
     pub(crate) watches: VecDeque<Vec<Step<PbWatchResponse>>>,
     pub(crate) renewals: VecDeque<Vec<Step<PbLeaseKeepAliveResponse>>>,
+    /// What is read to have happened in each watched range, by those who ask.
+    pub(crate) happened: Option<Happened>,
+    /// Where it says that the members are reached.
+    pub(crate) members: Vec<String>,
     /// What was asked, in order.
     pub(crate) asked: Vec<&'static str>,
     pub(crate) watch_requests: Vec<PbWatchRequestUnion>,
@@ -69,16 +98,40 @@ pub(crate) struct Fake {
 impl Fake {
     /// Starts a fake on a free port. It ends with the runtime of its test.
     pub(crate) async fn start(head: i64) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Fake::start_in(CLUSTER, head).await
+    }
+
+    /// Starts a fake that says it is of this cluster.
+    pub(crate) async fn start_in(cluster: u64, head: i64) -> Self {
+        Fake::start_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), cluster, head).await
+    }
+
+    /// Starts a fake that listens here.
+    pub(crate) async fn start_on(listener: TcpListener, cluster: u64, head: i64) -> Self {
         let endpoint = listener.local_addr().unwrap().to_string();
-        let fake = Fake { script: Arc::new(Mutex::new(Script { head, ..Script::default() })), endpoint };
+        let fake = Fake { script: Arc::new(Mutex::new(Script { head, cluster, ..Script::default() })), endpoint };
         let server = Server::builder()
             .add_service(PbKvServer::new(fake.clone()))
             .add_service(PbWatchServer::new(fake.clone()))
             .add_service(PbLeaseServer::new(fake.clone()))
-            .add_service(PbMaintenanceServer::new(fake.clone()));
+            .add_service(PbMaintenanceServer::new(fake.clone()))
+            .add_service(PbClusterServer::new(fake.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         fake
+    }
+
+    /// Starts a fake on a thread of its own, for tests whose own runtime ends, or stands still. It ends with the answer's second half.
+    pub(crate) fn apart(head: i64) -> (Self, oneshot::Sender<()>) {
+        let (stop, stopped) = oneshot::channel();
+        let (started, starting) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                started.send(Fake::start(head).await).unwrap();
+                let _ = stopped.await;
+            });
+        });
+        (starting.recv().unwrap(), stop)
     }
 
     pub(crate) fn endpoint(&self) -> &str {
@@ -90,6 +143,11 @@ impl Fake {
         edit(&mut self.script.lock().unwrap())
     }
 
+    /// What was asked, but for who it is.
+    pub(crate) fn requests(&self) -> Vec<&'static str> {
+        self.script(|script| script.asked.iter().copied().filter(|asked| !matches!(*asked, "status" | "identify" | "members")).collect())
+    }
+
     /// How often something was asked.
     pub(crate) fn asked(&self, what: &str) -> usize {
         self.script(|script| script.asked.iter().filter(|asked| **asked == what).count())
@@ -99,11 +157,15 @@ impl Fake {
         &self,
         what: &'static str,
         scripted: impl FnOnce(&mut Script) -> Option<Answer<T>>,
-        usual: impl FnOnce(i64) -> T,
+        usual: impl FnOnce(Option<PbResponseHeader>) -> T,
     ) -> Result<Response<T>, Status> {
         let answer = self.script(|script| {
             script.asked.push(what);
-            scripted(script).unwrap_or_else(|| Answer::Give(usual(script.head)))
+            if let Some(status) = &script.refuses {
+                return Answer::Fail(status.clone());
+            }
+            let header = header(script.head).map(|header| PbResponseHeader { cluster_id: script.cluster, ..header });
+            scripted(script).unwrap_or_else(|| Answer::Give(usual(header)))
         });
         match answer {
             Answer::Give(answer) => Ok(Response::new(answer)),
@@ -157,12 +219,21 @@ impl PbKvService for Fake {
     type RangeStreamStream = BoxStream<'static, Result<PbRangeStreamResponse, Status>>;
 
     async fn range(&self, _: Request<PbRangeRequest>) -> Result<Response<PbRangeResponse>, Status> {
-        let usual = |head| PbRangeResponse { header: header(head), ..PbRangeResponse::default() };
+        let usual = |header| PbRangeResponse { header, ..PbRangeResponse::default() };
         self.answer("range", |script| script.ranges.pop_front(), usual).await
     }
 
-    async fn txn(&self, _: Request<PbTxnRequest>) -> Result<Response<PbTxnResponse>, Status> {
-        let usual = |head| PbTxnResponse { header: header(head), succeeded: true, responses: Vec::new() };
+    async fn txn(&self, request: Request<PbTxnRequest>) -> Result<Response<PbTxnResponse>, Status> {
+        let usual = |header| PbTxnResponse { header, succeeded: true, responses: Vec::new() };
+        let asks = request.get_ref();
+        if asks.compare.is_empty() && asks.success.is_empty() && asks.failure.is_empty() {
+            return self.answer("identify", |_| None, usual).await;
+        }
+        if let Some(happened) = self.script(|script| script.happened) {
+            let responses = asks.success.iter().map(|request| happened.read(request)).collect();
+            let usual = |header| PbTxnResponse { header, succeeded: true, responses };
+            return self.answer("probe", |_| None, usual).await;
+        }
         self.answer("txn", |script| script.txns.pop_front(), usual).await
     }
 
@@ -171,7 +242,7 @@ impl PbKvService for Fake {
     }
 
     async fn put(&self, _: Request<PbPutRequest>) -> Result<Response<PbPutResponse>, Status> {
-        let usual = |head| PbPutResponse { header: header(head), prev_kv: None };
+        let usual = |header| PbPutResponse { header, prev_kv: None };
         self.answer("put", |script| script.puts.pop_front(), usual).await
     }
 
@@ -213,12 +284,12 @@ impl PbLeaseService for Fake {
 
     async fn lease_grant(&self, request: Request<PbLeaseGrantRequest>) -> Result<Response<PbLeaseGrantResponse>, Status> {
         let ttl = request.get_ref().ttl;
-        let usual = |head| PbLeaseGrantResponse { header: header(head), id: 7, ttl, error: String::new() };
+        let usual = |header| PbLeaseGrantResponse { header, id: 7, ttl, error: String::new() };
         self.answer("grant", |_| None, usual).await
     }
 
     async fn lease_revoke(&self, _: Request<PbLeaseRevokeRequest>) -> Result<Response<PbLeaseRevokeResponse>, Status> {
-        self.answer("revoke", |_| None, |head| PbLeaseRevokeResponse { header: header(head) }).await
+        self.answer("revoke", |_| None, |header| PbLeaseRevokeResponse { header }).await
     }
 
     async fn lease_keep_alive(
@@ -233,13 +304,7 @@ impl PbLeaseService for Fake {
     }
 
     async fn lease_time_to_live(&self, _: Request<PbLeaseTimeToLiveRequest>) -> Result<Response<PbLeaseTimeToLiveResponse>, Status> {
-        let usual = |head| PbLeaseTimeToLiveResponse {
-            header: header(head),
-            id: 7,
-            ttl: 4,
-            granted_ttl: 5,
-            ..PbLeaseTimeToLiveResponse::default()
-        };
+        let usual = |header| PbLeaseTimeToLiveResponse { header, id: 7, ttl: 4, granted_ttl: 5, ..PbLeaseTimeToLiveResponse::default() };
         self.answer("look_up", |script| script.look_ups.pop_front(), usual).await
     }
 
@@ -257,7 +322,7 @@ impl PbMaintenanceService for Fake {
     type SnapshotStream = BoxStream<'static, Result<PbSnapshotResponse, Status>>;
 
     async fn status(&self, _: Request<PbStatusRequest>) -> Result<Response<PbStatusResponse>, Status> {
-        let usual = |head| PbStatusResponse { header: header(head), version: "3.5.99".into(), ..PbStatusResponse::default() };
+        let usual = |header| PbStatusResponse { header, version: "3.5.99".into(), ..PbStatusResponse::default() };
         self.answer("status", |_| None, usual).await
     }
 
@@ -290,5 +355,31 @@ impl PbMaintenanceService for Fake {
     }
 }
 
+#[tonic::async_trait]
+impl PbClusterService for Fake {
+    async fn member_list(&self, _: Request<PbMemberListRequest>) -> Result<Response<PbMemberListResponse>, Status> {
+        let urls = self.script(|script| script.members.clone());
+        let member = |(id, url)| PbMember { id, client_ur_ls: vec![url], ..PbMember::default() };
+        let members = (1..).zip(urls).map(member).collect();
+        self.answer("members", |_| None, |header| PbMemberListResponse { header, members }).await
+    }
+
+    async fn member_add(&self, _: Request<PbMemberAddRequest>) -> Result<Response<PbMemberAddResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn member_remove(&self, _: Request<PbMemberRemoveRequest>) -> Result<Response<PbMemberRemoveResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn member_update(&self, _: Request<PbMemberUpdateRequest>) -> Result<Response<PbMemberUpdateResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn member_promote(&self, _: Request<PbMemberPromoteRequest>) -> Result<Response<PbMemberPromoteResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+}
+
 /// How long an attempt of the tests' clients takes at most.
-pub(crate) const ATTEMPT: Duration = Duration::from_millis(300);
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(1);

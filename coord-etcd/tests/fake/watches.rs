@@ -10,7 +10,7 @@ use coord_testkit::wait::{eventually, never_within, within};
 use etcd_client::proto::{PbEvent, PbKeyValue, PbWatchRequestUnion, PbWatchResponse};
 use tonic::Status;
 
-use crate::server::{Fake, Step, created, header};
+use crate::server::{Fake, Happened, Step, created, header};
 use crate::{SOON, store};
 
 type Steps = Vec<Step<PbWatchResponse>>;
@@ -236,6 +236,45 @@ async fn a_watch_whose_member_has_come_as_far_stays() {
     let mut watch = watch.unwrap();
     fake.script(|script| script.head = 50);
     never_within(NOTICED, "the watch ends", &mut Box::pin(watch.next())).await;
+}
+
+/// As behind etcd's own gRPC proxy.
+#[tokio::test]
+async fn a_watch_whose_member_gives_no_word_stays_while_nothing_happens_in_its_range() {
+    let (fake, watch) = watch(10, None, vec![Step::Await, Step::Send(created(10)), Step::Stall]).await;
+    let mut watch = watch.unwrap();
+    fake.script(|script| script.happened = Some(Happened::Nothing));
+    // Elsewhere much does.
+    let others = async {
+        loop {
+            fake.script(|script| script.head += 1);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let mut told = Box::pin(watch.next());
+    tokio::select! {
+        () = never_within(NOTICED * 2, "the watch ends", &mut told) => {}
+        () = others => {}
+    }
+    assert!(fake.asked("probe") >= 3, "asked {} times", fake.asked("probe"));
+}
+
+#[tokio::test]
+async fn a_watch_whose_member_gives_no_word_and_does_not_tell_what_happens_is_noticed() {
+    for happened in [Happened::Put, Happened::Deletion] {
+        let (fake, watch) = watch(10, None, vec![Step::Await, Step::Send(created(10)), Step::Stall]).await;
+        let mut watch = watch.unwrap();
+        fake.script(|script| {
+            script.head = 11;
+            script.happened = Some(Happened::Nothing);
+        });
+        never_within(NOTICED, "the watch ends", &mut Box::pin(watch.next())).await;
+        fake.script(|script| {
+            script.head = 12;
+            script.happened = Some(happened);
+        });
+        assert!(within(NOTICED, "a deaf watch is noticed", end(&mut watch)).await.is_transient(), "{happened:?}");
+    }
 }
 
 #[tokio::test]

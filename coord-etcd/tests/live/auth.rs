@@ -8,7 +8,7 @@ use coord_api::store::{Op, Range, Span, Store, Txn};
 use coord_api::{ConfigEvent, ErrorKind, Value, WatchStart};
 use coord_etcd::{Credentials, EtcdOptions, EtcdProvider, EtcdStore};
 use coord_etcd_fixture::{Binary, Cluster, Series};
-use coord_testkit::wait::within;
+use coord_testkit::wait::{eventually, within};
 use etcd_client::{ConnectOptions, Permission, PermissionType, RoleRevokePermissionOptions};
 
 use super::held::Held;
@@ -173,4 +173,94 @@ async fn a_server_that_asks_nobody_takes_everybody() {
     let cluster = Cluster::single(&Binary::find(Series::V3_5));
     let shop = EtcdStore::connect(&as_shop(&cluster)).await.unwrap();
     shop.txn(Txn::new().then(Op::put("/shop/k", "1"))).await.unwrap();
+}
+
+/// The page says so. etcd renews a lease only for whom may write the keys on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_is_missing_ends_watches_for_good_and_what_is_held_after_its_ttl() {
+    let cluster = guarded(Series::V3_5).await;
+    let provider = EtcdProvider::connect(as_shop(&cluster).with_namespace("shop")).await.unwrap();
+    let mut watch = provider.config().watch_raw("k", WatchStart::Now).await.unwrap();
+    let held = Held::new(&provider, Duration::from_secs(3)).await;
+    // Its token lives as short as the others.
+    let root = async || Box::pin(raw(&cluster, Some(ConnectOptions::new().with_user("root", "root-password")))).await;
+    root().await.user_revoke_role("shop", "shop").await.unwrap();
+    match within(SOON, "the watch ends", watch.next()).await {
+        Some(Err(error)) => assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}"),
+        other => panic!("{other:?}"),
+    }
+    within(SOON, "the lock is lost", held.guard.lost()).await;
+    within(SOON, "the id is lost", held.id.lost()).await;
+    root().await.user_grant_role("shop", "shop").await.unwrap();
+    // Registrations come back by themselves; all else is to be opened and acquired again.
+    eventually(SOON, "it is registered", async || held.registration.state().is_held().then_some(())).await;
+    let mut watch = provider.config().watch_raw("k", WatchStart::Now).await.unwrap();
+    provider.config().set_raw("k", Value::from("v")).await.unwrap();
+    within(SOON, "the change", watch.next()).await.unwrap().unwrap();
+    let guard = provider.lock().acquire_timeout("held", Duration::from_secs(3), SOON).await.unwrap();
+    guard.unlock().await.unwrap();
+    provider.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_password_is_read_again_for_each_sign_in() {
+    let mut cluster = guarded(Series::V3_5).await;
+    let directory = tempfile::TempDir::new().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "hunter2\n").unwrap();
+    let given = Arc::new(std::sync::Mutex::new("hunter2".to_owned()));
+    let function = Arc::clone(&given);
+    let mut stores = Vec::new();
+    for credentials in
+        [Credentials::from_file("shop", &file), Credentials::from_fn("shop", move || Ok(function.lock().unwrap().clone().into()))]
+    {
+        let store = EtcdStore::connect(&options(&cluster).with_credentials(credentials)).await.unwrap();
+        put(&store, "/shop/k", "1").await.unwrap();
+        stores.push(store);
+    }
+    let mut root = raw(&cluster, Some(ConnectOptions::new().with_user("root", "root-password"))).await;
+    root.user_change_password("shop", "hunter3").await.unwrap();
+    std::fs::write(&file, "hunter3\r\n").unwrap();
+    *given.lock().unwrap() = "hunter3".to_owned();
+    // Tokens live in memory.
+    cluster.restart();
+    for store in &stores {
+        eventually(SOON, "the new password is used", async || put(store, "/shop/k", "2").await.ok()).await;
+    }
+    // One that cannot be read is not taken for none.
+    std::fs::remove_file(&file).unwrap();
+    *given.lock().unwrap() = String::new();
+    cluster.restart();
+    for store in &stores {
+        eventually(SOON, "the old password is used", async || put(store, "/shop/k", "3").await.ok()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_unauthenticated_however_many_ask_at_once() {
+    for series in ALL {
+        // A sign-in takes a good part of a second of a processor.
+        let cluster = Cluster::single_with(&Binary::find(series), &["--bcrypt-cost", "12"]);
+        let mut client = raw(&cluster, None).await;
+        client.user_add("root", "root-password", None).await.unwrap();
+        client.user_grant_role("root", "root").await.unwrap();
+        client.auth_enable().await.unwrap();
+        let wrong = options(&cluster).with_credentials(Credentials::new("root", "hunter3"));
+        let provider = EtcdProvider::connect_lazy(wrong).unwrap();
+        let calls = (0..200).map(|n| {
+            let provider = Arc::clone(&provider);
+            async move {
+                match n % 4 {
+                    0 => provider.config().get_raw("k").await.map(drop),
+                    1 => provider.config().set_raw("k", Value::from("v")).await.map(drop),
+                    2 => provider.lock().acquire("l", Duration::from_secs(10)).await.map(drop),
+                    _ => provider.config().watch_raw("k", WatchStart::Now).await.map(drop),
+                }
+            }
+        });
+        for (n, called) in futures_util::future::join_all(calls).await.into_iter().enumerate() {
+            let error = called.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{series:?}, call {n}: {error}");
+        }
+    }
 }

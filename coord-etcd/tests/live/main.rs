@@ -2,16 +2,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod auth;
+mod clusters;
 mod costs;
 mod disk;
 mod errors;
 mod garbage;
+mod grpc_proxy;
 mod held;
+mod homes;
 mod members;
 mod quota;
 mod rights;
 mod sizes;
 mod tls;
+mod ttl;
 mod watches;
 
 use std::future::Future;

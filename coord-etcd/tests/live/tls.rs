@@ -3,13 +3,14 @@
 use std::error::Error as _;
 use std::fs;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use coord_api::prelude::*;
 use coord_api::{ErrorKind, Outcome, Value, WatchStart};
-use coord_etcd::{EtcdOptions, EtcdProvider, EtcdStore, Tls};
+use coord_etcd::{EtcdOptions, EtcdProvider, EtcdStore, Resolver, Tls};
 use coord_etcd_fixture::{Binary, Cluster, Series};
-use coord_testkit::wait::within;
+use coord_testkit::wait::{eventually, within};
 use etcd_client::{Certificate, ConnectOptions, Identity, Permission, TlsOptions};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
@@ -159,6 +160,29 @@ async fn a_server_of_another_name_is_not_trusted_but_under_that_name() {
     }
 }
 
+/// However the name is found, it is the name that the certificate must carry.
+#[tokio::test]
+async fn each_address_of_a_name_is_trusted_under_that_name_alone() {
+    let authority = Authority::new();
+    let (cluster, _files) = encrypted(Series::V3_5, &authority, "etcd.shop.internal", None);
+    let port = cluster.endpoints()[0].rsplit(':').next().unwrap().to_owned();
+    for addresses in [vec![[127, 0, 0, 1]], vec![[127, 0, 0, 2], [127, 0, 0, 1]]] {
+        let resolver = Resolver::from_fn(move |_| {
+            let addresses = addresses.iter().map(|address| (*address).into()).collect();
+            async move { Ok(addresses) }
+        });
+        let named = |name: &str| {
+            let mut options = options(&cluster, trusting(&authority)).with_resolver(resolver.clone());
+            options.endpoints = vec![format!("{name}:{port}")];
+            options
+        };
+        let store = EtcdStore::connect(&named("etcd.shop.internal")).await.unwrap();
+        put(&store, "k", "v").await.unwrap();
+        let why = &["NotValidForName", "not valid for name", "refused"];
+        refused(&named("etcd.other.internal"), why, &[], "another name").await;
+    }
+}
+
 #[tokio::test]
 async fn who_does_not_encrypt_where_it_is_asked_for_or_the_other_way_round_is_told_in_time() {
     let authority = Authority::new();
@@ -222,5 +246,63 @@ async fn a_certificate_can_be_the_sign_in() {
         assert_eq!(denied.kind(), ErrorKind::PermissionDenied, "{series:?}: {denied}");
         let denied = put(&identified(&nobody), "/shop/k", "v").await.unwrap_err();
         assert_eq!((denied.kind(), denied.outcome()), (ErrorKind::PermissionDenied, Outcome::NotApplied), "{series:?}: {denied}");
+    }
+}
+
+/// Who signs clients' certificates is replaced, so that a server which is started again takes the new ones alone: as when the old ones have expired.
+fn replace_clients(cluster: &mut Cluster, files: &Path, clients: &Authority) {
+    written(files, "clients.pem", &clients.pem());
+    cluster.restart();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewed_certificates_are_read_again_for_new_connections() {
+    for series in ALL {
+        let (authority, before, after) = (Authority::new(), Authority::new(), Authority::new());
+        let (mut cluster, server) = encrypted(series, &authority, HERE, Some(&before));
+        let mine = TempDir::new().unwrap();
+        let renew = |signed: &Signed| (written(mine.path(), "c.pem", &signed.certificate), written(mine.path(), "c.key", &signed.key));
+        let (certificate, key) = renew(&before.sign("shop"));
+        let ca = written(mine.path(), "ca.pem", &authority.pem());
+        let files = Tls::new().with_authorities_file(ca).with_identity_files(certificate, key);
+        // The same, by a function of the program.
+        let issuer = Arc::new(Mutex::new(before.sign("shop")));
+        let (issued, trusted) = (Arc::clone(&issuer), authority.pem());
+        let function = Tls::from_fn(move || {
+            let signed = issued.lock().unwrap();
+            Ok(Tls::new().with_authorities(&trusted).with_identity(&signed.certificate, signed.key.clone()))
+        });
+        let mut providers = Vec::new();
+        for tls in [files, function] {
+            let provider = EtcdProvider::connect(options(&cluster, tls)).await.unwrap();
+            let guard = provider.lock().acquire(&format!("l{}", providers.len()), Duration::from_secs(10)).await.unwrap();
+            providers.push((provider, guard));
+        }
+
+        renew(&after.sign("shop"));
+        *issuer.lock().unwrap() = after.sign("shop");
+        replace_clients(&mut cluster, server.path(), &after);
+        for (provider, _) in &providers {
+            eventually(SOON, "it is connected anew", async || provider.config().set("k", &1).await.ok()).await;
+        }
+
+        // What is of no use is not used: a key that is missing, half a file, or one that does not belong to the certificate yet.
+        let other = after.sign("shop").key;
+        for broken in [None, Some(&other[..other.len() / 2]), Some(&other)] {
+            match broken {
+                Some(text) => drop(written(mine.path(), "c.key", text)),
+                None => fs::remove_file(mine.path().join("c.key")).unwrap(),
+            }
+            *issuer.lock().unwrap() = Signed { certificate: after.sign("shop").certificate, key: other.clone() };
+            cluster.restart();
+            for (provider, _) in &providers {
+                eventually(SOON, "it is connected anew", async || provider.config().set("k", &1).await.ok()).await;
+            }
+        }
+        for (provider, guard) in providers {
+            assert!(guard.is_held(), "{series:?}: nothing was lost");
+            guard.unlock().await.unwrap();
+            provider.close().await.unwrap();
+        }
     }
 }

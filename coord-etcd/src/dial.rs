@@ -1,0 +1,202 @@
+//! How a connection is made. It is made, and lives, in the client's home, whoever asks first.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use coord_recipes::Home;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
+use tonic::transport::{Channel, Endpoint};
+use tower_service::Service;
+
+use crate::resolver::Resolver;
+use crate::tls::Encryption;
+
+/// Where a member is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// Without the brackets of an address of version 6.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// The one address of the name that this is about. Without it, any of them.
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) encrypted: bool,
+}
+
+impl Target {
+    /// `host:port`, as in a URL.
+    pub(crate) fn authority(&self) -> String {
+        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+    }
+
+    /// The address, where it is known without asking.
+    pub(crate) fn known_address(&self) -> Option<IpAddr> {
+        self.address.or_else(|| self.host.parse().ok())
+    }
+
+    fn uri(&self) -> Result<Uri, http::Error> {
+        let scheme = if self.encrypted { "https" } else { "http" };
+        Uri::builder().scheme(scheme).authority(self.authority()).path_and_query("/").build()
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.authority())?;
+        match self.address {
+            Some(address) => write!(f, " at {address}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What connections of one client have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialing {
+    pub(crate) home: Home,
+    pub(crate) resolver: Resolver,
+    pub(crate) encryption: Option<Arc<Encryption>>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) keepalive_interval: Duration,
+    pub(crate) keepalive_timeout: Duration,
+}
+
+impl Dialing {
+    /// A channel of a single connection, which is made when it is first needed. No I/O.
+    pub(crate) fn channel(&self, target: &Target) -> Result<Channel, http::Error> {
+        let endpoint = Endpoint::from(target.uri()?)
+            .executor(Executor(self.home.clone()))
+            .http2_keep_alive_interval(self.keepalive_interval)
+            .keep_alive_timeout(self.keepalive_timeout)
+            // etcd takes pings without anything under way for an attack.
+            .keep_alive_while_idle(false);
+        let dialer = Dialer { dialing: self.clone(), target: target.clone(), connected: Arc::default() };
+        Ok(Channel::new(dialer, endpoint))
+    }
+
+    /// The addresses behind a target, each with its port.
+    pub(crate) async fn addresses(&self, target: &Target) -> io::Result<Vec<SocketAddr>> {
+        let addresses = match target.known_address() {
+            Some(address) => vec![address],
+            None => self.resolver.resolve(&target.host).await?,
+        };
+        Ok(addresses.into_iter().map(|address| SocketAddr::new(address, target.port)).collect())
+    }
+
+    async fn connect(&self, target: &Target) -> io::Result<Stream> {
+        let deadline = Instant::now() + self.connect_timeout;
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it was not made in time");
+        let addresses = timeout_at(deadline, self.addresses(target)).await.map_err(late)??;
+        let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for (tried, address) in addresses.iter().enumerate() {
+            // What is left is shared by those that are left.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+            match timeout_at(Instant::now() + share, self.connect_at(target, *address)).await.map_err(late).and_then(|made| made) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
+    async fn connect_at(&self, target: &Target, address: SocketAddr) -> io::Result<Stream> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let Some(encryption) = self.encryption.as_ref().filter(|_| target.encrypted) else { return Ok(Either::Left(stream)) };
+        let name = encryption.server_name(&target.host).map_err(io::Error::other)?;
+        let config = encryption.config(&self.home).await;
+        let stream = TlsConnector::from(config).connect(name, stream).await?;
+        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the server does not speak HTTP/2"));
+        }
+        Ok(Either::Right(Box::new(stream)))
+    }
+}
+
+type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// Makes the connection of one channel, once. Who answers at the next one may be somebody else: so another connection is another link, of whose
+/// other end nothing is known yet.
+struct Dialer {
+    dialing: Dialing,
+    target: Target,
+    /// Whether the connection was made.
+    connected: Arc<AtomicBool>,
+}
+
+impl Service<Uri> for Dialer {
+    type Response = TokioIo<Stream>;
+    type Error = NotConnected;
+    type Future = BoxFuture<'static, Result<TokioIo<Stream>, NotConnected>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NotConnected>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let (dialing, target, connected) = (self.dialing.clone(), self.target.clone(), Arc::clone(&self.connected));
+        async move {
+            if connected.load(Ordering::Acquire) {
+                return Err(NotConnected::Over);
+            }
+            let stream = dialing.connect(&target).await.map_err(NotConnected::Failed)?;
+            connected.store(true, Ordering::Release);
+            Ok(TokioIo::new(stream))
+        }
+        .boxed()
+    }
+}
+
+/// Why a request was not sent.
+#[derive(Debug)]
+pub(crate) enum NotConnected {
+    /// No connection could be made.
+    Failed(io::Error),
+    /// There was a connection, which has ended.
+    Over,
+}
+
+impl fmt::Display for NotConnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotConnected::Failed(error) => error.fmt(f),
+            NotConnected::Over => f.write_str("the connection has ended"),
+        }
+    }
+}
+
+impl std::error::Error for NotConnected {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            // What an `io::Error` says is what its own cause says.
+            NotConnected::Failed(error) => error.source(),
+            NotConnected::Over => None,
+        }
+    }
+}
+
+/// Runs what drives a channel in the home.
+#[derive(Clone)]
+struct Executor(Home);
+
+impl hyper::rt::Executor<Pin<Box<dyn Future<Output = ()> + Send>>> for Executor {
+    fn execute(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        // Without a home the task is dropped, and whoever needs the channel is told that it is closed.
+        drop(self.0.spawn(task));
+    }
+}

@@ -1,0 +1,128 @@
+//! Which cluster this is. Its members say so in each answer.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use coord_api::Outcome;
+use etcd_client::proto::{
+    PbLeaseGrantResponse, PbLeaseRevokeResponse, PbLeaseTimeToLiveResponse, PbMemberListResponse, PbPutResponse, PbRangeResponse,
+    PbResponseHeader, PbStatusResponse, PbTxnResponse, PbWatchResponse,
+};
+
+use crate::error::Fault;
+
+/// The cluster of a client. It is what the first answers say, or what the options do, and then stays: another cluster has other locks, and other revisions.
+#[derive(Debug, Default)]
+pub(crate) struct Identity {
+    /// Zero while it is not known; no cluster has that.
+    cluster: AtomicU64,
+}
+
+impl Identity {
+    pub(crate) fn new(expected: Option<u64>) -> Self {
+        Identity { cluster: AtomicU64::new(expected.unwrap_or_default()) }
+    }
+
+    /// The cluster, once it is known.
+    pub(crate) fn known(&self) -> Option<u64> {
+        Some(self.cluster.load(Ordering::Acquire)).filter(|cluster| *cluster != 0)
+    }
+
+    /// It is this cluster, unless it was known to be another one before. Returns the one that it is.
+    pub(crate) fn settle(&self, cluster: u64) -> u64 {
+        match self.cluster.compare_exchange(0, cluster, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => cluster,
+            Err(known) => known,
+        }
+    }
+
+    /// Takes an answer of the cluster, and refuses one of another.
+    ///
+    /// # Errors
+    ///
+    /// That it is of another cluster, or of no etcd at all.
+    pub(crate) fn check(&self, header: Option<&PbResponseHeader>) -> Result<(), Fault> {
+        let Some(theirs) = header.map(|header| header.cluster_id).filter(|cluster| *cluster != 0) else {
+            return Err(Fault { accuses: true, ..Fault::nonsense("etcd answered without saying which cluster it is of") });
+        };
+        match self.settle(theirs) {
+            ours if ours == theirs => Ok(()),
+            ours => Err(Fault::foreign(ours, theirs)),
+        }
+    }
+}
+
+/// What a member answered.
+pub(crate) trait Answer {
+    /// Where the answer comes from.
+    fn header(&self) -> Option<&PbResponseHeader>;
+}
+
+macro_rules! answers {
+    ($($answer:ty),+ $(,)?) => {
+        $(impl Answer for $answer {
+            fn header(&self) -> Option<&PbResponseHeader> {
+                self.header.as_ref()
+            }
+        })+
+    };
+}
+
+answers!(
+    PbLeaseGrantResponse,
+    PbLeaseRevokeResponse,
+    PbLeaseTimeToLiveResponse,
+    PbMemberListResponse,
+    PbPutResponse,
+    PbRangeResponse,
+    PbStatusResponse,
+    PbTxnResponse,
+    PbWatchResponse,
+);
+
+impl Fault {
+    /// The member belongs to another cluster: nothing that it says is about ours, and nothing was done to ours.
+    fn foreign(ours: u64, theirs: u64) -> Self {
+        let message = format!("it belongs to the cluster {theirs:x}, and not to {ours:x} as those that answered before");
+        Fault { foreign: Some(theirs), outcome: Outcome::NotApplied, ..Fault::unavailable(message) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coord_api::ErrorKind;
+
+    use super::*;
+
+    fn header(cluster_id: u64) -> Option<PbResponseHeader> {
+        Some(PbResponseHeader { cluster_id, ..PbResponseHeader::default() })
+    }
+
+    #[test]
+    fn the_first_answer_settles_it_and_the_others_must_agree() {
+        let identity = Identity::new(None);
+        assert_eq!(identity.known(), None);
+        identity.check(header(0xa).as_ref()).unwrap();
+        assert_eq!(identity.known(), Some(0xa));
+        identity.check(header(0xa).as_ref()).unwrap();
+        let fault = identity.check(header(0xb).as_ref()).unwrap_err();
+        assert!(fault.accuses && fault.message.contains("cluster b") && fault.message.contains("not to a"), "{fault:?}");
+        assert_eq!((fault.kind, fault.outcome), (ErrorKind::Unavailable, Outcome::NotApplied));
+        assert_eq!(identity.known(), Some(0xa));
+    }
+
+    #[test]
+    fn what_the_options_expect_decides() {
+        let identity = Identity::new(Some(0xa));
+        assert!(identity.check(header(0xb).as_ref()).is_err());
+        identity.check(header(0xa).as_ref()).unwrap();
+    }
+
+    #[test]
+    fn an_answer_without_a_cluster_is_of_no_etcd() {
+        let identity = Identity::new(None);
+        for nothing in [None, header(0)] {
+            assert!(identity.check(nothing.as_ref()).unwrap_err().accuses);
+        }
+        assert_eq!(identity.known(), None);
+    }
+}

@@ -1,0 +1,59 @@
+//! How a host's name becomes addresses.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+/// Finds the addresses of a host's name. By default the system is asked, as for any other connection.
+#[derive(Clone)]
+pub struct Resolver(Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>);
+
+impl Resolver {
+    /// The system's.
+    pub fn system() -> Self {
+        Resolver::from_fn(|host| async move {
+            // The port is needed to ask, and then of no use.
+            let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
+            Ok(found.map(|address| address.ip()).collect())
+        })
+    }
+
+    /// Asks a function, which is called within a tokio runtime. What it returns is given up after the connect timeout.
+    pub fn from_fn<F>(resolve: impl Fn(String) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,
+    {
+        Resolver(Arc::new(move |host| resolve(host).boxed()))
+    }
+
+    /// The addresses of a name, each once.
+    pub(crate) async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for address in (self.0)(host.to_owned()).await? {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        if addresses.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        }
+        Ok(addresses)
+    }
+}
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Resolver::system()
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Resolver")
+    }
+}
