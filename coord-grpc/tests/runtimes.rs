@@ -128,7 +128,7 @@ fn calls_need_no_timers_and_no_runtime() {
     let without_timers = Builder::new_current_thread().build().unwrap();
     let calls = async {
         let mut client = health(&channel);
-        client.check(order("", CallOptions::default())).await.unwrap();
+        client.check(order("", CallOptions::default().with_attempt_timeout(SOON))).await.unwrap();
         assert_eq!(client.check(order("hang", CallOptions::default())).await.unwrap_err().code(), Code::DeadlineExceeded);
         // The channel's own deadline, of which the server knows nothing.
         let late = health(&hasty).check(order("hang", CallOptions::default().with_attempt_timeout(None))).await;
@@ -136,7 +136,7 @@ fn calls_need_no_timers_and_no_runtime() {
     };
     without_timers.block_on(calls);
     let mut client = health(&channel);
-    futures_executor::block_on(client.check(order("", CallOptions::default()))).unwrap();
+    futures_executor::block_on(client.check(order("", CallOptions::default().with_attempt_timeout(SOON)))).unwrap();
 }
 
 /// Where the clock was paused, which the servers do not know, the timeouts are real.
