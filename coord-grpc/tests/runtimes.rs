@@ -123,19 +123,20 @@ fn calls_need_no_timers_and_no_runtime() {
     let servers = runtime();
     let server = servers.block_on(Server::start("a"));
     let options = options().with_attempt_timeout(Duration::from_millis(100));
+    let hasty = Channel::fixed([server.endpoint()], options.clone().with_deadline(Duration::from_millis(100))).unwrap();
     let channel = Channel::fixed([server.endpoint()], options).unwrap();
     let without_timers = Builder::new_current_thread().build().unwrap();
     let calls = async {
         let mut client = health(&channel);
-        client.check(order("", CallOptions::default())).await.unwrap();
+        client.check(order("", CallOptions::default().with_attempt_timeout(SOON))).await.unwrap();
         assert_eq!(client.check(order("hang", CallOptions::default())).await.unwrap_err().code(), Code::DeadlineExceeded);
-        let mut late = order("hang", CallOptions::default().with_attempt_timeout(None));
-        late.set_timeout(Duration::from_millis(100));
-        assert_eq!(client.check(late).await.unwrap_err().code(), Code::DeadlineExceeded);
+        // The channel's own deadline, of which the server knows nothing.
+        let late = health(&hasty).check(order("hang", CallOptions::default().with_attempt_timeout(None))).await;
+        assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
     };
     without_timers.block_on(calls);
     let mut client = health(&channel);
-    futures_executor::block_on(client.check(order("", CallOptions::default()))).unwrap();
+    futures_executor::block_on(client.check(order("", CallOptions::default().with_attempt_timeout(SOON)))).unwrap();
 }
 
 /// Where the clock was paused, which the servers do not know, the timeouts are real.
