@@ -261,7 +261,6 @@ async fn throughput(cluster: &Cluster) {
     const LENGTH: Duration = Duration::from_millis(500);
     println!("\n## Throughput, {CALLERS} callers, {PAIRS} rounds of {LENGTH:?} in turns: medians of ratios");
     let (one, other, provider) = (raw(cluster).await, raw(cluster).await, ours(cluster).await);
-    let near = ours_in(cluster, Home::runtime(tokio::runtime::Handle::current())).await;
     for kind in [Kind::Get, Kind::Set] {
         let mut rates = Vec::new();
         for round in 0..PAIRS {
