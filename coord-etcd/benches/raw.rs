@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use coord_api::prelude::*;
 use coord_api::{Provider, RegisterOptions, ServiceInstance, Value, Version, WatchStart};
-use coord_etcd::{EtcdOptions, EtcdProvider, EtcdStore};
+use coord_etcd::{EtcdOptions, EtcdProvider, EtcdStore, Home};
 use coord_etcd_fixture::{Binary, Cluster, Series};
 use coord_recipes::{ProviderOptions, StoreProvider};
 use coord_testkit::wrap::{Counter, Counting};
@@ -80,6 +80,11 @@ async fn raw(cluster: &Cluster) -> Client {
 
 async fn ours(cluster: &Cluster) -> Arc<dyn Provider> {
     EtcdProvider::connect(EtcdOptions::new(cluster.endpoints())).await.unwrap()
+}
+
+/// As [`ours`], with all that goes on in the background in this home.
+async fn ours_in(cluster: &Cluster, home: Home) -> Arc<dyn Provider> {
+    EtcdProvider::connect(EtcdOptions::new(cluster.endpoints()).with_home(home)).await.unwrap()
 }
 
 /// A provider whose requests are counted, as [`EtcdProvider`] without what repeats them.
@@ -173,19 +178,24 @@ async fn latency(cluster: &Cluster) {
     const PAIRS: usize = 100;
     println!("\n## Latency, one call at a time, {BLOCKS} times {PAIRS} pairs of each kind: medians");
     let (one, other, provider) = (raw(cluster).await, raw(cluster).await, ours(cluster).await);
+    let near = ours_in(cluster, Home::runtime(tokio::runtime::Handle::current())).await;
     for kind in [Kind::Get, Kind::Set, Kind::CompareAndSet, Kind::CompareAndSetOrTell] {
         let key = |side: &str| format!("{kind:?}/{side}");
         let mut control = Pair::new(of_raw(&one, kind, &key("a")), of_raw(&other, kind, &key("b")));
         let mut pair = Pair::new(of_raw(&one, kind, &key("c")), of_ours(&provider, kind, &key("d")));
+        let mut near = Pair::new(of_raw(&one, kind, &key("e")), of_ours(&near, kind, &key("f")));
         for _ in 0..BLOCKS {
             control.run(PAIRS).await;
             pair.run(PAIRS).await;
+            near.run(PAIRS).await;
         }
-        let ([raw, again], [beside, ours]) = (control.medians(), pair.medians());
+        let ([raw, again], [beside, ours], [beside_near, near]) = (control.medians(), pair.medians(), near.medians());
         println!(
-            "{kind:?}: raw {raw:.1} us, raw again {again:.1} us ({:.3}); raw {beside:.1} us, coord {ours:.1} us, ratio {:.3}",
+            "{kind:?}: raw {raw:.1} us, raw again {again:.1} us ({:.3}); raw {beside:.1} us, coord {ours:.1} us, ratio {:.3}; \
+             raw {beside_near:.1} us, coord in the callers' runtime {near:.1} us, ratio {:.3}",
             again / raw,
-            ours / beside
+            ours / beside,
+            near / beside_near
         );
     }
 }
