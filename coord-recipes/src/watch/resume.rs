@@ -43,6 +43,8 @@ pub(crate) struct Resuming {
     attached_at: Option<Instant>,
     retry_at: Option<Instant>,
     backoff: Backoff,
+    /// The state was read, and nothing has come since: history that is lost again then is not asked for at once.
+    resynced: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +96,7 @@ impl Resuming {
             attached_at: None,
             retry_at: None,
             backoff: Backoff::new(),
+            resynced: false,
         }
     }
 
@@ -140,7 +143,7 @@ impl Resuming {
         let Some(stream) = &mut self.stream else { return Box::pin(self.attach()).await };
         match stream.next().await {
             Some(Ok(StoreEvent::Batch(batch))) => {
-                self.backoff.reset();
+                self.good();
                 // A store that resumes inclusively, or replays, delivers what was seen.
                 if batch.revision <= self.seen {
                     return Ok(None);
@@ -149,13 +152,13 @@ impl Resuming {
                 Ok(Some(Feed::Batch(batch)))
             }
             Some(Ok(StoreEvent::Progress(revision))) => {
-                self.backoff.reset();
+                self.good();
                 self.seen = self.seen.max(revision);
                 Ok(None)
             }
             Some(Err(error)) if is_permanent(&error) => Err(error),
             Some(Err(error)) if error.kind() == ErrorKind::Compacted => {
-                self.detach(Detached::Lost);
+                self.lose_history();
                 Ok(None)
             }
             Some(Err(error)) => {
@@ -170,6 +173,21 @@ impl Resuming {
                 self.pause();
                 Ok(None)
             }
+        }
+    }
+
+    /// Something came.
+    fn good(&mut self) {
+        self.backoff.reset();
+        self.resynced = false;
+    }
+
+    /// The history that is needed is gone: the state is read anew. At once, unless that is what was done last: a store that refuses to go on from
+    /// the state that it has just given would be asked without end.
+    fn lose_history(&mut self) {
+        self.detach(Detached::Lost);
+        if self.resynced {
+            self.pause();
         }
     }
 
@@ -195,7 +213,7 @@ impl Resuming {
             Ok(feed) => Ok(feed),
             Err(error) if is_permanent(&error) => Err(error),
             Err(error) if error.kind() == ErrorKind::Compacted => {
-                self.detached = Detached::Lost;
+                self.lose_history();
                 Ok(None)
             }
             Err(_) => {
@@ -214,6 +232,7 @@ impl Resuming {
             let replaced = self.detached == Detached::Replaced;
             self.seen = state.revision;
             self.detached = Detached::Fresh;
+            self.resynced = true;
             return Ok(Some(Feed::Resync { state, replaced }));
         }
         let stream = self.core.store.watch(self.span.clone(), Some(self.seen)).await?;

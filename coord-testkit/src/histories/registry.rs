@@ -159,8 +159,9 @@ pub(super) fn check_snapshots(snapshots: &[Snapshot], seen: &[Seen], is_whole: i
     let mut breaches = Vec::new();
     for snapshot in snapshots {
         if snapshot.at < snapshot.from {
-            breaches
-                .push(Breach::new("r10", format!("a read at revision {} came after revision {} was known", snapshot.at, snapshot.from)));
+            // A list is a read of the config centre (R10); a discovery has a rule of its own.
+            let rule = if snapshot.rule == "r14" { "r10" } else { snapshot.rule };
+            breaches.push(Breach::new(rule, format!("a read at revision {} came after revision {} was known", snapshot.at, snapshot.from)));
         }
         if !is_whole(snapshot.at) {
             continue;
