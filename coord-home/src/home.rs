@@ -59,6 +59,8 @@ enum Kind {
     Own(String),
     /// The thread that all such homes of the process share, unless the clock is paused.
     Shared,
+    /// The thread for the user's code that all such homes of the process share, unless the clock is paused.
+    Callbacks,
     /// A thread of its own, with this name, whatever the clock does.
     Thread(String),
     Runtime(Given),
@@ -118,6 +120,12 @@ impl Home {
         Home::of(Kind::Shared)
     }
 
+    /// As [`shared`](Home::shared), but a thread apart, where the user's code may run, and block for a while: nothing is renewed there. What is recorded on it is not put
+    /// [aside](fn@crate::aside).
+    pub fn for_callbacks() -> Self {
+        Home::of(Kind::Callbacks)
+    }
+
     /// A thread of its own, also where the clock is paused: for what talks to the world outside, where time passes by itself.
     pub fn thread(name: impl Into<String>) -> Self {
         Home::of(Kind::Thread(name.into()))
@@ -163,9 +171,13 @@ impl Home {
             return Ok(place);
         }
         let place = match &self.0.kind {
-            Kind::Own(_) | Kind::Shared if clock::is_paused() => Place::Callers,
+            Kind::Own(_) | Kind::Shared | Kind::Callbacks if clock::is_paused() => Place::Callers,
             Kind::Own(name) | Kind::Thread(name) => Place::Thread(Arc::new(HomeThread::start(name).map_err(HomeError::NoThread)?)),
-            Kind::Shared => Place::Thread(shared_thread().map_err(HomeError::NoThread)?),
+            Kind::Shared => Place::Thread(shared_thread(&SHARED, || HomeThread::start("coord")).map_err(HomeError::NoThread)?),
+            Kind::Callbacks => {
+                let start = || HomeThread::start_for_callbacks("coord-callbacks");
+                Place::Thread(shared_thread(&CALLBACKS, start).map_err(HomeError::NoThread)?)
+            }
             Kind::Runtime(runtime) => Place::Runtime(runtime.clone()),
             Kind::Callers => Place::Callers,
         };
@@ -316,14 +328,19 @@ impl Drop for Timer {
     }
 }
 
-/// The thread of all homes that share one, started where none of them has it.
-fn shared_thread() -> io::Result<Arc<HomeThread>> {
-    static SHARED: Mutex<Weak<HomeThread>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock();
+/// The thread of all homes that share it.
+type SharedThread = Mutex<Weak<HomeThread>>;
+
+static SHARED: SharedThread = Mutex::new(Weak::new());
+static CALLBACKS: SharedThread = Mutex::new(Weak::new());
+
+/// The thread that is shared, started where none of those who share it has it.
+fn shared_thread(shared: &SharedThread, start: impl FnOnce() -> io::Result<HomeThread>) -> io::Result<Arc<HomeThread>> {
+    let mut shared = shared.lock();
     if let Some(thread) = shared.upgrade().filter(|thread| !thread.is_left_behind()) {
         return Ok(thread);
     }
-    let thread = Arc::new(HomeThread::start("coord")?);
+    let thread = Arc::new(start()?);
     *shared = Arc::downgrade(&thread);
     Ok(thread)
 }

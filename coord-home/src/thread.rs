@@ -44,6 +44,19 @@ impl HomeThread {
     ///
     /// No thread or no file for its timers and connections is to be had.
     pub(crate) fn start(name: &str) -> io::Result<Self> {
+        HomeThread::run(name, true)
+    }
+
+    /// As [`start`](Self::start), for the user's code: what that records goes to the user's subscriber as anywhere else, and so does what is recorded [aside](crate::aside).
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub(crate) fn start_for_callbacks(name: &str) -> io::Result<Self> {
+        HomeThread::run(name, false)
+    }
+
+    fn run(name: &str, is_home: bool) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel::<()>();
         let (started, starting) = mpsc::sync_channel(1);
         let subscriber = tracing::dispatcher::get_default(|current| (!current.is::<NoSubscriber>()).then(|| current.clone()));
@@ -52,10 +65,10 @@ impl HomeThread {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(started.send(Err(error))),
             };
-            IS_HOME.set(true);
+            IS_HOME.set(is_home);
             SUBSCRIBER.set(subscriber);
             // What libraries below record would be written by the user's subscriber, here, which may block.
-            let _silent = tracing::subscriber::set_default(NoSubscriber::new());
+            let _silent = is_home.then(|| tracing::subscriber::set_default(NoSubscriber::new()));
             let _ = started.send(Ok(runtime.handle().clone()));
             // Whatever still runs then ends with the runtime, which is dropped here, outside of any other.
             let _ = runtime.block_on(stopped);

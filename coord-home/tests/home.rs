@@ -51,7 +51,7 @@ fn told(told: &Receiver<Option<String>>) -> Option<String> {
 
 #[test]
 fn a_task_goes_on_when_the_runtime_that_spawned_it_ends() {
-    for home in [Home::new("own"), Home::shared(), Home::thread("always")] {
+    for home in [Home::new("own"), Home::shared(), Home::for_callbacks(), Home::thread("always")] {
         let (go, gone) = tokio::sync::oneshot::channel::<()>();
         let spawning = runtime();
         let task = {
@@ -82,7 +82,7 @@ fn timers_need_neither_timers_nor_a_runtime_of_the_caller() {
 fn under_a_paused_clock_it_is_the_runtime_that_calls() {
     let paused = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let begun = StdInstant::now();
-    for home in [Home::new("own"), Home::shared()] {
+    for home in [Home::new("own"), Home::shared(), Home::for_callbacks()] {
         paused.block_on(async {
             let before = home.now();
             let task = home.spawn(async { std::thread::current().name().map(str::to_owned) }).unwrap();
@@ -152,6 +152,22 @@ fn homes_that_share_a_thread_share_it_and_it_ends_with_the_last() {
     let still = two.clone();
     drop(two);
     wait_for(still.spawn(async {}).unwrap());
+}
+
+/// The user's code runs there: so it is no home in the sense of [`Home::is_here`], and what is recorded there is not put aside.
+#[test]
+fn callbacks_have_a_thread_apart() {
+    let where_it_runs = |home: &Home| wait_for(home.spawn(async { (std::thread::current().id(), Home::is_here()) }).unwrap());
+    let (one, two) = (Home::for_callbacks(), Home::for_callbacks());
+    assert_eq!(where_it_runs(&one), where_it_runs(&two));
+    assert_ne!(where_it_runs(&one).0, where_it_runs(&Home::shared()).0);
+    assert!(!where_it_runs(&one).1 && where_it_runs(&Home::shared()).1);
+    let inline = one.spawn(async {
+        let (tell, told) = channel();
+        aside(move || tell.send(std::thread::current().id()).unwrap());
+        told.recv().unwrap() == std::thread::current().id()
+    });
+    assert!(wait_for(inline.unwrap()));
 }
 
 fn wait_for<T: Send + 'static>(task: tokio::task::JoinHandle<T>) -> T {

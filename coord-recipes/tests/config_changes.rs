@@ -132,17 +132,19 @@ async fn it_ends_with_the_manager_however_that_ends() {
     assert_eq!(soon(collected).await.unwrap(), [ConfigSource::Loaded(version)], "closed");
 }
 
+/// Under a paused clock the manager lives in the runtime that started it.
 #[test]
-fn it_ends_with_the_runtime_of_the_manager() {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (one, other) = (runtime(), runtime());
+fn it_ends_with_the_runtime_that_it_lives_in() {
+    let paused = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let provider = MemoryProvider::new();
     let manager = builder(&provider).build().unwrap();
-    one.block_on(manager.start());
+    paused.block_on(manager.start());
     let mut changes = manager.changes();
     let waiting = other.spawn(async move { next(&mut changes).await });
-    drop(one);
+    drop(paused);
     assert_eq!(other.block_on(waiting).unwrap(), None);
+    assert_eq!(manager.status().watch, None);
 }
 
 #[test]

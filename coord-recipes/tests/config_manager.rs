@@ -17,7 +17,7 @@ use coord_recipes::config_manager::{
     ConfigManager, ConfigManagerBuilder, ConfigReader, ConfigSource, ConfigStatus, DeletePolicy, FaultStage,
 };
 use coord_recipes::{ProviderOptions, StoreProvider};
-use futures_util::{FutureExt, Stream};
+use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -462,29 +462,98 @@ async fn a_closed_provider_ends_the_watch_and_leaves_the_value() {
     assert_eq!(fake.tries.load(Ordering::SeqCst), 1, "what was closed stays closed");
 }
 
-#[test]
-fn outside_of_a_runtime_nothing_panics() {
-    let provider = provider();
-    let manager = builder(provider.config()).default_value(limits(1)).build().unwrap();
-    let status = manager.start().now_or_never().unwrap();
-    assert_eq!(stage(&status), Some(FaultStage::Load));
-    manager.stop().now_or_never().unwrap();
-
-    // A runtime that goes away takes the task with it; another one can go on.
-    for rate in 2..4 {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            provider.config().set(KEY, &limits(rate)).await.unwrap();
-            manager.start().await;
-        });
-        assert_eq!(manager.current().rate, rate);
-        drop(runtime);
-        assert_eq!(manager.status().watch, None);
-        manager.stop().now_or_never().unwrap();
+/// Waits until `holds`, in a thread that has no runtime.
+fn block_until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+#[test]
+fn it_needs_no_runtime_and_outlives_any() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let provider = provider();
+    let set = |rate| futures_executor::block_on(provider.config().set(KEY, &limits(rate))).unwrap();
+    let manager = builder(provider.config()).default_value(limits(1)).build().unwrap();
+    set(2);
+    let status = futures_executor::block_on(manager.start());
+    assert_eq!((stage(&status), manager.current().rate), (None, 2), "outside of a runtime");
+    set(3);
+    block_until("followed", || manager.current().rate == 3);
+    futures_executor::block_on(manager.stop());
+
+    // Started in a runtime that stands still, and then ends.
+    let one = runtime();
+    one.block_on(manager.start());
+    for rate in 4..7 {
+        set(rate);
+        block_until("followed while the runtime stands still", || manager.current().rate == rate);
+    }
+    drop(one);
+    for rate in 7..10 {
+        set(rate);
+        block_until("followed after the end of the runtime", || manager.current().rate == rate);
+    }
+    assert_eq!(manager.status().watch, Some(WatchState::Live));
+    futures_executor::block_on(manager.stop());
+    set(10);
     let reader = manager.reader();
     drop(manager);
-    assert_eq!(reader.current().rate, 3);
+    assert_eq!((reader.current().rate, reader.status().watch), (9, None));
+}
+
+#[test]
+fn what_a_callback_spawns_runs_in_the_runtime_that_started_the_manager() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("the-application").enable_all().build().unwrap();
+    let provider = provider();
+    let (told, ran) = std::sync::mpsc::channel();
+    let manager = builder(provider.config())
+        .on_change(move |_: &Arc<Limits>, _: &Arc<Limits>| {
+            let (told, here) = (told.clone(), std::thread::current().name().map(str::to_owned));
+            tokio::spawn(async move { told.send((here, std::thread::current().name().map(str::to_owned))) });
+        })
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        manager.start().await;
+        provider.config().set(KEY, &limits(2)).await.unwrap();
+    });
+    let (callback, task) = ran.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!((callback.as_deref(), task.as_deref()), (Some("coord-callbacks"), Some("the-application")));
+    runtime.block_on(manager.stop());
+}
+
+#[test]
+fn a_callback_that_blocks_holds_up_no_renewal() {
+    let provider = provider();
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let blocked = Mutex::new(blocked);
+    let inside = Arc::new(AtomicBool::new(false));
+    let entered = Arc::clone(&inside);
+    let manager = builder(provider.config())
+        .on_change(move |_: &Arc<Limits>, _: &Arc<Limits>| {
+            entered.store(true, Ordering::SeqCst);
+            let _ = blocked.lock().unwrap().recv();
+        })
+        .build()
+        .unwrap();
+    futures_executor::block_on(async {
+        manager.start().await;
+        let guard = provider.lock().acquire("job", Duration::from_secs(1)).await.unwrap();
+        provider.config().set(KEY, &limits(2)).await.unwrap();
+        block_until("inside the callback", || inside.load(Ordering::SeqCst));
+        let ttls = std::time::Instant::now() + Duration::from_secs(3);
+        while std::time::Instant::now() < ttls {
+            assert!(guard.is_held());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        release.send(()).unwrap();
+        guard.unlock().await.unwrap();
+        manager.stop().await;
+    });
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use coord_api::prelude::*;
-use coord_memory::MemoryProvider;
+use coord::memory::MemoryProvider;
+use coord::prelude::*;
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]

@@ -5,14 +5,20 @@ use std::time::Duration;
 use coord_api::Revision;
 use tokio::time::Instant;
 
-/// How long a stream may take to come as far as the store is known to be, and how long it may take to be read what happened.
-pub(super) const CATCH_UP: Duration = Duration::from_millis(1_200);
+/// How long a stream may take to come as far as the store is known to be.
+const CATCH_UP: Duration = Duration::from_millis(1_200);
 
 /// How long a stream is believed while nobody knows how far the store is.
 const BLIND: Duration = Duration::from_secs(3);
 
 /// How long a stream that has never answered a request for progress may take to do so, before it is asked otherwise what happened.
-const MUTE: Duration = Duration::from_millis(600);
+const MUTE: Duration = Duration::from_millis(900);
+
+/// How long that may take.
+pub(super) const PROBE_WITHIN: Duration = Duration::from_millis(700);
+
+/// How long a stream may take to tell what is known to have happened.
+const OWING: Duration = Duration::from_millis(600);
 
 /// What is to be done about a stream unless something happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,8 +53,9 @@ pub(super) struct Liveness {
 }
 
 impl Liveness {
-    pub(super) fn new(now: Instant) -> Self {
-        Liveness { reached: Revision::ZERO, wanted: None, marked: now, answers: false, probing: false, owing: None }
+    /// A new stream. `answers` where another one on the same connection has answered a request for progress.
+    pub(super) fn new(now: Instant, answers: bool) -> Self {
+        Liveness { reached: Revision::ZERO, wanted: None, marked: now, answers, probing: false, owing: None }
     }
 
     /// The store is as far as `revision`. Whether the member is to be asked how far it has come.
@@ -106,6 +113,11 @@ impl Liveness {
         self.reached = self.reached.min(after);
     }
 
+    /// Whether it has ever answered a request for progress.
+    pub(super) fn answers(&self) -> bool {
+        self.answers
+    }
+
     /// What is to be done unless something happens, and when.
     pub(super) fn due(&self) -> (Instant, Due) {
         let blind = (self.marked + BLIND, Due::Deaf);
@@ -113,7 +125,7 @@ impl Liveness {
             true => (since + CATCH_UP, Due::Deaf),
             false => (since + MUTE, Due::Probe),
         });
-        let owing = self.owing.map(|since| (since + MUTE, Due::Deaf));
+        let owing = self.owing.map(|since| (since + OWING, Due::Deaf));
         [late, owing].into_iter().flatten().fold(blind, |first, due| first.min(due))
     }
 }
@@ -127,7 +139,7 @@ mod tests {
     }
 
     fn reached_10(now: Instant) -> Liveness {
-        let mut liveness = Liveness::new(now);
+        let mut liveness = Liveness::new(now, false);
         liveness.answered(at(10));
         liveness
     }
@@ -185,7 +197,7 @@ mod tests {
     #[test]
     fn of_a_stream_that_never_answers_it_is_read_what_happened() {
         let start = Instant::now();
-        let mut liveness = Liveness::new(start);
+        let mut liveness = Liveness::new(start, false);
         liveness.told(at(10));
         assert!(liveness.mark(at(11), start));
         assert_eq!(liveness.due(), (start + MUTE, Due::Probe));
@@ -199,7 +211,7 @@ mod tests {
         liveness.mark(at(13), later);
         liveness.probing();
         liveness.probed(at(13), Some(later), later);
-        assert_eq!(liveness.due(), (later + MUTE, Due::Deaf));
+        assert_eq!(liveness.due(), (later + OWING, Due::Deaf));
         // Now it is.
         liveness.owes(None);
         assert_eq!(liveness.due(), (later + BLIND, Due::Deaf));

@@ -1,6 +1,7 @@
 //! The streams to one member.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use etcd_client::WatchClient;
 use parking_lot::Mutex;
@@ -15,6 +16,8 @@ use crate::error::Fault;
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
     lines: Mutex<Vec<Arc<Line>>>,
+    /// Whether the other end answers requests for progress, as servers do and some proxies do not.
+    pub(super) answers: AtomicBool,
 }
 
 impl Pool {

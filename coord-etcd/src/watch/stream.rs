@@ -13,7 +13,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Cluster;
-use super::liveness::{CATCH_UP, Due, Liveness};
+use super::liveness::{Due, Liveness, PROBE_WITHIN};
 use super::probe::{Finding, Question, probe};
 use super::table::{Reply, Table, Wanted};
 use super::watermark::Mark;
@@ -134,7 +134,7 @@ impl Stream {
             Some(Ok(Ok(stream))) => {
                 let (requests, responses) = stream.split();
                 let Stream { line, members, asked, marks, .. } = self;
-                let liveness = Liveness::new(Instant::now());
+                let liveness = Liveness::new(Instant::now(), asked.link.streams.answers.load(Ordering::Relaxed));
                 let reader = Reader { line, members, asked, responses, liveness, marks, probe: None };
                 return run(reader, requests, orders, table).await;
             }
@@ -214,6 +214,9 @@ impl Reader {
                         return fault;
                     }
                     let replies = table.lock().take(response, &mut self.liveness, Instant::now());
+                    if self.liveness.answers() {
+                        self.asked.link.streams.answers.store(true, Ordering::Relaxed);
+                    }
                     match replies {
                         Ok(replies) => replies.into_iter().for_each(|reply| self.reply(reply)),
                         Err(fault) => return fault,
@@ -260,7 +263,7 @@ impl Reader {
     /// Asks the other end by reading what happened, on the same connection.
     fn ask(&self, questions: Vec<Question>) -> BoxFuture<'static, Result<Vec<Finding>, Fault>> {
         let link = Arc::clone(&self.asked.link);
-        let probe = async move { timeout(CATCH_UP, probe(&link.watches, questions)).await.unwrap_or_else(|_| Err(Fault::silent())) };
+        let probe = async move { timeout(PROBE_WITHIN, probe(&link.watches, questions)).await.unwrap_or_else(|_| Err(Fault::silent())) };
         probe.boxed()
     }
 

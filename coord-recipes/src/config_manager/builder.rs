@@ -62,7 +62,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManagerBuilder<T> {
 
     /// Is asked about each change, with the old value and the new one, just before they are swapped: `current()` is still the old one. What it refuses is not used.
     ///
-    /// It runs on the manager's task, never twice at once, so it should be short. The reason shows in the status as the cause of the error, and in the log; it must not
+    /// It runs on the manager's task, never twice at once, and other managers of the process wait for it, so it should be short. The reason shows in the status as the cause of the error, and in the log; it must not
     /// hold secrets. A panic counts as a refusal. It should not own the manager, which could then never be dropped; a [reader](ConfigManager::reader) does no harm.
     #[must_use]
     pub fn on_update<E: Into<Box<dyn StdError + Send + Sync>>>(
@@ -119,7 +119,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManagerBuilder<T> {
             config: self.config,
             updates: Arc::new(self.updates),
             load_timeout: self.load_timeout,
-            home: Home::shared(),
+            home: Home::for_callbacks(),
             running: Mutex::new(None),
         })
     }

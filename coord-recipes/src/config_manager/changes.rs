@@ -55,7 +55,7 @@ pub struct ConfigChanges {
 
 impl ConfigChanges {
     /// Waits until the value in use has changed since this returned last, and says where the new one comes from. `None` when the manager is not running any more: it was
-    /// stopped or dropped, its runtime ended, or the config centre was closed. Before the first start it waits; after a new start it can be called again.
+    /// stopped or dropped, or the config centre was closed. Before the first start it waits; after a new start it can be called again.
     ///
     /// # Cancel safety
     ///

@@ -37,6 +37,7 @@
 //! # }
 //! ```
 
+mod application;
 mod builder;
 mod changes;
 mod guard;
@@ -51,8 +52,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coord_api::{ConfigCenter, Error, ErrorKind};
-use coord_home::Home;
+use coord_api::ConfigCenter;
+use coord_home::{Home, HomeError};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -132,22 +133,16 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManager<T> {
     /// It never fails: what went wrong stands in the status that it returns, and the manager goes on trying in the background, with capped and jittered pauses. The
     /// first load is over when the centre answered, be it that the key is missing or that its document is refused. Started already, it only waits.
     ///
-    /// Needs a tokio runtime, on which the task and the callbacks then run; when it ends, so does following the value, and the status says so. Outside of one nothing is
-    /// started, and the status says so.
+    /// The task and the callbacks live on a thread that all managers of the process share ([`Home::for_callbacks`]), whatever becomes of the runtime that calls, and there need
+    /// not be one; nothing is renewed there. Under a paused clock it is the runtime that calls. Callbacks see the runtime and the subscriber of whoever started the manager: a
+    /// task that they spawn runs there.
     ///
     /// # Cancel safety
     ///
     /// A dropped call leaves the manager running.
     pub async fn start(&self) -> ConfigStatus {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            let error = Error::new(ErrorKind::Internal, "config_manager.start", "called outside of a tokio runtime");
-            self.reader.cell.failed(ConfigFault::new(FaultStage::Load, None, error));
-            return self.status();
-        };
         if let Err(error) = self.home.ready() {
-            let error = crate::core::homeless("config_manager.start", error);
-            self.reader.cell.failed(ConfigFault::new(FaultStage::Load, None, error));
-            return self.status();
+            return self.homeless(error);
         }
         let mut running = loop {
             let stopping = {
@@ -159,7 +154,10 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManager<T> {
                 }
                 match &*slot {
                     Some(stopping) => stopping.clone(),
-                    None => break slot.insert(self.spawn(&runtime)).clone(),
+                    None => match self.spawn() {
+                        Ok(running) => break slot.insert(running).clone(),
+                        Err(error) => return self.homeless(error),
+                    },
                 }
             };
             stopping.ended().await;
@@ -169,13 +167,19 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManager<T> {
         self.status()
     }
 
-    fn spawn(&self, runtime: &tokio::runtime::Handle) -> Running {
+    fn spawn(&self) -> Result<Running, HomeError> {
         let (report, loaded) = watch::channel(false);
         let stop = CancellationToken::new();
         let worker =
             Worker::new(Arc::clone(&self.config), &self.reader, Arc::clone(&self.updates), self.home.clone(), stop.clone(), report);
-        runtime.spawn(worker.run());
-        Running { stop, loaded }
+        self.home.spawn(worker.run())?;
+        Ok(Running { stop, loaded })
+    }
+
+    fn homeless(&self, error: HomeError) -> ConfigStatus {
+        let error = crate::core::homeless("config_manager.start", error);
+        self.reader.cell.failed(ConfigFault::new(FaultStage::Load, None, error));
+        self.status()
     }
 }
 

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::application::Application;
 use super::guard::discard;
 use super::reader::{Cell, ConfigReader, Watching};
 use super::status::{ConfigFault, FaultStage};
@@ -30,8 +31,9 @@ pub(super) struct Worker<T> {
     config: Arc<dyn ConfigCenter>,
     cell: Arc<Cell<T>>,
     follower: Follower<T>,
-    /// Whose timers are used: the runtime need not have any.
+    /// Where it lives, and whose timers it uses.
     home: Home,
+    application: Application,
     stop: CancellationToken,
     backoff: Backoff,
     /// Whether the centre was out of reach at the last try: then another failure is no news.
@@ -53,7 +55,17 @@ impl<T: DeserializeOwned> Worker<T> {
         let follower = Follower::new(Arc::clone(&cell), updates);
         let _ = cell.set_watch(Watching::Opening);
         cell.announcer.running(true);
-        Worker { config, cell, follower, home, stop, backoff: Backoff::new(), unreachable: false, loaded }
+        Worker {
+            config,
+            cell,
+            follower,
+            home,
+            application: Application::current(),
+            stop,
+            backoff: Backoff::new(),
+            unreachable: false,
+            loaded,
+        }
     }
 
     /// Runs until it is stopped or the config centre is closed.
@@ -115,9 +127,10 @@ impl<T: DeserializeOwned> Worker<T> {
     fn take(&mut self, event: ConfigEvent) {
         self.backoff.reset();
         self.unreachable = false;
+        let Worker { application, follower, .. } = self;
         match event {
-            ConfigEvent::Put { entry, .. } => self.follower.found(entry.value, entry.version),
-            ConfigEvent::Delete { .. } => self.follower.absent(),
+            ConfigEvent::Put { entry, .. } => application.run(|| follower.found(entry.value, entry.version)),
+            ConfigEvent::Delete { .. } => application.run(|| follower.absent()),
             ConfigEvent::Invalid { record, .. } => self.unreadable(record),
             // Of a key that no call takes, so it is not the managed one.
             ConfigEvent::InvalidDeleted { .. } => {}
@@ -126,9 +139,9 @@ impl<T: DeserializeOwned> Worker<T> {
                 let entry = snapshot.items.into_iter().find(|entry| entry.key == *key);
                 let record = snapshot.invalid.into_iter().find(|record| record.key == key.as_bytes());
                 match (entry, record) {
-                    (Some(entry), _) => self.follower.found(entry.value, entry.version),
+                    (Some(entry), _) => application.run(|| follower.found(entry.value, entry.version)),
                     (None, Some(record)) => self.unreadable(record),
-                    (None, None) => self.follower.absent(),
+                    (None, None) => application.run(|| follower.absent()),
                 }
                 self.loaded.send_replace(true);
             }
@@ -136,17 +149,19 @@ impl<T: DeserializeOwned> Worker<T> {
     }
 
     fn unreadable(&mut self, record: Invalid) {
-        self.follower.refuse(FaultStage::Decode, record.error, record.version, record.value);
+        self.application.run(|| self.follower.refuse(FaultStage::Decode, record.error, record.version, record.value));
     }
 
     fn out_of_reach(&mut self, error: Error) {
         counted("failed", FaultStage::Load.as_str());
         let (key, kind) = (self.cell.key.as_str(), error.kind().as_str());
-        if self.unreachable {
-            log(|| tracing::debug!(key, kind, reason = reason(&error), "configuration still out of reach"));
-        } else {
-            log(|| tracing::warn!(key, kind, reason = reason(&error), "configuration out of reach"));
-        }
+        self.application.run(|| {
+            if self.unreachable {
+                log(|| tracing::debug!(key, kind, reason = reason(&error), "configuration still out of reach"));
+            } else {
+                log(|| tracing::warn!(key, kind, reason = reason(&error), "configuration out of reach"));
+            }
+        });
         self.unreachable = true;
         self.cell.failed(ConfigFault::new(FaultStage::Load, None, error));
     }
@@ -166,7 +181,7 @@ async fn next_event<T>(cell: &Cell<T>) -> Option<Result<ConfigEvent>> {
 }
 
 impl<T> Drop for Worker<T> {
-    /// However the task ended, also with its runtime: nothing watches any more.
+    /// However the task ended, also with a runtime whose clock is paused: nothing watches any more.
     fn drop(&mut self) {
         self.cell.stop_watch();
     }
