@@ -1,29 +1,18 @@
-//! Work that several callers need: done once, and in the home, so that no caller holds it up.
+//! Work that several callers need, with the faults of a client.
 
-use std::fmt;
 use std::future::Future;
 
-use coord_recipes::Home;
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
-use parking_lot::Mutex;
-use tokio::task::AbortHandle;
+use coord_home::{Home, Landed, SingleFlight};
 
 use crate::error::Fault;
 
 /// One run at a time, whose answer goes to everyone who asked while it was under way.
-pub(crate) struct Flight<T: Clone>(Mutex<Option<Run<T>>>);
-
-struct Run<T: Clone> {
-    task: AbortHandle,
-    answer: Answer<T>,
-}
-
-type Answer<T> = Shared<BoxFuture<'static, Result<T, Fault>>>;
+#[derive(Debug)]
+pub(crate) struct Flight<T: Clone>(SingleFlight<Result<T, Fault>>);
 
 impl<T: Clone> Default for Flight<T> {
     fn default() -> Self {
-        Flight(Mutex::new(None))
+        Flight(SingleFlight::default())
     }
 }
 
@@ -40,32 +29,10 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
         if let Some(answer) = already() {
             return Ok(answer);
         }
-        self.answer(home, already, start)?.await
-    }
-
-    fn answer<F>(&self, home: &Home, already: impl Fn() -> Option<T>, start: impl FnOnce() -> F) -> Result<Answer<T>, Fault>
-    where
-        F: Future<Output = Result<T, Fault>> + Send + 'static,
-    {
-        let mut run = self.0.lock();
-        // What came of the last one may have come in between.
-        if let Some(answer) = already() {
-            return Ok(async move { Ok(answer) }.boxed().shared());
+        let answer = self.0.join_unless(home, || already().map(Ok), start).map_err(|error| Fault::homeless(&error))?;
+        match answer.await {
+            Landed::Done(answer) => answer,
+            Landed::Cancelled | Landed::Panicked => Err(Fault::unavailable("what was to be waited for was broken off")),
         }
-        if let Some(run) = run.as_ref().filter(|run| !run.task.is_finished()) {
-            return Ok(run.answer.clone());
-        }
-        let task = home.spawn(start()).map_err(|error| Fault::homeless(&error))?;
-        let abort = task.abort_handle();
-        let answer = async move { task.await.unwrap_or_else(|_| Err(Fault::unavailable("what was to be waited for was broken off"))) };
-        let answer = answer.boxed().shared();
-        *run = Some(Run { task: abort, answer: answer.clone() });
-        Ok(answer)
-    }
-}
-
-impl<T: Clone> fmt::Debug for Flight<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Flight").field("started", &self.0.lock().is_some()).finish()
     }
 }

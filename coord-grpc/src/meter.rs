@@ -1,13 +1,12 @@
 //! What can be seen of channels from afar: metrics.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
-use coord_home::aside;
-use metrics::{Gauge, IntoF64};
+use coord_home::{aside, meter};
+use metrics::Gauge;
 use parking_lot::Mutex;
 
 use crate::state::Phase;
@@ -129,7 +128,7 @@ impl Shown {
             let gauge = metrics::gauge!(ENDPOINTS, "channel" => channel.to_owned(), "phase" => phase);
             (gauge, AtomicI64::new(0))
         });
-        let heard = endpoints.iter().any(|(gauge, _)| Listener::hears(gauge));
+        let heard = endpoints.iter().any(|(gauge, _)| meter::is_gauge_heard(gauge));
         Shown {
             endpoints,
             age: metrics::gauge!(AGE, "channel" => channel.to_owned()),
@@ -137,23 +136,5 @@ impl Shown {
             showing: Mutex::default(),
             heard,
         }
-    }
-}
-
-/// A number that knows whether it was asked for, which gauges without a recorder do not do.
-struct Listener<'a>(&'a Cell<bool>);
-
-impl Listener<'_> {
-    fn hears(gauge: &Gauge) -> bool {
-        let asked = Cell::new(false);
-        gauge.increment(Listener(&asked));
-        asked.get()
-    }
-}
-
-impl IntoF64 for Listener<'_> {
-    fn into_f64(self) -> f64 {
-        self.0.set(true);
-        0.0
     }
 }

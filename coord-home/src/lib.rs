@@ -19,12 +19,14 @@ struct Readme;
 
 mod aside;
 mod clock;
+mod flight;
 mod fork;
 mod home;
 pub mod meter;
 mod thread;
 
 pub use aside::aside;
+pub use flight::{Answer, Landed, SingleFlight};
 pub use fork::Process;
 pub use home::{Elapsed, Home, HomeError};
 

@@ -3,10 +3,11 @@
 //! On a home's thread counts and gauges are summed up here until the recorder has taken what came before: so a recorder that is slow for a while gets fewer and
 //! larger steps, and the right sums in the end. On any other thread the recorder is called at once.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::mem;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Gauge, Histogram, IntoF64, counter, gauge, histogram};
 use parking_lot::Mutex;
 
 use crate::{aside, thread};
@@ -53,6 +54,34 @@ pub fn shift(name: &'static str, labels: &[Label], by: f64) {
 pub fn sample(name: &'static str, labels: &[Label], value: f64) {
     let labels = labels.to_vec();
     aside(move || histogram!(name, &labels).record(value));
+}
+
+/// Whether anybody records a histogram: a handle that goes nowhere does not ask for its number. Recording anything no times leaves no trace.
+pub fn is_heard(histogram: &Histogram) -> bool {
+    Listener::hears(|listener| histogram.record_many(listener, 0))
+}
+
+/// Whether anybody records a gauge. Adding zero leaves no trace.
+pub fn is_gauge_heard(gauge: &Gauge) -> bool {
+    Listener::hears(|listener| gauge.increment(listener))
+}
+
+/// A number that knows whether it was asked for.
+struct Listener<'a>(&'a Cell<bool>);
+
+impl Listener<'_> {
+    fn hears(say: impl FnOnce(Listener<'_>)) -> bool {
+        let heard = Cell::new(false);
+        say(Listener(&heard));
+        heard.get()
+    }
+}
+
+impl IntoF64 for Listener<'_> {
+    fn into_f64(self) -> f64 {
+        self.0.set(true);
+        0.0
+    }
 }
 
 /// Takes a change down, and sees to it that it is handed over.

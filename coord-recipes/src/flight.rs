@@ -1,47 +1,24 @@
-//! Work that several callers need: done once, and at home.
+//! Work that several callers need, with the errors of a contract.
 
-use std::fmt;
 use std::future::Future;
 
 use coord_api::{Error, ErrorKind, Outcome, Result};
-use coord_home::Home;
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
-use parking_lot::Mutex;
-use tokio::task::AbortHandle;
+use coord_home::{Home, Landed};
 
 use crate::core::homeless;
 
 /// One run at a time, whose answer goes to everyone who asked while it was under way.
-///
-/// The run is a task of the [`Home`], so that no caller holds it up: not one that goes away, nor one that is left alone after its first poll, nor one whose
-/// runtime stands still.
-pub(crate) struct SingleFlight<T: Clone> {
-    running: Mutex<Option<Running<T>>>,
-}
-
-struct Running<T: Clone> {
-    task: AbortHandle,
-    answer: Shared<BoxFuture<'static, Landed<T>>>,
-}
-
-/// How a run ended.
-#[derive(Clone)]
-enum Landed<T> {
-    Done(Result<T>),
-    /// The runtime that it ran on is gone.
-    Cancelled,
-    Panicked,
-}
+#[derive(Debug)]
+pub(crate) struct SingleFlight<T: Clone>(coord_home::SingleFlight<Result<T>>);
 
 impl<T: Clone> Default for SingleFlight<T> {
     fn default() -> Self {
-        SingleFlight { running: Mutex::new(None) }
+        SingleFlight(coord_home::SingleFlight::default())
     }
 }
 
 impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
-    /// Joins the run that is under way, or starts one.
+    /// Joins the run that is under way, or starts one. Where its runtime ends, another one is started.
     ///
     /// # Errors
     ///
@@ -55,7 +32,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         loop {
-            match self.join(home, operation, &start)?.await {
+            match self.0.join(home, &start).map_err(|error| homeless(operation, error))?.await {
                 Landed::Done(answer) => return answer,
                 Landed::Cancelled => {}
                 Landed::Panicked => {
@@ -64,34 +41,6 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
                 }
             }
         }
-    }
-
-    fn join<F>(&self, home: &Home, operation: &'static str, start: impl Fn() -> F) -> Result<Shared<BoxFuture<'static, Landed<T>>>>
-    where
-        F: Future<Output = Result<T>> + Send + 'static,
-    {
-        let mut running = self.running.lock();
-        if let Some(running) = running.as_ref().filter(|running| !running.task.is_finished()) {
-            return Ok(running.answer.clone());
-        }
-        let task = home.spawn(start()).map_err(|error| homeless(operation, error))?;
-        let abort = task.abort_handle();
-        let answer = async move {
-            match task.await {
-                Ok(answer) => Landed::Done(answer),
-                Err(error) if error.is_panic() => Landed::Panicked,
-                Err(_) => Landed::Cancelled,
-            }
-        };
-        let answer = answer.boxed().shared();
-        *running = Some(Running { task: abort, answer: answer.clone() });
-        Ok(answer)
-    }
-}
-
-impl<T: Clone> fmt::Debug for SingleFlight<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SingleFlight").field("started", &self.running.lock().is_some()).finish()
     }
 }
 

@@ -16,8 +16,6 @@ use metrics::{Counter, Histogram};
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use crate::telemetry::Listener;
-
 const REQUESTS: &str = "coord_store_requests_total";
 const SECONDS: &str = "coord_store_request_duration_seconds";
 const WATCHES: &str = "coord_store_watches";
@@ -48,8 +46,7 @@ impl<S: Store> Observe<S> {
         metrics::describe_gauge!(WATCHES, "Open watches on the store");
         let meters = Meters::new(backend);
         let watches = metrics::gauge!(WATCHES, "backend" => backend);
-        let metered = Listener::hears(|listener| meters.range.seconds.record_many(listener, 0))
-            || Listener::hears(|listener| watches.increment(listener));
+        let metered = meter::is_heard(&meters.range.seconds) || meter::is_gauge_heard(&watches);
         Observe { store, backend, metered, meters }
     }
 

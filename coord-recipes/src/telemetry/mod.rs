@@ -1,6 +1,5 @@
 //! What an operator hears without asking: outages, losses and resyncs at WARN, and the metrics above the store. The page *Operations* of coordkit lists all of it.
 
-mod listener;
 mod reach;
 mod reached;
 
@@ -16,7 +15,6 @@ use metrics::{Histogram, histogram};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-pub(crate) use listener::Listener;
 use reach::{News, Reach};
 pub(crate) use reached::Reached;
 
@@ -58,7 +56,7 @@ impl Telemetry {
     pub(crate) fn new(provider: String, home: Home) -> Self {
         describe();
         let (lock_wait, lock_held) = (histogram!(LOCK_WAIT), histogram!(LOCK_HELD));
-        let timed = Listener::hears(|listener| lock_wait.record_many(listener, 0));
+        let timed = meter::is_heard(&lock_wait);
         Telemetry { provider, home, reach: Mutex::default(), failing: AtomicBool::new(false), lock_wait, lock_held, timed }
     }
 

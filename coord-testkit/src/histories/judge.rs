@@ -295,13 +295,8 @@ mod tests {
         assert_eq!(judged(2, 4, &[("/config/d/a", 2), ("/config/d/b", 3)]), Some("r14"), "one is gone already");
         assert_eq!(judged(2, 3, &[("/config/d/a", 3), ("/config/d/b", 3)]), Some("r14"), "another version");
         assert_eq!(judged(4, 3, &[("/config/d/a", 2), ("/config/d/b", 3)]), Some("r10"), "older than what was known");
-        let stale = Snapshot {
-            rule: "r35",
-            prefix: "/services/s/".to_owned(),
-            from: Revision::new(4),
-            at: Revision::new(3),
-            items: Vec::new(),
-        };
+        let stale =
+            Snapshot { rule: "r35", prefix: "/services/s/".to_owned(), from: Revision::new(4), at: Revision::new(3), items: Vec::new() };
         assert_eq!(check_snapshots(&[stale], &seen, |_| true).first().map(|breach| breach.rule), Some("r35"), "a stale discovery");
     }
 }
