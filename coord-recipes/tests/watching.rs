@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::prelude::*;
-use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
+use coord_api::store::{Lease, LeaseInfo, Op, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
 use coord_api::{Error, LeaseId, Result, Revision, WatchStart};
 use coord_memory::MemoryStore;
 use coord_recipes::{ProviderOptions, StoreProvider};
@@ -71,6 +71,7 @@ async fn a_store_that_always_says_compacted_is_not_asked_without_end() {
     let coord = StoreProvider::new(Arc::new(store.clone()), ProviderOptions::default());
     let mut watch = coord.config().watch_raw("app/", WatchStart::Now).await.unwrap();
     memory.disconnect();
+    memory.client().txn(Txn::new().then(Op::put("/config/app/a", "1"))).await.unwrap();
     memory.reconnect();
     // The state is told all the same.
     timeout(Duration::from_secs(10), watch.next()).await.unwrap().unwrap().unwrap();

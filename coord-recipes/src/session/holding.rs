@@ -352,8 +352,13 @@ impl Drop for Holding {
             return;
         }
         if self.shared.over().is_none() {
-            self.shared.end(Loss::Released);
-            self.shared.owe();
+            // Closing ends the leases themselves, and needs no release of each entry besides.
+            if self.session().session().core.is_closed() {
+                self.shared.end(Loss::Closed);
+            } else {
+                self.shared.end(Loss::Released);
+                self.shared.owe();
+            }
         }
         self.shared.untrack();
     }
