@@ -67,7 +67,8 @@ pub struct EtcdOptions {
     /// An attempt that gets no answer makes the next one go to another member, so that the attempt's timeout says how long a dead member can be noticed.
     pub retry: RetryPolicy,
     /// Where connections, watches and timers live, with all else that goes on in the background. Default a thread of the client's own: then none of it dies or starves
-    /// with a runtime of the program's. A runtime that is given with [`Home::runtime`] is to be kept running; [`Home::callers`] is that of whoever calls, for tests.
+    /// with a runtime of the program's. A runtime that is given with [`Home::runtime`] is to be kept running. [`Home::callers`] is that of whoever calls: for tests, and for a program with one
+    /// runtime that lives as long as it does and cannot spare the hand-over to the thread, which is some 60 µs a call (BENCHMARKS.md).
     pub home: Option<Home>,
     /// Which cluster is expected: its id in hexadecimal, as etcd writes it into its log and [`StoreStatus`](coord_api::store::StoreStatus) has it. A member of another one is not used. Default
     /// the one that most endpoints belong to when the client first asks.
