@@ -25,7 +25,7 @@ use std::time::Duration;
 use coord_api::store::{Entry, Op, Range, Span, Store, Txn};
 use coord_api::{Result, Revision};
 use coord_etcd::{EtcdOptions, EtcdStore};
-use coord_etcd_fixture::{Cluster, Signal};
+use coord_etcd_fixture::Cluster;
 use coord_testkit::wait::eventually;
 
 /// By when anything that needs no waiting is done, on a busy machine.
@@ -40,15 +40,16 @@ async fn store(cluster: &Cluster) -> EtcdStore {
     EtcdStore::connect(&options(cluster)).await.unwrap()
 }
 
-/// A client that asks member `index` first: the others stand still while it connects.
+/// A client that asks member `index` for as long as that answers. Which one it is, each client leaves to chance, so it is found out by the members' own counts.
 async fn store_on(cluster: &Cluster, index: usize, options: &EtcdOptions) -> EtcdStore {
-    let others: Vec<_> = cluster.servers().iter().enumerate().filter(|(n, _)| *n != index).map(|(_, server)| server).collect();
-    others.iter().for_each(|server| server.signal(Signal::Stop));
-    let store = EtcdStore::connect(options).await;
-    others.iter().for_each(|server| server.signal(Signal::Continue));
-    let store = store.unwrap();
-    eventually(SOON, "the cluster has a leader again", async || put(&store, "leader", "").await.ok()).await;
-    store
+    for _ in 0..100 {
+        let store = EtcdStore::connect(options).await.unwrap();
+        eventually(SOON, "the cluster has a leader", async || put(&store, "leader", "").await.ok()).await;
+        if members::asked(cluster, &store).await == Some(index) {
+            return store;
+        }
+    }
+    panic!("no client asks member {index}");
 }
 
 async fn put(store: &impl Store, key: &str, value: impl Into<coord_api::Value>) -> Result<Revision> {

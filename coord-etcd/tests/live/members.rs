@@ -138,7 +138,7 @@ async fn reads(cluster: &Cluster) -> Vec<u64> {
 }
 
 /// Which member answers a client's reads, if one of them answers all.
-async fn asked(cluster: &Cluster, store: &EtcdStore) -> Option<usize> {
+pub(super) async fn asked(cluster: &Cluster, store: &EtcdStore) -> Option<usize> {
     let before = reads(cluster).await;
     for _ in 0..100 {
         get(store, "k").await.ok()?;
