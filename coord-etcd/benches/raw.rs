@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use coord_api::prelude::*;
 use coord_api::{Provider, RegisterOptions, ServiceInstance, Value, Version, WatchStart};
-use coord_etcd::{EtcdOptions, EtcdProvider, EtcdStore, Home};
+use coord_etcd::{EtcdOptions, EtcdProvider, EtcdStore};
 use coord_etcd_fixture::{Binary, Cluster, Series};
 use coord_recipes::{ProviderOptions, StoreProvider};
 use coord_testkit::wrap::{Counter, Counting};
@@ -82,9 +82,9 @@ async fn ours(cluster: &Cluster) -> Arc<dyn Provider> {
     EtcdProvider::connect(EtcdOptions::new(cluster.endpoints())).await.unwrap()
 }
 
-/// As [`ours`], with all that goes on in the background in this home.
-async fn ours_in(cluster: &Cluster, home: Home) -> Arc<dyn Provider> {
-    EtcdProvider::connect(EtcdOptions::new(cluster.endpoints()).with_home(home)).await.unwrap()
+/// As [`ours`], with requests near, or at home.
+async fn ours_with(cluster: &Cluster, near: bool) -> Arc<dyn Provider> {
+    EtcdProvider::connect(EtcdOptions::new(cluster.endpoints()).with_near(near)).await.unwrap()
 }
 
 /// A provider whose requests are counted, as [`EtcdProvider`] without what repeats them.
@@ -178,7 +178,7 @@ async fn latency(cluster: &Cluster) {
     const PAIRS: usize = 100;
     println!("\n## Latency, one call at a time, {BLOCKS} times {PAIRS} pairs of each kind: medians");
     let (one, other, provider) = (raw(cluster).await, raw(cluster).await, ours(cluster).await);
-    let near = ours_in(cluster, Home::runtime(tokio::runtime::Handle::current())).await;
+    let near = ours_with(cluster, true).await;
     for kind in [Kind::Get, Kind::Set, Kind::CompareAndSet, Kind::CompareAndSetOrTell] {
         let key = |side: &str| format!("{kind:?}/{side}");
         let mut control = Pair::new(of_raw(&one, kind, &key("a")), of_raw(&other, kind, &key("b")));

@@ -10,6 +10,8 @@ use coord_recipes::Home;
 use etcd_client::proto::{PbResponseHeader, PbTxnResponse};
 use etcd_client::{Client, ConnectOptions};
 use futures_util::FutureExt;
+use parking_lot::Mutex;
+use tokio::runtime::{Handle, Id};
 use tonic::transport::Channel;
 
 use crate::credentials::Account;
@@ -22,6 +24,9 @@ use crate::watch::Pool;
 /// The largest answer that is taken. A page of a list, or the changes of a busy moment, may well exceed tonic's 4 MiB.
 pub(crate) const LARGEST_ANSWER: usize = 1 << 30;
 
+/// Runtimes that a link has a connection in at most. The requests of others go over the one at home.
+const NEAR: usize = 16;
+
 /// What all connections of a client need.
 #[derive(Clone, Debug)]
 pub(crate) struct Common {
@@ -30,6 +35,8 @@ pub(crate) struct Common {
     pub(crate) identity: Arc<Identity>,
     /// How long a sign-in may take, which no caller holds up.
     pub(crate) sign_in_within: Duration,
+    /// Whether requests go over a connection in the runtime that makes them.
+    pub(crate) near: bool,
 }
 
 /// The connections to one member of the cluster. Once one of them has ended, the link is replaced by another one.
@@ -38,7 +45,8 @@ pub(crate) struct Link {
     /// Tells the client's links apart.
     pub(crate) number: u64,
     /// Keys, and what else is asked once.
-    pub(crate) main: Connection,
+    pub(crate) main: Arc<Connection>,
+    near: Near,
     /// Watches, on the same transport. The member ends them when it has no leader, which it would otherwise keep to itself.
     pub(crate) watches: Connection,
     /// The streams of the watches.
@@ -50,15 +58,56 @@ pub(crate) struct Link {
 impl Link {
     /// Connects when it is first used. No I/O.
     pub(crate) fn new(number: u64, target: &Target, common: &Common) -> Result<Self, Fault> {
-        let channel = || common.dialing.channel(target).map_err(|_| Fault::nonsense("the address of the member cannot be asked"));
+        let channel = || channel(&common.dialing, target);
         let transport = channel()?;
         Ok(Link {
             number,
-            main: Connection::new(transport.clone(), false, common)?,
+            main: Arc::new(Connection::new(transport.clone(), false, common)?),
+            near: Near { made: Mutex::default(), target: target.clone(), common: common.clone() },
             watches: Connection::new(transport, true, common)?,
             streams: Pool::default(),
             leases: Connection::new(channel()?, true, common)?,
         })
+    }
+
+    /// The connection for a request about keys: one in the runtime that makes it, where that is wanted.
+    pub(crate) fn requests(&self) -> Arc<Connection> {
+        self.near.get().unwrap_or_else(|| Arc::clone(&self.main))
+    }
+}
+
+fn channel(dialing: &Dialing, target: &Target) -> Result<Channel, Fault> {
+    dialing.channel(target).map_err(|_| Fault::nonsense("the address of the member cannot be asked"))
+}
+
+/// Connections in the runtimes that make requests. Each carries those of its own runtime alone, so that one that stands still, or has ended, harms no other.
+#[derive(Debug)]
+struct Near {
+    made: Mutex<Vec<(Id, Home, Arc<Connection>)>>,
+    target: Target,
+    common: Common,
+}
+
+impl Near {
+    /// The one in the present runtime, made where there is none; `None` where the home's is to be used.
+    fn get(&self) -> Option<Arc<Connection>> {
+        if !self.common.near || Home::is_here() {
+            return None;
+        }
+        let runtime = Handle::try_current().ok()?;
+        let mut made = self.made.lock();
+        if let Some((_, _, connection)) = made.iter().find(|(id, _, _)| *id == runtime.id()) {
+            return Some(Arc::clone(connection));
+        }
+        made.retain(|(_, home, _)| home.ready().is_ok());
+        if made.len() >= NEAR {
+            return None;
+        }
+        let (id, home) = (runtime.id(), Home::runtime(runtime));
+        let dialing = Dialing { home: home.clone(), ..self.common.dialing.clone() };
+        let connection = Arc::new(Connection::new(channel(&dialing, &self.target).ok()?, false, &self.common).ok()?);
+        made.push((id, home, Arc::clone(&connection)));
+        Some(connection)
     }
 }
 

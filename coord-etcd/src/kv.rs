@@ -85,7 +85,8 @@ fn limit_of_page(range: &Range, before: &[Entry]) -> Option<usize> {
 fn page(members: &Members, range: &Range, left: Option<usize>, page: Option<usize>) -> impl Future<Output = Result<RangeReply>> {
     let limit = [left, page].into_iter().flatten().min();
     members.call(RANGE, Effect::Read, move |asked| async move {
-        let answer = asked.link.main.ask(Effect::Read, |client| {
+        let connection = asked.link.requests();
+        let answer = connection.ask(Effect::Read, |client| {
             let mut kv = client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
             let (start, options) = get(range, limit);
             async move { Ok(kv.get(start, Some(options)).await?.0) }
@@ -100,20 +101,21 @@ pub(crate) async fn txn(members: &Members, txn: &Txn) -> Result<TxnReply> {
     let effect = if reads { Effect::Read } else { Effect::Write };
     members
         .call("store.txn", effect, |asked| async move {
+            let connection = asked.link.requests();
             // Where no operation asks to be linearizable, etcd compares with what this member happens to know.
             if txn.then.is_empty() && txn.otherwise.is_empty() {
-                Box::pin(barrier(&asked.link.main)).await?;
+                Box::pin(barrier(&connection)).await?;
             }
             // What only puts one key is asked for as such: etcd answers it sooner than a transaction.
             if let ([], [Op::Put { key, value, lease }], []) = (&*txn.compares, &*txn.then, &*txn.otherwise) {
-                let response = asked.link.main.ask(effect, |client| {
+                let response = connection.ask(effect, |client| {
                     let mut kv = client.kv_client();
                     async move { Ok(kv.put(key.clone(), value.as_bytes(), Some(put(*lease))).await?.0) }
                 });
                 let revision = head(response.await?.header.as_ref())?;
                 return Ok(TxnReply { succeeded: true, revision, replies: vec![OpReply::Put] });
             }
-            let response = asked.link.main.ask(effect, |client| {
+            let response = connection.ask(effect, |client| {
                 let mut kv = client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
                 async move { Ok(kv.txn(request(txn)).await?.0) }
             });

@@ -150,6 +150,7 @@ impl Members {
             account: checked.account,
             identity: Arc::new(Identity::new(checked.cluster)),
             sign_in_within: total_timeout,
+            near: options.near,
         };
         Ok(Arc::new_cyclic(|weak| Members {
             targets: checked.targets,

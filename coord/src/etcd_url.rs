@@ -13,7 +13,7 @@ const PASSWORD: &str = "COORD_ETCD_PASSWORD";
 /// The variable that names a file with the password.
 const PASSWORD_FILE: &str = "COORD_ETCD_PASSWORD_FILE";
 
-const PARAMETERS: [&str; 17] = [
+const PARAMETERS: [&str; 18] = [
     "attempt_timeout",
     "attempts",
     "ca",
@@ -28,6 +28,7 @@ const PARAMETERS: [&str; 17] = [
     "multiplier",
     "name",
     "namespace",
+    "near",
     "password_file",
     "server_name",
     "total_timeout",
@@ -71,6 +72,7 @@ pub(crate) fn read(url: &Url, name: String, environment: impl Fn(&'static str) -
     if let Some(text) = url.get("multiplier")? {
         options.retry.multiplier = text.parse().map_err(|_| wrong("multiplier", "a number such as `2` or `1.5`"))?;
     }
+    options.near = url.flag("near")?;
     options.credentials = credentials(url, environment)?;
     options.tls = tls(url)?;
     options.validate()?;
@@ -191,6 +193,12 @@ mod tests {
             assert_eq!(lazy(text).unwrap(), expected, "{text}");
         }
         assert!(lazy("etcd://h:1?lazy=1").is_err());
+    }
+
+    #[test]
+    fn requests_are_near_where_they_are_told_to_be() {
+        assert!(!parsed("etcd://h:1", &[]).unwrap().near);
+        assert!(parsed("etcd://h:1?near", &[]).unwrap().near);
     }
 
     #[test]

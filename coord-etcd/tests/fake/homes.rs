@@ -159,3 +159,27 @@ async fn the_home_ends_with_its_client_and_with_what_it_was_doing() {
         eventually(SOON, "its thread has ended", async || (threads(NAME) == 0).then_some(())).await;
     }
 }
+
+#[test]
+fn near_requests_live_in_the_runtime_that_makes_them_and_its_end_or_standstill_harms_no_other() {
+    let (fake, _stop) = Fake::apart(10);
+    let store = EtcdStore::connect_lazy(&options([&fake]).with_near(true)).unwrap();
+    let first = runtime();
+    first.block_on(works(&store));
+    // It stands still: nobody drives it, and what lives there.
+    let begun = Instant::now();
+    runtime().block_on(works(&store));
+    futures_executor::block_on(works(&store));
+    std::thread::spawn({
+        let store = store.clone();
+        move || runtime().block_on(works(&store))
+    })
+    .join()
+    .unwrap();
+    assert!(begun.elapsed() < ATTEMPT, "nobody waited for the runtime that stands still: {:?}", begun.elapsed());
+    first.block_on(works(&store));
+    drop(first);
+    runtime().block_on(works(&store));
+    let connections = fake.script(|script| script.writers.len());
+    assert_eq!(connections, 5, "one in each of four runtimes, and the home's");
+}

@@ -1,7 +1,8 @@
 //! An etcd in this process that answers what it is told to, however wrong.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::pending;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -86,6 +87,8 @@ pub(crate) struct Script {
     pub(crate) members: Vec<String>,
     /// What was asked, in order.
     pub(crate) asked: Vec<&'static str>,
+    /// Whence keys were written.
+    pub(crate) writers: BTreeSet<SocketAddr>,
     pub(crate) watch_requests: Vec<PbWatchRequestUnion>,
 }
 
@@ -241,7 +244,8 @@ impl PbKvService for Fake {
         Err(Status::unimplemented("not asked for"))
     }
 
-    async fn put(&self, _: Request<PbPutRequest>) -> Result<Response<PbPutResponse>, Status> {
+    async fn put(&self, request: Request<PbPutRequest>) -> Result<Response<PbPutResponse>, Status> {
+        self.script(|script| script.writers.extend(request.remote_addr()));
         let usual = |header| PbPutResponse { header, prev_kv: None };
         self.answer("put", |script| script.puts.pop_front(), usual).await
     }
