@@ -17,11 +17,12 @@ may_reach() {
     case $1 in
         coord-api | coord-home | coord-etcd-fixture) echo "" ;;
         coord-testkit) echo "coord-api" ;;
-        coord-recipes) echo "coord-api coord-home" ;;
-        coord-memory | coord-etcd) echo "coord-api coord-home coord-recipes" ;;
+        coord-core) echo "coord-api coord-home" ;;
+        coord-recipes) echo "coord-api coord-home coord-core" ;;
+        coord-memory | coord-etcd) echo "coord-api coord-home coord-core coord-recipes" ;;
         coord-grpc) echo "coord-api coord-home" ;;
-        coordkit) echo "coord-api coord-home coord-recipes coord-memory coord-etcd coord-grpc" ;;
-        coord-examples) echo "coord-api coord-home coord-recipes coord-memory coord-etcd coord-grpc coord-testkit coordkit" ;;
+        coordkit) echo "coord-api coord-home coord-core coord-recipes coord-memory coord-etcd coord-grpc" ;;
+        coord-examples) echo "coord-api coord-home coord-core coord-recipes coord-memory coord-etcd coord-grpc coord-testkit coordkit" ;;
         *) return 1 ;;
     esac
 }
@@ -77,7 +78,7 @@ for member in $members; do
     done
 done
 
-for crate in coord coord-api coord-home coord-recipes coord-memory coord-etcd coord-grpc; do
+for crate in coord coord-api coord-home coord-core coord-recipes coord-memory coord-etcd coord-grpc; do
     while IFS= read -r found; do
         [ -z "$found" ] || complain "$found: the time of day, which may be set at any moment; use tokio::time::Instant or a revision"
     done < <(grep -rnE "$WALL_CLOCK" "$crate/src" || true)
