@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use coord_api::handle::{Leased, LeasedRegistration};
+use coord_api::handle::Leased;
+use coord_api::registry::LeasedRegistration;
 use coord_api::{
     Error, ErrorKind, FencingToken, HandleState, Loss, Lost, Outcome, RegisterOptions, Result, Revision, ServiceInstance, Takeover, Value,
 };

@@ -1,36 +1,55 @@
-//! What happened in a watched range, asked by reading: for streams whose other end answers no request for progress, as etcd's own gRPC proxy does not.
+//! Reads that find out how far a member is: that it knows what was acknowledged, at which revision the store is, and what happened in ranges that are watched.
 
 use bytes::Bytes;
+use coord_api::store::{Effect, MAX_TXN_OPS};
 use coord_api::{ErrorKind, Revision};
 use etcd_client::proto::{PbTxnOpResponse, PbTxnResponse};
 use etcd_client::{GetOptions, Txn, TxnOp};
 
-use crate::connection::Connection;
-use crate::error::{Effect, Fault};
-use crate::kv::{barrier, head, number};
+use crate::connection::{Connection, kv};
+use crate::error::Fault;
+use crate::wire::{ZERO, head, number};
 
-/// Watches that one request asks about: two operations each, of which a server takes 128.
-const AT_ONCE: usize = 60;
+/// Watches that one request asks about: two operations each.
+const AT_ONCE: usize = MAX_TXN_OPS / 2;
+
+/// Proves that the member that is asked knows everything that was acknowledged to anyone before.
+pub(crate) async fn barrier(connection: &Connection) -> Result<(), Fault> {
+    match present(connection, Bytes::from_static(ZERO)).await {
+        // The member looks at what a user may read after it has caught up.
+        Err(fault) if fault.kind == ErrorKind::PermissionDenied => Ok(()),
+        read => read.map(drop),
+    }
+}
+
+/// The revision that the store is at, by a linearizable read of a key that may be read.
+pub(crate) async fn present(connection: &Connection, key: Bytes) -> Result<Revision, Fault> {
+    let read = connection.ask(Effect::Read, kv, |mut kv| {
+        let key = key.clone();
+        async move { kv.get(key, Some(GetOptions::new().with_keys_only())).await }
+    });
+    head(read.await?.0.header.as_ref())
+}
 
 /// What a watch is asked about: whether anything happened in its range after a revision.
 #[derive(Clone, Debug)]
-pub(super) struct Question {
+pub(crate) struct Question {
     /// The number of the watch.
-    pub(super) id: i64,
-    pub(super) span: (Bytes, Option<Bytes>),
-    pub(super) after: Revision,
+    pub(crate) id: i64,
+    pub(crate) span: (Bytes, Option<Bytes>),
+    pub(crate) after: Revision,
 }
 
 /// The answer, as of a revision.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Finding {
-    pub(super) id: i64,
-    pub(super) as_of: Revision,
-    pub(super) happened: bool,
+pub(crate) struct Finding {
+    pub(crate) id: i64,
+    pub(crate) as_of: Revision,
+    pub(crate) happened: bool,
 }
 
-/// Asks about all of these, on the connection that the stream is on.
-pub(super) async fn probe(connection: &Connection, questions: Vec<Question>) -> Result<Vec<Finding>, Fault> {
+/// Asks what happened, by reading, on the connection that the watches are on: for streams whose other end answers no request for progress, as etcd's own gRPC proxy does not.
+pub(crate) async fn what_happened(connection: &Connection, questions: Vec<Question>) -> Result<Vec<Finding>, Fault> {
     if questions.is_empty() {
         // That it answers is all that can be said.
         barrier(connection).await?;
@@ -49,12 +68,11 @@ pub(super) async fn probe(connection: &Connection, questions: Vec<Question>) -> 
 
 async fn ask(connection: &Connection, questions: &[Question], count_before: bool) -> Result<PbTxnResponse, Fault> {
     let operations: Vec<TxnOp> = questions.iter().flat_map(|question| operations(question, count_before)).collect();
-    let answer = connection.ask(Effect::Read, |client| {
-        let mut kv = client.kv_client();
+    let answer = connection.ask(Effect::Read, kv, |mut kv| {
         let txn = Txn::new().and_then(operations.clone());
-        async move { Ok(kv.txn(txn).await?.0) }
+        async move { kv.txn(txn).await }
     });
-    answer.await
+    Ok(answer.await?.0)
 }
 
 /// A key that was written after the revision, if there is one, with the number of all keys; and their number at the revision.
