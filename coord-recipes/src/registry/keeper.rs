@@ -78,11 +78,24 @@ impl Mailbox {
         }
     }
 
+    /// Gives an order and waits for its answer; `None` when the keeper takes no more orders.
+    ///
+    /// That the keeper has ended is looked for besides: an order that is sent in the very moment in
+    /// which the mailbox is dropped stays in the channel, unread, for as long as anyone may send.
+    async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
+        let (answer, mut answered) = oneshot::channel();
+        self.orders.send(order(answer)).ok()?;
+        tokio::select! {
+            biased;
+            answer = &mut answered => answer.ok(),
+            // A keeper answers before it ends.
+            () = self.orders.closed() => answered.try_recv().ok(),
+        }
+    }
+
     /// Registers, for a new handle; `None` when the keeper takes no more orders.
     pub(super) async fn register(&self, content: Value, ttl: Duration, options: RegisterOptions) -> Option<Result<Handle>> {
-        let (answer, answered) = oneshot::channel();
-        self.orders.send(Order::Register { content, ttl, takeover: options.takeover, answer }).ok()?;
-        answered.await.ok()
+        self.order(|answer| Order::Register { content, ttl, takeover: options.takeover, answer }).await
     }
 }
 
@@ -233,7 +246,7 @@ impl Keeper {
             Some(Pending::Register { previous, answer }) => {
                 let next = self.back_to(previous).await;
                 let _ = answer.send(Err(error));
-                next
+                self.end_if(next)
             }
             Some(Pending::Update { answer }) => {
                 // The content stays wanted, and is written as soon as the store answers.
@@ -247,7 +260,10 @@ impl Keeper {
     /// The caller that registered went away.
     async fn on_abandoned(&mut self) -> Next {
         match self.pending.take() {
-            Some(Pending::Register { previous, .. }) => self.back_to(previous).await,
+            Some(Pending::Register { previous, .. }) => {
+                let next = self.back_to(previous).await;
+                self.end_if(next)
+            }
             pending => {
                 self.pending = pending;
                 Next::GoOn
@@ -255,7 +271,7 @@ impl Keeper {
         }
     }
 
-    /// Undoes a registration that came to nothing: what was registered before stays, else nothing may be left.
+    /// Undoes a registration that came to nothing: what was registered before stays, else nothing may be left, and the keeper is to end.
     async fn back_to(&mut self, previous: Option<Wanted>) -> Next {
         if let Some(previous) = previous {
             self.entry.want(previous);
@@ -264,7 +280,15 @@ impl Keeper {
         }
         // A failure leaves a debt behind.
         let _ = self.entry.remove().await;
-        self.end(Loss::Released)
+        Next::End
+    }
+
+    /// Ends, once it was answered, where that is what comes next.
+    fn end_if(&mut self, next: Next) -> Next {
+        match next {
+            Next::GoOn => Next::GoOn,
+            Next::End => self.end(Loss::Released),
+        }
     }
 
     /// Gives the registration to its new handle; the old one ends as superseded (R34).
@@ -398,11 +422,7 @@ async fn remove(mailbox: Mailbox, owner: Arc<LossCell>, removed: Arc<Mutex<Optio
     if let Some(removed) = &*removed.lock() {
         return removed.clone();
     }
-    let (answer, answered) = oneshot::channel();
-    let answer = match mailbox.orders.send(Order::Unregister { owner: Arc::clone(&owner), answer: Some(answer) }) {
-        Ok(()) => answered.await.ok(),
-        Err(_) => None,
-    };
+    let answer = mailbox.order(|answer| Order::Unregister { owner: Arc::clone(&owner), answer: Some(answer) }).await;
     let result = match (answer, owner.get()) {
         (Some(answer), _) => answer,
         (None, _) if closed => Err(Error::closed(UNREGISTER)),
@@ -431,11 +451,10 @@ impl LeasedRegistration for RegisteredInstance {
             return Err(Error::invalid_argument(OPERATION, "another name or id than the registration's"));
         }
         let content = record::encode(OPERATION, &instance)?;
-        let (answer, answered) = oneshot::channel();
-        let order = Order::Update { owner: Arc::clone(&self.handle.owner), content, answer };
+        let owner = Arc::clone(&self.handle.owner);
         let answered = async {
-            self.handle.mailbox.orders.send(order).map_err(|_| ended(OPERATION))?;
-            answered.await.unwrap_or_else(|_| Err(ended(OPERATION)))
+            let answer = self.handle.mailbox.order(|answer| Order::Update { owner, content, answer }).await;
+            answer.unwrap_or_else(|| Err(ended(OPERATION)))
         };
         self.core.run_on(OPERATION, &self.path(), Outcome::Unknown, answered).await
     }
@@ -448,5 +467,36 @@ impl fmt::Debug for RegisteredInstance {
             .field("id", &self.id)
             .field("state", &self.state())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_that_a_keeper_leaves_unread_as_it_ends_is_given_up() {
+        let (orders, mut unread) = mpsc::unbounded_channel();
+        let mailbox = Mailbox { orders, status: Arc::default() };
+        let update = mailbox.order(|answer| Order::Update { owner: Arc::default(), content: Value::from("v"), answer });
+        let (answer, ()) = tokio::join!(timeout(Duration::from_secs(1), update), async { unread.close() });
+        assert_eq!(answer.expect("it is waited for").map(|answer| answer.map_err(|error| error.kind())), None);
+        assert_eq!(unread.len(), 1, "the order is there, and so is the way to answer it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_answered_before_the_end_counts() {
+        let (orders, mut read) = mpsc::unbounded_channel();
+        let mailbox = Mailbox { orders, status: Arc::default() };
+        let update = mailbox.order(|answer| Order::Update { owner: Arc::default(), content: Value::from("v"), answer });
+        let keeper = async {
+            let Some(Order::Update { answer, .. }) = read.recv().await else { panic!("an update was ordered") };
+            answer.send(Ok(())).unwrap();
+            read.close();
+        };
+        let (answer, ()) = tokio::join!(update, keeper);
+        assert!(matches!(answer, Some(Ok(()))));
     }
 }
