@@ -331,6 +331,8 @@ impl Members {
     /// A member failed, or was silent: another one is asked from now on, and this one is tried again by and by, over a new link.
     pub(crate) fn accuse(&self, asked: &Asked, fault: &Fault) {
         let member = &asked.member;
+        // Counted first: the members' own locks are taken under that of their list, and never the other way round.
+        let is_alone = self.count() == 1;
         let mut state = member.state.lock();
         if state.link.as_ref().is_none_or(|link| link.number != asked.link.number) {
             // It speaks of a link that nobody uses any more, and says nothing of how the member does now.
@@ -338,7 +340,9 @@ impl Members {
         }
         state.link = None;
         state.health.fail(self.home().now());
-        self.try_again(member, &mut state);
+        if !is_alone {
+            self.try_again(member, &mut state);
+        }
         let reported = fault.foreign.is_none() || state.foreign == fault.foreign;
         state.foreign = fault.foreign.or(state.foreign);
         drop(state);
@@ -363,9 +367,9 @@ impl Members {
         coord_home::event!(DEBUG, member, %why, "another member is asked from now on");
     }
 
-    /// Sees to it that a member that failed is tried again, if there is another one to ask meanwhile.
+    /// Sees to it that a member that failed is tried again, while others are asked.
     fn try_again(&self, member: &Arc<Member>, state: &mut State) {
-        if self.count() == 1 || state.trials.as_ref().is_some_and(|trials| !trials.is_finished()) {
+        if state.trials.as_ref().is_some_and(|trials| !trials.is_finished()) {
             return;
         }
         let trials = try_until_it_answers(self.weak(), Arc::downgrade(member));
@@ -519,5 +523,40 @@ impl Drop for Patience<'_> {
         if !self.settled && self.members.home().now().saturating_duration_since(self.since) >= GIVEN_UP {
             self.members.accuse(&self.asked, &Fault::unavailable("its caller gave up waiting"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    /// Each thread takes the locks that the other one takes.
+    #[test]
+    fn who_accuses_a_member_and_who_learns_of_all_of_them_do_not_wait_for_each_other() {
+        let closing = CancellationToken::new();
+        let members = Members::new(&EtcdOptions::new(["127.0.0.1:1", "127.0.0.1:2"]), closing.clone()).unwrap();
+        let targets: Vec<_> = members.targets.iter().map(|target| (target.clone(), false)).collect();
+        let (tell, done) = mpsc::channel();
+        let (accusing, told) = (Arc::clone(&members), tell.clone());
+        thread::spawn(move || {
+            for _ in 0..3_000 {
+                let asked = accusing.asking(accusing.preferred()).unwrap();
+                accusing.accuse(&asked, &Fault::silent());
+            }
+            told.send(()).unwrap();
+        });
+        thread::spawn(move || {
+            for _ in 0..100_000 {
+                members.become_these(&targets);
+            }
+            tell.send(()).unwrap();
+        });
+        for _ in 0..2 {
+            done.recv_timeout(Duration::from_secs(60)).expect("neither waits for ever");
+        }
+        closing.cancel();
     }
 }

@@ -136,34 +136,40 @@ impl Stream {
                 let Stream { line, members, asked, marks, .. } = self;
                 let liveness = Liveness::new(Instant::now(), asked.link.streams.answers.load(Ordering::Relaxed));
                 let reader = Reader { line, members, asked, responses, liveness, marks, probe: None };
-                return run(reader, requests, orders, table).await;
+                run(reader, requests, &mut orders, &mut table).await
             }
-            Some(Ok(Err(error))) => Fault::from(error),
-            Some(Err(_)) => Fault::silent(),
-            None => Fault::closed(),
+            Some(Ok(Err(error))) => Some(Fault::from(error)),
+            Some(Err(_)) => Some(Fault::silent()),
+            None => Some(Fault::closed()),
         };
+        let Some(fault) = fault else { return };
         table.end(&fault);
-        // Those who sat down meanwhile.
-        orders.close();
-        while let Ok(order) = orders.try_recv() {
-            if let Order::Watch(wanted) = order {
-                wanted.refuse(fault.clone());
-            }
+        refuse_the_rest(orders, &fault).await;
+    }
+}
+
+/// Tells those who sit down as the stream ends. An order that is just being sent is waited for, or it would stay in the channel, and whoever gave it would hear
+/// nothing.
+async fn refuse_the_rest(mut orders: UnboundedReceiver<Order>, fault: &Fault) {
+    orders.close();
+    while let Some(order) = orders.recv().await {
+        if let Order::Watch(wanted) = order {
+            wanted.refuse(fault.clone());
         }
     }
 }
 
-async fn run(reader: Reader, requests: WatchRequestSender, orders: UnboundedReceiver<Order>, table: Table) {
+/// Why the stream is over; `None` where nobody is left who could care.
+async fn run(reader: Reader, requests: WatchRequestSender, orders: &mut UnboundedReceiver<Order>, table: &mut Table) -> Option<Fault> {
     let table = Mutex::new(table);
-    let fault = tokio::select! {
-        fault = reader.read(&table) => fault,
-        () = write(requests, orders, &table) => return,
-    };
-    table.lock().end(&fault);
+    tokio::select! {
+        fault = reader.read(&table) => Some(fault),
+        () = write(requests, orders, &table) => None,
+    }
 }
 
 /// Sends what is ordered until nobody is left. By itself, so that a server that takes nothing for a while does not keep anyone from reading what it sends.
-async fn write(mut requests: WatchRequestSender, mut orders: UnboundedReceiver<Order>, table: &Mutex<Table>) {
+async fn write(mut requests: WatchRequestSender, orders: &mut UnboundedReceiver<Order>, table: &Mutex<&mut Table>) {
     while let Some(order) = orders.recv().await {
         let sent = match order {
             Order::Watch(wanted) => {
@@ -198,7 +204,7 @@ struct Reader {
 }
 
 impl Reader {
-    async fn read(mut self, table: &Mutex<Table>) -> Fault {
+    async fn read(mut self, table: &Mutex<&mut Table>) -> Fault {
         let closing = self.members.closing().clone();
         loop {
             let (due, what) = self.liveness.due();
@@ -292,5 +298,26 @@ async fn probed(probe: &mut Option<BoxFuture<'static, Result<Vec<Finding>, Fault
     match probe {
         Some(probe) => probe.await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coord_api::ErrorKind;
+    use tokio::sync::oneshot;
+
+    use super::super::Target;
+    use super::*;
+
+    #[tokio::test]
+    async fn who_sits_down_on_a_stream_as_it_ends_is_told_why() {
+        let (sender, orders) = unbounded_channel();
+        let line = Arc::new(Line { orders: sender, taken: AtomicUsize::new(1), retired: AtomicBool::new(false) });
+        let (tell, opened) = oneshot::channel();
+        let target = Target { span: ("k".into(), None), after: None };
+        line.take_seat().unwrap().ask(|seat| Wanted::new(target, seat, tell));
+        refuse_the_rest(orders, &Fault::lease_lost()).await;
+        assert_eq!(opened.await.unwrap().unwrap_err().kind, ErrorKind::LeaseLost);
+        assert!(!line.is_open());
     }
 }
