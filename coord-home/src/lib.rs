@@ -12,6 +12,7 @@
 //! - **Nothing of the user's runs there.** A log or metrics sink may block, for example on a full pipe; [`aside`] has such calls made on a thread of their own, and
 //!   [`meter`] sums up what is to be counted until the recorder takes it.
 //! - **After a fork** the child has no home ([`HomeError::Forked`]): it holds nothing, and sends nothing on its parent's connections.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,4 +1,4 @@
-//! The kit on every backend of this workspace: `cargo run --release -p coord-testkit --example conformance -- --out .` writes the matrix that the
+//! The kit on every backend of this workspace: `cargo run --release -p coord-testkit --example conformance -- --out target/conformance` writes the matrix that the
 //! README links. `--help` lists what else it can do.
 
 use std::process::ExitCode;
