@@ -123,14 +123,14 @@ run_quickstart() {
 write_report() {
     local target
     target=$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-    "$target/debug/examples/conformance" --case s6:: --out "$scratch" >"$scratch/verdicts"
+    "$target/debug/conformance" --backend memory,sled,outsider --case s6:: --out "$scratch" >"$scratch/verdicts"
     expect "memory: 0 of 1 runs failed" "$scratch/verdicts" "The report of durability"
     expect '| **S6** Durability | – not run | ✔' "$scratch/CONFORMANCE.md" "The matrix"
     expect '"verdict": "not_run"' "$scratch/conformance.json" "The report as JSON"
     sed 's/^/    | /' "$scratch/verdicts"
 }
 
-# etcd_tests TEST THREADS...: tests of coord-etcd on real servers, all that are named at the same time. Most of a case is waiting for leases, so more of them than
+# etcd_tests TEST THREADS...: tests on real servers of etcd, all that are named at the same time. Most of a case is waiting for leases, so more of them than
 # there are cores can run at once; with many more, servers of which each wants its turn are late for their own clocks.
 etcd_tests() {
     local name pid
@@ -170,13 +170,16 @@ cargo clippy --locked --quiet --workspace --all-targets --all-features -- -D war
 
 # With other packages selected, cargo would find other features for what they have in common, and build it all once more.
 readonly everything=(--workspace --all-features)
+# The tests of coord-tests that need no server, and those of the servers themselves.
+readonly without_etcd=(--test coverage --test histories --test memory --test outsider --test report --test saboteurs --test servers --test sled)
 
 begin "tests" "Repair the test that failed, or the code that it accuses."
-cargo build --locked --quiet "${everything[@]}" --exclude coord-etcd --examples
-cargo test --locked --quiet "${everything[@]}" --exclude coord-etcd --lib --bins --tests
+cargo build --locked --quiet "${everything[@]}" --bins --examples
+cargo test --locked --quiet "${everything[@]}" --exclude coord-etcd --exclude coord-tests --lib --bins --tests
+cargo test --locked --quiet "${everything[@]}" --lib --bins "${without_etcd[@]}"
 
-begin "random cases on harmless backends" "The kit fails a backend that keeps the contract, or the code is wrong; alone: cargo test -p coord-testkit --test saboteurs -- --ignored"
-COORD_TESTKIT_HISTORIES=1 COORD_TESTKIT_SEQUENCES=3 cargo test --locked --quiet "${everything[@]}" --exclude coord-etcd --test saboteurs -- --ignored
+begin "random cases on harmless backends" "The kit fails a backend that keeps the contract, or the code is wrong; alone: cargo test -p coord-tests --test saboteurs -- --ignored"
+COORD_TESTKIT_HISTORIES=1 COORD_TESTKIT_SEQUENCES=3 cargo test --locked --quiet "${everything[@]}" --test saboteurs -- --ignored
 
 begin "doc tests" "Repair the example in the documentation."
 cargo test --locked --quiet "${everything[@]}" --doc
@@ -184,17 +187,17 @@ cargo test --locked --quiet "${everything[@]}" --doc
 begin "etcd by script" "Repair the test that failed, or the code that it accuses."
 cargo test --locked --quiet "${everything[@]}" --lib --test fake --test secrets -- --test-threads 4
 
-begin "etcd: what only real servers can show" "Repair the test that failed, or the code that it accuses; alone: cargo test -p coord-etcd --test live"
+begin "etcd: what only real servers can show" "Repair the test that failed, or the code that it accuses; alone: cargo test -p coord-tests --test live"
 etcd_tests live 4
 
-begin "etcd: one of each fault" "Repair the test that failed, or the code that it accuses; alone: cargo test -p coord-etcd --test faults -- --test-threads 2"
+begin "etcd: one of each fault" "Repair the test that failed, or the code that it accuses; alone: cargo test -p coord-tests --test faults -- --test-threads 2"
 etcd_tests faults 2
 
-begin "etcd: the kit" "Repair the case that failed, or the code that it accuses; alone: cargo test -p coord-etcd --test conformance_three r12::"
+begin "etcd: the kit" "Repair the case that failed, or the code that it accuses; alone: cargo test -p coord-tests --test conformance_three r12::"
 etcd_tests conformance_single 6 conformance_old 6
 etcd_tests conformance_three 8
 
-begin "conformance report" "The program that writes the matrix failed; run: cargo run -p coord-testkit --example conformance -- --help"
+begin "conformance report" "The program that writes the matrix failed; run: cargo run -p coord-tests --bin conformance -- --help"
 write_report
 
 begin "documentation" "Repair the warnings of rustdoc."

@@ -23,7 +23,7 @@ pub mod wrap;
 pub use case::{Case, Need, cases};
 pub use fixture::Fixture;
 pub use harness::{Client, Harness, Hook, Network, Reopened, Time};
-pub use run::{Verdict, run, run_with_seed, seed};
+pub use run::{Verdict, note_panics, run, run_with_seed, seed};
 pub use store_harness::StoreHarness;
 
 #[doc(hidden)]

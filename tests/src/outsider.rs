@@ -27,7 +27,7 @@ const HISTORY: usize = 20_000;
 type Keys = BTreeMap<Bytes, Entry>;
 
 /// What all clients share.
-pub(crate) struct Server {
+pub struct Server {
     id: String,
     state: Mutex<State>,
     /// Told after everything that a watch may be waiting for.
@@ -62,12 +62,12 @@ impl Default for Server {
 
 impl Server {
     /// A further client.
-    pub(crate) fn client(self: &Arc<Self>) -> Client {
+    pub fn client(self: &Arc<Self>) -> Client {
         Client { server: Arc::clone(self), closed: Arc::new(AtomicBool::new(false)) }
     }
 
     /// Forgets the history up to and including `through`.
-    pub(crate) fn compact(&self, through: Revision) {
+    pub fn compact(&self, through: Revision) {
         self.state().compact(through);
         self.changed.send_replace(());
     }
@@ -237,7 +237,7 @@ fn select(keys: &Keys, revision: Revision, range: &Range) -> RangeReply {
 
 /// One client of a server, as one process would hold it.
 #[derive(Clone)]
-pub(crate) struct Client {
+pub struct Client {
     server: Arc<Server>,
     closed: Arc<AtomicBool>,
 }

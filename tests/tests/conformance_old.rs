@@ -1,13 +1,6 @@
 //! The kit on one server of etcd 3.4, the old and hostile one.
 
-#[path = "../../coord-testkit/tests/channel/mod.rs"]
-#[macro_use]
-mod channel;
-mod harness;
-#[path = "../../coord-testkit/tests/manager/mod.rs"]
-#[macro_use]
-mod manager;
+use coord_tests::fixture::etcd::Series;
+use coord_tests::harness::etcd::Etcd;
 
-coord_testkit::conformance!(persistent, harness::Etcd::single(coord_etcd_fixture::Series::V3_4));
-manager_cases! { [coord_testkit::test_cases] (crate::manager::CASES) persistent }
-channel_cases! { [coord_testkit::test_cases] (crate::channel::CASES) persistent }
+coord_tests::conformance!(persistent, Etcd::single(Series::V3_4));

@@ -1,13 +1,6 @@
 //! The kit on three servers of etcd 3.5.
 
-#[path = "../../coord-testkit/tests/channel/mod.rs"]
-#[macro_use]
-mod channel;
-mod harness;
-#[path = "../../coord-testkit/tests/manager/mod.rs"]
-#[macro_use]
-mod manager;
+use coord_tests::fixture::etcd::Series;
+use coord_tests::harness::etcd::Etcd;
 
-coord_testkit::conformance!(persistent, harness::Etcd::three(coord_etcd_fixture::Series::V3_5));
-manager_cases! { [coord_testkit::test_cases] (crate::manager::CASES) persistent }
-channel_cases! { [coord_testkit::test_cases] (crate::channel::CASES) persistent }
+coord_tests::conformance!(persistent, Etcd::three(Series::V3_5));

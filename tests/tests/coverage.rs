@@ -2,21 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use coord_testkit::Case;
 use coord_testkit::contract::rules;
-use coord_testkit::{Case, cases};
-
-#[macro_use]
-mod channel;
-#[macro_use]
-mod manager;
+use coord_tests::cases::all;
 
 /// Rules whose cases are still to come, with the crate that they are about. Empty is the aim.
 const AWAITED: &[(&str, &str)] = &[];
-
-/// The kit's cases, and those of the config manager and the channel.
-fn all() -> impl Iterator<Item = &'static Case> {
-    cases().chain(manager::CASES).chain(channel::CASES)
-}
 
 /// The rules, as they stand in the contract, for which none of `cases` is there.
 fn without<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<String> {
@@ -75,11 +66,12 @@ fn names_read_as_sentences() {
 /// The promise to the author of a backend: twenty lines are all of the test, the guide shows them, and no more than the public crates is needed.
 #[test]
 fn an_outsider_needs_twenty_lines_and_the_guide() {
-    let test = include_str!("outsider/main.rs");
+    // Whoever writes a store has it in a file beside the test.
+    let test = include_str!("outsider.rs").replace("use coord_tests::outsider as store;", "mod store;");
     assert!(test.lines().count() <= 20, "{} lines", test.lines().count());
-    let code = test.split_once("\n\n").map_or(test, |(_, code)| code);
-    assert!(include_str!("../../coord-api/GUIDE.md").contains(code), "the guide shows another test than this one:\n{code}");
-    let store = include_str!("outsider/store.rs");
+    let code = test.split_once("\n\n").map_or(test.as_str(), |(_, code)| code);
+    assert!(coord_api::guide::TEXT.contains(code), "the guide shows another test than this one:\n{code}");
+    let store = include_str!("../src/outsider.rs");
     let mut ours: Vec<&str> = (test.split("coord_").skip(1)).chain(store.split("coord_").skip(1)).collect();
     ours.retain(|rest| !["api", "recipes", "testkit"].iter().any(|allowed| rest.starts_with(allowed)));
     assert!(ours.is_empty(), "{ours:?}");

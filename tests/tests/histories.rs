@@ -1,10 +1,5 @@
-//! A sample of the histories that the example of this name runs by the hundred thousand, and what they promise of themselves.
+//! A sample of the histories that the program of this name runs by the hundred thousand, and what they promise of themselves.
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-
-#[path = "harness/memory.rs"]
-mod memory;
-#[path = "harness/sled.rs"]
-mod sled;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -15,6 +10,7 @@ use coord_api::store::{Lease, LeaseInfo, OpReply, Order, Range, RangeReply, Span
 use coord_api::{LeaseId, Provider, Result, Revision};
 use coord_testkit::histories::{Blow, Plan, Scale, Workload, execute};
 use coord_testkit::{Client, Harness, Hook, Need, Time, Verdict, cases, run};
+use coord_tests::harness::{memory, sled};
 
 fn plan(seed: u64, workload: Workload, restarts: bool) -> Plan {
     let scale = Scale { operations: 200, strikes: 12, restarts, server_faults: &[], ttl: Duration::from_secs(10) };

@@ -8,9 +8,7 @@ use coord_api::store::Store;
 use coord_testkit::contract::rules;
 use coord_testkit::report::{Backend, CaseResult, Counts, Report, Suite};
 use coord_testkit::{Case, Harness, Time, Verdict};
-
-#[path = "harness/outsider.rs"]
-mod outsider;
+use coord_tests::harness::outsider;
 
 /// Cases that do what their names say, under a rule that is none.
 mod r99 {

@@ -1,10 +1,5 @@
 //! The kit is tested: each broken backend fails a case of the rule that it breaks, and each harmless one passes everything.
 
-#[path = "harness/sled.rs"]
-mod durable;
-#[path = "harness/memory.rs"]
-mod volatile;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,9 +9,8 @@ use std::time::Instant;
 
 use coord_testkit::saboteurs::{Saboteur, harmless, saboteurs};
 use coord_testkit::{Case, Harness, Need, Verdict, cases, run};
-
-use durable::Durable;
-use volatile::Volatile;
+use coord_tests::harness::memory::Volatile;
+use coord_tests::harness::sled::Durable;
 
 /// Does work on each item, on as many threads as there are processors to a builder, and keeps the answers in order.
 fn each<T: Sync, A: Send>(items: &[T], work: impl Fn(&T) -> A + Sync) -> Vec<A> {
@@ -115,7 +109,7 @@ fn harmless_ones_pass_everything() {
 }
 
 #[test]
-#[ignore = "NOT RUN: it takes minutes; `cargo test -p coord-testkit --test saboteurs -- --ignored`"]
+#[ignore = "NOT RUN: it takes minutes; `cargo test -p coord-tests --test saboteurs -- --ignored`"]
 fn harmless_ones_pass_what_is_drawn() {
     pass_all(is_drawn);
 }

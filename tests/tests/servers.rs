@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use coord_etcd_fixture::{Binary, Cluster, Series, Signal};
+use coord_tests::fixture::etcd::{Binary, Cluster, Series, Signal};
 
 fn listens(endpoint: &str) -> bool {
     TcpStream::connect(endpoint).is_ok()

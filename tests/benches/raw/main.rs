@@ -1,8 +1,8 @@
 //! The contracts on etcd against the raw client, on the same server and in the same run.
 //!
 //! ```console
-//! $ cargo bench -p coord-etcd                       # all of it, about eight minutes
-//! $ cargo bench -p coord-etcd -- latency            # or some of: latency throughput locks watches registry ids leader
+//! $ cargo bench -p coord-tests                      # all of it, about eight minutes
+//! $ cargo bench -p coord-tests -- latency           # or some of: latency throughput locks watches registry ids leader
 //! ```
 //!
 //! What is compared takes turns, in changing order, so that whatever else the machine does meets both sides; a second raw client says how much two of one kind
@@ -29,9 +29,9 @@ use std::time::{Duration, Instant};
 use coord_api::prelude::*;
 use coord_api::{Provider, RegisterOptions, ServiceInstance, Value, Version, WatchStart};
 use coord_etcd::{EtcdOptions, EtcdProvider, EtcdStore};
-use coord_etcd_fixture::{Binary, Cluster, Series};
 use coord_recipes::{ProviderOptions, StoreProvider};
 use coord_testkit::wrap::{Counter, Counting};
+use coord_tests::fixture::etcd::{Binary, Cluster, Series};
 use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp};
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt, join_all};

@@ -1,17 +1,12 @@
 //! Runs many seeded histories under faults, as many at once as there are cores, and says what they broke.
 //!
 //! ```text
-//! cargo run --release -p coord-testkit --example histories -- --store memory --count 100000
+//! cargo run --release -p coord-tests --bin histories -- --store memory --count 100000
 //! ```
 //!
 //! Every history is drawn from its seed alone and runs on a fresh store, so that any of them can be run again by itself: `--replay SEED`. Interrupted with
 //! Ctrl-C it says with which seed to go on. What sled writes lies in `TMPDIR`; on a file system in memory that is several times as fast.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
-
-#[path = "../tests/harness/memory.rs"]
-mod memory;
-#[path = "../tests/harness/sled.rs"]
-mod sled;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -20,18 +15,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clap::{Parser, ValueEnum};
 use coord_testkit::Harness;
 use coord_testkit::histories::{Blow, Outcome, Plan, Scale, Workload, execute, shrink};
-use indicatif::{ProgressBar, ProgressStyle};
-use lexopt::prelude::*;
-
-const USAGE: &str = "usage: histories [--store memory|sled] [--count N] [--seed FIRST] [--replay SEED] [--threads N]
-                 [--workload config|locks|ids|registry|mixed] [--operations N] [--faults N]
-
-Without --workload they take turns.";
+use coord_tests::harness::{memory, sled};
+use coord_tests::progress;
 
 /// The kinds of stores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
     Memory,
     Sled,
@@ -47,54 +38,46 @@ impl Kind {
     }
 }
 
+/// Runs many seeded histories under faults, and says what they broke.
+#[derive(Debug, Parser)]
 struct Options {
+    /// What they run on
+    #[arg(long, value_enum, default_value_t = Kind::Memory)]
     store: Kind,
-    first: u64,
+    /// How many
+    #[arg(long, default_value_t = 1_000)]
     count: u64,
+    /// The seed of the first one; each further one has the next
+    #[arg(long, value_name = "FIRST", default_value_t = 1)]
+    seed: u64,
+    /// Shows the history of this seed, and the shortest part of it that breaks the same rule
+    #[arg(long, value_name = "SEED")]
     replay: Option<u64>,
-    threads: usize,
+    /// So many at a time [default: one for each core]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// What the workers do [default: each kind in turn]
+    #[arg(long, value_parser = workload)]
     workload: Option<Workload>,
+    /// Operations of a history
+    #[arg(long, default_value_t = 200)]
     operations: usize,
+    /// Faults of a history
+    #[arg(long, default_value_t = 12)]
     faults: usize,
 }
 
-fn options() -> Result<Options, lexopt::Error> {
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let mut options =
-        Options { store: Kind::Memory, first: 1, count: 1_000, replay: None, threads, workload: None, operations: 200, faults: 12 };
-    let mut arguments = lexopt::Parser::from_env();
-    while let Some(argument) = arguments.next()? {
-        match argument {
-            Long("store") => {
-                options.store = arguments.value()?.parse_with(|store| match store {
-                    "memory" => Ok(Kind::Memory),
-                    "sled" => Ok(Kind::Sled),
-                    _ => Err("memory or sled"),
-                })?;
-            }
-            Long("workload") => {
-                let workload = arguments.value()?.parse_with(|name| {
-                    Workload::ALL.into_iter().find(|workload| format!("{workload:?}").eq_ignore_ascii_case(name)).ok_or("no such workload")
-                })?;
-                options.workload = Some(workload);
-            }
-            Long("seed") => options.first = arguments.value()?.parse()?,
-            Long("count") => options.count = arguments.value()?.parse()?,
-            Long("replay") => options.replay = Some(arguments.value()?.parse()?),
-            Long("threads") => options.threads = arguments.value()?.parse()?,
-            Long("operations") => options.operations = arguments.value()?.parse()?,
-            Long("faults") => options.faults = arguments.value()?.parse()?,
-            Long("help") => {
-                println!("{USAGE}");
-                std::process::exit(0);
-            }
-            other => return Err(other.unexpected()),
-        }
-    }
-    Ok(options)
+fn workload(name: &str) -> Result<Workload, String> {
+    let known = Workload::ALL.map(|workload| format!("{workload:?}").to_lowercase());
+    let found = Workload::ALL.into_iter().zip(&known).find(|(_, known)| *known == name);
+    found.map(|(workload, _)| workload).ok_or_else(|| format!("it is one of {}", known.join(", ")))
 }
 
 impl Options {
+    fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+    }
+
     fn plan(&self, seed: u64) -> Plan {
         let scale = Scale {
             operations: self.operations,
@@ -160,13 +143,7 @@ impl Done {
 }
 
 fn main() -> ExitCode {
-    let options = match options() {
-        Ok(options) => options,
-        Err(error) => {
-            eprintln!("{error}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
+    let options = Options::parse();
     match options.replay {
         Some(seed) => replay(&options, seed),
         None => run(&options),
@@ -192,14 +169,12 @@ fn replay(options: &Options, seed: u64) -> ExitCode {
 }
 
 fn run(options: &Options) -> ExitCode {
-    let bar = ProgressBar::new(options.count);
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {per_sec} eta {eta} {msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let (next, end) = (AtomicU64::new(options.first), options.first.saturating_add(options.count));
+    let bar = progress::bar(options.count);
+    let (next, end) = (AtomicU64::new(options.seed), options.seed.saturating_add(options.count));
     let (done, stop) = (Mutex::new(Done::default()), AtomicBool::new(false));
     let begun = Instant::now();
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..options.threads)
+        let workers: Vec<_> = (0..options.threads())
             .map(|_| {
                 scope.spawn(|| {
                     while !stop.load(Ordering::SeqCst) {
@@ -254,7 +229,7 @@ fn print_closing_lines(options: &Options, done: &Done, took: Duration, next: u64
         "{} histories of {} operations on {store}, seeds {} to {}",
         done.histories,
         options.operations,
-        options.first,
+        options.seed,
         next.saturating_sub(1)
     );
     println!("operations {}, handles given out {}, faults {faults} ({})", done.operations, done.grants, by_kind.join(", "));
@@ -263,7 +238,7 @@ fn print_closing_lines(options: &Options, done: &Done, took: Duration, next: u64
     println!(
         "{:.1} s on {} threads, {:.1} histories a second",
         took.as_secs_f64(),
-        options.threads,
+        options.threads(),
         done.histories as f64 / took.as_secs_f64()
     );
     if done.histories < options.count {

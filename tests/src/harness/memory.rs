@@ -11,10 +11,12 @@ use coord_recipes::layers::Namespace;
 use coord_recipes::{ProviderOptions, StoreProvider};
 use coord_testkit::{Client, Harness, Time};
 
-pub(crate) struct Volatile(Arc<MemoryProvider>);
+/// The volatile store.
+pub struct Volatile(Arc<MemoryProvider>);
 
 impl Volatile {
-    pub(crate) fn start() -> Self {
+    /// A fresh store.
+    pub fn start() -> Self {
         Volatile(MemoryProvider::new())
     }
 }

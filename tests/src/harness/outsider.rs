@@ -1,17 +1,18 @@
-//! The outsider's store, for other programs than its own test.
+//! The store that was written from the guide.
 
 use coord_recipes::layers::Namespace;
 use coord_recipes::{ProviderOptions, StoreProvider};
 use coord_testkit::StoreHarness;
 
-#[path = "../outsider/store.rs"]
-mod store;
+use crate::outsider::Server;
 
-pub(crate) type Outsider = StoreHarness<store::Server>;
+/// A harness over it.
+pub type Outsider = StoreHarness<Server>;
 
-pub(crate) fn start() -> Outsider {
+/// A fresh store.
+pub fn start() -> Outsider {
     StoreHarness::new(
-        store::Server::default(),
+        Server::default(),
         |server| async move { server.client() },
         |server, through| async move { server.compact(through) },
         |store| StoreProvider::new(store, ProviderOptions::default()),

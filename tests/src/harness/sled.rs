@@ -29,10 +29,16 @@ impl Open {
     }
 }
 
-pub(crate) struct Durable(Mutex<Open>);
+/// The durable store, in a directory that is gone with this.
+pub struct Durable(Mutex<Open>);
 
 impl Durable {
-    pub(crate) fn start() -> Self {
+    /// A fresh store.
+    ///
+    /// # Panics
+    ///
+    /// When the directory cannot be made.
+    pub fn start() -> Self {
         Durable(Mutex::new(Open::at(TempDir::new().expect("a temporary directory"))))
     }
 

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use coord_api::prelude::*;
 use coord_api::{Value, WatchStart};
-use coord_etcd_fixture::{Binary, Cluster, Series};
 use coord_testkit::view::ConfigView;
 use coord_testkit::wait::within;
+use coord_tests::fixture::etcd::{Binary, Cluster, Series};
 
 use crate::{Follower, Held, SLACK, SOON, TOTAL, provider};
 

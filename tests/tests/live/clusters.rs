@@ -5,8 +5,8 @@ use std::time::Duration;
 use coord_api::ErrorKind;
 use coord_api::prelude::*;
 use coord_etcd::{EtcdOptions, EtcdProvider};
-use coord_etcd_fixture::{Binary, Cluster, Series};
 use coord_testkit::wait::eventually;
+use coord_tests::fixture::etcd::{Binary, Cluster, Series};
 
 use super::{SOON, options};
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use coord_api::prelude::*;
 use coord_api::{RegisterOptions, ServiceInstance};
 use coord_etcd::{EtcdOptions, EtcdProvider};
-use coord_etcd_fixture::{Binary, Cluster, Series};
+use coord_tests::fixture::etcd::{Binary, Cluster, Series};
 use futures_util::future::join_all;
 
 use super::watches::metrics;

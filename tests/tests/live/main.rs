@@ -11,11 +11,13 @@ mod grpc_proxy;
 mod held;
 mod homes;
 mod members;
+mod quickstart;
 mod quota;
 mod rights;
 mod sizes;
 mod tls;
 mod ttl;
+mod urls;
 mod watches;
 
 use std::future::Future;
@@ -25,8 +27,8 @@ use std::time::Duration;
 use coord_api::store::{Entry, Op, Range, Span, Store, Txn};
 use coord_api::{Result, Revision};
 use coord_etcd::{EtcdOptions, EtcdStore};
-use coord_etcd_fixture::Cluster;
 use coord_testkit::wait::eventually;
+use coord_tests::fixture::etcd::Cluster;
 
 /// By when anything that needs no waiting is done, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use coord_api::prelude::*;
 use coord_api::{ConfigEvent, ErrorKind, IdOptions, Outcome, RegisterOptions, ServiceEvent, ServiceInstance, Value, Version, WatchStart};
 use coord_etcd::{Credentials, EtcdOptions, EtcdProvider};
-use coord_etcd_fixture::{Binary, Cluster, Series};
 use coord_testkit::wait::{eventually, within};
+use coord_tests::fixture::etcd::{Binary, Cluster, Series};
 use etcd_client::Permission;
 
 use super::{SOON, options, raw};

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use coord_api::prelude::*;
 use coord_api::{Revision, Value, WatchStart};
 use coord_etcd::{EtcdOptions, EtcdProvider};
-use coord_etcd_fixture::{Binary, Cluster, Proxy, Series};
 use coord_testkit::view::ConfigView;
+use coord_tests::fixture::etcd::{Binary, Cluster, Proxy, Series};
+use coord_tests::harness::etcd::faults::Ways;
+use coord_tests::progress::bar;
 
-use crate::harness::faults::Ways;
-use crate::{bar, runtime};
+use crate::runtime;
 
 /// Clients whose connections are cut, each with a watch.
 const VICTIMS: usize = 4;

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use coord_etcd_fixture::Series;
 use coord_testkit::Harness;
 use coord_testkit::histories::{Blow, Outcome, Plan, Scale, Workload, execute};
+use coord_tests::fixture::etcd::Series;
+use coord_tests::harness::etcd::Etcd;
+use coord_tests::progress::bar;
 
-use crate::harness::Etcd;
-use crate::{Options, bar};
+use crate::Options;
 
 /// Three elections of the fixture's servers and some.
 const TTL: Duration = Duration::from_secs(5);

@@ -21,66 +21,71 @@
 )]
 
 mod cuts;
-#[path = "../../tests/harness/mod.rs"]
-mod harness;
 mod histories;
 mod pauses;
 
 use std::process::ExitCode;
 
-use coord_etcd_fixture::{Binary, Series, in_network_of_its_own};
-use indicatif::{ProgressBar, ProgressStyle};
-use lexopt::prelude::*;
+use clap::{Parser, Subcommand, ValueEnum};
+use coord_tests::fixture::etcd::{Binary, Series, in_network_of_its_own};
 
-const USAGE: &str = "usage: soak [histories|cuts|pauses] [--count N] [--seed FIRST] [--threads N] [--operations N] [--faults N] [--hosts]
+/// Long runs of faults on real servers; without a part, all of them: 60 histories, 10,000 cuts and 200 pauses.
+#[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    holder: Option<Hidden>,
+    /// Only these parts
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    #[command(flatten)]
+    options: Options,
+}
 
-Without a part, all three with 60 histories, 10,000 cuts and 200 pauses.
-With --hosts each server of a history has a network namespace of its own, and its cable is pulled instead of the ways to its peers: packets vanish. Needs Linux and root.";
-
-/// What is asked for.
+#[derive(Debug, clap::Args)]
 struct Options {
+    /// How many histories, cuts or pauses
+    #[arg(long)]
     count: Option<u64>,
+    /// The seed of the first history; each further one has the next
+    #[arg(long, value_name = "FIRST", default_value_t = 1)]
     seed: u64,
+    /// So many histories at a time
+    #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Operations of a history
+    #[arg(long, default_value_t = 1_000)]
     operations: usize,
+    /// Faults of a history
+    #[arg(long, default_value_t = 40)]
     faults: usize,
+    /// Each server of a history has a network namespace of its own, and its cable is pulled instead of the ways to its peers: packets vanish; needs Linux and root
+    #[arg(long)]
     hosts: bool,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Histories,
+    Cuts,
+    Pauses,
+}
+
+/// What this program runs of itself, in processes of their own.
+#[derive(Debug, Subcommand)]
+enum Hidden {
+    #[command(name = pauses::HOLDER, hide = true)]
+    Holder { key: String, endpoints: Vec<String> },
+}
+
 fn main() -> ExitCode {
-    let mut options = Options { count: None, seed: 1, threads: 2, operations: 1_000, faults: 40, hosts: false };
-    let mut parts = Vec::new();
-    let mut arguments = lexopt::Parser::from_env();
-    let parsed =
-        (|| -> Result<(), lexopt::Error> {
-            while let Some(argument) = arguments.next()? {
-                match argument {
-                    Value(part) if part == pauses::HOLDER => std::process::exit(pauses::hold(&mut arguments)),
-                    Value(part) => parts.push(part.parse_with(|part| {
-                        ["histories", "cuts", "pauses"].into_iter().find(|known| *known == part).ok_or("no such part")
-                    })?),
-                    Long("count") => options.count = Some(arguments.value()?.parse()?),
-                    Long("seed") => options.seed = arguments.value()?.parse()?,
-                    Long("threads") => options.threads = arguments.value()?.parse()?,
-                    Long("operations") => options.operations = arguments.value()?.parse()?,
-                    Long("faults") => options.faults = arguments.value()?.parse()?,
-                    Long("hosts") => options.hosts = true,
-                    Long("help") => {
-                        println!("{USAGE}");
-                        std::process::exit(0);
-                    }
-                    other => return Err(other.unexpected()),
-                }
-            }
-            Ok(())
-        })();
-    if let Err(error) = parsed {
-        eprintln!("{error}\n{USAGE}");
-        return ExitCode::from(2);
+    let Arguments { holder, parts, options } = Arguments::parse();
+    if let Some(Hidden::Holder { key, endpoints }) = holder {
+        pauses::hold(&key, endpoints);
     }
     if options.hosts {
-        if parts != ["histories"] {
-            eprintln!("only histories can have hosts\n{USAGE}");
+        if parts != [Part::Histories] {
+            eprintln!("only histories can have hosts");
             return ExitCode::from(2);
         }
         match in_network_of_its_own() {
@@ -95,24 +100,19 @@ fn main() -> ExitCode {
     }
     println!("etcd {}, three servers{}", Binary::find(Series::V3_5).version(), if options.hosts { " on hosts of their own" } else { "" });
     let mut broken = 0;
-    for (part, usual) in [("histories", 60), ("cuts", 10_000), ("pauses", 200)] {
+    for (part, usual) in [(Part::Histories, 60), (Part::Cuts, 10_000), (Part::Pauses, 200)] {
         if !parts.is_empty() && !parts.contains(&part) {
             continue;
         }
         let count = options.count.unwrap_or(usual);
-        println!("\n## {part}: {count}");
+        println!("\n## {part:?}: {count}");
         broken += match part {
-            "histories" => histories::run(count, &options),
-            "cuts" => cuts::run(count),
-            _ => pauses::run(count),
+            Part::Histories => histories::run(count, &options),
+            Part::Cuts => cuts::run(count),
+            Part::Pauses => pauses::run(count),
         };
     }
     if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn bar(count: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} eta {eta} {msg}");
-    ProgressBar::new(count).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 fn runtime() -> tokio::runtime::Runtime {

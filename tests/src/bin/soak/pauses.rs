@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use coord_api::prelude::*;
 use coord_etcd::{EtcdOptions, EtcdProvider};
-use coord_etcd_fixture::{Binary, Cluster, Series};
+use coord_tests::fixture::etcd::{Binary, Cluster, Series};
+use coord_tests::progress::bar;
 
-use crate::{bar, runtime};
+use crate::runtime;
 
 /// The hidden part that a holder's process runs.
 pub(crate) const HOLDER: &str = "holder";
@@ -198,10 +199,8 @@ impl Drop for Holder {
 }
 
 /// The holder's process: takes the lock again and again, and uses it for as long as its guard says that it is held. Ends with its standard input.
-pub(crate) fn hold(arguments: &mut lexopt::Parser) -> i32 {
-    let mut arguments = arguments.raw_args().unwrap().map(|argument| argument.into_string().unwrap());
-    let key = arguments.next().unwrap();
-    let options = EtcdOptions::new(arguments);
+pub(crate) fn hold(key: &str, endpoints: Vec<String>) -> ! {
+    let options = EtcdOptions::new(endpoints);
     let held = Arc::new(Mutex::new(None::<coord_api::LockGuard>));
     let asked = Arc::clone(&held);
     thread::spawn(move || {
@@ -214,7 +213,7 @@ pub(crate) fn hold(arguments: &mut lexopt::Parser) -> i32 {
     runtime().block_on(async {
         let provider = EtcdProvider::connect(options).await.unwrap();
         loop {
-            let Ok(guard) = provider.lock().acquire(&key, TTL).await else { continue };
+            let Ok(guard) = provider.lock().acquire(key, TTL).await else { continue };
             let token = guard.fencing_token().get();
             println!("granted {token}");
             *held.lock().unwrap() = Some(guard);

@@ -1,4 +1,4 @@
-//! The channel: R40. It belongs to coord-grpc, follows any registry, and calls real servers; so its cases stand here, with the backends that they run on.
+//! The channel: R40. It belongs to coord-grpc, follows any registry, and calls real servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a case fails by panicking")]
 
 use std::net::SocketAddr;
@@ -23,6 +23,8 @@ use tonic_health::pb::health_server::HealthServer;
 
 mod r40;
 
+/// Hands the list of these cases to a macro, as [`coord_testkit::list_cases!`] says.
+#[macro_export]
 macro_rules! channel_cases {
     ([$($callback:tt)*] $($arguments:tt)*) => {
         $($callback)*! {
@@ -52,7 +54,8 @@ macro_rules! channel_cases {
     };
 }
 
-pub(crate) const CASES: &[Case] = channel_cases!([coord_testkit::list_cases]);
+/// The cases of R40.
+pub const CASES: &[Case] = channel_cases!([coord_testkit::list_cases]);
 
 /// The service.
 const SERVICE: &str = "user-service";

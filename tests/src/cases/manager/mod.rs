@@ -1,5 +1,5 @@
 //! The config manager: R23 and R24. It is a type of coord-recipes over any config centre, nothing that a backend provides, and the kit does not know
-//! coord-recipes; so its cases stand here, with the backends that they run on.
+//! coord-recipes.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a case fails by panicking")]
 
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 mod r23;
 mod r24;
 
+/// Hands the list of these cases to a macro, as [`coord_testkit::list_cases!`] says.
+#[macro_export]
 macro_rules! manager_cases {
     ([$($callback:tt)*] $($arguments:tt)*) => {
         $($callback)*! {
@@ -50,7 +52,8 @@ macro_rules! manager_cases {
     };
 }
 
-pub(crate) const CASES: &[Case] = manager_cases!([coord_testkit::list_cases]);
+/// The cases of R23 and R24.
+pub const CASES: &[Case] = manager_cases!([coord_testkit::list_cases]);
 
 /// What is managed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

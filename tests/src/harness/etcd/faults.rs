@@ -4,15 +4,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use coord_etcd_fixture::{Cluster, CutOff, Proxy, Signal, Way};
 use coord_testkit::Network;
 use coord_testkit::wrap::Link;
 
+use crate::fixture::etcd::{Cluster, CutOff, Proxy, Signal, Way};
+
 /// The faults of servers with proxies between them, by the names that histories call them by.
-pub(crate) const WITH_PEER_LINKS: &[&str] =
+pub const WITH_PEER_LINKS: &[&str] =
     &[LEADER_KILLED, FOLLOWER_KILLED, LEADER_STANDS, FOLLOWER_STANDS, MAJORITY_KILLED, LEADER_CUT_OFF, FOLLOWER_CUT_OFF];
 /// The faults of servers on hosts of their own.
-pub(crate) const ON_HOSTS: &[&str] =
+pub const ON_HOSTS: &[&str] =
     &[LEADER_KILLED, FOLLOWER_KILLED, LEADER_STANDS, FOLLOWER_STANDS, MAJORITY_KILLED, LEADER_UNPLUGGED, FOLLOWER_UNPLUGGED];
 const LEADER_KILLED: &str = "leader killed";
 const FOLLOWER_KILLED: &str = "follower killed";
@@ -33,10 +34,15 @@ enum Blow {
 
 /// The ways of one client to all servers.
 #[derive(Clone)]
-pub(crate) struct Ways(pub(crate) Vec<Proxy>);
+pub struct Ways(pub Vec<Proxy>);
 
 impl Ways {
-    pub(crate) async fn to(endpoints: &[String]) -> Self {
+    /// A proxy before each server.
+    ///
+    /// # Panics
+    ///
+    /// When there is no free port.
+    pub async fn to(endpoints: &[String]) -> Self {
         let mut proxies = Vec::new();
         for endpoint in endpoints {
             proxies.push(Proxy::start(endpoint).await.expect("there is a free port"));
@@ -44,7 +50,8 @@ impl Ways {
         Ways(proxies)
     }
 
-    pub(crate) fn endpoints(&self) -> Vec<String> {
+    /// The addresses of the proxies.
+    pub fn endpoints(&self) -> Vec<String> {
         self.0.iter().map(|proxy| proxy.endpoint().to_owned()).collect()
     }
 }
@@ -62,7 +69,7 @@ impl Network for Ways {
 }
 
 /// A fault of servers under way. It ends, in the background, when this is dropped.
-pub(crate) struct ServerFault {
+pub struct ServerFault {
     cluster: Arc<Mutex<Cluster>>,
     victims: Vec<usize>,
     /// Where it is a cut.
@@ -71,7 +78,7 @@ pub(crate) struct ServerFault {
 
 impl ServerFault {
     /// Makes a fault by its name; `None` where there is no leader to choose the victim by.
-    pub(crate) async fn make(cluster: &Arc<Mutex<Cluster>>, name: &'static str) -> Option<Self> {
+    pub async fn make(cluster: &Arc<Mutex<Cluster>>, name: &'static str) -> Option<Self> {
         let endpoints = lock(cluster).endpoints();
         let leader = leader(&endpoints).await?;
         let follower = (leader + 1) % endpoints.len();

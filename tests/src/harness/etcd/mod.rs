@@ -1,8 +1,7 @@
 //! The kit's harness over real servers: each case has a fresh cluster of its own, which is gone when the case is.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a harness that cannot be made fails its case")]
-#![allow(dead_code, reason = "each test file uses its part of it")]
 
-pub(crate) mod faults;
+pub mod faults;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -10,10 +9,11 @@ use std::time::Duration;
 use coord_api::store::Store;
 use coord_api::{Provider, Revision};
 use coord_etcd::{EtcdOptions, EtcdProvider, EtcdStore};
-use coord_etcd_fixture::{Binary, Cluster, Series};
 use coord_recipes::layers::{Namespace, Observe, Retry};
 use coord_recipes::{ProviderOptions, StoreProvider};
 use coord_testkit::{Client, Harness, Reopened, Time};
+
+use crate::fixture::etcd::{Binary, Cluster, Series};
 use faults::{ServerFault, Ways};
 
 /// How long a member may take to forget, and how long where none of them is disturbed, but the machine may be busy.
@@ -21,7 +21,7 @@ const COMPACTED_WITHIN: Duration = Duration::from_secs(2);
 const COMPACTED_UNDISTURBED: Duration = Duration::from_secs(30);
 
 /// A cluster, and who is connected to it.
-pub(crate) struct Etcd {
+pub struct Etcd {
     cluster: Arc<Mutex<Cluster>>,
     clients: Mutex<Vec<EtcdStore>>,
     disturbed: bool,
@@ -33,23 +33,23 @@ pub(crate) struct Etcd {
 
 impl Etcd {
     /// One server.
-    pub(crate) fn single(series: Series) -> Self {
+    pub fn single(series: Series) -> Self {
         Etcd::over(Cluster::single(&Binary::find(series)))
     }
 
     /// Three servers.
-    pub(crate) fn three(series: Series) -> Self {
+    pub fn three(series: Series) -> Self {
         Etcd::over(Cluster::three(&Binary::find(series)))
     }
 
     /// Three servers that die, stand still and are cut off from each other where a history has it so, and a way of its own to each of them for each client.
-    pub(crate) fn disturbed(series: Series) -> Self {
+    pub fn disturbed(series: Series) -> Self {
         let cluster = Cluster::three_with_peer_links(&Binary::find(series));
         Etcd { disturbed: true, faults: faults::WITH_PEER_LINKS, ..Etcd::over(cluster) }
     }
 
     /// As [`disturbed`](Self::disturbed), on hosts of their own, of which cables are pulled where a history has it so. In a network of its own.
-    pub(crate) fn unplugged(series: Series) -> Self {
+    pub fn unplugged(series: Series) -> Self {
         let cluster = Cluster::three_on_hosts(&Binary::find(series));
         Etcd { disturbed: true, faults: faults::ON_HOSTS, ..Etcd::over(cluster) }
     }
