@@ -15,6 +15,7 @@ pub mod histories;
 pub mod layout;
 pub mod linearizability;
 pub mod report;
+#[cfg(feature = "saboteurs")]
 pub mod saboteurs;
 pub mod view;
 pub mod wait;
