@@ -16,11 +16,12 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::retry::budget::Budget;
 
-use crate::channel::Inner;
-use crate::connection::{Connection, root};
+use crate::connection::Connection;
 use crate::draft::Draft;
+use crate::error::root;
 use crate::options::{CallOptions, Readiness, RetryOptions};
 use crate::recorded::Recorded;
+use crate::shared::Shared;
 
 /// Up to how many bytes of a request are kept in case that the server does not look at it. A request of a call that may be repeated has a bound of its own.
 const KEPT: usize = 64 << 10;
@@ -39,7 +40,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(channel: &Inner, request: &Request<Body>) -> Self {
+    fn of(channel: &Shared, request: &Request<Body>) -> Self {
         let options = &channel.pool.options;
         let call = request.extensions().get::<CallOptions>().copied().unwrap_or_default();
         Plan {
@@ -52,7 +53,7 @@ impl Plan {
 }
 
 /// Makes a call, up to the head of its answer.
-pub(crate) fn make(channel: Arc<Inner>, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Status>> + Send {
+pub(crate) fn make(channel: Arc<Shared>, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Status>> + Send {
     let plan = Plan::of(&channel, &request);
     let mut draft = Draft::of(request, plan.retry.map_or(KEPT, |retry| retry.buffer), channel.pool.drawing.as_ref());
     async move {
@@ -114,7 +115,7 @@ impl Failure {
 ///
 /// A request that never left for one endpoint, or that the server says it did not look at, goes to the next: that is no second attempt.
 async fn once(
-    channel: &Arc<Inner>,
+    channel: &Arc<Shared>,
     draft: &mut Draft,
     plan: &Plan,
     mut avoid: Option<Arc<Connection>>,
@@ -164,7 +165,7 @@ async fn once(
 
 /// A request that is out. Dropped without an answer, by a timeout or by the caller, it says so of the connection.
 struct Attempt<'a> {
-    channel: &'a Inner,
+    channel: &'a Shared,
     connection: &'a Arc<Connection>,
     /// After what time silence means something; `None` if never.
     patience: Option<Duration>,
@@ -180,7 +181,7 @@ impl Drop for Attempt<'_> {
 }
 
 /// Attempts until one succeeds, fails for good, or there have been enough.
-async fn repeatedly(channel: &Arc<Inner>, draft: &mut Draft, plan: &Plan, retry: RetryOptions) -> Result<Response<Body>, Status> {
+async fn repeatedly(channel: &Arc<Shared>, draft: &mut Draft, plan: &Plan, retry: RetryOptions) -> Result<Response<Body>, Status> {
     channel.budget.deposit();
     let mut avoid = None;
     let mut attempts_left = retry.attempts;
@@ -203,7 +204,7 @@ async fn repeatedly(channel: &Arc<Inner>, draft: &mut Draft, plan: &Plan, retry:
 
 /// One attempt, up to the end of its answer: one that breaks off half-way is a failed attempt and not the caller's problem.
 async fn whole(
-    channel: &Arc<Inner>,
+    channel: &Arc<Shared>,
     draft: &mut Draft,
     plan: &Plan,
     retry: RetryOptions,
@@ -246,14 +247,14 @@ fn may_repeat(status: &Status) -> bool {
 
 /// An answer that keeps what it needs: the connection, so that an endpoint that was removed finishes its calls, and the channel, whose last handle may
 /// be dropped while a stream goes on.
-fn held(response: Response<Incoming>, connection: Arc<Connection>, channel: &Arc<Inner>) -> Response<Body> {
+fn held(response: Response<Incoming>, connection: Arc<Connection>, channel: &Arc<Shared>) -> Response<Body> {
     let held = Held { _connection: connection, _channel: Arc::clone(channel) };
     response.map(|body| Body::new(Answer { body, held: Some(held) }))
 }
 
 struct Held {
     _connection: Arc<Connection>,
-    _channel: Arc<Inner>,
+    _channel: Arc<Shared>,
 }
 
 struct Answer {
@@ -325,13 +326,13 @@ fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channel::Channel;
     use crate::options::ChannelOptions;
+    use crate::pool::Pool;
 
     #[tokio::test]
     async fn a_call_is_small() {
-        let channel = Channel::fixed([], ChannelOptions::default()).unwrap();
-        let call = make(channel.inner(), Request::default());
+        let pool = Pool::new(ChannelOptions::default(), Home::callers());
+        let call = make(Shared::new(pool, None), Request::default());
         // Beyond 1,032 bytes glibc's allocator leaves its fast path, which costs more than all that the balancer does.
         let size = size_of_val(&call);
         assert!(size <= 1_032, "{size} bytes");

@@ -24,6 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::body::Body;
 
 use crate::endpoint::Endpoint;
+use crate::error::root;
 use crate::files::{Files, Taken};
 use crate::options::ChannelOptions;
 use crate::wire::{Line, Wire};
@@ -299,15 +300,6 @@ impl fmt::Debug for Connection {
 
 fn unavailable(what: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::Unavailable, OPERATION, format!("{what}: {}", root(&error))).with_source(error)
-}
-
-/// The innermost cause, which is what people want to read.
-pub(crate) fn root<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error
 }
 
 /// Has the kernel look whether a connection leads anywhere: after so long without a word, …

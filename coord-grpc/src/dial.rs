@@ -9,8 +9,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::connection::{Connection, Manner, root};
+use crate::connection::{Connection, Manner};
 use crate::endpoint::Endpoint;
+use crate::error::root;
 use crate::files;
 use crate::resolver::Lookup;
 

@@ -9,8 +9,7 @@ use coord_api::Error;
 use parking_lot::Mutex;
 use tokio::net::TcpSocket;
 
-use crate::connection::root;
-use crate::pool::Pool;
+use crate::error::root;
 
 /// The codes for "too many open files", in this process and in the system. They are the same on every Unix; std has no name for them.
 const OUT_OF_FILES: &[i32] = if cfg!(windows) { &[10_024] } else { &[24, 23] };
@@ -21,8 +20,17 @@ pub(crate) const LEAST: usize = 4;
 /// What channels give back has to take effect before they give back more.
 const ONCE_IN: Duration = Duration::from_secs(1);
 
+/// Who has connections, of which it can give back a part.
+pub(crate) trait Holder: Send + Sync {
+    /// Whether it belongs to the process that this one was forked from.
+    fn is_left_behind(&self) -> bool;
+
+    /// Gives back a part of the connections, and tries no others for a while. How many it gave back.
+    fn give_back(self: Arc<Self>) -> usize;
+}
+
 /// The channels of this process, and when they gave back connections the last time.
-static CHANNELS: Mutex<(Vec<Weak<Pool>>, Option<Instant>)> = Mutex::new((Vec::new(), None));
+static CHANNELS: Mutex<(Vec<Weak<dyn Holder>>, Option<Instant>)> = Mutex::new((Vec::new(), None));
 
 /// Whether something failed because no file was to be had.
 pub(crate) fn is_out_of_files(error: &Error) -> bool {
@@ -87,10 +95,10 @@ impl Drop for Taken {
 }
 
 /// Remembers a channel, so that it gives back connections when others have none.
-pub(crate) fn enrol(pool: Weak<Pool>) {
+pub(crate) fn enrol(channel: Weak<dyn Holder>) {
     let mut channels = CHANNELS.lock();
     channels.0.retain(|known| known.strong_count() > 0);
-    channels.0.push(pool);
+    channels.0.push(channel);
 }
 
 /// No file was to be had: all channels of the process give back a part of their connections, and try no others for a while.
@@ -102,9 +110,9 @@ pub(crate) fn give_back() {
             return;
         }
         channels.1 = Some(now);
-        channels.0.iter().filter_map(Weak::upgrade).filter(|pool| !pool.home.is_left_behind()).collect()
+        channels.0.iter().filter_map(Weak::upgrade).filter(|channel| !channel.is_left_behind()).collect()
     };
-    let given: usize = channels.iter().map(|pool| pool.give_back()).sum();
+    let given: usize = channels.into_iter().map(|channel| channel.give_back()).sum();
     coord_home::event!(WARN, given, "the process may open no more files; channels gave back connections");
 }
 

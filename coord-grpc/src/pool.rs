@@ -4,8 +4,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,17 +17,15 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
-use crate::channel::homeless;
-use crate::connection::Connection;
+use crate::connection::{Connection, Manner};
 use crate::endpoint::{Endpoint, Scheme};
-use crate::files::{self, Files, LEAST};
+use crate::error::{OPERATION, homeless};
+use crate::files::{self, Files, Holder, LEAST};
 use crate::meter::Meter;
 use crate::options::{ChannelOptions, Policy, Readiness};
 use crate::resolver::Lookup;
 use crate::state::{EndpointState, Phase, Skipped};
-use crate::worker;
-
-const OPERATION: &str = "grpc.channel";
+use crate::worker::{self, WorkerHost};
 
 /// So many endpoints that cannot be used are told one by one each time.
 const MOST_TOLD: usize = 10;
@@ -145,7 +143,8 @@ impl Pool {
             turn: AtomicUsize::new(0),
             changed: Notify::new(),
         });
-        files::enrol(Arc::downgrade(&pool));
+        let holder: Weak<dyn Holder> = Arc::downgrade(&pool) as _;
+        files::enrol(holder);
         pool
     }
 
@@ -327,8 +326,8 @@ impl Pool {
         member.worker = Some(stop.drop_guard());
     }
 
-    /// A worker, or who follows the registry, was dropped: the runtime that it lived in is gone, and so are all connections.
-    pub(crate) fn abandoned(&self, worker: Option<u64>) {
+    /// Whoever works for this channel was dropped: the runtime that it lived in is gone, and so are all connections.
+    pub(crate) fn abandon(&self, worker: Option<u64>) {
         let mut set = self.set.lock();
         set.homeless = true;
         if let Some(member) = worker.and_then(|id| set.member(id)) {
@@ -339,7 +338,7 @@ impl Pool {
     }
 
     /// No file was to be had: makes do with fewer connections for a while, so that others in this process have some. How many are given back.
-    pub(crate) fn give_back(self: &Arc<Self>) -> usize {
+    fn make_do_with_fewer(self: &Arc<Self>) -> usize {
         let mut set = self.set.lock();
         if set.closed || set.homeless {
             return 0;
@@ -399,32 +398,6 @@ impl Pool {
         self.publish(&set);
     }
 
-    /// A worker has a connection that takes calls.
-    pub(crate) fn admit(&self, id: u64, connection: &Arc<Connection>) {
-        self.update(id, |member| {
-            let endpoint = member.endpoint.to_string();
-            coord_home::event!(DEBUG, endpoint, "endpoint ready");
-            member.connections += 1;
-            member.enter(&self.home, Phase::Ready, Some(Arc::clone(connection)));
-        });
-    }
-
-    /// A worker's connection dropped, or it could not get one. `again` says whether it tries again at once.
-    pub(crate) fn fail(self: &Arc<Self>, id: u64, failure: Error, again: bool) {
-        self.update(id, |member| {
-            let (endpoint, why) = (member.endpoint.to_string(), failure.to_string());
-            coord_home::event!(DEBUG, endpoint, why, "endpoint not ready");
-            member.failure = Some(failure);
-            let phase = if again { Phase::Connecting } else { Phase::Ejected };
-            if (member.phase, member.connection.is_some()) != (phase, false) {
-                member.enter(&self.home, phase, None);
-            }
-        });
-        if !again {
-            self.look_elsewhere();
-        }
-    }
-
     /// Tries endpoints that are not in use where all that are have failed; not more often than a dead endpoint is probed.
     fn look_elsewhere(self: &Arc<Self>) {
         let mut set = self.set.lock();
@@ -439,11 +412,6 @@ impl Pool {
         set.looked_elsewhere = Some(now);
         self.allot(&mut set);
         self.publish(&set);
-    }
-
-    /// A worker asks for signs of life less often.
-    pub(crate) fn pings_after(&self, id: u64, after: Duration) {
-        self.update(id, |member| member.ping_after = after);
     }
 
     fn update(&self, id: u64, change: impl FnOnce(&mut Member)) {
@@ -522,6 +490,62 @@ impl Pool {
     }
 }
 
+impl WorkerHost for Pool {
+    fn options(&self) -> &ChannelOptions {
+        &self.options
+    }
+
+    fn lookup(&self) -> &Lookup {
+        &self.lookup
+    }
+
+    fn manner(&self, on_trial: bool, ping_after: Duration) -> Manner<'_> {
+        Manner { options: &self.options, home: &self.home, files: &self.files, on_trial, ping_after }
+    }
+
+    fn admit(&self, id: u64, connection: &Arc<Connection>) {
+        self.update(id, |member| {
+            let endpoint = member.endpoint.to_string();
+            coord_home::event!(DEBUG, endpoint, "endpoint ready");
+            member.connections += 1;
+            member.enter(&self.home, Phase::Ready, Some(Arc::clone(connection)));
+        });
+    }
+
+    fn fail(self: &Arc<Self>, id: u64, failure: Error, again: bool) {
+        self.update(id, |member| {
+            let (endpoint, why) = (member.endpoint.to_string(), failure.to_string());
+            coord_home::event!(DEBUG, endpoint, why, "endpoint not ready");
+            member.failure = Some(failure);
+            let phase = if again { Phase::Connecting } else { Phase::Ejected };
+            if (member.phase, member.connection.is_some()) != (phase, false) {
+                member.enter(&self.home, phase, None);
+            }
+        });
+        if !again {
+            self.look_elsewhere();
+        }
+    }
+
+    fn pings_after(&self, id: u64, after: Duration) {
+        self.update(id, |member| member.ping_after = after);
+    }
+
+    fn abandoned(&self, id: u64) {
+        self.abandon(Some(id));
+    }
+}
+
+impl Holder for Pool {
+    fn is_left_behind(&self) -> bool {
+        self.home.is_left_behind()
+    }
+
+    fn give_back(self: Arc<Self>) -> usize {
+        self.make_do_with_fewer()
+    }
+}
+
 /// What is skipped now, and was not before or for another reason.
 fn newly_skipped(before: &[Skipped], now: &[Skipped]) -> Vec<Skipped> {
     let known: HashSet<_> = before.iter().map(|skipped| (skipped.id.as_str(), skipped.error.message())).collect();
@@ -562,7 +586,7 @@ mod tests {
         let pool = pool(10);
         assert_eq!(idle(&pool), 0);
         for pause in [30, 60, 120, 240, 480, 600, 600] {
-            pool.give_back();
+            pool.make_do_with_fewer();
             assert_eq!(idle(&pool), 10 - LEAST);
             tokio::time::sleep(Duration::from_secs(pause - 1)).await;
             assert_eq!(idle(&pool), 10 - LEAST, "{pause}");
@@ -570,7 +594,7 @@ mod tests {
             assert_eq!(idle(&pool), 0, "{pause}");
         }
         tokio::time::sleep(LONGEST_SHORTAGE * 2).await;
-        pool.give_back();
+        pool.make_do_with_fewer();
         tokio::time::sleep(SHORTEST_SHORTAGE + Duration::from_secs(1)).await;
         assert_eq!(idle(&pool), 0, "after a long time it is the first again");
         pool.close();
