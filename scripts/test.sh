@@ -164,6 +164,7 @@ cargo fmt --all --check
 
 begin "purity and direction of dependencies" "A crate imports what it may not; see scripts/dependencies.sh for who may import whom and why."
 scripts/dependencies.sh
+scripts/rings.sh
 
 begin "lints" "Repair the warnings; an allow needs its reason."
 cargo clippy --locked --quiet --workspace --all-targets --all-features -- -D warnings
