@@ -121,7 +121,7 @@ impl Cluster {
         F: Future<Output = Result<T, Fault>>,
     {
         let asked = self.members.asked()?;
-        let mut patience = Patience { members: &self.members, asked: asked.clone(), since, settled: false };
+        let mut patience = AccuseOnDrop { members: &self.members, asked: asked.clone(), since, settled: false };
         let answer = self.members.until(since + limit, request(asked)).await;
         patience.settled = true;
         match answer {
@@ -154,14 +154,14 @@ impl Cluster {
 }
 
 /// Accuses a member whose caller lost patience and dropped the call, as one does whose lease runs out meanwhile.
-struct Patience<'a> {
+struct AccuseOnDrop<'a> {
     members: &'a Members,
     asked: Asked,
     since: Instant,
     settled: bool,
 }
 
-impl Drop for Patience<'_> {
+impl Drop for AccuseOnDrop<'_> {
     fn drop(&mut self) {
         if !self.settled && self.members.home().now().saturating_duration_since(self.since) >= GIVEN_UP {
             self.members.accuse(&self.asked, &Fault::unavailable("its caller gave up waiting"));

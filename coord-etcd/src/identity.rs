@@ -52,14 +52,14 @@ impl Identity {
 }
 
 /// What a member answered.
-pub(crate) trait Answer {
+pub(crate) trait EtcdAnswer {
     /// Where the answer comes from.
     fn pb_header(&self) -> Option<&PbResponseHeader>;
 }
 
 macro_rules! answers {
     ($($answer:ty),+ $(,)?) => {
-        $(impl Answer for $answer {
+        $(impl EtcdAnswer for $answer {
             fn pb_header(&self) -> Option<&PbResponseHeader> {
                 self.0.header.as_ref()
             }

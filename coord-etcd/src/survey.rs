@@ -19,7 +19,7 @@ use crate::error::Fault;
 use crate::flight::Flight;
 use crate::members::{Member, Members};
 use crate::options::Discovery;
-use crate::status::{self, Told};
+use crate::status::{self, MemberStatus};
 use crate::target::Target;
 
 /// The pause between two looks at a member that does not answer yet.
@@ -110,7 +110,7 @@ impl Survey {
 
     async fn probe_all(&self, all: &[Arc<Member>], deadline: Instant, insistent: bool) -> Result<(), Fault> {
         let mut probes: FuturesUnordered<_> = all.iter().map(|member| self.probe(Arc::clone(member), Duration::ZERO, deadline)).collect();
-        let mut answers: Vec<(Arc<Member>, Told)> = Vec::new();
+        let mut answers: Vec<(Arc<Member>, MemberStatus)> = Vec::new();
         let (mut failed, mut refusals, mut last) = (Vec::new(), Vec::new(), Fault::silent());
         let mut patience = deadline;
         loop {
@@ -173,7 +173,7 @@ impl Survey {
 
     /// The cluster that is meant: the one that is known or, before it is, the one that most members belong to and, of two, that of the first endpoint. So clients with the
     /// same endpoints come to the same cluster.
-    fn choose(&self, all: &[Arc<Member>], answers: &[(Arc<Member>, Told)]) -> Option<u64> {
+    fn choose(&self, all: &[Arc<Member>], answers: &[(Arc<Member>, MemberStatus)]) -> Option<u64> {
         let place = |member: &Arc<Member>| all.iter().position(|known| known == member).unwrap_or(all.len());
         let mut clusters: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
         for (member, told) in answers.iter().filter(|(_, told)| told.cluster() != 0) {
@@ -186,7 +186,7 @@ impl Survey {
     }
 
     /// Asks one member who it is.
-    async fn probe(&self, member: Arc<Member>, pause: Duration, deadline: Instant) -> (Arc<Member>, Result<Told, Fault>) {
+    async fn probe(&self, member: Arc<Member>, pause: Duration, deadline: Instant) -> (Arc<Member>, Result<MemberStatus, Fault>) {
         if !pause.is_zero() {
             sleep(pause).await;
         }
@@ -282,7 +282,7 @@ impl Survey {
     }
 }
 
-impl Told {
+impl MemberStatus {
     fn cluster(&self) -> u64 {
         self.header.as_ref().map(|header| header.cluster_id).unwrap_or_default()
     }

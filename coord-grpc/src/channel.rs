@@ -13,12 +13,12 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use crate::call;
-use crate::discovery::Discovery;
+use crate::discovery::RegistryDiscovery;
 use crate::endpoint::Endpoint;
 use crate::error::{OPERATION, homeless};
 use crate::options::{ChannelOptions, Readiness};
-use crate::pool::Pool;
-use crate::shared::Shared;
+use crate::pool::EndpointPool;
+use crate::shared::ChannelShared;
 use crate::state::{ChannelState, Skipped};
 
 /// A channel to a set of endpoints, of which it calls only those that are ready: a service for the clients that tonic generates. Cheap to clone.
@@ -43,7 +43,7 @@ use crate::state::{ChannelState, Skipped};
 /// A call may be dropped at any time; its stream is then reset.
 #[derive(Clone)]
 pub struct Channel {
-    shared: Arc<Shared>,
+    shared: Arc<ChannelShared>,
 }
 
 impl Channel {
@@ -71,13 +71,16 @@ impl Channel {
         Ok((channel, set))
     }
 
-    pub(crate) fn with(options: ChannelOptions, discovery: impl FnOnce(&Arc<Pool>) -> Result<Option<Discovery>>) -> Result<Self> {
+    pub(crate) fn with(
+        options: ChannelOptions,
+        discovery: impl FnOnce(&Arc<EndpointPool>) -> Result<Option<RegistryDiscovery>>,
+    ) -> Result<Self> {
         options.validate(OPERATION)?;
         let home = options.home();
         home.ready().map_err(homeless)?;
-        let pool = Pool::new(options, home);
+        let pool = EndpointPool::new(options, home);
         let discovery = discovery(&pool)?;
-        Ok(Channel { shared: Shared::new(pool, discovery) })
+        Ok(Channel { shared: ChannelShared::new(pool, discovery) })
     }
 
     /// Waits until an endpoint is ready.
@@ -150,7 +153,7 @@ impl fmt::Debug for ResponseFuture {
 /// Sets the endpoints of a [dynamic](Channel::dynamic) channel. Dropped, it leaves them as they are.
 #[derive(Clone, Debug)]
 pub struct EndpointSet {
-    pool: Weak<Pool>,
+    pool: Weak<EndpointPool>,
 }
 
 impl EndpointSet {

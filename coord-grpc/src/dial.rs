@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::connection::{Connection, Manner};
+use crate::connection::{EndpointConnection, Manner};
 use crate::endpoint::Endpoint;
 use crate::error::root;
 use crate::files;
@@ -42,7 +42,7 @@ pub(crate) async fn dial(
     manner: Manner<'_>,
     shunned: Option<SocketAddr>,
     round: usize,
-) -> Result<Connection> {
+) -> Result<EndpointConnection> {
     let limit = manner.options.connect_timeout;
     let deadline = Instant::now() + limit;
     let late = || Error::new(ErrorKind::Timeout, OPERATION, format!("no connection within {limit:?}"));
@@ -60,7 +60,7 @@ pub(crate) async fn dial(
     let addresses = in_order(found, endpoint.port(), shunned, round);
     let count = addresses.len();
     let mut last = None;
-    let racing = race(addresses, deadline, &mut last, |address| Connection::open(address, endpoint, manner));
+    let racing = race(addresses, deadline, &mut last, |address| EndpointConnection::open(address, endpoint, manner));
     match timeout_at(deadline, racing).await {
         Ok(Some(connection)) => return Ok(connection),
         Ok(None) => {}

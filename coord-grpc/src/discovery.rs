@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::endpoint::Endpoint;
 use crate::error::homeless;
-use crate::pool::Pool;
+use crate::pool::EndpointPool;
 use crate::state::{DiscoveryState, Skipped};
 
 pub(crate) const OPERATION: &str = "grpc.discover";
@@ -31,21 +31,21 @@ const MOST_INVALID: usize = 1_000;
 
 /// The channel's end of a follower.
 #[derive(Debug)]
-pub(crate) struct Discovery {
+pub(crate) struct RegistryDiscovery {
     service: String,
     watch: Arc<Mutex<WatchState>>,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Discovery {
+impl RegistryDiscovery {
     /// Follows a service of a registry, and keeps the pool's endpoints the same as its instances.
     ///
     /// # Errors
     ///
     /// There is no home for the task.
-    pub(crate) fn start<R: ServiceRegistry + ?Sized>(registry: Arc<R>, service: &str, pool: &Arc<Pool>) -> Result<Self> {
+    pub(crate) fn start<R: ServiceRegistry + ?Sized>(registry: Arc<R>, service: &str, pool: &Arc<EndpointPool>) -> Result<Self> {
         let watch = Arc::new(Mutex::new(WatchState::Suspended));
-        let follower = Follower {
+        let follower = RegistryFollower {
             registry,
             service: service.to_owned(),
             pool: Arc::clone(pool),
@@ -54,7 +54,7 @@ impl Discovery {
             invalid: BTreeMap::new(),
         };
         let task = pool.home.spawn(follower.run()).map_err(homeless)?;
-        Ok(Discovery { service: service.to_owned(), watch, _task: AbortOnDropHandle::new(task) })
+        Ok(RegistryDiscovery { service: service.to_owned(), watch, _task: AbortOnDropHandle::new(task) })
     }
 
     pub(crate) fn state(&self, failure: Option<Error>) -> DiscoveryState {
@@ -63,10 +63,10 @@ impl Discovery {
 }
 
 /// Follows the instances of a service.
-struct Follower<R: ?Sized> {
+struct RegistryFollower<R: ?Sized> {
     registry: Arc<R>,
     service: String,
-    pool: Arc<Pool>,
+    pool: Arc<EndpointPool>,
     watch: Arc<Mutex<WatchState>>,
     instances: BTreeMap<String, ServiceInstance>,
     /// Records that cannot be read, by their key.
@@ -74,13 +74,13 @@ struct Follower<R: ?Sized> {
 }
 
 /// Speaks for a follower that was dropped: the runtime that it lived in is gone, or the channel.
-struct End {
+struct DiscoveryEnd {
     watch: Arc<Mutex<WatchState>>,
-    pool: Arc<Pool>,
+    pool: Arc<EndpointPool>,
     by_itself: bool,
 }
 
-impl Drop for End {
+impl Drop for DiscoveryEnd {
     fn drop(&mut self) {
         if !self.by_itself {
             *self.watch.lock() = WatchState::Ended;
@@ -89,7 +89,7 @@ impl Drop for End {
     }
 }
 
-impl<R: ServiceRegistry + ?Sized> Follower<R> {
+impl<R: ServiceRegistry + ?Sized> RegistryFollower<R> {
     /// Runs until it is dropped.
     async fn run(self) {
         let pool = Arc::clone(&self.pool);
@@ -97,7 +97,7 @@ impl<R: ServiceRegistry + ?Sized> Follower<R> {
     }
 
     async fn follow_all(mut self) {
-        let mut end = End { watch: Arc::clone(&self.watch), pool: Arc::clone(&self.pool), by_itself: false };
+        let mut end = DiscoveryEnd { watch: Arc::clone(&self.watch), pool: Arc::clone(&self.pool), by_itself: false };
         let mut backoff = self.pool.options.backoff(PAUSES, 0);
         loop {
             let error = match timeout(ATTEMPT, self.registry.watch(&self.service)).await {

@@ -43,13 +43,13 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
 
 /// How many files a channel has open, or is about to.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Files(Arc<AtomicUsize>);
+pub(crate) struct OpenFiles(Arc<AtomicUsize>);
 
-impl Files {
+impl OpenFiles {
     /// One more, until what is returned is dropped.
-    pub(crate) fn take(&self) -> Taken {
+    pub(crate) fn take(&self) -> FileGuard {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Taken(self.clone())
+        FileGuard(self.clone())
     }
 
     /// Makes sure that a socket that was just made leaves room for others in this process: beyond a few, channels take no file of the last eighth.
@@ -86,9 +86,9 @@ fn is_of_the_last(_: &TcpSocket) -> bool {
 
 /// A file of a channel.
 #[derive(Debug)]
-pub(crate) struct Taken(Files);
+pub(crate) struct FileGuard(OpenFiles);
 
-impl Drop for Taken {
+impl Drop for FileGuard {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }

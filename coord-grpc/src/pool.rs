@@ -17,11 +17,11 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
-use crate::connection::{Connection, Manner};
+use crate::connection::{EndpointConnection, Manner};
 use crate::endpoint::{Endpoint, Scheme};
 use crate::error::{OPERATION, homeless};
-use crate::files::{self, Files, Holder, LEAST};
-use crate::meter::Meter;
+use crate::files::{self, Holder, LEAST, OpenFiles};
+use crate::meter::ChannelMeter;
 use crate::options::{ChannelOptions, Policy, Readiness};
 use crate::resolver::Lookup;
 use crate::state::{EndpointState, Phase, Skipped};
@@ -38,7 +38,7 @@ const LONGEST_SHORTAGE: Duration = Duration::from_secs(600);
 
 /// The endpoints of a channel.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub(crate) struct EndpointPool {
     pub(crate) options: ChannelOptions,
     pub(crate) home: Home,
     /// Where the messages of requests that come bit by bit are drawn, so that one that blocks holds up no connection; `None` where whoever gave the home has several threads
@@ -46,22 +46,22 @@ pub(crate) struct Pool {
     pub(crate) drawing: Option<Home>,
     pub(crate) lookup: Lookup,
     /// Those of its connections, and of those to be.
-    pub(crate) files: Files,
-    meter: Meter,
+    pub(crate) files: OpenFiles,
+    meter: ChannelMeter,
     made: Instant,
     /// Which endpoints this channel prefers, where it cannot have all.
     taste: u64,
-    set: Mutex<Set>,
+    set: Mutex<EndpointEntries>,
     /// The connections of the endpoints that are ready, in the order of the set.
-    ready: ArcSwap<Vec<Arc<Connection>>>,
+    ready: ArcSwap<Vec<Arc<EndpointConnection>>>,
     turn: AtomicUsize,
     /// Who waits for an endpoint looks again.
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Set {
-    members: Vec<Member>,
+struct EndpointEntries {
+    members: Vec<EndpointEntry>,
     skipped: Vec<Skipped>,
     /// When the set was known to be the present one.
     confirmed: Option<Instant>,
@@ -89,7 +89,7 @@ struct Shortage {
 }
 
 #[derive(Debug)]
-struct Member {
+struct EndpointEntry {
     /// Unique in the pool, so that a worker never speaks for a successor with the same address.
     id: u64,
     endpoint: Endpoint,
@@ -99,14 +99,14 @@ struct Member {
     phase: Phase,
     since: Instant,
     failure: Option<Error>,
-    connection: Option<Arc<Connection>>,
+    connection: Option<Arc<EndpointConnection>>,
     connections: u64,
     ping_after: Duration,
     /// Ends the worker; `None` while it is not to be connected.
     worker: Option<DropGuard>,
 }
 
-impl Member {
+impl EndpointEntry {
     /// How little there is to be hoped for: those that failed are used where there are no others, and those that just did last.
     fn despair(&self) -> u8 {
         match self.phase {
@@ -116,25 +116,25 @@ impl Member {
         }
     }
 
-    fn enter(&mut self, home: &Home, phase: Phase, connection: Option<Arc<Connection>>) {
+    fn enter(&mut self, home: &Home, phase: Phase, connection: Option<Arc<EndpointConnection>>) {
         (self.phase, self.since, self.connection) = (phase, home.now(), connection);
     }
 }
 
-impl Set {
-    fn member(&mut self, id: u64) -> Option<&mut Member> {
+impl EndpointEntries {
+    fn member(&mut self, id: u64) -> Option<&mut EndpointEntry> {
         self.members.iter_mut().find(|member| member.id == id)
     }
 }
 
-impl Pool {
+impl EndpointPool {
     pub(crate) fn new(options: ChannelOptions, home: Home) -> Arc<Self> {
-        let pool = Arc::new(Pool {
+        let pool = Arc::new(EndpointPool {
             taste: options.jitter_seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
             drawing: options.has_own_home().then(|| Home::thread("coord-grpc-body")),
             lookup: Lookup::by(options.resolver.clone()),
-            files: Files::default(),
-            meter: Meter::new(options.name.as_deref().unwrap_or("unnamed")),
+            files: OpenFiles::default(),
+            meter: ChannelMeter::new(options.name.as_deref().unwrap_or("unnamed")),
             made: home.now(),
             options,
             home,
@@ -149,7 +149,7 @@ impl Pool {
     }
 
     /// The connection for the next call, other than `avoid` if there is any other.
-    pub(crate) fn pick(&self, avoid: Option<&Arc<Connection>>) -> Option<Arc<Connection>> {
+    pub(crate) fn pick(&self, avoid: Option<&Arc<EndpointConnection>>) -> Option<Arc<EndpointConnection>> {
         let ready = self.ready.load();
         let first = match self.options.policy {
             Policy::RoundRobin if ready.len() > 1 => self.turn.fetch_add(1, Ordering::Relaxed) % ready.len(),
@@ -157,7 +157,7 @@ impl Pool {
         };
         let (before, from) = ready.split_at(first);
         let open = || from.iter().chain(before).filter(|connection| connection.is_open());
-        let other = |connection: &&Arc<Connection>| avoid.is_none_or(|avoid| !Arc::ptr_eq(avoid, connection));
+        let other = |connection: &&Arc<EndpointConnection>| avoid.is_none_or(|avoid| !Arc::ptr_eq(avoid, connection));
         // One that is on trial and busy is better than none.
         let picked = open().filter(other).find(|connection| connection.admits()).or_else(|| open().find(other)).or_else(|| open().next());
         picked.map(Arc::clone)
@@ -166,7 +166,11 @@ impl Pool {
     /// As [`pick`](Self::pick), and waits for one where that makes sense.
     ///
     /// Cancel safe.
-    pub(crate) async fn connection(&self, readiness: Readiness, avoid: Option<&Arc<Connection>>) -> Result<Arc<Connection>, Status> {
+    pub(crate) async fn connection(
+        &self,
+        readiness: Readiness,
+        avoid: Option<&Arc<EndpointConnection>>,
+    ) -> Result<Arc<EndpointConnection>, Status> {
         self.until(readiness, || self.pick(avoid)).await
     }
 
@@ -225,7 +229,7 @@ impl Pool {
         if set.closed {
             return;
         }
-        let mut old: HashMap<Endpoint, Member> = set.members.drain(..).map(|member| (member.endpoint.clone(), member)).collect();
+        let mut old: HashMap<Endpoint, EndpointEntry> = set.members.drain(..).map(|member| (member.endpoint.clone(), member)).collect();
         let mut taken: HashMap<Endpoint, String> = HashMap::new();
         let mut added = 0;
         for (id, endpoint) in wanted {
@@ -271,11 +275,11 @@ impl Pool {
         Some(Error::invalid_argument(OPERATION, wrong))
     }
 
-    fn member(&self, set: &mut Set, endpoint: Endpoint) -> Member {
+    fn member(&self, set: &mut EndpointEntries, endpoint: Endpoint) -> EndpointEntry {
         set.next_id += 1;
         let mut hasher = DefaultHasher::new();
         (self.taste, &endpoint).hash(&mut hasher);
-        Member {
+        EndpointEntry {
             id: set.next_id,
             rank: hasher.finish(),
             endpoint,
@@ -290,7 +294,7 @@ impl Pool {
     }
 
     /// Connects the members that the channel may have, and leaves the others, which finish the calls that they have.
-    fn allot(self: &Arc<Self>, set: &mut Set) {
+    fn allot(self: &Arc<Self>, set: &mut EndpointEntries) {
         let shortage = set.shortage.as_ref().and_then(|shortage| shortage.limit);
         let limit = self.options.max_connections.min(shortage.unwrap_or(usize::MAX));
         let wanted: Option<HashSet<u64>> = (set.members.len() > limit).then(|| {
@@ -313,7 +317,7 @@ impl Pool {
         }
     }
 
-    fn hire(self: &Arc<Self>, member: &mut Member) {
+    fn hire(self: &Arc<Self>, member: &mut EndpointEntry) {
         let stop = CancellationToken::new();
         let work = worker::run(Arc::clone(self), member.id, member.endpoint.clone(), stop.clone());
         match self.home.spawn(work) {
@@ -414,7 +418,7 @@ impl Pool {
         self.publish(&set);
     }
 
-    fn update(&self, id: u64, change: impl FnOnce(&mut Member)) {
+    fn update(&self, id: u64, change: impl FnOnce(&mut EndpointEntry)) {
         let mut set = self.set.lock();
         // A worker may be about to end.
         if let Some(member) = set.member(id).filter(|member| member.worker.is_some()) {
@@ -425,7 +429,7 @@ impl Pool {
 
     /// A call got no answer on this connection. If nobody does, and other endpoints are ready, its endpoint is ejected here and now, so that the next call goes
     /// elsewhere; and its worker tries it with a new connection.
-    pub(crate) fn unanswered(&self, connection: &Arc<Connection>, patience: Duration) {
+    pub(crate) fn unanswered(&self, connection: &Arc<EndpointConnection>, patience: Duration) {
         let limit = self.options.attempt_timeout.map_or(patience, |usual| usual.max(patience));
         let silence = connection.silence();
         // Half of it: the last answer may have come while this call was waiting already.
@@ -434,7 +438,7 @@ impl Pool {
         }
         let failure = Error::new(ErrorKind::Timeout, OPERATION, format!("calls have gone unanswered for {silence:?}"));
         let mut set = self.set.lock();
-        let mine = |member: &Member| member.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection));
+        let mine = |member: &EndpointEntry| member.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection));
         let others = set.members.iter().any(|member| !mine(member) && member.connection.as_ref().is_some_and(|other| other.is_open()));
         if let Some(member) = set.members.iter_mut().find(|member| mine(member)) {
             member.failure = Some(failure);
@@ -449,7 +453,7 @@ impl Pool {
         coord_home::event!(DEBUG, endpoint, ?silence, ejected = others, "calls go unanswered");
     }
 
-    fn publish(&self, set: &Set) {
+    fn publish(&self, set: &EndpointEntries) {
         let ready: Vec<_> = set.members.iter().filter_map(|member| member.connection.clone()).collect();
         self.ready.store(Arc::new(ready));
         self.meter.show_phases(set.members.iter().map(|member| member.phase));
@@ -490,7 +494,7 @@ impl Pool {
     }
 }
 
-impl WorkerHost for Pool {
+impl WorkerHost for EndpointPool {
     fn options(&self) -> &ChannelOptions {
         &self.options
     }
@@ -503,7 +507,7 @@ impl WorkerHost for Pool {
         Manner { options: &self.options, home: &self.home, files: &self.files, on_trial, ping_after }
     }
 
-    fn admit(&self, id: u64, connection: &Arc<Connection>) {
+    fn admit(&self, id: u64, connection: &Arc<EndpointConnection>) {
         self.update(id, |member| {
             let endpoint = member.endpoint.to_string();
             coord_home::event!(DEBUG, endpoint, "endpoint ready");
@@ -536,7 +540,7 @@ impl WorkerHost for Pool {
     }
 }
 
-impl Holder for Pool {
+impl Holder for EndpointPool {
     fn is_left_behind(&self) -> bool {
         self.home.is_left_behind()
     }
@@ -571,13 +575,13 @@ mod tests {
         }
     }
 
-    fn pool(endpoints: usize) -> Arc<Pool> {
-        let pool = Pool::new(ChannelOptions::default().with_resolver(Arc::new(Silent)), Home::callers());
+    fn pool(endpoints: usize) -> Arc<EndpointPool> {
+        let pool = EndpointPool::new(ChannelOptions::default().with_resolver(Arc::new(Silent)), Home::callers());
         pool.replace((0..endpoints).map(|n| (n.to_string(), Endpoint::new(&format!("e{n}"), 80).unwrap())), Vec::new());
         pool
     }
 
-    fn idle(pool: &Pool) -> usize {
+    fn idle(pool: &EndpointPool) -> usize {
         pool.states().0.iter().filter(|state| state.phase == Phase::Idle).count()
     }
 

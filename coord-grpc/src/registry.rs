@@ -5,7 +5,7 @@ use std::sync::Arc;
 use coord_api::{Result, ServiceRegistry, key};
 
 use crate::channel::Channel;
-use crate::discovery::{Discovery, OPERATION};
+use crate::discovery::{OPERATION, RegistryDiscovery};
 use crate::options::ChannelOptions;
 
 /// Channels from any registry.
@@ -41,6 +41,6 @@ impl<R: ServiceRegistry + ?Sized> RegistryChannelExt for Arc<R> {
         key::check_segment(OPERATION, service)?;
         let mut options = options;
         options.name.get_or_insert_with(|| service.to_owned());
-        Channel::with(options, |pool| Discovery::start(Arc::clone(self), service, pool).map(Some))
+        Channel::with(options, |pool| RegistryDiscovery::start(Arc::clone(self), service, pool).map(Some))
     }
 }

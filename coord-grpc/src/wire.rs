@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
-use crate::files::Taken;
+use crate::files::FileGuard;
 
 /// An HTTP/2 frame begins with three bytes of length and one of type; the server's first frame is its settings.
 const HEAD: usize = 4;
@@ -18,7 +18,7 @@ const SETTINGS: u8 = 4;
 
 /// What the owner of a connection sees.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Line {
+pub(crate) struct WireState {
     /// The server's settings came. Until then a peer may be paused, or speak something else: the kernel accepts connections for both.
     pub(crate) up: CancellationToken,
     /// The socket dropped. Seen here before HTTP/2 gets to tell its streams.
@@ -28,7 +28,7 @@ pub(crate) struct Line {
     why: Arc<Mutex<Option<io::Error>>>,
 }
 
-impl Line {
+impl WireState {
     fn drop_with(&self, why: io::Error) {
         self.why.lock().get_or_insert(why);
         self.dropped.store(true, Ordering::Relaxed);
@@ -45,20 +45,20 @@ impl Line {
     }
 }
 
-/// A stream of bytes that tells its [`Line`] what passes.
+/// A stream of bytes that tells its [`WireState`] what passes.
 pub(crate) struct Wire<S> {
     stream: S,
-    line: Line,
+    line: WireState,
     /// The first bytes from the server, until there are enough.
     head: Option<Vec<u8>>,
     /// A write has failed.
     unheard: bool,
     /// What counts as long as the stream is open; dropped after it.
-    _file: Taken,
+    _file: FileGuard,
 }
 
 impl<S> Wire<S> {
-    pub(crate) fn new(stream: S, line: Line, file: Taken) -> Self {
+    pub(crate) fn new(stream: S, line: WireState, file: FileGuard) -> Self {
         Wire { stream, line, head: Some(Vec::with_capacity(HEAD)), unheard: false, _file: file }
     }
 
@@ -152,13 +152,13 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
-    use crate::files::Files;
+    use crate::files::OpenFiles;
 
     /// What a peer's first bytes, one by one, lead to.
-    async fn first(bytes: &[u8]) -> (Line, io::Result<usize>) {
+    async fn first(bytes: &[u8]) -> (WireState, io::Result<usize>) {
         let (mut peer, ours) = duplex(1);
-        let line = Line::default();
-        let mut wire = Wire::new(ours, line.clone(), Files::default().take());
+        let line = WireState::default();
+        let mut wire = Wire::new(ours, line.clone(), OpenFiles::default().take());
         let told = bytes.to_vec();
         let writing = tokio::spawn(async move {
             let _ = peer.write_all(&told).await;
@@ -197,8 +197,8 @@ mod tests {
         let (mut peer, ours) = duplex(100);
         peer.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
         drop(peer);
-        let line = Line::default();
-        let mut wire = Wire::new(ours, line.clone(), Files::default().take());
+        let line = WireState::default();
+        let mut wire = Wire::new(ours, line.clone(), OpenFiles::default().take());
         wire.write_all(b"into the void").await.unwrap();
         wire.flush().await.unwrap();
         assert!(line.is_down() && !line.up.is_cancelled());

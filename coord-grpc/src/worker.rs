@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::{Connection, Manner};
+use crate::connection::{EndpointConnection, Manner};
 use crate::dial::dial;
 use crate::endpoint::Endpoint;
 use crate::files;
@@ -35,7 +35,7 @@ pub(crate) trait WorkerHost: Send + Sync + 'static {
     fn manner(&self, on_trial: bool, ping_after: Duration) -> Manner<'_>;
 
     /// There is a connection that takes calls.
-    fn admit(&self, id: u64, connection: &Arc<Connection>);
+    fn admit(&self, id: u64, connection: &Arc<EndpointConnection>);
 
     /// The connection dropped, or there is none to be had. `again` says whether another one is tried at once.
     fn fail(self: &Arc<Self>, id: u64, failure: Error, again: bool);
@@ -49,19 +49,19 @@ pub(crate) trait WorkerHost: Send + Sync + 'static {
 
 /// Keeps an endpoint connected until it is stopped.
 pub(crate) async fn run(host: Arc<impl WorkerHost>, id: u64, endpoint: Endpoint, stopped: CancellationToken) {
-    let _end = End { host: Arc::clone(&host), id, stopped: stopped.clone() };
-    let mut worker = Worker::new(host.options(), id, endpoint);
+    let _end = WorkerEnd { host: Arc::clone(&host), id, stopped: stopped.clone() };
+    let mut worker = EndpointWorker::new(host.options(), id, endpoint);
     stopped.run_until_cancelled(worker.keep_connected(&host)).await;
 }
 
 /// Speaks for a worker that ended otherwise: its runtime is gone.
-struct End<H: WorkerHost> {
+struct WorkerEnd<H: WorkerHost> {
     host: Arc<H>,
     id: u64,
     stopped: CancellationToken,
 }
 
-impl<H: WorkerHost> Drop for End<H> {
+impl<H: WorkerHost> Drop for WorkerEnd<H> {
     fn drop(&mut self) {
         if !self.stopped.is_cancelled() {
             self.host.abandoned(self.id);
@@ -69,7 +69,7 @@ impl<H: WorkerHost> Drop for End<H> {
     }
 }
 
-struct Worker {
+struct EndpointWorker {
     id: u64,
     endpoint: Endpoint,
     backoff: Backoff,
@@ -83,10 +83,10 @@ struct Worker {
     ping_after: Duration,
 }
 
-impl Worker {
+impl EndpointWorker {
     fn new(options: &ChannelOptions, id: u64, endpoint: Endpoint) -> Self {
         let policy = BackoffPolicy::new(options.backoff_min.saturating_mul(2), options.backoff_max);
-        Worker {
+        EndpointWorker {
             id,
             endpoint,
             backoff: options.backoff(policy, id),
@@ -134,7 +134,7 @@ impl Worker {
         }
     }
 
-    async fn use_up(&mut self, host: &Arc<impl WorkerHost>, connection: Arc<Connection>) -> bool {
+    async fn use_up(&mut self, host: &Arc<impl WorkerHost>, connection: Arc<EndpointConnection>) -> bool {
         let since = Instant::now();
         host.admit(self.id, &connection);
         let lost = tokio::select! {

@@ -13,7 +13,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::liveness::{Due, Liveness, PROBE_WITHIN};
-use super::request::{Command, StreamHandle, Target, TellOpened, WatchRequest};
+use super::request::{Command, StreamHandle, TellOpened, WatchRequest, WatchTarget};
 use super::table::{Reply, Table};
 use super::watermark::Mark;
 use crate::connection::LARGEST_ANSWER;
@@ -33,7 +33,7 @@ pub(super) struct Route {
 }
 
 /// Makes a stream for a first watch, which is a task of the home and need not have begun when this returns. Others may take a slot on it at once.
-pub(super) fn start(route: Route, target: Target, tell: TellOpened) -> Result<Arc<StreamHandle>, Fault> {
+pub(super) fn start(route: Route, target: WatchTarget, tell: TellOpened) -> Result<Arc<StreamHandle>, Fault> {
     let (handle, slot, commands) = StreamHandle::new();
     let first = WatchRequest::new(target, slot, tell);
     let home = route.members.home().clone();
@@ -55,7 +55,7 @@ async fn run(route: Route, handle: Arc<StreamHandle>, first: WatchRequest, mut c
         Ok(stream) => {
             let (requests, responses) = stream.split();
             let liveness = Liveness::new(Instant::now(), answers.load(Ordering::Relaxed));
-            let reader = Reader { handle, members, asked, responses, liveness, marks, answers, probe: None };
+            let reader = StreamReader { handle, members, asked, responses, liveness, marks, answers, probe: None };
             return carry(reader, requests, commands, table).await;
         }
         Err(fault) => fault,
@@ -71,7 +71,7 @@ async fn run(route: Route, handle: Arc<StreamHandle>, first: WatchRequest, mut c
 }
 
 /// Reads and writes until either comes to an end.
-async fn carry(reader: Reader, requests: WatchRequestSender, commands: UnboundedReceiver<Command>, table: Table) {
+async fn carry(reader: StreamReader, requests: WatchRequestSender, commands: UnboundedReceiver<Command>, table: Table) {
     let table = Mutex::new(table);
     let fault = tokio::select! {
         fault = reader.read(&table) => fault,
@@ -104,7 +104,7 @@ async fn write(mut requests: WatchRequestSender, mut commands: UnboundedReceiver
 }
 
 /// Moves what a server sends to whom it is for, at once: who does not read must not hold up what shares the connection.
-struct Reader {
+struct StreamReader {
     handle: Arc<StreamHandle>,
     members: Arc<Members>,
     asked: Asked,
@@ -116,7 +116,7 @@ struct Reader {
     probe: Option<BoxFuture<'static, Result<Vec<Finding>, Fault>>>,
 }
 
-impl Reader {
+impl StreamReader {
     async fn read(mut self, table: &Mutex<Table>) -> Fault {
         let closing = self.members.closing().clone();
         loop {

@@ -35,11 +35,11 @@ pub(super) enum Reply {
 pub(super) struct Table {
     /// What was asked for and is not answered. A server answers in the order in which it was asked.
     asked: VecDeque<WatchRequest>,
-    watches: HashMap<i64, Watching>,
+    watches: HashMap<i64, OpenWatch>,
 }
 
 #[derive(Debug)]
-struct Watching {
+struct OpenWatch {
     span: (Bytes, Option<Bytes>),
     assembler: Assembler,
     feeder: Feeder,
@@ -111,7 +111,7 @@ impl Table {
         }
         let (feeder, events) = queue::new();
         let span = request.span().clone();
-        let watching = Watching { span, assembler: Assembler::new(after), feeder, checked: after, owing: None };
+        let watching = OpenWatch { span, assembler: Assembler::new(after), feeder, checked: after, owing: None };
         self.watches.insert(id, watching);
         request.open(id, after.min(present), events);
         Ok(Vec::new())
@@ -119,7 +119,7 @@ impl Table {
 
     /// What is to be read, to see whether there is anything to tell.
     pub(super) fn questions(&self) -> Vec<Question> {
-        let question = |(id, watching): (&i64, &Watching)| Question { id: *id, span: watching.span.clone(), after: watching.checked };
+        let question = |(id, watching): (&i64, &OpenWatch)| Question { id: *id, span: watching.span.clone(), after: watching.checked };
         self.watches.iter().map(question).collect()
     }
 
@@ -148,7 +148,7 @@ impl Table {
     }
 }
 
-impl Watching {
+impl OpenWatch {
     fn take(&mut self, response: PbWatchResponse, liveness: &mut Liveness, now: Instant) -> Result<(), Fault> {
         let taken = self.assembler.take(response)?;
         if let Some(told) = taken.told {
