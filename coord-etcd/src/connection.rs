@@ -187,7 +187,7 @@ impl MemberConnection {
 
     /// What is said by somebody who does not speak as etcd does, and has not shown to be one, speaks against him.
     fn judge(&self, fault: Fault) -> Fault {
-        let is_known = fault.accuses || fault.of_etcd || fault.over || self.is_identified();
+        let is_known = fault.blames_member || fault.of_etcd || fault.over || self.is_identified();
         if is_known || fault.kind == ErrorKind::Closed {
             return fault;
         }

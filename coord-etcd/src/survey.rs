@@ -80,7 +80,7 @@ impl Survey {
         // Who waits may have less patience than who began.
         let home = self.members.home();
         let surveyed = home.timeout(limit + SLACK, self.under_way.join(home, surveyed, survey)).await;
-        surveyed.unwrap_or_else(|_| Err(Fault { accuses: false, ..self.members.late() }))
+        surveyed.unwrap_or_else(|_| Err(Fault { blames_member: false, ..self.members.late() }))
     }
 
     /// Asks all members until one of them answers, or until each refuses for good.
@@ -90,7 +90,7 @@ impl Survey {
             let Some(survey) = survey.upgrade() else { return Err(Fault::closed()) };
             survey.find_out(Instant::now() + limit, true).await
         });
-        let mut asking = asking.map_err(|error| Fault::homeless(&error)).map(AbortOnDrop)?;
+        let mut asking = asking.map_err(|error| Fault::no_home(&error)).map(AbortOnDrop)?;
         (&mut asking.0).await.unwrap_or_else(|_| Err(Fault::unavailable("connecting was broken off")))
     }
 
@@ -124,7 +124,7 @@ impl Survey {
             match probed {
                 Ok(told) => answers.push((Arc::clone(&member), told)),
                 // A member that is well, and will not have us. Another one may.
-                Err(fault) if !fault.accuses && !fault.over => refusals.push(fault),
+                Err(fault) if !fault.blames_member && !fault.over => refusals.push(fault),
                 Err(fault) => {
                     last = fault;
                     if insistent && Instant::now() + PROBE_PAUSE < deadline {
@@ -159,7 +159,7 @@ impl Survey {
                 }
                 Err(fault) => {
                     last = Fault { message: format!("{} ({})", fault.message, member.name).into(), ..fault };
-                    self.members.accuse(&asked, &last);
+                    self.members.report_failure(&asked, &last);
                 }
             }
         }
@@ -182,7 +182,7 @@ impl Survey {
         }
         let most = clusters.into_iter().max_by_key(|(_, (count, first))| (*count, usize::MAX - first));
         // A cluster that the options name may be none of them: then each is told to be another.
-        most.map(|(cluster, _)| self.members.common.identity.settle(cluster)).or_else(|| answers.first().map(|_| 0))
+        most.map(|(cluster, _)| self.members.common.identity.fix(cluster)).or_else(|| answers.first().map(|_| 0))
     }
 
     /// Asks one member who it is.
@@ -197,7 +197,7 @@ impl Survey {
                 let probed = probed.unwrap_or_else(|_| Err(self.members.late()));
                 // The next one is over a new link, for which all that it needs is looked at again.
                 match &probed {
-                    Err(fault) if fault.accuses => self.members.accuse(&asked, fault),
+                    Err(fault) if fault.blames_member => self.members.report_failure(&asked, fault),
                     Err(fault) if fault.over => self.members.replace(&asked),
                     _ => {}
                 }

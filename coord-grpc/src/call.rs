@@ -55,7 +55,7 @@ impl CallPlan {
 /// Makes a call, up to the head of its answer.
 pub(crate) fn make(channel: Arc<ChannelShared>, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Status>> + Send {
     let plan = CallPlan::of(&channel, &request);
-    let mut draft = Draft::of(request, plan.retry.map_or(KEPT, |retry| retry.buffer), channel.pool.drawing.as_ref());
+    let mut draft = Draft::of(request, plan.retry.map_or(KEPT, |retry| retry.buffer), channel.pool.body_home.as_ref());
     async move {
         // A request is large, and so is a future that holds one at each of its levels: it stays where it is, and is lent.
         let draft = draft.as_mut().map_err(|status| status.clone())?;

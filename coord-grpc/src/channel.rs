@@ -15,7 +15,7 @@ use tower_service::Service;
 use crate::call;
 use crate::discovery::RegistryDiscovery;
 use crate::endpoint::Endpoint;
-use crate::error::{OPERATION, homeless};
+use crate::error::{OPERATION, no_home};
 use crate::options::{ChannelOptions, Readiness};
 use crate::pool::EndpointPool;
 use crate::shared::ChannelShared;
@@ -77,7 +77,7 @@ impl Channel {
     ) -> Result<Self> {
         options.validate(OPERATION)?;
         let home = options.home();
-        home.ready().map_err(homeless)?;
+        home.ready().map_err(no_home)?;
         let pool = EndpointPool::new(options, home);
         let discovery = discovery(&pool)?;
         Ok(Channel { shared: ChannelShared::new(pool, discovery) })

@@ -180,7 +180,7 @@ impl EndpointConnection {
     }
 
     /// Waits until it is over.
-    pub(crate) async fn over_and_why(&self) -> Error {
+    pub(crate) async fn until_ended(&self) -> Error {
         tokio::select! {
             () = self.line.down.cancelled() => {}
             () = self.ended.cancelled() => {}

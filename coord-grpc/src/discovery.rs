@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::endpoint::Endpoint;
-use crate::error::homeless;
+use crate::error::no_home;
 use crate::pool::EndpointPool;
 use crate::state::{DiscoveryState, Skipped};
 
@@ -53,7 +53,7 @@ impl RegistryDiscovery {
             instances: BTreeMap::new(),
             invalid: BTreeMap::new(),
         };
-        let task = pool.home.spawn(follower.run()).map_err(homeless)?;
+        let task = pool.home.spawn(follower.run()).map_err(no_home)?;
         Ok(RegistryDiscovery { service: service.to_owned(), watch, _task: AbortOnDropHandle::new(task) })
     }
 

@@ -7,7 +7,7 @@ use coord_home::HomeError;
 pub(crate) const OPERATION: &str = "grpc.channel";
 
 /// Why a channel has nowhere to live.
-pub(crate) fn homeless(error: HomeError) -> Error {
+pub(crate) fn no_home(error: HomeError) -> Error {
     match error {
         HomeError::Forked => Error::closed(OPERATION).with_source(error),
         HomeError::NoRuntime => Error::new(ErrorKind::Internal, OPERATION, "called outside of a tokio runtime").with_source(error),

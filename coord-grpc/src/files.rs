@@ -29,8 +29,14 @@ pub(crate) trait Holder: Send + Sync {
     fn give_back(self: Arc<Self>) -> usize;
 }
 
-/// The channels of this process, and when they gave back connections the last time.
-static CHANNELS: Mutex<(Vec<Weak<dyn Holder>>, Option<Instant>)> = Mutex::new((Vec::new(), None));
+/// The channels of this process.
+static CHANNELS: Mutex<Channels> = Mutex::new(Channels { known: Vec::new(), gave_back: None });
+
+struct Channels {
+    known: Vec<Weak<dyn Holder>>,
+    /// When they gave back connections the last time.
+    gave_back: Option<Instant>,
+}
 
 /// Whether something failed because no file was to be had.
 pub(crate) fn is_out_of_files(error: &Error) -> bool {
@@ -97,8 +103,8 @@ impl Drop for FileGuard {
 /// Remembers a channel, so that it gives back connections when others have none.
 pub(crate) fn enrol(channel: Weak<dyn Holder>) {
     let mut channels = CHANNELS.lock();
-    channels.0.retain(|known| known.strong_count() > 0);
-    channels.0.push(channel);
+    channels.known.retain(|known| known.strong_count() > 0);
+    channels.known.push(channel);
 }
 
 /// No file was to be had: all channels of the process give back a part of their connections, and try no others for a while.
@@ -106,11 +112,11 @@ pub(crate) fn give_back() {
     let channels: Vec<_> = {
         let mut channels = CHANNELS.lock();
         let now = Instant::now();
-        if channels.1.is_some_and(|last| now.duration_since(last) < ONCE_IN) {
+        if channels.gave_back.is_some_and(|last| now.duration_since(last) < ONCE_IN) {
             return;
         }
-        channels.1 = Some(now);
-        channels.0.iter().filter_map(Weak::upgrade).filter(|channel| !channel.is_left_behind()).collect()
+        channels.gave_back = Some(now);
+        channels.known.iter().filter_map(Weak::upgrade).filter(|channel| !channel.is_left_behind()).collect()
     };
     let given: usize = channels.into_iter().map(|channel| channel.give_back()).sum();
     coord_home::event!(WARN, given, "the process may open no more files; channels gave back connections");

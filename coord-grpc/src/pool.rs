@@ -19,7 +19,7 @@ use tonic::Status;
 
 use crate::connection::{EndpointConnection, Manner};
 use crate::endpoint::{Endpoint, Scheme};
-use crate::error::{OPERATION, homeless};
+use crate::error::{OPERATION, no_home};
 use crate::files::{self, Holder, LEAST, OpenFiles};
 use crate::meter::ChannelMeter;
 use crate::options::{ChannelOptions, Policy, Readiness};
@@ -43,14 +43,14 @@ pub(crate) struct EndpointPool {
     pub(crate) home: Home,
     /// Where the messages of requests that come bit by bit are drawn, so that one that blocks holds up no connection; `None` where whoever gave the home has several threads
     /// there, or wants no more.
-    pub(crate) drawing: Option<Home>,
+    pub(crate) body_home: Option<Home>,
     pub(crate) lookup: Lookup,
     /// Those of its connections, and of those to be.
     pub(crate) files: OpenFiles,
     meter: ChannelMeter,
     made: Instant,
     /// Which endpoints this channel prefers, where it cannot have all.
-    taste: u64,
+    preference_seed: u64,
     set: Mutex<EndpointEntries>,
     /// The connections of the endpoints that are ready, in the order of the set.
     ready: ArcSwap<Vec<Arc<EndpointConnection>>>,
@@ -73,7 +73,7 @@ struct EndpointEntries {
     looked_elsewhere: Option<Instant>,
     closed: bool,
     /// The runtime that the channel lived in is gone.
-    homeless: bool,
+    home_ended: bool,
 }
 
 /// No file was to be had.
@@ -107,8 +107,8 @@ struct EndpointEntry {
 }
 
 impl EndpointEntry {
-    /// How little there is to be hoped for: those that failed are used where there are no others, and those that just did last.
-    fn despair(&self) -> u8 {
+    /// The order in which endpoints are connected where not all are: those that failed come after those that did not, and those that just failed come last.
+    fn failure_rank(&self) -> u8 {
         match self.phase {
             Phase::Ejected => 2,
             Phase::Idle if self.failure.is_some() => 1,
@@ -130,8 +130,8 @@ impl EndpointEntries {
 impl EndpointPool {
     pub(crate) fn new(options: ChannelOptions, home: Home) -> Arc<Self> {
         let pool = Arc::new(EndpointPool {
-            taste: options.jitter_seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
-            drawing: options.has_own_home().then(|| Home::thread("coord-grpc-body")),
+            preference_seed: options.jitter_seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
+            body_home: options.has_own_home().then(|| Home::thread("coord-grpc-body")),
             lookup: Lookup::by(options.resolver.clone()),
             files: OpenFiles::default(),
             meter: ChannelMeter::new(options.name.as_deref().unwrap_or("unnamed")),
@@ -192,18 +192,18 @@ impl EndpointPool {
             if let Some(found) = find() {
                 return Ok(found);
             }
-            self.hope(readiness)?;
+            self.check_waiting(readiness)?;
             changed.await;
         }
     }
 
     /// Whether to wait for an endpoint; if not, why there is none.
-    fn hope(&self, readiness: Readiness) -> Result<(), Status> {
+    fn check_waiting(&self, readiness: Readiness) -> Result<(), Status> {
         let set = self.set.lock();
         if set.closed {
             return Err(Status::unavailable("the channel was dropped"));
         }
-        if set.homeless {
+        if set.home_ended {
             return Err(Status::unavailable("the runtime that the channel lived in has ended"));
         }
         let open = match (&set.confirmed, &set.unread) {
@@ -250,7 +250,7 @@ impl EndpointPool {
         let news = newly_skipped(&set.skipped, &skipped);
         set.skipped = skipped;
         (set.confirmed, set.unread) = (Some(self.home.now()), None);
-        self.allot(&mut set);
+        self.choose_connected(&mut set);
         self.publish(&set);
         let skipped = set.skipped.len();
         drop(set);
@@ -278,7 +278,7 @@ impl EndpointPool {
     fn member(&self, set: &mut EndpointEntries, endpoint: Endpoint) -> EndpointEntry {
         set.next_id += 1;
         let mut hasher = DefaultHasher::new();
-        (self.taste, &endpoint).hash(&mut hasher);
+        (self.preference_seed, &endpoint).hash(&mut hasher);
         EndpointEntry {
             id: set.next_id,
             rank: hasher.finish(),
@@ -294,7 +294,7 @@ impl EndpointPool {
     }
 
     /// Connects the members that the channel may have, and leaves the others, which finish the calls that they have.
-    fn allot(self: &Arc<Self>, set: &mut EndpointEntries) {
+    fn choose_connected(self: &Arc<Self>, set: &mut EndpointEntries) {
         let shortage = set.shortage.as_ref().and_then(|shortage| shortage.limit);
         let limit = self.options.max_connections.min(shortage.unwrap_or(usize::MAX));
         let wanted: Option<HashSet<u64>> = (set.members.len() > limit).then(|| {
@@ -303,27 +303,27 @@ impl EndpointPool {
                 // In a shortage those that are connected go on: another one would need a file.
                 let connected = shortage.is_some() && member.connection.is_some();
                 let rank = if self.options.policy == Policy::PickFirst { *place as u64 } else { !member.rank };
-                (member.despair(), !connected, rank)
+                (member.failure_rank(), !connected, rank)
             });
             ranked.into_iter().take(limit).map(|(_, member)| member.id).collect()
         });
         for member in &mut set.members {
             let wanted = wanted.as_ref().is_none_or(|wanted| wanted.contains(&member.id));
             if wanted && member.worker.is_none() {
-                self.hire(member);
+                self.start_worker(member);
             } else if !wanted && member.worker.take().is_some() {
                 member.enter(&self.home, Phase::Idle, None);
             }
         }
     }
 
-    fn hire(self: &Arc<Self>, member: &mut EndpointEntry) {
+    fn start_worker(self: &Arc<Self>, member: &mut EndpointEntry) {
         let stop = CancellationToken::new();
         let work = worker::run(Arc::clone(self), member.id, member.endpoint.clone(), stop.clone());
         match self.home.spawn(work) {
             Ok(_) => member.enter(&self.home, Phase::Connecting, None),
             Err(error) => {
-                member.failure = Some(homeless(error));
+                member.failure = Some(no_home(error));
                 member.enter(&self.home, Phase::Ejected, None);
             }
         }
@@ -333,9 +333,9 @@ impl EndpointPool {
     /// Whoever works for this channel was dropped: the runtime that it lived in is gone, and so are all connections.
     pub(crate) fn abandon(&self, worker: Option<u64>) {
         let mut set = self.set.lock();
-        set.homeless = true;
+        set.home_ended = true;
         if let Some(member) = worker.and_then(|id| set.member(id)) {
-            member.failure = Some(homeless(coord_home::HomeError::Ended));
+            member.failure = Some(no_home(coord_home::HomeError::Ended));
             member.enter(&self.home, Phase::Ejected, None);
         }
         self.publish(&set);
@@ -344,7 +344,7 @@ impl EndpointPool {
     /// No file was to be had: makes do with fewer connections for a while, so that others in this process have some. How many are given back.
     fn make_do_with_fewer(self: &Arc<Self>) -> usize {
         let mut set = self.set.lock();
-        if set.closed || set.homeless {
+        if set.closed || set.home_ended {
             return 0;
         }
         let now = self.home.now();
@@ -373,7 +373,7 @@ impl EndpointPool {
         // A quarter is for others.
         let limit = LEAST.max(held - held / 4);
         set.shortage = Some(Shortage { limit: Some(limit), pause, since: now, _timer: timer.drop_guard() });
-        self.allot(&mut set);
+        self.choose_connected(&mut set);
         self.publish(&set);
         held.saturating_sub(limit)
     }
@@ -385,7 +385,7 @@ impl EndpointPool {
             shortage.limit = None;
         }
         if !set.closed {
-            self.allot(&mut set);
+            self.choose_connected(&mut set);
             self.publish(&set);
         }
     }
@@ -414,7 +414,7 @@ impl EndpointPool {
             return;
         }
         set.looked_elsewhere = Some(now);
-        self.allot(&mut set);
+        self.choose_connected(&mut set);
         self.publish(&set);
     }
 

@@ -52,14 +52,14 @@ pub(crate) struct Wire<S> {
     /// The first bytes from the server, until there are enough.
     head: Option<Vec<u8>>,
     /// A write has failed.
-    unheard: bool,
+    write_broken: bool,
     /// What counts as long as the stream is open; dropped after it.
     _file: FileGuard,
 }
 
 impl<S> Wire<S> {
     pub(crate) fn new(stream: S, line: WireState, file: FileGuard) -> Self {
-        Wire { stream, line, head: Some(Vec::with_capacity(HEAD)), unheard: false, _file: file }
+        Wire { stream, line, head: Some(Vec::with_capacity(HEAD)), write_broken: false, _file: file }
     }
 
     fn heard(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -95,7 +95,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         if let Err(error) = &result {
             // A failed read has read nothing.
             buffer.set_filled(before);
-            self.line.drop_with(retold(error));
+            self.line.drop_with(copy_of(error));
         }
         Poll::Ready(result)
     }
@@ -105,28 +105,28 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
 /// at, may still lie in the socket. HTTP/2 would drop them with its first failed write. So from there on what is written goes nowhere, and the
 /// connection ends with what is read.
 impl<S: AsyncWrite + Unpin> Wire<S> {
-    fn unless_unheard<T>(&mut self, written: impl FnOnce(Pin<&mut S>) -> Poll<io::Result<T>>, unheard: T) -> Poll<io::Result<T>> {
-        if !self.unheard {
+    fn write_unless_broken<T>(&mut self, written: impl FnOnce(Pin<&mut S>) -> Poll<io::Result<T>>, answer: T) -> Poll<io::Result<T>> {
+        if !self.write_broken {
             match ready!(written(Pin::new(&mut self.stream))) {
                 Ok(written) => return Poll::Ready(Ok(written)),
                 Err(error) => {
-                    self.unheard = true;
+                    self.write_broken = true;
                     self.line.drop_with(error);
                 }
             }
         }
-        Poll::Ready(Ok(unheard))
+        Poll::Ready(Ok(answer))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.unless_unheard(|stream| stream.poll_write(cx, bytes), bytes.len())
+        self.write_unless_broken(|stream| stream.poll_write(cx, bytes), bytes.len())
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let all = bytes.iter().map(|part| part.len()).sum();
-        self.unless_unheard(|stream| stream.poll_write_vectored(cx, bytes), all)
+        self.write_unless_broken(|stream| stream.poll_write_vectored(cx, bytes), all)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -134,7 +134,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.unless_unheard(|stream| stream.poll_flush(cx), ())
+        self.write_unless_broken(|stream| stream.poll_flush(cx), ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -143,7 +143,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 }
 
 /// The same error again, for two who want to know; errors of I/O cannot be cloned.
-fn retold(error: &io::Error) -> io::Error {
+fn copy_of(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), error.to_string())
 }
 

@@ -76,7 +76,7 @@ struct EndpointWorker {
     /// Whether calls went unanswered on the last connection: the server's kernel and its HTTP/2 may be fine, so the next one has to prove itself by a call.
     silent: bool,
     /// The address that was no good the last time.
-    shunned: Option<SocketAddr>,
+    last_failed: Option<SocketAddr>,
     /// How many attempts have failed since the last connection.
     failures: usize,
     /// How long a connection may be silent before it is asked for a sign of life: longer each time that the server complains (gRPC's proposal A8).
@@ -91,7 +91,7 @@ impl EndpointWorker {
             endpoint,
             backoff: options.backoff(policy, id),
             silent: false,
-            shunned: None,
+            last_failed: None,
             failures: 0,
             ping_after: options.keep_alive.interval,
         }
@@ -116,7 +116,7 @@ impl EndpointWorker {
     /// One connection from its beginning to its end. Whether the next one is to be made at once.
     async fn turn(&mut self, host: &Arc<impl WorkerHost>) -> bool {
         let manner = host.manner(self.silent, self.ping_after);
-        let dialled = dial(&self.endpoint, host.lookup(), manner, self.shunned, self.failures).await;
+        let dialled = dial(&self.endpoint, host.lookup(), manner, self.last_failed, self.failures).await;
         match dialled {
             Ok(connection) => {
                 self.failures = 0;
@@ -139,11 +139,11 @@ impl EndpointWorker {
         host.admit(self.id, &connection);
         let lost = tokio::select! {
             () = connection.suspect.cancelled() => None,
-            why = connection.over_and_why() => Some(why),
+            why = connection.until_ended() => Some(why),
         };
         self.silent = lost.is_none();
         let good = since.elapsed() >= GOOD && !self.silent || connection.answered() > 0;
-        self.shunned = (self.silent || !good).then(|| connection.leads_to());
+        self.last_failed = (self.silent || !good).then(|| connection.leads_to());
         if let Some(why) = lost {
             host.fail(self.id, why, good);
             if connection.was_overdone().await {

@@ -66,7 +66,7 @@ impl Feeder {
 }
 
 fn full() -> Fault {
-    Fault { accuses: false, ..Fault::unavailable("the watcher does not keep up") }
+    Fault { blames_member: false, ..Fault::unavailable("the watcher does not keep up") }
 }
 
 /// The end that is read.

@@ -38,7 +38,7 @@ pub(super) fn start(route: Route, target: WatchTarget, tell: TellOpened) -> Resu
     let first = WatchRequest::new(target, slot, tell);
     let home = route.members.home().clone();
     // Without a home, the watch that is wanted is dropped with the task, and who waits for it is told by that.
-    home.spawn(run(route, Arc::clone(&handle), first, commands)).map_err(|error| Fault::homeless(&error))?;
+    home.spawn(run(route, Arc::clone(&handle), first, commands)).map_err(|error| Fault::no_home(&error))?;
     Ok(handle)
 }
 
@@ -129,7 +129,7 @@ impl StreamReader {
                         Err(error) => return error.into(),
                     };
                     if let Err(fault) = self.recognise(&response) {
-                        self.members.accuse(&self.asked, &fault);
+                        self.members.report_failure(&self.asked, &fault);
                         return fault;
                     }
                     let replies = table.lock().take(response, &mut self.liveness, Instant::now());
@@ -153,13 +153,13 @@ impl StreamReader {
                     match probed {
                         Ok(findings) => {
                             let now = Instant::now();
-                            let owing = table.lock().settle(&findings, now);
+                            let undelivered_since = table.lock().note_findings(&findings, now);
                             let as_of = findings.iter().map(|finding| finding.as_of).min();
-                            self.liveness.probed(as_of.unwrap_or_default(), owing, now);
+                            self.liveness.probed(as_of.unwrap_or_default(), undelivered_since, now);
                         }
                         // Who does not answer this either tells nothing.
                         Err(fault) => {
-                            self.members.accuse(&self.asked, &fault);
+                            self.members.report_failure(&self.asked, &fault);
                             return Fault::unavailable(format!("the watch has gone deaf, and so has its member: {}", fault.message));
                         }
                     }
@@ -171,7 +171,7 @@ impl StreamReader {
                     }
                     Due::Deaf => {
                         let fault = Fault::unavailable("the watch has gone deaf");
-                        self.members.accuse(&self.asked, &fault);
+                        self.members.report_failure(&self.asked, &fault);
                         return fault;
                     }
                 },

@@ -66,7 +66,7 @@ impl Watermark {
         let (marks, receiver) = channel(Mark { revision: Revision::ZERO, read_at: home.now() });
         let marks = Arc::new(marks);
         let task = home.spawn(ask(Arc::clone(&self.running), Arc::clone(&marks), Arc::clone(&self.cluster)));
-        let task = task.map_err(|error| Fault::homeless(&error))?;
+        let task = task.map_err(|error| Fault::no_home(&error))?;
         *running = Some(RunningWatermark { marks, key: key.clone(), task });
         Ok(receiver)
     }
