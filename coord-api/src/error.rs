@@ -96,10 +96,10 @@ pub enum Outcome {
 /// `Display` gives the operation, the kind, a message, and what it was about, where known: the [key](Self::key) and its [holder](Self::holder); the cause is in [`source`](StdError::source). None of them ever holds a value or a
 /// secret.
 #[derive(Clone)]
-pub struct Error(Box<Inner>);
+pub struct Error(Box<ErrorInner>);
 
 #[derive(Clone)]
-struct Inner {
+struct ErrorInner {
     kind: ErrorKind,
     outcome: Outcome,
     operation: &'static str,
@@ -113,7 +113,7 @@ struct Inner {
 impl Error {
     /// An error of `kind` in `operation`, with outcome [`NotApplied`](Outcome::NotApplied).
     pub fn new(kind: ErrorKind, operation: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Error(Box::new(Inner {
+        Error(Box::new(ErrorInner {
             kind,
             outcome: Outcome::NotApplied,
             operation,
