@@ -9,6 +9,7 @@ use coord_api::store::{Change, Compare, Entry, Op, Range, Span};
 use coord_api::{ErrorKind, LeaseId, Loss, Outcome, Result, Revision, Takeover, Value};
 use tokio::time::Instant;
 
+use super::record;
 use crate::backoff::Backoff;
 use crate::core::Core;
 use crate::session::{Holding, Leased, Write};
@@ -32,8 +33,8 @@ pub(super) enum Event {
     Held,
     /// It was lost, and must be written again.
     Lost,
-    /// A live foreign owner holds the key.
-    Foreign,
+    /// A live foreign owner holds the key; where that one is reached, where it is known.
+    Foreign(Option<String>),
     /// An attempt to write it failed.
     Failed(coord_api::Error),
 }
@@ -122,7 +123,7 @@ impl RegisteredEntry {
             return self.follow().await;
         }
         if self.superseded && self.wanted.as_ref().is_some_and(|wanted| wanted.takeover.is_none()) {
-            return Event::Foreign;
+            return Event::Foreign(None);
         }
         if let Some(retry_at) = self.retry_at {
             let core = Arc::clone(&self.core);
@@ -155,7 +156,7 @@ impl RegisteredEntry {
                     Some(entry) if entry.lease == Some(session.lease()) && entry.value == wanted.content => {
                         return Ok(self.on_placed(&holding, entry.modified));
                     }
-                    Some(entry) if !self.may_replace(&entry, &wanted) => return Ok(Event::Foreign),
+                    Some(entry) if !self.may_replace(&entry, &wanted) => return Ok(Event::Foreign(record::reached_at(&entry))),
                     None if self.is_followed() => return Ok(self.follow().await),
                     found => seen = self.look_at(found.as_ref()),
                 }
@@ -165,7 +166,7 @@ impl RegisteredEntry {
                 Some((modified, _)) => Compare::Modified(self.key.clone(), modified),
                 None => Compare::Absent(self.key.clone()),
             };
-            let look = Op::Range(Range::key(self.key.clone()).with_keys_only());
+            let look = Op::Range(Range::key(self.key.clone()));
             let write = Leased { compares: vec![condition], then: vec![put.clone()], otherwise: vec![look] };
             holding.sending();
             match session.write_together(&write).await {
@@ -173,7 +174,7 @@ impl RegisteredEntry {
                 Ok(Some(Write::Refused(reply))) => {
                     holding.not_written();
                     match reply.range(0).and_then(|found| found.entries.first()) {
-                        Some(entry) if !self.may_replace(entry, &wanted) => return Ok(Event::Foreign),
+                        Some(entry) if !self.may_replace(entry, &wanted) => return Ok(Event::Foreign(record::reached_at(entry))),
                         None if self.is_followed() => return Ok(self.follow().await),
                         found => seen = self.look_at(found),
                     }
@@ -400,11 +401,11 @@ fn judge(core: &Core, holding: &Holding, fed: &Feed) -> Option<Event> {
     match fed {
         Feed::Batch(batch) if batch.revision <= known => None,
         Feed::Batch(batch) => batch.changes.iter().find_map(|change| match change {
-            Change::Put(entry) => theirs(entry).then_some(Event::Foreign),
+            Change::Put(entry) => theirs(entry).then(|| Event::Foreign(record::reached_at(entry))),
             Change::Delete { .. } => Some(Event::Lost),
         }),
         Feed::Resync { state, .. } => match state.entries.first() {
-            Some(entry) => theirs(entry).then_some(Event::Foreign),
+            Some(entry) => theirs(entry).then(|| Event::Foreign(record::reached_at(entry))),
             None => Some(Event::Lost),
         },
     }
