@@ -2,7 +2,7 @@
 //! is over says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use std::panic::{AssertUnwindSafe, resume_unwind, set_hook, take_hook};
+use std::panic::{AssertUnwindSafe, set_hook, take_hook};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -215,8 +215,8 @@ async fn a_store_that_panics_in_one_call_holds_up_nobody() {
                 Ok(false) if time > 1 => break,
                 Ok(false) => panic!("{at:?} is not called"),
                 Err(panic) => {
-                    eprintln!("the store panicked at {at:?}, the {time}. time");
-                    resume_unwind(panic);
+                    let why = panic.downcast_ref::<String>().map_or("it panicked", String::as_str);
+                    panic!("{why}, after the store panicked at {at:?}, the {time}. time")
                 }
             }
         }
