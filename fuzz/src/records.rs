@@ -59,7 +59,12 @@ impl Name {
 enum Record {
     Bytes(Vec<u8>),
     /// Nearly that of an instance.
-    Instance { name: Option<String>, id: Option<String>, address: String, port: u16 },
+    Instance {
+        name: Option<String>,
+        id: Option<String>,
+        address: String,
+        port: u16,
+    },
 }
 
 impl Record {
@@ -114,7 +119,12 @@ async fn configuration(store: &MemoryStore, coord: &dyn Provider) {
         assert_eq!((&read.value, read.version), (&item.value, item.version), "{}", item.key);
     }
     for invalid in &listed.invalid {
-        assert!(std::str::from_utf8(&invalid.key).is_err() || key::check("fuzz", &String::from_utf8_lossy(&invalid.key)).is_err() || invalid.key.starts_with(b"/"), "{invalid:?}");
+        assert!(
+            std::str::from_utf8(&invalid.key).is_err()
+                || key::check("fuzz", &String::from_utf8_lossy(&invalid.key)).is_err()
+                || invalid.key.starts_with(b"/"),
+            "{invalid:?}"
+        );
         assert!(entries.iter().any(|entry| entry.value == invalid.value && entry.key.ends_with(&invalid.key)), "{invalid:?}");
     }
     let typed = coord.config().list::<u32>("").await.expect("the store is there");

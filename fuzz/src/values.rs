@@ -50,7 +50,8 @@ fn comes_back(kept: &Kept) {
     match json::encode(OPERATION, kept) {
         Ok(written) => {
             assert!(can_come_back(kept), "{kept:?} was written");
-            let read: Kept = json::decode(OPERATION, &written).unwrap_or_else(|error| panic!("{kept:?} was written and cannot be read: {error}"));
+            let read: Kept =
+                json::decode(OPERATION, &written).unwrap_or_else(|error| panic!("{kept:?} was written and cannot be read: {error}"));
             assert_eq!(&read, kept);
         }
         Err(error) => {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use async_trait::async_trait;
 use coord_api::prelude::*;
-use coord_api::store::{Batch, Change, Entry, Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreEvent, StoreStatus, StoreWatch, Txn, TxnReply};
+use coord_api::store::{
+    Batch, Change, Entry, Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreEvent, StoreStatus, StoreWatch, Txn, TxnReply,
+};
 use coord_api::{ConfigEvent, Error, ErrorKind, LeaseId, Result, Revision, ServiceChange, ServiceEvent, WatchStart};
 use coord_memory::MemoryStore;
 use coord_recipes::layers::Namespace;
