@@ -27,10 +27,10 @@ const CLOSE_WITHIN: Duration = Duration::from_millis(4_500);
 /// Background work lives in its [`Home`]. It ends with what it serves, or with [`close`](Self::close).
 #[derive(Clone)]
 pub struct Client {
-    shared: Arc<Shared>,
+    shared: Arc<ClientParts>,
 }
 
-struct Shared {
+struct ClientParts {
     ground: Arc<Ground>,
     sessions: Sessions,
     hub: Hub,
@@ -41,7 +41,7 @@ impl Client {
     pub fn new(store: Arc<dyn Store>, name: impl Into<String>, home: Home) -> Self {
         let ground = Ground::new(store, name.into(), home);
         let (sessions, hub) = (Sessions::new(Arc::clone(&ground)), Hub::new(Arc::clone(&ground)));
-        Client { shared: Arc::new(Shared { ground, sessions, hub }) }
+        Client { shared: Arc::new(ClientParts { ground, sessions, hub }) }
     }
 
     fn ground(&self) -> &Arc<Ground> {

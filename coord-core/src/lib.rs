@@ -15,7 +15,7 @@ mod sweep;
 pub mod telemetry;
 pub mod watch;
 
-pub use backoff::Backoff;
+pub use backoff::backoff;
 pub use client::Client;
 pub use coord_home::Home;
 pub use error::homeless;

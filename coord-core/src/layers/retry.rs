@@ -4,10 +4,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use coord_api::store::{Lease, LeaseInfo, Op, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
 use coord_api::{Error, ErrorKind, LeaseId, Outcome, Result, Revision};
-use coord_home::Home;
+use coord_home::{Backoff, BackoffPolicy, Home};
 use tokio::time::Instant;
 
 use crate::error::homeless;
@@ -113,15 +112,8 @@ impl RetryPolicy {
         Ok(())
     }
 
-    fn pauses(&self) -> ExponentialBackoff {
-        // The builder's jitter adds up to the pause itself: of one half it makes one half to the whole.
-        ExponentialBuilder::new()
-            .with_min_delay(self.initial_delay / 2)
-            .with_max_delay(self.max_delay / 2)
-            .with_factor(self.multiplier)
-            .with_jitter()
-            .without_max_times()
-            .build()
+    fn backoff(&self) -> Backoff {
+        Backoff::new(BackoffPolicy::new(self.initial_delay, self.max_delay).with_multiplier(self.multiplier.into()))
     }
 }
 
@@ -196,7 +188,7 @@ impl<S: Store> Retry<S> {
         F: Future<Output = Result<T>> + Send,
     {
         let deadline = self.policy.total_timeout.and_then(|total| self.home.now().checked_add(total));
-        let mut pauses = None;
+        let mut backoff = None;
         let mut attempt = 1;
         loop {
             let until = if bounded && attempt == 1 { None } else { deadline };
@@ -207,7 +199,7 @@ impl<S: Store> Retry<S> {
             if attempt >= self.policy.max_attempts || !effect.may_repeat(&error) || self.home.ready().is_err() {
                 return Err(error);
             }
-            let pause = pauses.get_or_insert_with(|| self.policy.pauses()).next().unwrap_or(self.policy.max_delay);
+            let pause = backoff.get_or_insert_with(|| self.policy.backoff()).pause();
             if deadline.is_some_and(|deadline| deadline.saturating_duration_since(self.home.now()) <= pause) {
                 return Err(error);
             }
@@ -311,10 +303,10 @@ mod tests {
     fn pauses_have_equal_jitter_and_a_longest_one() {
         let policy = RetryPolicy::default();
         for _ in 0..100 {
-            let pauses: Vec<_> = policy.pauses().take(8).collect();
-            for (pause, whole) in pauses.iter().zip([100, 200, 400, 800, 1_600, 2_000, 2_000, 2_000]) {
-                let whole = Duration::from_millis(whole);
-                assert!(*pause >= whole / 2 && *pause <= whole, "{pause:?} of {whole:?}");
+            let mut backoff = policy.backoff();
+            for whole in [100, 200, 400, 800, 1_600, 2_000, 2_000, 2_000] {
+                let (pause, whole) = (backoff.pause(), Duration::from_millis(whole));
+                assert!(pause >= whole / 2 && pause <= whole, "{pause:?} of {whole:?}");
             }
         }
     }
@@ -337,7 +329,8 @@ mod tests {
         }
         let extreme = RetryPolicy::default().with_max_delay(Duration::MAX).with_multiplier(f32::MAX).with_total_timeout(Duration::MAX);
         extreme.validate().unwrap();
-        assert_eq!(extreme.pauses().take(50).count(), 50);
+        let mut backoff = extreme.backoff();
+        assert!((0..50).all(|_| !backoff.pause().is_zero()));
     }
 
     #[test]

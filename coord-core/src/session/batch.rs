@@ -17,12 +17,12 @@ const BYTES: usize = 256 << 10;
 /// The writes that wait while others are on their way. Bounded by the calls under way.
 #[derive(Debug, Default)]
 pub(super) struct BatchQueue {
-    queue: Mutex<Queue>,
+    queue: Mutex<WaitingWrites>,
     added: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct WaitingWrites {
     waiting: VecDeque<QueuedWrite>,
     next: u64,
 }
@@ -62,7 +62,7 @@ impl QueuedWrite {
     }
 }
 
-impl Queue {
+impl WaitingWrites {
     /// What goes with the next transaction: from the front on, as much as fits, of what writes no key twice. At least one, however large.
     fn take_batch(&mut self) -> Vec<QueuedWrite> {
         let (mut keys, mut bytes) = (HashSet::new(), 0);

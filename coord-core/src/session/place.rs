@@ -59,16 +59,16 @@ pub enum Token {
 ///
 /// Dropped while held, it is released by its session, which goes on trying for as long as the lease lives (R9).
 pub struct LeasedEntry {
-    shared: Arc<Shared>,
+    shared: Arc<EntryParts>,
 }
 
 /// What a release under way needs as well, which goes on when its caller, or the entry, goes away.
-struct Shared {
+struct EntryParts {
     session: SessionRef,
     /// Its number among the session's entries and pending releases.
     number: u64,
     key: Bytes,
-    known: Mutex<Known>,
+    known: Mutex<EntryState>,
     loss: Arc<LossCell>,
     /// How the last release ended.
     released: Mutex<Option<Result<()>>>,
@@ -77,25 +77,25 @@ struct Shared {
 
 /// What is known of an entry in the store.
 #[derive(Clone, Copy, Debug, Default)]
-struct Known {
+struct EntryState {
     /// Its token and its mod revision, once it was written.
     written: Option<(Revision, Revision)>,
     /// A write was sent and not answered, and gives this token: what is known may be out of date.
     in_flight: Option<Token>,
 }
 
-impl Known {
+impl EntryState {
     /// It was written at `modified`, by the write that is in flight.
     fn written_at(&mut self, modified: Revision, token: Token) {
         let number = self.written.filter(|_| token == Token::Kept).map_or(modified, |(number, _)| number);
-        *self = Known { written: Some((number, modified)), in_flight: None };
+        *self = EntryState { written: Some((number, modified)), in_flight: None };
     }
 }
 
 impl LeasedEntry {
     /// An entry under `key` that is not written yet, and will stand for `subject`.
     pub fn new(session: SessionRef, key: Bytes, subject: Subject) -> Self {
-        let shared = Shared {
+        let shared = EntryParts {
             number: session.nonce(),
             session,
             key,
@@ -350,8 +350,8 @@ async fn read_all(session: &Session, entries: &[&LeasedEntry]) -> Result<Vec<Opt
     Ok(replies.into_iter().map(found).collect())
 }
 
-impl Shared {
-    fn tracked(&self, known: &Known) -> Tracked {
+impl EntryParts {
+    fn tracked(&self, known: &EntryState) -> Tracked {
         Tracked { key: self.key.clone(), loss: Arc::clone(&self.loss), modified: known.written.map(|(_, modified)| modified) }
     }
 
@@ -393,7 +393,7 @@ impl Shared {
             self.leave_pending();
         }
         self.session.session().untrack(self.number);
-        *self.known.lock() = Known::default();
+        *self.known.lock() = EntryState::default();
     }
 
     /// Leaves the release of what may be in the store to the session.
@@ -404,9 +404,9 @@ impl Shared {
             return;
         }
         let modified = match *self.known.lock() {
-            Known { in_flight: Some(_), .. } => None,
-            Known { written: Some((_, modified)), .. } => Some(modified),
-            Known { written: None, .. } => return,
+            EntryState { in_flight: Some(_), .. } => None,
+            EntryState { written: Some((_, modified)), .. } => Some(modified),
+            EntryState { written: None, .. } => return,
         };
         session.pending.add(Release { number: self.number, key: self.key.clone(), modified, since: session.now() });
     }
@@ -428,7 +428,7 @@ impl Shared {
                 session.settle().await?;
                 // Nothing is on its way any more: what hangs here on this lease is this entry.
                 let found = session.ground.read(self.key.clone()).await?.filter(|entry| entry.lease == Some(session.lease));
-                *self.known.lock() = Known { written: found.map(|found| (found.created, found.modified)), in_flight: None };
+                *self.known.lock() = EntryState { written: found.map(|found| (found.created, found.modified)), in_flight: None };
             }
             let written = self.known.lock().written;
             match written {
@@ -467,7 +467,7 @@ impl Shared {
 
 /// A release under way; unless it is acknowledged, it becomes pending.
 struct Releasing<'a> {
-    entry: &'a Shared,
+    entry: &'a EntryParts,
     acknowledged: bool,
 }
 
@@ -555,7 +555,7 @@ mod tests {
 
     #[test]
     fn a_token_is_the_revision_of_the_write_unless_it_is_kept() {
-        let mut entry = Known { written: None, in_flight: Some(Token::New) };
+        let mut entry = EntryState { written: None, in_flight: Some(Token::New) };
         entry.written_at(Revision::new(5), Token::New);
         assert_eq!((entry.written, entry.in_flight), (known(5, 5), None));
         entry.written_at(Revision::new(7), Token::Kept);
@@ -566,7 +566,7 @@ mod tests {
 
     #[test]
     fn there_is_nothing_to_keep_before_the_first_write() {
-        let mut entry = Known::default();
+        let mut entry = EntryState::default();
         entry.written_at(Revision::new(5), Token::Kept);
         assert_eq!(entry.written, known(5, 5));
     }

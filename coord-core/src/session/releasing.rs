@@ -10,7 +10,7 @@ use coord_api::{Error, ErrorKind, Outcome, Result, Revision};
 use super::pending::Release;
 use super::session::Session;
 use super::state::Owner;
-use crate::backoff::Backoff;
+use crate::backoff::backoff_up_to;
 
 /// Releases that one transaction carries at most.
 const BATCH: usize = 100;
@@ -18,7 +18,7 @@ const BATCH: usize = 100;
 /// Sends pending releases for as long as the session lives. Where one is not acknowledged within a TTL, the lease is left to run out.
 pub(super) async fn release_pending(session: &Arc<Session>) {
     let home = &session.ground.home;
-    let mut backoff = Backoff::up_to(session.ttl / 6);
+    let mut backoff = backoff_up_to(session.ttl / 6);
     loop {
         if session.pending.is_empty() {
             session.pending.added().await;

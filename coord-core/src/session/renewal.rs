@@ -3,12 +3,12 @@
 use coord_api::{Error, ErrorKind, Loss, Result};
 
 use super::session::Session;
-use crate::backoff::Backoff;
+use crate::backoff::backoff_up_to;
 
 /// Renews at the latest every third of the TTL (R31), and with each round looks for entries that were removed (R32). Ends when the lease is gone.
 pub(super) async fn renew_for_ever(session: &Session) {
     let home = &session.ground.home;
-    let mut backoff = Backoff::up_to(session.ttl / 10);
+    let mut backoff = backoff_up_to(session.ttl / 10);
     loop {
         let (renewed, expiring) = {
             let state = session.state.lock();

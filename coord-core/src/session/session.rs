@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::batch::BatchQueue;
 use super::loss::LossCell;
 use super::pending::PendingReleases;
-use super::state::{Admission, State, Tracked};
+use super::state::{Admission, SessionState, Tracked};
 use crate::flight::SingleFlight;
 use crate::ground::Ground;
 use crate::keys;
@@ -29,7 +29,7 @@ pub(super) struct Session {
     pub(super) ttl: Duration,
     /// The session's own key.
     pub(super) key: Bytes,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<SessionState>,
     /// The last number that was given to an entry.
     last_number: AtomicU64,
     /// The rewriting of the session's key: one fence at a time, for all who need it.
@@ -74,7 +74,7 @@ impl Session {
             lease: lease.id,
             ttl: lease.ttl,
             key,
-            state: Mutex::new(State::new(sent, lease.ttl, written.revision, ground.home.now())),
+            state: Mutex::new(SessionState::new(sent, lease.ttl, written.revision, ground.home.now())),
             last_number: AtomicU64::new(0),
             fencing: SingleFlight::default(),
             pending: PendingReleases::default(),

@@ -17,7 +17,7 @@ fn margin(ttl: Duration) -> Duration {
 
 /// The state of one session.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct SessionState {
     /// Until here the lease is certainly alive, by the local clock.
     deadline: Instant,
     /// When the last answered renewal was sent.
@@ -83,10 +83,10 @@ pub(super) enum Owner {
     Unclear,
 }
 
-impl State {
+impl SessionState {
     /// A lease of `ttl`, asked for at `sent`, whose key was written at `fence`.
     pub(super) fn new(sent: Instant, ttl: Duration, fence: Revision, now: Instant) -> Self {
-        State {
+        SessionState {
             deadline: sent + ttl.saturating_sub(margin(ttl)),
             renewed: sent,
             failure: None,
@@ -299,9 +299,9 @@ mod tests {
         start + Duration::from_millis(millis)
     }
 
-    fn session() -> (State, Instant) {
+    fn session() -> (SessionState, Instant) {
         let start = Instant::now();
-        (State::new(start, TTL, Revision::new(5), start), start)
+        (SessionState::new(start, TTL, Revision::new(5), start), start)
     }
 
     fn entry(key: &'static str, modified: Option<u64>) -> Tracked {

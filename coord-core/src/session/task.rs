@@ -8,7 +8,7 @@ use coord_api::{Loss, Revision};
 use super::session::Session;
 use super::state::Retirement;
 use super::{batching, releasing, renewal};
-use crate::backoff::Backoff;
+use crate::backoff::backoff;
 use crate::error::is_permanent;
 use crate::watch::{Delivery, ResumingWatch};
 
@@ -95,7 +95,7 @@ async fn retire(session: &Session) {
 /// Revokes the lease of a session that is over: at the next contact, and never renewed meanwhile (R9a).
 async fn revoke(session: &Session) {
     let ground = &session.ground;
-    let mut backoff = Backoff::new();
+    let mut backoff = backoff();
     loop {
         let attempt = ground.home.timeout(session.attempt_timeout(), ground.revoke(session.lease));
         let answer = tokio::select! {

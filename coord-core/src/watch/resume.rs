@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use coord_api::store::{Batch, Range, RangeReply, Span, StoreEvent, StoreWatch};
 use coord_api::{ErrorKind, Result, Revision};
+use coord_home::Backoff;
 use tokio::time::Instant;
 
-use crate::backoff::Backoff;
+use crate::backoff::backoff;
 use crate::error::is_permanent;
 use crate::ground::Ground;
 
@@ -96,7 +97,7 @@ impl ResumingWatch {
             detached: Detached::Lost,
             attached_at: None,
             retry_at: None,
-            backoff: Backoff::new(),
+            backoff: backoff(),
             resynced: false,
         }
     }

@@ -11,8 +11,8 @@ use futures_util::future::BoxFuture;
 use tokio::try_join;
 
 use super::channel::Channel;
-use super::window::{Next, SharedDelivery};
-use crate::backoff::Backoff;
+use super::window::{ReaderNext, SharedDelivery};
+use crate::backoff::backoff;
 use crate::error::is_permanent;
 use crate::telemetry::Cause;
 
@@ -91,18 +91,18 @@ impl Subscription {
             }
             let next = self.channel.window.lock().next(self.id, cx.waker());
             match next {
-                Next::Delivery(delivery) => return Poll::Ready(Some(Ok(delivery))),
-                Next::Lagged => {
+                ReaderNext::Delivery(delivery) => return Poll::Ready(Some(Ok(delivery))),
+                ReaderNext::Lagged => {
                     self.channel.ground.telemetry.resync(&self.channel.span, Cause::Lagged);
                     self.resync = Some(self.start_resync());
                 }
-                Next::Deserted => {
+                ReaderNext::Deserted => {
                     if let Err(error) = self.channel.restart_driver() {
                         return Poll::Ready(Some(Err(self.end(error))));
                     }
                 }
-                Next::End(error) => return Poll::Ready(Some(Err(self.end(error)))),
-                Next::Pending => return Poll::Pending,
+                ReaderNext::End(error) => return Poll::Ready(Some(Err(self.end(error)))),
+                ReaderNext::Pending => return Poll::Pending,
             }
         }
     }
@@ -111,7 +111,7 @@ impl Subscription {
         let channel = Arc::clone(&self.channel);
         Box::pin(async move {
             let ground = &channel.ground;
-            let mut backoff = Backoff::new();
+            let mut backoff = backoff();
             loop {
                 match ground.run("watch", Outcome::NotApplied, channel.snapshot()).await {
                     Err(error) if !is_permanent(&error) && ground.ready("watch").is_ok() => ground.home.sleep(backoff.pause()).await,

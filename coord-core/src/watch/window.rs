@@ -58,7 +58,7 @@ impl SharedDelivery {
 
 /// What comes next for a reader.
 #[derive(Debug)]
-pub(super) enum Next {
+pub(super) enum ReaderNext {
     Delivery(SharedDelivery),
     /// Something left the window before this reader had read it: it must read the state anew.
     Lagged,
@@ -220,16 +220,16 @@ impl Window {
     }
 
     /// What comes next for a reader.
-    pub(super) fn next(&mut self, id: usize, waker: &Waker) -> Next {
-        let Some(reader) = self.readers.get_mut(id) else { return Next::End(Error::closed("watch")) };
+    pub(super) fn next(&mut self, id: usize, waker: &Waker) -> ReaderNext {
+        let Some(reader) = self.readers.get_mut(id) else { return ReaderNext::End(Error::closed("watch")) };
         while let Some(index) = reader.cursor.checked_sub(self.first) {
             let Some(item) = usize::try_from(index).ok().and_then(|index| self.items.get(index)) else {
                 return match &self.end {
-                    Some(error) => Next::End(error.clone()),
-                    None if self.deserted => Next::Deserted,
+                    Some(error) => ReaderNext::End(error.clone()),
+                    None if self.deserted => ReaderNext::Deserted,
                     None => {
                         reader.waker = Some(waker.clone());
-                        Next::Pending
+                        ReaderNext::Pending
                     }
                 };
             };
@@ -239,11 +239,11 @@ impl Window {
                 SharedDelivery::Resync { state, replaced: false } if state.revision <= reader.known => {}
                 item => {
                     reader.known = item.revision();
-                    return Next::Delivery(item.clone());
+                    return ReaderNext::Delivery(item.clone());
                 }
             }
         }
-        Next::Lagged
+        ReaderNext::Lagged
     }
 
     /// Those who wait for something to come.
@@ -285,7 +285,7 @@ mod tests {
     /// What a reader reads until it would wait.
     fn read(window: &mut Window, id: usize) -> Vec<u64> {
         let mut read = Vec::new();
-        while let Next::Delivery(item) = window.next(id, Waker::noop()) {
+        while let ReaderNext::Delivery(item) = window.next(id, Waker::noop()) {
             read.push(item.revision().get());
         }
         read
@@ -314,7 +314,7 @@ mod tests {
             window.push(batch(revision));
             assert_eq!(read(&mut window, quick), [revision]);
         }
-        assert!(matches!(window.next(slow, Waker::noop()), Next::Lagged));
+        assert!(matches!(window.next(slow, Waker::noop()), ReaderNext::Lagged));
         assert!(!window.go_on_from(slow, rev(4)), "the window has moved on since");
         assert!(window.go_on_from(slow, rev(1_020)));
         assert_eq!(read(&mut window, slow), (1_021..=1_029).collect::<Vec<_>>());
@@ -327,9 +327,9 @@ mod tests {
         window.push(batch_of(1, BYTES));
         window.push(batch_of(2, BYTES));
         assert_eq!((window.items.len(), window.bytes), (1, BYTES));
-        assert!(matches!(window.next(reader, Waker::noop()), Next::Lagged));
+        assert!(matches!(window.next(reader, Waker::noop()), ReaderNext::Lagged));
         let late = window.add_reader_after(rev(0));
-        assert!(matches!(window.next(late, Waker::noop()), Next::Lagged), "it asked for more than there is");
+        assert!(matches!(window.next(late, Waker::noop()), ReaderNext::Lagged), "it asked for more than there is");
     }
 
     #[test]
@@ -360,7 +360,7 @@ mod tests {
         window.push(batch(1));
         window.end(Error::new(ErrorKind::PermissionDenied, "watch", "no"));
         assert_eq!(read(&mut window, reader), [1]);
-        assert!(matches!(window.next(reader, Waker::noop()), Next::End(error) if error.kind() == ErrorKind::PermissionDenied));
+        assert!(matches!(window.next(reader, Waker::noop()), ReaderNext::End(error) if error.kind() == ErrorKind::PermissionDenied));
         assert_eq!(window.state(), WatchState::Ended);
     }
 
@@ -371,10 +371,10 @@ mod tests {
         window.reached(rev(7), true);
         window.desert();
         assert_eq!(window.state(), WatchState::Suspended);
-        assert!(matches!(window.next(reader, Waker::noop()), Next::Deserted));
+        assert!(matches!(window.next(reader, Waker::noop()), ReaderNext::Deserted));
         assert_eq!(window.take_over(), Some(rev(7)));
         assert_eq!(window.take_over(), None);
-        assert!(matches!(window.next(reader, Waker::noop()), Next::Pending));
+        assert!(matches!(window.next(reader, Waker::noop()), ReaderNext::Pending));
         assert_eq!(window.take_wakers().len(), 1);
     }
 }

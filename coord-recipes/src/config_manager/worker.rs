@@ -8,7 +8,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use coord_api::{ConfigCenter, ConfigEvent, Error, ErrorKind, Invalid, Result, WatchStart};
-use coord_core::{Backoff, Home};
+use coord_core::{Home, backoff};
+use coord_home::Backoff;
 use futures_util::{FutureExt, Stream};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -54,17 +55,7 @@ impl<T: DeserializeOwned> Worker<T> {
         let follower = Follower::new(Arc::clone(&cell), updates);
         let _ = cell.set_watch(Watching::Opening);
         cell.announcer.running(true);
-        Worker {
-            config,
-            cell,
-            follower,
-            home,
-            application: Application::current(),
-            stop,
-            backoff: Backoff::new(),
-            unreachable: false,
-            loaded,
-        }
+        Worker { config, cell, follower, home, application: Application::current(), stop, backoff: backoff(), unreachable: false, loaded }
     }
 
     /// Runs until it is stopped or the config centre is closed.

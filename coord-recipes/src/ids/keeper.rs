@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use coord_api::{Error, ErrorKind, FencingToken, IdOptions, InstanceId, InstanceIdAllocator, Loss, Result};
-use coord_core::{Backoff, Home, homeless};
+use coord_core::{Home, backoff, homeless};
 use futures_util::{Stream, stream};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -40,7 +40,7 @@ const ACQUIRE: &str = "id_keeper.acquire";
 ///
 /// Dropped, it gives the id back, as a dropped [`InstanceId`] does (R9).
 pub struct InstanceIdKeeper {
-    shared: Arc<Shared>,
+    shared: Arc<KeeperState>,
     changes: watch::Receiver<Option<KeptId>>,
     /// Dropped, the task ends.
     _task: AbortOnDropHandle<()>,
@@ -69,7 +69,7 @@ impl KeptId {
     }
 }
 
-struct Shared {
+struct KeeperState {
     service: String,
     held: Mutex<Option<Arc<InstanceId>>>,
     /// Why no id is held, where that is so.
@@ -91,7 +91,7 @@ impl InstanceIdKeeper {
         let service = service.into();
         let first = Arc::new(allocator.acquire_id_with(&service, options.clone()).await?);
         let (tell, changes) = watch::channel(Some(KeptId::of(&first)));
-        let shared = Arc::new(Shared { service, held: Mutex::new(Some(first)), failure: Mutex::new(None) });
+        let shared = Arc::new(KeeperState { service, held: Mutex::new(Some(first)), failure: Mutex::new(None) });
         let home = Home::shared();
         let keeping = Keeping { home: home.clone(), allocator, options, shared: Arc::clone(&shared), tell };
         let task = home.spawn(keeping.run()).map_err(|error| homeless(ACQUIRE, error))?;
@@ -156,7 +156,7 @@ struct Keeping {
     home: Home,
     allocator: Arc<dyn InstanceIdAllocator>,
     options: IdOptions,
-    shared: Arc<Shared>,
+    shared: Arc<KeeperState>,
     tell: watch::Sender<Option<KeptId>>,
 }
 
@@ -191,7 +191,7 @@ impl Keeping {
 
     /// Takes an id, for as long as that takes; `None` where the provider is closed.
     async fn take(&self) -> Option<InstanceId> {
-        let mut backoff = Backoff::new();
+        let mut backoff = backoff();
         loop {
             match self.allocator.acquire_id_with(&self.shared.service, self.options.clone()).await {
                 Ok(taken) => return Some(taken),

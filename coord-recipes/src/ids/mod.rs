@@ -18,7 +18,7 @@ use tokio::sync::{Notify, oneshot};
 use coord_core::session::{LeasedEntry, Placed, SessionRef, Token};
 use coord_core::telemetry::Subject;
 use coord_core::watch::{Delivery, ResumingWatch};
-use coord_core::{Backoff, Client, Limit, gather, homeless, keys};
+use coord_core::{Client, Limit, backoff, gather, homeless, keys};
 
 pub use keeper::{InstanceIdKeeper, KeptId};
 
@@ -33,31 +33,31 @@ const CLAIM: usize = 100;
 pub(crate) struct Allocators {
     client: Client,
     /// Bounded by the number of services that the program allocates for.
-    pools: Mutex<HashMap<String, Arc<Pool>>>,
+    pools: Mutex<HashMap<String, Arc<ServiceIds>>>,
 }
 
 /// The callers of one service, and the one task that serves them.
 #[derive(Debug)]
-struct Pool {
+struct ServiceIds {
     client: Client,
     service: String,
     directory: Bytes,
     range: RangeInclusive<u32>,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Waitlist>,
     /// A caller came or went.
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Waitlist {
     /// Bounded by the calls under way.
-    requests: Vec<Request>,
+    requests: Vec<IdRequest>,
     /// Whether the task runs.
     served: bool,
 }
 
 #[derive(Debug)]
-struct Request {
+struct IdRequest {
     ttl: Duration,
     /// Whether to wait where no id is free.
     patient: bool,
@@ -71,7 +71,7 @@ impl Allocators {
         Allocators { client, pools: Mutex::default() }
     }
 
-    fn pool(&self, operation: &'static str, service: &str, range: &RangeInclusive<u32>) -> Result<Arc<Pool>> {
+    fn pool(&self, operation: &'static str, service: &str, range: &RangeInclusive<u32>) -> Result<Arc<ServiceIds>> {
         let mut pools = self.pools.lock();
         if let Some(pool) = pools.get(service) {
             if pool.range != *range {
@@ -79,7 +79,7 @@ impl Allocators {
             }
             return Ok(Arc::clone(pool));
         }
-        let pool = Pool {
+        let pool = ServiceIds {
             client: self.client.clone(),
             service: service.to_owned(),
             directory: keys::ids(service),
@@ -120,7 +120,7 @@ impl InstanceIdAllocator for Allocators {
     }
 }
 
-impl Pool {
+impl ServiceIds {
     /// Asks for an id and waits for it; `None` where nobody will answer.
     async fn acquire(self: &Arc<Self>, ttl: Duration, wait: Wait, limit: Limit) -> Result<Option<(u32, LeasedEntry)>> {
         const OPERATION: &str = "allocator.acquire_id";
@@ -129,7 +129,7 @@ impl Pool {
         let _leaving = Leaving(self);
         let (answer, mut answered) = oneshot::channel();
         let (queued, waits) = oneshot::channel();
-        self.ask(Request { ttl, patient: wait != Wait::Never, queued: Some(queued), answer })?;
+        self.ask(IdRequest { ttl, patient: wait != Wait::Never, queued: Some(queued), answer })?;
         let first = async {
             tokio::select! {
                 biased;
@@ -145,7 +145,7 @@ impl Pool {
     }
 
     /// Queues a request, and starts the task that serves it where none runs.
-    fn ask(self: &Arc<Self>, request: Request) -> Result<()> {
+    fn ask(self: &Arc<Self>, request: IdRequest) -> Result<()> {
         let mut waiting = self.waiting.lock();
         if !waiting.served {
             // Ends when nobody waits any more. It cannot look before the request is there: that takes the lock.
@@ -160,7 +160,7 @@ impl Pool {
     }
 
     /// Everyone who waits, or `None` when nobody does: then the task must end.
-    fn take(&self, mut patient: Vec<Request>) -> Option<Vec<Request>> {
+    fn take(&self, mut patient: Vec<IdRequest>) -> Option<Vec<IdRequest>> {
         let mut waiting = self.waiting.lock();
         patient.append(&mut waiting.requests);
         patient.retain(|request| !request.answer.is_closed());
@@ -212,9 +212,9 @@ impl Pool {
     }
 
     /// Serves requests once; returns those that go on waiting.
-    async fn round(&self, mut requests: Vec<Request>) -> Vec<Request> {
+    async fn round(&self, mut requests: Vec<IdRequest>) -> Vec<IdRequest> {
         let mut patient = Vec::new();
-        let mut backoff = Backoff::new();
+        let mut backoff = backoff();
         while let Some(ttl) = requests.first().map(|request| request.ttl) {
             let (mut claimants, others): (Vec<_>, Vec<_>) = requests.into_iter().partition(|request| request.ttl == ttl);
             requests = claimants.split_off(claimants.len().min(CLAIM));
@@ -239,7 +239,7 @@ impl Pool {
     }
 
     /// Lets those join a claim who came while its session was made. Not later: what is free is read for all of them after they have asked (R41).
-    fn admit_late(&self, ttl: Duration, claimants: &mut Vec<Request>) {
+    fn admit_late(&self, ttl: Duration, claimants: &mut Vec<IdRequest>) {
         let mut waiting = self.waiting.lock();
         let mut room = CLAIM.saturating_sub(claimants.len());
         let (late, others): (Vec<_>, Vec<_>) = std::mem::take(&mut waiting.requests).into_iter().partition(|request| {
@@ -254,7 +254,7 @@ impl Pool {
     /// Claims the smallest free ids for as many of the claimants as there are, in their order, and leaves the others in the list (R41).
     ///
     /// One read and one transaction; one transaction more for each conflict with another provider, which has then made progress.
-    async fn claim(&self, ttl: Duration, claimants: &mut Vec<Request>) -> Result<()> {
+    async fn claim(&self, ttl: Duration, claimants: &mut Vec<IdRequest>) -> Result<()> {
         let session = self.client.enter("allocator.acquire_id", ttl).await?;
         self.admit_late(ttl, claimants);
         let ids = Range::prefix(self.directory.clone()).with_keys_only();
@@ -337,7 +337,7 @@ impl Pool {
 
 /// What serves a pool. When it ends, also by accident, nobody waits for it any more: those whose answers it owes ask again, or find that the provider is closed.
 struct Served {
-    pool: Arc<Pool>,
+    pool: Arc<ServiceIds>,
     /// Nobody was left to be served.
     done: bool,
 }
@@ -367,7 +367,7 @@ impl Drop for Served {
     }
 }
 
-impl Request {
+impl IdRequest {
     fn refuse(self, error: Error) {
         // A caller that is gone needs no answer.
         let _ = self.answer.send(Err(error));
@@ -379,7 +379,7 @@ impl Request {
 /// # Errors
 ///
 /// `LeaseLost` when the answer came after the local deadline: what is lost already is given to nobody.
-fn hand_out(claimed: Vec<(u32, LeasedEntry)>, claimants: &mut Vec<Request>) -> Result<()> {
+fn hand_out(claimed: Vec<(u32, LeasedEntry)>, claimants: &mut Vec<IdRequest>) -> Result<()> {
     if !claimed.iter().all(|(_, entry)| entry.state().is_held()) {
         return Err(Error::lease_lost("allocator.acquire_id", "the lease was lost before the answer came"));
     }
@@ -391,7 +391,7 @@ fn hand_out(claimed: Vec<(u32, LeasedEntry)>, claimants: &mut Vec<Request>) -> R
 }
 
 /// Tells the task that a caller went away, so that it does not wait for nobody.
-struct Leaving<'a>(&'a Pool);
+struct Leaving<'a>(&'a ServiceIds);
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {

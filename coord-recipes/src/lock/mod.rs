@@ -14,10 +14,10 @@ use futures_util::future::BoxFuture;
 
 use coord_core::session::{LeasedEntry, Placed, Token};
 use coord_core::telemetry::{Subject, Timer};
-use coord_core::{Backoff, Client, Limit, keys};
+use coord_core::{Client, Limit, backoff, keys};
 use metrics::{Unit, describe_histogram, histogram};
 
-use queue::{Queues, Turn};
+use queue::{LockQueues, Turn};
 
 const ACQUIRE: &str = "lock.acquire";
 
@@ -31,14 +31,14 @@ const HELD: &str = "coord_lock_held_duration_seconds";
 #[derive(Debug)]
 pub(crate) struct Locks {
     client: Client,
-    queues: Queues,
+    queues: LockQueues,
     waited: Timer,
     held: Timer,
 }
 
 /// A lock: as its user names it, and where its queue is.
 #[derive(Debug)]
-struct Lock<'a> {
+struct LockName<'a> {
     name: &'a str,
     queue: Bytes,
 }
@@ -56,12 +56,12 @@ impl Locks {
         describe_histogram!(WAITED, Unit::Seconds, "Time until a lock was acquired");
         describe_histogram!(HELD, Unit::Seconds, "Time for which a lock was held");
         let (waited, held) = (Timer::new(client.home(), histogram!(WAITED)), Timer::new(client.home(), histogram!(HELD)));
-        Locks { client, queues: Queues::default(), waited, held }
+        Locks { client, queues: LockQueues::default(), waited, held }
     }
 
     /// Waits in the queue for as long as it takes, or the caller wants.
-    async fn acquire(&self, lock: &Lock<'_>, ttl: Duration, limit: Limit) -> Result<LeasedEntry> {
-        let mut backoff = Backoff::new();
+    async fn acquire(&self, lock: &LockName<'_>, ttl: Duration, limit: Limit) -> Result<LeasedEntry> {
+        let mut backoff = backoff();
         loop {
             match self.queue_up(lock, ttl, limit).await {
                 // The lease died, or the entry was removed, while waiting: queue again, at the end (R30).
@@ -78,7 +78,7 @@ impl Locks {
     }
 
     /// Waits in the queue once.
-    async fn queue_up(&self, lock: &Lock<'_>, ttl: Duration, limit: Limit) -> Result<LeasedEntry> {
+    async fn queue_up(&self, lock: &LockName<'_>, ttl: Duration, limit: Limit) -> Result<LeasedEntry> {
         let home = self.client.home();
         let (entry, position) = limit.answer(home, ACQUIRE, self.join(ACQUIRE, lock, ttl)).await?;
         if let Position::Behind = position {
@@ -108,7 +108,7 @@ impl Locks {
     }
 
     /// Enters the queue: one request, which says whether anyone stands before.
-    async fn join(&self, operation: &'static str, lock: &Lock<'_>, ttl: Duration) -> Result<(LeasedEntry, Position)> {
+    async fn join(&self, operation: &'static str, lock: &LockName<'_>, ttl: Duration) -> Result<(LeasedEntry, Position)> {
         let entry = self.new_entry(operation, lock, ttl).await?;
         // Two entries, in whatever order the store has them at hand: they tell whether it is alone, which is all that matters here.
         let others = Range::prefix(lock.queue.clone()).with_limit(2).with_keys_only();
@@ -131,7 +131,7 @@ impl Locks {
     }
 
     /// Takes the lock if it is free: one request, no queue entry if it is not (R27).
-    async fn try_acquire(&self, lock: &Lock<'_>, ttl: Duration) -> Result<LeasedEntry> {
+    async fn try_acquire(&self, lock: &LockName<'_>, ttl: Duration) -> Result<LeasedEntry> {
         const OPERATION: &str = "lock.try_acquire";
         let queue = &lock.queue;
         let mut entry = self.new_entry(OPERATION, lock, ttl).await?;
@@ -173,7 +173,7 @@ impl Locks {
     }
 
     /// An entry with a key that was never given before; nothing is written yet.
-    async fn new_entry(&self, operation: &'static str, lock: &Lock<'_>, ttl: Duration) -> Result<LeasedEntry> {
+    async fn new_entry(&self, operation: &'static str, lock: &LockName<'_>, ttl: Duration) -> Result<LeasedEntry> {
         let session = self.client.enter(operation, ttl).await?;
         let key = keys::lock_entry(&lock.queue, session.lease(), session.nonce());
         Ok(LeasedEntry::new(session, key, Subject::new(CONTRACT, lock.name).timed(&self.held)))
@@ -216,7 +216,7 @@ fn missing_answer() -> Error {
 #[async_trait]
 impl DistributedLock for Locks {
     async fn acquire_with(&self, key: &str, options: LockOptions) -> Result<LockGuard> {
-        let lock = Lock { name: key, queue: keys::lock_queue(key::check(ACQUIRE, key)?) };
+        let lock = LockName { name: key, queue: keys::lock_queue(key::check(ACQUIRE, key)?) };
         round_ttl(ACQUIRE, options.ttl)?;
         let began = self.waited.begin();
         // Boxed, because a future that is handed on is stored twice.

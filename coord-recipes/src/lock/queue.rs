@@ -18,8 +18,8 @@ use coord_core::{Client, SweptMap, homeless, keys};
 
 /// The queues in which someone waits.
 #[derive(Debug, Default)]
-pub(crate) struct Queues {
-    by_prefix: Mutex<SweptMap<Bytes, Weak<Queue>>>,
+pub(crate) struct LockQueues {
+    by_prefix: Mutex<SweptMap<Bytes, Weak<LockQueue>>>,
 }
 
 /// What a waiter is told.
@@ -31,7 +31,7 @@ pub(crate) enum Turn {
     Gone,
 }
 
-impl Queues {
+impl LockQueues {
     /// Waits for the turn of the entry `key`, created at `created`, in the queue `prefix`.
     ///
     /// # Errors
@@ -46,7 +46,7 @@ impl Queues {
             let queue = self.queue(client, prefix)?;
             let (tell, told) = oneshot::channel();
             queue.view.lock().admit(created, key.clone(), tell);
-            let waiting = Waiting { queue, key: key.clone() };
+            let waiting = Waiter { queue, key: key.clone() };
             let turn = told.await;
             drop(waiting);
             match turn {
@@ -63,12 +63,12 @@ impl Queues {
     /// # Errors
     ///
     /// No place for its task is to be had.
-    pub(super) fn queue(&self, client: &Client, prefix: &Bytes) -> Result<Arc<Queue>> {
+    pub(super) fn queue(&self, client: &Client, prefix: &Bytes) -> Result<Arc<LockQueue>> {
         let mut queues = self.by_prefix.lock();
         if let Some(queue) = queues.get(prefix).and_then(Weak::upgrade).filter(|queue| !queue.view.lock().ended) {
             return Ok(queue);
         }
-        let queue = Arc::new(Queue { view: Mutex::new(View::default()), driver: OnceLock::new() });
+        let queue = Arc::new(LockQueue { view: Mutex::new(QueueView::default()), driver: OnceLock::new() });
         // Started once the queue is complete: another thread may run the task at once, and a queue that it cannot reach yet looks deserted to it.
         let guard = DismissWhenEnded(Arc::downgrade(&queue));
         let task = client.home().spawn(follow(guard, client.clone(), prefix.clone())).map_err(|error| homeless("lock.acquire", error))?;
@@ -80,12 +80,12 @@ impl Queues {
 
 /// A queue, as far as its watch has come. Dropped with its last waiter, and its task with it.
 #[derive(Debug)]
-pub(super) struct Queue {
-    view: Mutex<View>,
+pub(super) struct LockQueue {
+    view: Mutex<QueueView>,
     driver: OnceLock<AbortOnDropHandle<()>>,
 }
 
-impl Queue {
+impl LockQueue {
     /// Who holds the lock, as far as the view has come.
     pub(super) fn holder(&self) -> Option<String> {
         let view = self.view.lock();
@@ -95,7 +95,7 @@ impl Queue {
 }
 
 /// Lets the waiters of a view go when what moves it ends, so that none of them waits for ever. They look for another view.
-struct DismissWhenEnded(Weak<Queue>);
+struct DismissWhenEnded(Weak<LockQueue>);
 
 impl Drop for DismissWhenEnded {
     fn drop(&mut self) {
@@ -107,24 +107,24 @@ impl Drop for DismissWhenEnded {
 }
 
 #[derive(Debug, Default)]
-struct View {
+struct QueueView {
     /// The revision of the view; `None` until it was read.
     at: Option<Revision>,
     /// The entries, the oldest first.
     entries: BTreeSet<(Revision, Bytes)>,
-    known: HashMap<Bytes, Known>,
+    known: HashMap<Bytes, QueueEntry>,
     waiters: BTreeMap<Bytes, oneshot::Sender<Result<Turn>>>,
     ended: bool,
 }
 
 /// What a view knows of an entry.
 #[derive(Debug)]
-struct Known {
+struct QueueEntry {
     created: Revision,
     owner: Option<String>,
 }
 
-impl View {
+impl QueueView {
     /// Takes a waiter in, whose entry may have come and gone before the view was read.
     fn admit(&mut self, created: Revision, key: Bytes, tell: oneshot::Sender<Result<Turn>>) {
         if self.ended {
@@ -177,12 +177,12 @@ impl View {
         // Deeper keys are the queues of other names.
         if keys::segment(prefix, &key).is_some() {
             self.entries.insert((created, key.clone()));
-            self.known.insert(key, Known { created, owner: keys::owner(&value) });
+            self.known.insert(key, QueueEntry { created, owner: keys::owner(&value) });
         }
     }
 
     fn remove(&mut self, key: &Bytes) {
-        if let Some(Known { created, .. }) = self.known.remove(key) {
+        if let Some(QueueEntry { created, .. }) = self.known.remove(key) {
             self.entries.remove(&(created, key.clone()));
             self.tell(key, Turn::Gone);
         }
@@ -205,12 +205,12 @@ impl View {
 }
 
 /// A waiter's place in the view.
-struct Waiting {
-    queue: Arc<Queue>,
+struct Waiter {
+    queue: Arc<LockQueue>,
     key: Bytes,
 }
 
-impl Drop for Waiting {
+impl Drop for Waiter {
     fn drop(&mut self) {
         self.queue.view.lock().waiters.remove(&self.key);
     }

@@ -9,7 +9,8 @@ use coord_api::store::{Compare, Entry, Op, Range, Txn};
 use coord_api::{ErrorKind, LeaseId, Loss, Outcome, Result, Revision, Takeover, Value};
 use coord_core::session::{LeasedEntry, Placed, Token};
 use coord_core::telemetry::{Counted, Subject};
-use coord_core::{Backoff, Client};
+use coord_core::{Client, backoff};
+use coord_home::Backoff;
 use tokio::time::Instant;
 
 use super::fate::Verdict;
@@ -27,7 +28,7 @@ pub(super) struct Wanted {
 
 /// What happened to an entry.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum EntryEvent {
     /// It is in the store as wanted.
     Held,
     /// It was lost, and must be written again.
@@ -81,7 +82,7 @@ impl RegisteredEntry {
             interest,
             followed: None,
             is_told: false,
-            backoff: Backoff::new(),
+            backoff: backoff(),
         }
     }
 
@@ -112,11 +113,11 @@ impl RegisteredEntry {
     /// # Cancel safety
     ///
     /// Cancel safe: a write that was under way is fenced off before the next one.
-    pub(super) async fn next(&mut self) -> News {
+    pub(super) async fn next(&mut self) -> EntryEvent {
         match self.lifecycle.action() {
             Action::Rest => return std::future::pending().await,
             Action::Follow => return self.follow().await,
-            Action::GiveWay => return News::Foreign(None),
+            Action::GiveWay => return EntryEvent::Foreign(None),
             Action::Write => {}
             Action::WriteAt(then) => {
                 let home = self.client.home().clone();
@@ -130,12 +131,12 @@ impl RegisteredEntry {
         }
         match Box::pin(self.place()).await {
             Ok(news) => news,
-            Err(error) => News::Failed(error),
+            Err(error) => EntryEvent::Failed(error),
         }
     }
 
-    async fn place(&mut self) -> Result<News> {
-        let Some(wanted) = self.wanted.clone() else { return Ok(News::Lost) };
+    async fn place(&mut self) -> Result<EntryEvent> {
+        let Some(wanted) = self.wanted.clone() else { return Ok(EntryEvent::Lost) };
         let entry = self.live_entry(wanted.ttl).await?;
         self.followed.get_or_insert_with(|| self.interest.follow(self.key.clone()));
         // What is to be written over, and whether it is this provider's own.
@@ -148,7 +149,7 @@ impl RegisteredEntry {
                         entry.confirm(&found, self.token);
                         return Ok(self.on_placed(&entry, found.modified));
                     }
-                    Some(found) if !self.may_replace(&found) => return Ok(News::Foreign(record::reached_at(&found))),
+                    Some(found) if !self.may_replace(&found) => return Ok(EntryEvent::Foreign(record::reached_at(&found))),
                     None if self.is_followed() => return Ok(self.follow().await),
                     found => seen = self.look_at(found.as_ref()),
                 }
@@ -166,7 +167,7 @@ impl RegisteredEntry {
             match entry.place_batched(self.token, &write).await? {
                 Placed::Written(reply) => return Ok(self.on_placed(&entry, reply.revision)),
                 Placed::Refused(reply) => match reply.range(0).and_then(|found| found.entries.first()) {
-                    Some(found) if !self.may_replace(found) => return Ok(News::Foreign(record::reached_at(found))),
+                    Some(found) if !self.may_replace(found) => return Ok(EntryEvent::Foreign(record::reached_at(found))),
                     None if self.is_followed() => return Ok(self.follow().await),
                     found => seen = self.look_at(found),
                 },
@@ -243,7 +244,7 @@ impl RegisteredEntry {
         lease.is_some_and(|lease| self.client.owns(lease))
     }
 
-    fn on_placed(&mut self, entry: &LeasedEntry, modified: Revision) -> News {
+    fn on_placed(&mut self, entry: &LeasedEntry, modified: Revision) -> EntryEvent {
         entry.held();
         self.counted.is("held");
         if let Some(since) = self.lifecycle.lost_at() {
@@ -259,11 +260,11 @@ impl RegisteredEntry {
             followed.placed(modified);
             self.is_told = true;
         }
-        News::Held
+        EntryEvent::Held
     }
 
     /// Waits until the entry is gone, or another's.
-    async fn follow(&mut self) -> News {
+    async fn follow(&mut self) -> EntryEvent {
         let (Some(entry), Some(followed)) = (self.entry().cloned(), &self.followed) else { return self.on_lost(None) };
         let verdict = tokio::select! {
             biased;
@@ -271,18 +272,18 @@ impl RegisteredEntry {
             verdict = followed.verdict(entry.modified().unwrap_or_default()) => verdict,
         };
         match verdict {
-            Verdict::Foreign => News::Foreign(None),
+            Verdict::Foreign => EntryEvent::Foreign(None),
             Verdict::Gone => self.on_lost(Some(&entry)),
         }
     }
 
-    fn on_lost(&mut self, entry: Option<&LeasedEntry>) -> News {
+    fn on_lost(&mut self, entry: Option<&LeasedEntry>) -> EntryEvent {
         self.lifecycle.step(Event::Lost(self.client.home().now()));
         self.counted.is("healing");
         if let Some(entry) = entry.filter(|entry| entry.loss().get().is_none()) {
             entry.end_lost(Loss::Removed);
         }
-        News::Lost
+        EntryEvent::Lost
     }
 
     /// It had been lost since then, and is in the store again.

@@ -24,12 +24,12 @@ const FEW: usize = 4;
 
 /// What the service's watch has told of one key.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct KeyFate {
     fate: Mutex<Fate>,
     changed: Notify,
 }
 
-impl Told {
+impl KeyFate {
     /// What became of the entry that was written at `known`. Cancel safe.
     pub(super) async fn verdict(&self, known: Revision) -> Verdict {
         loop {
@@ -52,11 +52,11 @@ impl Told {
 #[derive(Debug)]
 enum Wish {
     /// The key is about to be written: what happens to it from now on counts.
-    Expect(Bytes, Arc<Told>),
+    Expect(Bytes, Arc<KeyFate>),
     /// It was written at this revision, and is to be watched.
     Follow(Bytes, Revision),
     /// It is of no interest any more to who was told this.
-    Forget(Bytes, Arc<Told>),
+    Forget(Bytes, Arc<KeyFate>),
 }
 
 /// A registration's end of a follower.
@@ -64,7 +64,7 @@ enum Wish {
 pub(super) struct Followed {
     key: Bytes,
     wishes: mpsc::UnboundedSender<Wish>,
-    told: Arc<Told>,
+    told: Arc<KeyFate>,
 }
 
 impl Followed {
@@ -93,7 +93,7 @@ pub(super) struct Interest(mpsc::UnboundedSender<Wish>);
 impl Interest {
     /// Follows a key, which is about to be written.
     pub(super) fn follow(&self, key: Bytes) -> Followed {
-        let told = Arc::new(Told::default());
+        let told = Arc::new(KeyFate::default());
         let _ = self.0.send(Wish::Expect(key.clone(), Arc::clone(&told)));
         Followed { key, wishes: self.0.clone(), told }
     }
@@ -101,8 +101,8 @@ impl Interest {
 
 /// A key that is followed.
 #[derive(Debug)]
-struct Key {
-    told: Arc<Told>,
+struct FollowedKey {
+    told: Arc<KeyFate>,
     /// Everything that happened to it up to here was told; none before it was written.
     seen: Option<Revision>,
 }
@@ -111,16 +111,16 @@ struct Key {
 type Watched = Option<Bytes>;
 
 /// A step of a watch, and how far it is.
-type Step = std::result::Result<(Watched, ResumingWatch, Result<Option<Delivery>>), Aborted>;
+type WatchStep = std::result::Result<(Watched, ResumingWatch, Result<Option<Delivery>>), Aborted>;
 
 /// Follows the registrations of one service. Moved on by [`run`](Self::run).
 pub(super) struct Follower {
     client: Client,
     directory: Bytes,
     wishes: mpsc::UnboundedReceiver<Wish>,
-    keys: BTreeMap<Bytes, Key>,
+    keys: BTreeMap<Bytes, FollowedKey>,
     /// The watches under way.
-    steps: FuturesUnordered<BoxFuture<'static, Step>>,
+    steps: FuturesUnordered<BoxFuture<'static, WatchStep>>,
     /// What ends each of them.
     stops: HashMap<Watched, AbortHandle>,
     /// Where the watch of the directory began, and how far it has come.
@@ -165,7 +165,7 @@ impl Follower {
     fn grant(&mut self, wish: Wish) {
         match wish {
             Wish::Expect(key, told) => {
-                self.keys.insert(key, Key { told, seen: None });
+                self.keys.insert(key, FollowedKey { told, seen: None });
             }
             Wish::Follow(key, at) => self.follow(key, at),
             // A later registration of the key may have come before the end of this one was noticed.

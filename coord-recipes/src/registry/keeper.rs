@@ -3,6 +3,7 @@
 //! All that happens to an entry happens in its keeper, one thing after the other, so that a heal under way and an unregister can never cross.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use coord_api::{
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use super::entry::{News, RegisteredEntry, Wanted};
+use super::entry::{EntryEvent, RegisteredEntry, Wanted};
 use super::follower::Interest;
 use super::record;
 use coord_core::session::{LeasedEntry, LossCell};
@@ -25,7 +26,7 @@ use coord_core::{Client, SingleFlight};
 const UNREGISTER: &str = "registry.unregister";
 
 /// An order to a keeper. Bounded: one for each call under way, and one for each handle that was dropped.
-enum Order {
+enum Command {
     /// Register this content, for a new handle.
     Register { content: Value, ttl: Duration, takeover: Takeover, answer: oneshot::Sender<Result<Handle>> },
     /// Replace the content, for the handle whose end this is.
@@ -35,16 +36,16 @@ enum Order {
 }
 
 /// An order that is being carried out.
-enum Pending {
+enum PendingCommand {
     Register { previous: Option<Wanted>, answer: oneshot::Sender<Result<Handle>> },
     Update { answer: oneshot::Sender<Result<()>> },
 }
 
-impl Pending {
+impl PendingCommand {
     /// Resolves when nobody waits for a registration any more. An update is carried out all the same.
-    async fn abandoned(pending: &mut Option<Pending>) {
+    async fn abandoned(pending: &mut Option<PendingCommand>) {
         match pending {
-            Some(Pending::Register { answer, .. }) => answer.closed().await,
+            Some(PendingCommand::Register { answer, .. }) => answer.closed().await,
             _ => std::future::pending().await,
         }
     }
@@ -53,7 +54,7 @@ impl Pending {
 /// How to reach a keeper, and what can be seen of it.
 #[derive(Clone)]
 pub(super) struct Mailbox {
-    orders: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedSender<Command>,
     status: Arc<Mutex<Status>>,
 }
 
@@ -83,7 +84,7 @@ impl Mailbox {
     ///
     /// That the keeper has ended is looked for besides: an order that is sent in the very moment in
     /// which the mailbox is dropped stays in the channel, unread, for as long as anyone may send.
-    async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
+    async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (answer, mut answered) = oneshot::channel();
         self.orders.send(order(answer)).ok()?;
         tokio::select! {
@@ -96,7 +97,7 @@ impl Mailbox {
 
     /// Registers, for a new handle; `None` when the keeper takes no more orders.
     pub(super) async fn register(&self, content: Value, ttl: Duration, options: RegisterOptions) -> Option<Result<Handle>> {
-        self.order(|answer| Order::Register { content, ttl, takeover: options.takeover, answer }).await
+        self.order(|answer| Command::Register { content, ttl, takeover: options.takeover, answer }).await
     }
 }
 
@@ -109,21 +110,20 @@ impl fmt::Debug for Mailbox {
 /// What keeps an entry.
 pub(super) struct Keeper {
     client: Client,
-    mailbox: mpsc::UnboundedReceiver<Order>,
+    mailbox: mpsc::UnboundedReceiver<Command>,
     /// For the handles that it makes; weak, so that the mailbox closes with the last handle.
-    orders: mpsc::WeakUnboundedSender<Order>,
+    orders: mpsc::WeakUnboundedSender<Command>,
     status: Arc<Mutex<Status>>,
     owner: Option<Arc<LossCell>>,
     entry: RegisteredEntry,
-    pending: Option<Pending>,
+    pending: Option<PendingCommand>,
 }
 
 /// Whether a keeper goes on.
-#[derive(PartialEq, Eq)]
-enum Next {
-    GoOn,
-    End,
-}
+type Next = ControlFlow<()>;
+
+const GO_ON: Next = ControlFlow::Continue(());
+const END: Next = ControlFlow::Break(());
 
 impl Keeper {
     /// A keeper of `key`, and how to reach it. It takes orders once it [runs](Self::run).
@@ -149,14 +149,14 @@ impl Keeper {
             let next = tokio::select! {
                 biased;
                 () = client.closing() => self.end(Loss::Closed),
-                () = Pending::abandoned(&mut self.pending) => self.on_abandoned().await,
+                () = PendingCommand::abandoned(&mut self.pending) => self.on_abandoned().await,
                 order = self.mailbox.recv(), if self.pending.is_none() => match order {
                     Some(order) => self.obey(order).await,
                     None => self.end(Loss::Released),
                 },
                 news = self.entry.next() => self.on_news(news).await,
             };
-            if next == Next::End {
+            if next.is_break() {
                 return;
             }
             self.show();
@@ -172,28 +172,28 @@ impl Keeper {
         }
     }
 
-    async fn obey(&mut self, order: Order) -> Next {
+    async fn obey(&mut self, order: Command) -> Next {
         match order {
-            Order::Register { content, ttl, takeover, answer } => {
+            Command::Register { content, ttl, takeover, answer } => {
                 let previous = self.entry.wanted().cloned();
-                self.pending = Some(Pending::Register { previous, answer });
+                self.pending = Some(PendingCommand::Register { previous, answer });
                 self.entry.want(Wanted { content, ttl }, Some(takeover));
-                Next::GoOn
+                GO_ON
             }
-            Order::Update { owner, content, answer } => {
+            Command::Update { owner, content, answer } => {
                 let Some(wanted) = self.entry.wanted().cloned().filter(|_| self.is_owner(&owner)) else {
                     let _ = answer.send(Err(ended("registry.update")));
-                    return Next::GoOn;
+                    return GO_ON;
                 };
-                self.pending = Some(Pending::Update { answer });
+                self.pending = Some(PendingCommand::Update { answer });
                 self.entry.want(Wanted { content, ..wanted }, None);
-                Next::GoOn
+                GO_ON
             }
-            Order::Unregister { owner, answer } => {
+            Command::Unregister { owner, answer } => {
                 if !self.is_owner(&owner) {
                     // A later handle of this provider owns the entry now.
                     answer.map(|answer| answer.send(Ok(())));
-                    return Next::GoOn;
+                    return GO_ON;
                 }
                 let removed = self.entry.remove().await;
                 answer.map(|answer| answer.send(removed));
@@ -202,30 +202,30 @@ impl Keeper {
         }
     }
 
-    async fn on_news(&mut self, news: News) -> Next {
+    async fn on_news(&mut self, news: EntryEvent) -> Next {
         match news {
-            News::Held => {
+            EntryEvent::Held => {
                 self.show();
                 match self.pending.take() {
-                    Some(Pending::Register { answer, .. }) => self.hand_over(answer),
-                    Some(Pending::Update { answer }) => {
+                    Some(PendingCommand::Register { answer, .. }) => self.hand_over(answer),
+                    Some(PendingCommand::Update { answer }) => {
                         let _ = answer.send(Ok(()));
                     }
                     None => {}
                 }
-                Next::GoOn
+                GO_ON
             }
-            News::Lost => Next::GoOn,
-            News::Foreign(reached_at) => {
+            EntryEvent::Lost => GO_ON,
+            EntryEvent::Foreign(reached_at) => {
                 match self.pending.take() {
-                    Some(Pending::Register { answer, .. }) => {
+                    Some(PendingCommand::Register { answer, .. }) => {
                         let conflict = Error::new(ErrorKind::Conflict, "registry.register", "a live foreign owner holds the id");
                         let _ = answer.send(Err(match reached_at {
                             Some(reached_at) => conflict.held_by(&reached_at),
                             None => conflict,
                         }));
                     }
-                    Some(Pending::Update { answer }) => {
+                    Some(PendingCommand::Update { answer }) => {
                         let _ = answer.send(Err(ended("registry.update")));
                     }
                     None => {}
@@ -233,7 +233,7 @@ impl Keeper {
                 self.entry.superseded();
                 self.end(Loss::Superseded)
             }
-            News::Failed(error) => self.on_failure(error).await,
+            EntryEvent::Failed(error) => self.on_failure(error).await,
         }
     }
 
@@ -241,35 +241,35 @@ impl Keeper {
         self.entry.retry_later();
         // A lease that died under the write is no answer: the next attempt makes a new one.
         if error.kind() == ErrorKind::LeaseLost {
-            return Next::GoOn;
+            return GO_ON;
         }
         let (kind, healing) = (error.kind(), self.pending.is_none());
         coord_home::event!(DEBUG, kind = %kind, healing, "registration could not be written");
         match self.pending.take() {
-            Some(Pending::Register { previous, answer }) => {
+            Some(PendingCommand::Register { previous, answer }) => {
                 let next = self.back_to(previous).await;
                 let _ = answer.send(Err(error));
                 self.end_if(next)
             }
-            Some(Pending::Update { answer }) => {
+            Some(PendingCommand::Update { answer }) => {
                 // The content stays wanted, and is written as soon as the store answers.
                 let _ = answer.send(Err(error.with_outcome(Outcome::Unknown)));
-                Next::GoOn
+                GO_ON
             }
-            None => Next::GoOn,
+            None => GO_ON,
         }
     }
 
     /// The caller that registered went away.
     async fn on_abandoned(&mut self) -> Next {
         match self.pending.take() {
-            Some(Pending::Register { previous, .. }) => {
+            Some(PendingCommand::Register { previous, .. }) => {
                 let next = self.back_to(previous).await;
                 self.end_if(next)
             }
             pending => {
                 self.pending = pending;
-                Next::GoOn
+                GO_ON
             }
         }
     }
@@ -279,18 +279,18 @@ impl Keeper {
         if let Some(previous) = previous {
             self.entry.want(previous, None);
             self.entry.retry_later();
-            return Next::GoOn;
+            return GO_ON;
         }
         // A failure leaves a debt behind.
         let _ = self.entry.remove().await;
-        Next::End
+        END
     }
 
     /// Ends, once it was answered, where that is what comes next.
     fn end_if(&mut self, next: Next) -> Next {
         match next {
-            Next::GoOn => Next::GoOn,
-            Next::End => self.end(Loss::Released),
+            GO_ON => GO_ON,
+            END => self.end(Loss::Released),
         }
     }
 
@@ -318,7 +318,7 @@ impl Keeper {
         if let Some(owner) = self.owner.take() {
             owner.set(loss);
         }
-        Next::End
+        END
     }
 }
 
@@ -329,7 +329,7 @@ impl Drop for Keeper {
         if self.owner.is_some() && !self.client.is_closed() {
             self.entry.deserted();
         }
-        self.end(Loss::Expired);
+        let _ = self.end(Loss::Expired);
     }
 }
 
@@ -360,7 +360,7 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         if self.owner.set(Loss::Released) {
-            let _ = self.mailbox.orders.send(Order::Unregister { owner: Arc::clone(&self.owner), answer: None });
+            let _ = self.mailbox.orders.send(Command::Unregister { owner: Arc::clone(&self.owner), answer: None });
         }
     }
 }
@@ -425,7 +425,7 @@ async fn remove(mailbox: Mailbox, owner: Arc<LossCell>, removed: Arc<Mutex<Optio
     if let Some(removed) = &*removed.lock() {
         return removed.clone();
     }
-    let answer = mailbox.order(|answer| Order::Unregister { owner: Arc::clone(&owner), answer: Some(answer) }).await;
+    let answer = mailbox.order(|answer| Command::Unregister { owner: Arc::clone(&owner), answer: Some(answer) }).await;
     let result = match (answer, owner.get()) {
         (Some(answer), _) => answer,
         (None, _) if closed => Err(Error::closed(UNREGISTER)),
@@ -456,7 +456,7 @@ impl LeasedRegistration for RegisteredInstance {
         let content = record::encode(OPERATION, &instance).map_err(|error| error.about(&self.path()))?;
         let owner = Arc::clone(&self.handle.owner);
         let answered = async {
-            let answer = self.handle.mailbox.order(|answer| Order::Update { owner, content, answer }).await;
+            let answer = self.handle.mailbox.order(|answer| Command::Update { owner, content, answer }).await;
             answer.unwrap_or_else(|| Err(ended(OPERATION)))
         };
         self.client.run_on(OPERATION, &self.path(), Outcome::Unknown, answered).await
@@ -483,7 +483,7 @@ mod tests {
     async fn an_order_that_a_keeper_leaves_unread_as_it_ends_is_given_up() {
         let (orders, mut unread) = mpsc::unbounded_channel();
         let mailbox = Mailbox { orders, status: Arc::default() };
-        let update = mailbox.order(|answer| Order::Update { owner: Arc::default(), content: Value::from("v"), answer });
+        let update = mailbox.order(|answer| Command::Update { owner: Arc::default(), content: Value::from("v"), answer });
         let (answer, ()) = tokio::join!(timeout(Duration::from_secs(1), update), async { unread.close() });
         assert_eq!(answer.expect("it is waited for").map(|answer| answer.map_err(|error| error.kind())), None);
         assert_eq!(unread.len(), 1, "the order is there, and so is the way to answer it");
@@ -493,9 +493,9 @@ mod tests {
     async fn what_was_answered_before_the_end_counts() {
         let (orders, mut read) = mpsc::unbounded_channel();
         let mailbox = Mailbox { orders, status: Arc::default() };
-        let update = mailbox.order(|answer| Order::Update { owner: Arc::default(), content: Value::from("v"), answer });
+        let update = mailbox.order(|answer| Command::Update { owner: Arc::default(), content: Value::from("v"), answer });
         let keeper = async {
-            let Some(Order::Update { answer, .. }) = read.recv().await else { panic!("an update was ordered") };
+            let Some(Command::Update { answer, .. }) = read.recv().await else { panic!("an update was ordered") };
             answer.send(Ok(())).unwrap();
             read.close();
         };

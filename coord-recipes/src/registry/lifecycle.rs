@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 /// Where a registration stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum Stage {
     /// Nothing is wanted in the store.
     Idle,
     /// It is not in the store as wanted, and is to be written: then, or at once.
@@ -49,7 +49,7 @@ pub(super) enum Action {
 /// The life of one registration.
 #[derive(Clone, Debug)]
 pub(super) struct Lifecycle {
-    phase: Phase,
+    phase: Stage,
     /// What to do with a live foreign owner, until it was written; none when healing.
     takeover: Option<Takeover>,
     /// A foreign owner was found in its place: who does not want to replace it any more is superseded.
@@ -60,7 +60,7 @@ pub(super) struct Lifecycle {
 
 impl Default for Lifecycle {
     fn default() -> Self {
-        Lifecycle { phase: Phase::Idle, takeover: None, contested: false, lost_at: None }
+        Lifecycle { phase: Stage::Idle, takeover: None, contested: false, lost_at: None }
     }
 }
 
@@ -69,23 +69,23 @@ impl Lifecycle {
     pub(super) fn step(&mut self, event: Event) -> Action {
         match event {
             Event::Wanted(takeover) => {
-                self.phase = Phase::Writing { not_before: None };
+                self.phase = Stage::Writing { not_before: None };
                 self.takeover = takeover;
             }
-            Event::Placed => *self = Lifecycle { phase: Phase::Held, ..Lifecycle::default() },
+            Event::Placed => *self = Lifecycle { phase: Stage::Held, ..Lifecycle::default() },
             Event::Lost(at) => {
-                if self.phase == Phase::Held {
-                    self.phase = Phase::Writing { not_before: None };
+                if self.phase == Stage::Held {
+                    self.phase = Stage::Writing { not_before: None };
                 }
                 self.lost_at.get_or_insert(at);
             }
             Event::Failed(again) => {
-                if self.phase != Phase::Idle {
-                    self.phase = Phase::Writing { not_before: Some(again) };
+                if self.phase != Stage::Idle {
+                    self.phase = Stage::Writing { not_before: Some(again) };
                 }
             }
             Event::Contested => self.contested = true,
-            Event::Over => self.phase = Phase::Idle,
+            Event::Over => self.phase = Stage::Idle,
         }
         self.action()
     }
@@ -93,11 +93,11 @@ impl Lifecycle {
     /// What is to be done next.
     pub(super) fn action(&self) -> Action {
         match self.phase {
-            Phase::Idle => Action::Rest,
-            Phase::Held => Action::Follow,
-            Phase::Writing { .. } if self.contested && self.takeover.is_none() => Action::GiveWay,
-            Phase::Writing { not_before: None } => Action::Write,
-            Phase::Writing { not_before: Some(then) } => Action::WriteAt(then),
+            Stage::Idle => Action::Rest,
+            Stage::Held => Action::Follow,
+            Stage::Writing { .. } if self.contested && self.takeover.is_none() => Action::GiveWay,
+            Stage::Writing { not_before: None } => Action::Write,
+            Stage::Writing { not_before: Some(then) } => Action::WriteAt(then),
         }
     }
 
