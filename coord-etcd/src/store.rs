@@ -41,7 +41,7 @@ struct EtcdClient {
     cluster: Arc<Cluster>,
     granted: Granted,
     watches: Watches,
-    /// Ends the streams of a client that nobody holds any more.
+    /// Cancels everything that runs for the client when its last clone is dropped.
     _closes: DropGuard,
 }
 
