@@ -134,3 +134,18 @@ impl fmt::Debug for EtcdStore {
         f.debug_struct("EtcdStore").field("members", &self.inner.cluster.members().names()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use coord_api::store::Op;
+
+    use super::*;
+
+    #[test]
+    fn the_future_of_a_request_is_small() {
+        let store = EtcdStore::connect_lazy(&EtcdOptions::default()).unwrap();
+        // In a debug build. A request, or a future that makes one, that is stored once more than it must be makes it larger.
+        let sizes = [size_of_val(&*store.range(Range::key("k"))), size_of_val(&*store.txn(Txn::new().then(Op::put("k", "v"))))];
+        assert!(sizes.iter().all(|size| *size <= 1_600), "{sizes:?} bytes");
+    }
+}
