@@ -196,7 +196,7 @@ impl Error {
         self
     }
 
-    /// Says who has what was asked for: the name of the provider that holds it.
+    /// Says who has what was asked for: the name of the provider that holds it, or where the instance is reached that does.
     #[must_use]
     pub fn held_by(mut self, holder: &str) -> Self {
         self.0.holder = Some(holder.into());
@@ -238,7 +238,7 @@ impl Error {
         self.0.key.as_deref()
     }
 
-    /// Who has what was asked for, where that is known: the name of the provider that holds it (R27).
+    /// Who has what was asked for, where that is known: the name of the provider that holds it (R27), or where the instance is reached that has the id (R34).
     pub fn holder(&self) -> Option<&str> {
         self.0.holder.as_deref()
     }

@@ -334,3 +334,38 @@ impl Drop for Trials {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    /// Each thread takes the locks that the other one takes.
+    #[test]
+    fn who_accuses_a_member_and_who_learns_of_all_of_them_do_not_wait_for_each_other() {
+        let closing = CancellationToken::new();
+        let members = Members::new(&EtcdOptions::new(["127.0.0.1:1", "127.0.0.1:2"]), closing.clone()).unwrap();
+        let targets: Vec<_> = members.targets.iter().map(|target| (target.clone(), false)).collect();
+        let (tell, done) = mpsc::channel();
+        let (accusing, told) = (Arc::clone(&members), tell.clone());
+        thread::spawn(move || {
+            for _ in 0..3_000 {
+                let asked = accusing.asked().unwrap();
+                accusing.report_failure(&asked, &Fault::silent());
+            }
+            told.send(()).unwrap();
+        });
+        thread::spawn(move || {
+            for _ in 0..100_000 {
+                members.become_these(&targets);
+            }
+            tell.send(()).unwrap();
+        });
+        for _ in 0..2 {
+            done.recv_timeout(Duration::from_secs(60)).expect("neither waits for ever");
+        }
+        closing.cancel();
+    }
+}

@@ -13,6 +13,7 @@
 //!   [`meter`] sums up what is to be counted until the recorder takes it.
 //! - **Back-off** ([`Backoff`]) is the same for everyone who tries again.
 //! - **After a fork** the child has no home ([`HomeError::Forked`]): it holds nothing, and sends nothing on its parent's connections.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(any(feature = "memory", feature = "etcd")))]
 compile_error!("coordkit needs a store: switch on one of its features `memory`, `sled` and `etcd`");
@@ -21,8 +22,3 @@ pub use coord_recipes as recipes;
 pub use coord_recipes::config_manager::{self, ConfigManager};
 pub use coord_recipes::{InstanceIdKeeper, when_lost};
 pub use source::{Source, open, open_from_env};
-
-/// The code on the first page of the repository, compiled and run: it needs no other package of ours.
-#[cfg(all(doctest, feature = "memory", feature = "grpc"))]
-#[doc = include_str!("../../README.md")]
-struct Readme;

@@ -56,32 +56,42 @@ async fn run(route: Route, handle: Arc<StreamHandle>, first: WatchRequest, mut c
             let (requests, responses) = stream.split();
             let liveness = Liveness::new(Instant::now(), answers.load(Ordering::Relaxed));
             let reader = StreamReader { handle, members, asked, responses, liveness, marks, answers, probe: None };
-            return carry(reader, requests, commands, table).await;
+            carry(reader, requests, &mut commands, &mut table).await
         }
-        Err(fault) => fault,
+        Err(fault) => Some(fault),
     };
+    let Some(fault) = fault else { return };
     table.end(&fault);
-    // Those who took a slot meanwhile.
+    refuse_the_rest(commands, &fault).await;
+}
+
+/// Tells those who take a slot as the stream ends. A command that is just being sent is waited for, or it would stay in the channel, and whoever sent it would hear
+/// nothing.
+async fn refuse_the_rest(mut commands: UnboundedReceiver<Command>, fault: &Fault) {
     commands.close();
-    while let Ok(command) = commands.try_recv() {
+    while let Some(command) = commands.recv().await {
         if let Command::Watch(request) = command {
             request.refuse(fault.clone());
         }
     }
 }
 
-/// Reads and writes until either comes to an end.
-async fn carry(reader: StreamReader, requests: WatchRequestSender, commands: UnboundedReceiver<Command>, table: Table) {
+/// Reads and writes until either comes to an end. Says why; `None` where nobody is left who could care.
+async fn carry(
+    reader: StreamReader,
+    requests: WatchRequestSender,
+    commands: &mut UnboundedReceiver<Command>,
+    table: &mut Table,
+) -> Option<Fault> {
     let table = Mutex::new(table);
-    let fault = tokio::select! {
-        fault = reader.read(&table) => fault,
-        () = write(requests, commands, &table) => return,
-    };
-    table.lock().end(&fault);
+    tokio::select! {
+        fault = reader.read(&table) => Some(fault),
+        () = write(requests, commands, &table) => None,
+    }
 }
 
 /// Sends what the stream is told to, until nobody is left. By itself, so that a server that takes nothing for a while does not keep anyone from reading what it sends.
-async fn write(mut requests: WatchRequestSender, mut commands: UnboundedReceiver<Command>, table: &Mutex<Table>) {
+async fn write(mut requests: WatchRequestSender, commands: &mut UnboundedReceiver<Command>, table: &Mutex<&mut Table>) {
     while let Some(command) = commands.recv().await {
         let sent = match command {
             Command::Watch(request) => {
@@ -117,7 +127,7 @@ struct StreamReader {
 }
 
 impl StreamReader {
-    async fn read(mut self, table: &Mutex<Table>) -> Fault {
+    async fn read(mut self, table: &Mutex<&mut Table>) -> Fault {
         let closing = self.members.closing().clone();
         loop {
             let (due, what) = self.liveness.due();
