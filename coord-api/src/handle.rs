@@ -108,7 +108,7 @@ enum LostState {
     },
 }
 
-/// Polls without giving way.
+/// How often in a row a `Lost` that is over is ready before it gives way once.
 const IN_A_ROW: u8 = 127;
 
 impl Lost {

@@ -19,10 +19,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::MAX_VALUE_BYTES;
 use crate::types::Value;
 
-/// What some editors put before the text. It says nothing, as there is no other encoding, and RFC 8259 lets a reader skip it.
+/// The byte order mark that some editors put before the text. RFC 8259 lets a reader skip it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// How deep serde_json reads.
+/// How many levels serde_json reads at most.
 const MAX_DEPTH: usize = 127;
 
 /// The JSON of a value.
@@ -77,12 +77,12 @@ struct JsonPath {
 #[derive(Clone, Copy)]
 enum PathStep {
     Field(&'static str),
-    /// Of a list, or an entry of a map: its key may be a secret.
+    /// The index in a list, or of an entry of a map: the key of an entry may be a secret, and is not shown.
     Index(usize),
 }
 
 impl JsonPath {
-    /// Serializes what is one level, or several, further inside. Where that fails the path remains, for the error.
+    /// Serializes a part that lies one or more steps further inside. If that fails the path stays as it is, for the error.
     fn inside<R, E>(&self, steps: &[PathStep], serialize: impl FnOnce() -> std::result::Result<R, E>) -> std::result::Result<R, E> {
         self.path.borrow_mut().extend_from_slice(steps);
         let done = serialize()?;
@@ -109,7 +109,7 @@ impl JsonPath {
 impl Display for JsonPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.borrow();
-        // The beginning tells where; the rest of a deep one would fill pages.
+        // The beginning of the path is enough to find the place; all of a deep one would fill pages.
         for step in path.iter().take(16) {
             match step {
                 PathStep::Field(name) => write!(f, ".{name}")?,
@@ -124,7 +124,7 @@ impl Display for JsonPath {
     }
 }
 
-/// A part of a value, which is looked at while it is written.
+/// A part of a value. Serializing it checks it.
 struct CheckedValue<'a, T: ?Sized> {
     value: &'a T,
     place: &'a JsonPath,
@@ -137,11 +137,11 @@ impl<T: Serialize + ?Sized> Serialize for CheckedValue<'_, T> {
     }
 }
 
-/// A serializer that passes everything on, but for what could not be read back.
+/// A serializer that passes everything on to another one, and refuses what could not be read back.
 struct Checking<'a, S> {
     inner: S,
     place: &'a JsonPath,
-    /// Whether what follows is that of a `Some`, which is not written.
+    /// Whether the value is the content of a `Some`: JSON does not show that there was one.
     in_some: bool,
 }
 
@@ -238,7 +238,7 @@ impl<'a, S: Serializer> Serializer for Checking<'a, S> {
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> std::result::Result<S::Ok, S::Error> {
-        // Not written either.
+        // A newtype does not show in JSON either.
         self.inner.serialize_newtype_struct(name, &CheckedValue { value, place: self.place, in_some: self.in_some })
     }
 

@@ -1,6 +1,7 @@
 //! Requests of the cluster: whichever of its members answers them.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,7 +123,8 @@ impl Cluster {
     {
         let asked = self.members.asked()?;
         let mut watched = ReportOnDrop { members: &self.members, asked: asked.clone(), since, answered: false };
-        let answer = self.members.until(since + limit, request(asked)).await;
+        let mut answering = pin!(request(asked));
+        let answer = self.members.until(since + limit, answering.as_mut()).await;
         watched.answered = true;
         match answer {
             Err(fault) if fault.over => {

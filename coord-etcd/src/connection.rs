@@ -1,4 +1,5 @@
-//! The connections to one member: who the client is to it, who it is, and for what each of them is used.
+//! The connections to one member: signing in on them, making sure that the member belongs to the cluster, and one connection
+//! for each use.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -22,10 +23,12 @@ use crate::flight::Flight;
 use crate::identity::{EtcdAnswer, Identity};
 use crate::target::Target;
 
-/// The largest answer that is taken. A page of a list, or the changes of a busy moment, may well exceed tonic's 4 MiB.
+/// The largest answer that is accepted, in bytes. A page of a list, or the changes of a busy moment, may exceed tonic's own
+/// limit of 4 MiB.
 pub(crate) const LARGEST_ANSWER: usize = 1 << 30;
 
-/// Runtimes that a link has a connection in at most. The requests of others go over the one at home.
+/// In how many runtimes a link has a connection of its own at most. The requests of further runtimes go over the connection in
+/// the client's home.
 const NEAR: usize = 16;
 
 /// What all connections of a client need.
@@ -34,7 +37,7 @@ pub(crate) struct Common {
     pub(crate) dialing: Dialing,
     pub(crate) account: Option<Arc<Account>>,
     pub(crate) identity: Arc<Identity>,
-    /// How long a sign-in may take, which no caller holds up.
+    /// How long a sign-in may take. It is a task of the home, so that no caller that stands still holds it up.
     pub(crate) sign_in_within: Duration,
     /// Whether requests go over a connection in the runtime that makes them.
     pub(crate) near: bool,
@@ -45,12 +48,13 @@ pub(crate) struct Common {
 pub(crate) struct Link {
     /// Tells the client's links apart.
     pub(crate) number: u64,
-    /// Keys, and what else is asked once.
+    /// For requests about keys, and all others with a single answer.
     pub(crate) main: Arc<MemberConnection>,
     near: Near,
-    /// Watches, on the same transport. The member ends them when it has no leader, which it would otherwise keep to itself.
+    /// For watches, on the same transport. The member is asked to end a watch when it has no leader: without that it would go on
+    /// and deliver nothing.
     pub(crate) watches: MemberConnection,
-    /// Renewals, on a transport of their own, so that nothing else can hold them up.
+    /// For renewals of leases, on a transport of their own, so that nothing else can delay them.
     pub(crate) leases: MemberConnection,
 }
 
@@ -78,7 +82,8 @@ fn channel(dialing: &Dialing, target: &Target) -> Result<Channel, Fault> {
     dialing.channel(target).map_err(|_| Fault::nonsense("the address of the member cannot be asked"))
 }
 
-/// Connections in the runtimes that make requests. Each carries those of its own runtime alone, so that one that stands still, or has ended, harms no other.
+/// Connections in the runtimes that make requests. A connection carries only the requests of its own runtime, so that a runtime
+/// that stands still or has ended harms no other.
 #[derive(Debug)]
 struct Near {
     made: Mutex<Vec<(Id, Home, Arc<MemberConnection>)>>,
@@ -87,7 +92,7 @@ struct Near {
 }
 
 impl Near {
-    /// The one in the present runtime, made where there is none; `None` where the home's is to be used.
+    /// The connection in the present runtime, which is made if there is none. `None` if the connection in the home is to be used.
     fn get(&self) -> Option<Arc<MemberConnection>> {
         if !self.common.near || Home::is_here() {
             return None;
@@ -113,7 +118,7 @@ impl Near {
 pub(crate) struct MemberConnection {
     client: Client,
     identity: Arc<Identity>,
-    /// Whether the other end has said that it belongs to the cluster. It stays who it is for as long as the connection lasts.
+    /// Whether the server has said that it belongs to the cluster. Once said this holds for as long as the connection lasts.
     identified: AtomicBool,
     signing_in: Option<Arc<SigningIn>>,
 }
@@ -121,7 +126,7 @@ pub(crate) struct MemberConnection {
 impl MemberConnection {
     fn new(channel: Channel, require_leader: bool, common: &Common) -> Result<Self, Fault> {
         let options = ConnectOptions::new().with_require_leader(require_leader);
-        // Without credentials, which would make it sign in here, etcd-client does nothing that is to be waited for.
+        // The future is ready at once: only with credentials, which we do not give it, would etcd-client do I/O here.
         let made = Client::from_channel(etcd_client::Channel::Tonic(channel), Some(options)).now_or_never();
         let client = made.unwrap_or(Err(etcd_client::Error::EndpointsNotManaged))?;
         let signing_in = common.account.clone().map(|account| {
@@ -137,8 +142,9 @@ impl MemberConnection {
         Ok(MemberConnection { client, identity: Arc::clone(&common.identity), identified: AtomicBool::new(false), signing_in })
     }
 
-    /// Makes one request of one of etcd's services, as all do: signed in, with a new token where the old one is refused, and answered by a member of the cluster. What writes is sent to
-    /// nobody of whom it is not known that he belongs to it.
+    /// Makes one request to one of etcd's services. Every request goes this way: it signs in first, repeats the request with a new
+    /// token if the old one is refused, and accepts an answer only from a member of the cluster. A request that writes is sent only
+    /// to a server that is known to belong to the cluster.
     pub(crate) async fn ask<S, T, F>(&self, effect: Effect, service: impl Fn(&Client) -> S, request: impl Fn(S) -> F) -> Result<T, Fault>
     where
         T: EtcdAnswer,
@@ -152,7 +158,7 @@ impl MemberConnection {
         Ok(answer)
     }
 
-    /// As [`ask`](Self::ask), whoever answers.
+    /// As [`ask`](Self::ask), but accepts an answer from a server of any cluster.
     pub(crate) async fn ask_anybody<S, T, F>(&self, service: impl Fn(&Client) -> S, request: impl Fn(S) -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
@@ -168,7 +174,7 @@ impl MemberConnection {
         // Boxed: it is rare.
         match Box::pin(self.ask_anybody(kv, nothing)).await {
             Ok(answer) => self.recognise(answer.pb_header()),
-            // Nothing of what is to be sent was.
+            // The request itself was not sent.
             Err(fault) => Err(Fault { outcome: Outcome::NotApplied, ..fault }),
         }
     }
@@ -185,7 +191,7 @@ impl MemberConnection {
         Ok(())
     }
 
-    /// What is said by somebody who does not speak as etcd does, and has not shown to be one, speaks against him.
+    /// Blames the member for a failure that no etcd would report in this way, unless the server has already answered as etcd does.
     fn judge(&self, fault: Fault) -> Fault {
         let is_known = fault.blames_member || fault.of_etcd || fault.over || self.is_identified();
         if is_known || fault.kind == ErrorKind::Closed {
@@ -194,13 +200,13 @@ impl MemberConnection {
         Fault::unavailable(format!("it answers as no etcd does: {}", fault.message))
     }
 
-    /// Makes one call; once more with a new token if the old one was the fault, which such a fault says was not applied.
+    /// Makes one call. If its token is refused, it is made once more with a new one: a call with a refused token was not applied.
     pub(crate) async fn run<T, E, F>(&self, call: impl Fn(&Client) -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, E>>,
         Fault: From<E>,
     {
-        // Boxed: a request of tonic's takes several KiB, which everything that awaits it would take as well.
+        // Boxed: a request of tonic takes several KiB, and every future that awaits it would be as large.
         let Some(signing_in) = &self.signing_in else { return Ok(Box::pin(call(&self.client)).await?) };
         let token = Box::pin(signing_in.newer_than(0)).await?;
         match Box::pin(call(&self.client)).await.map_err(Fault::from) {
@@ -220,7 +226,7 @@ pub(crate) fn kv(client: &Client) -> KvClient {
     client.kv_client().max_decoding_message_size(LARGEST_ANSWER)
 }
 
-/// A transaction that does nothing: what anybody is answered who may do anything, also where there is no majority.
+/// A transaction that does nothing. Every user who is signed in may make it, and a member answers it also without a majority.
 pub(crate) async fn nothing(mut kv: KvClient) -> Result<TxnResponse, etcd_client::Error> {
     kv.txn(etcd_client::Txn::new()).await
 }
@@ -238,7 +244,7 @@ struct SigningIn {
     home: Home,
     /// How long one may take.
     within: Duration,
-    /// How many tokens were fetched. Zero: nobody signed in yet.
+    /// How many tokens were fetched so far; zero before the first sign-in.
     tokens: AtomicU64,
     under_way: Flight<u64>,
 }
@@ -266,7 +272,7 @@ impl SigningIn {
                 coord_home::event!(WARN, "etcd does not authenticate anybody; the credentials are not used");
                 Ok(())
             }
-            // Signing in is a write of etcd's, but not of the caller's.
+            // For etcd a sign-in is a write, but the caller's request was not sent.
             Err(fault) => Err(Fault { outcome: Outcome::NotApplied, stale_token: false, ..fault }),
             Ok(()) => Ok(()),
         };

@@ -12,16 +12,16 @@ use crate::wire::{answer, found, get, head, put, request};
 
 const RANGE: &str = "store.range";
 
-/// Entries that the first page of a list asks for: with the largest values still less than what is taken.
+/// How many entries the first page of a list asks for. With values of the largest size they still fit into one answer.
 const FIRST_PAGE: usize = 128;
 
 /// Entries that one page asks for at most.
 const LARGEST_PAGE: usize = 4_096;
 
-/// Bytes that further pages aim at, by the size of the entries before.
+/// How many bytes each further page should have, estimated by the size of the entries before.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// How often a list is begun anew because the history under its pages was compacted.
+/// How many snapshots are read at most. A list begins again with a newer one when history is compacted while it is read.
 const SNAPSHOTS: usize = 3;
 
 /// Reads a range at one revision (S2), in pages where it is long.
@@ -32,7 +32,7 @@ pub(crate) async fn range(cluster: &Cluster, range: &Range) -> Result<RangeReply
     if is_whole(range, &first) {
         return Ok(first);
     }
-    // Boxed: it is rare, and every read would be as large as it otherwise.
+    // Boxed, because it is rare: otherwise the future of every read would be as large.
     let whole = Box::pin(cluster.home().timeout_at(deadline, whole(cluster, range, first)));
     whole.await.unwrap_or_else(|_| Err(Fault::silent().into_error(RANGE, Effect::Read)))
 }
@@ -42,7 +42,7 @@ async fn whole(cluster: &Cluster, range: &Range, mut first: RangeReply) -> Resul
     let mut snapshots = 1;
     loop {
         match further_pages(cluster, range, first).await {
-            // A newer snapshot is as good, unless a revision was asked for.
+            // Unless a revision was asked for, a newer snapshot is just as correct.
             Err(error) if error.kind() == ErrorKind::Compacted && range.at.is_none() && snapshots < SNAPSHOTS => snapshots += 1,
             reply => return reply,
         }
@@ -67,7 +67,8 @@ async fn further_pages(cluster: &Cluster, range: &Range, mut reply: RangeReply) 
     Ok(reply)
 }
 
-/// How many entries a page may have, by those before it; `None` for all, where etcd cannot continue or would read everything for each page.
+/// How many entries the next page asks for, by the size of those before. `None` for all of them: in other orders than by key etcd
+/// cannot continue after an entry, and with a bound on revisions it would read everything again for each page.
 fn limit_of_page(range: &Range, before: &[Entry]) -> Option<usize> {
     if range.order != Order::Key || range.max_created.is_some() {
         return None;
@@ -96,11 +97,11 @@ pub(crate) async fn txn(cluster: &Cluster, txn: &Txn) -> Result<TxnReply> {
     let effect = txn.effect();
     let run = |asked: Asked| async move {
         let connection = asked.link.requests();
-        // Where no operation asks to be linearizable, etcd compares with what this member happens to know.
+        // Without operations etcd evaluates the compares with what this member happens to know, which may be out of date.
         if txn.then.is_empty() && txn.otherwise.is_empty() {
             Box::pin(barrier(&connection)).await?;
         }
-        // What only puts one key is asked for as such: etcd answers it sooner than a transaction.
+        // A transaction that only puts one key is sent as a put, which etcd answers sooner.
         if let ([], [Op::Put { key, value, lease }], []) = (&*txn.compares, &*txn.then, &*txn.otherwise) {
             let put = connection.ask(effect, kv, |mut kv| async move { kv.put(key.clone(), value.as_bytes(), Some(put(*lease))).await });
             let revision = head(put.await?.0.header.as_ref())?;

@@ -147,6 +147,8 @@ impl Members {
     }
 
     /// Waits for what is done for this client: until a deadline, and for as long as the client is not closed.
+    ///
+    /// A future that is handed on by value is stored twice: hand on a large one pinned.
     pub(crate) async fn until<T>(&self, deadline: Instant, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
         tokio::select! {
             biased;

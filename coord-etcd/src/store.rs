@@ -41,7 +41,7 @@ struct EtcdClient {
     cluster: Arc<Cluster>,
     granted: Granted,
     watches: Watches,
-    /// Ends the streams of a client that nobody holds any more.
+    /// Cancels everything that runs for the client when its last clone is dropped.
     _closes: DropGuard,
 }
 
@@ -132,5 +132,20 @@ impl Store for EtcdStore {
 impl fmt::Debug for EtcdStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EtcdStore").field("members", &self.inner.cluster.members().names()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coord_api::store::Op;
+
+    use super::*;
+
+    #[test]
+    fn the_future_of_a_request_is_small() {
+        let store = EtcdStore::connect_lazy(&EtcdOptions::default()).unwrap();
+        // In a debug build. A request, or a future that makes one, that is stored once more than it must be makes it larger.
+        let sizes = [size_of_val(&*store.range(Range::key("k"))), size_of_val(&*store.txn(Txn::new().then(Op::put("k", "v"))))];
+        assert!(sizes.iter().all(|size| *size <= 1_600), "{sizes:?} bytes");
     }
 }

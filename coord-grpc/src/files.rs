@@ -1,4 +1,4 @@
-//! What to do when the process may open no more files.
+//! Open files, of which a process may have only so many: counting those of a channel, and giving some back when there are no more.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,13 +14,13 @@ use crate::error::root;
 /// The codes for "too many open files", in this process and in the system. They are the same on every Unix; std has no name for them.
 const OUT_OF_FILES: &[i32] = if cfg!(windows) { &[10_024] } else { &[24, 23] };
 
-/// A channel may have so many connections whatever others here need.
+/// How many connections a channel may have even if the process is short of files.
 pub(crate) const LEAST: usize = 4;
 
-/// What channels give back has to take effect before they give back more.
+/// Channels give back connections at most once in this time, so that what they gave back takes effect before they give back more.
 const ONCE_IN: Duration = Duration::from_secs(1);
 
-/// Who has connections, of which it can give back a part.
+/// A channel that can give back a part of its connections.
 pub(crate) trait Holder: Send + Sync {
     /// Whether it belongs to the process that this one was forked from.
     fn is_left_behind(&self) -> bool;
@@ -38,7 +38,7 @@ struct Channels {
     gave_back: Option<Instant>,
 }
 
-/// Whether something failed because no file was to be had.
+/// Whether something failed because the process, or the system, may open no more files.
 pub(crate) fn is_out_of_files(error: &Error) -> bool {
     root(error).downcast_ref().is_some_and(is_shortage)
 }
@@ -52,7 +52,7 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
 pub(crate) struct OpenFiles(Arc<AtomicUsize>);
 
 impl OpenFiles {
-    /// One more, until what is returned is dropped.
+    /// Counts one more file, until the guard that is returned is dropped.
     pub(crate) fn take(&self) -> FileGuard {
         self.0.fetch_add(1, Ordering::Relaxed);
         FileGuard(self.clone())
@@ -107,7 +107,7 @@ pub(crate) fn enrol(channel: Weak<dyn Holder>) {
     channels.known.push(channel);
 }
 
-/// No file was to be had: all channels of the process give back a part of their connections, and try no others for a while.
+/// Has all channels of the process give back a part of their connections, because one of them could open no file.
 pub(crate) fn give_back() {
     let channels: Vec<_> = {
         let mut channels = CHANNELS.lock();

@@ -27,13 +27,13 @@ use crate::resolver::Lookup;
 use crate::state::{EndpointState, Phase, Skipped};
 use crate::worker::{self, WorkerHost};
 
-/// So many endpoints that cannot be used are told one by one each time.
+/// How many endpoints that cannot be used are logged one by one when the set changes. Of further ones only the number is logged.
 const MOST_TOLD: usize = 10;
 
-/// After a shortage of files a channel makes do with fewer connections for so long; twice as long after each further one, …
+/// How long a channel has fewer connections after the process ran out of files. Each further shortage doubles it, …
 const SHORTEST_SHORTAGE: Duration = Duration::from_secs(30);
 
-/// … up to this. One that comes so long after the last one is the first again.
+/// … up to this. A shortage that comes at least this long after the end of the last one counts as the first again.
 const LONGEST_SHORTAGE: Duration = Duration::from_secs(600);
 
 /// The endpoints of a channel.
@@ -41,21 +41,21 @@ const LONGEST_SHORTAGE: Duration = Duration::from_secs(600);
 pub(crate) struct EndpointPool {
     pub(crate) options: ChannelOptions,
     pub(crate) home: Home,
-    /// Where the messages of requests that come bit by bit are drawn, so that one that blocks holds up no connection; `None` where whoever gave the home has several threads
-    /// there, or wants no more.
+    /// Where the bodies of streaming requests are polled, so that a body that blocks delays no connection. `None` if the channel's home was given
+    /// by the user, who may have several threads there, or wants no further thread.
     pub(crate) body_home: Option<Home>,
     pub(crate) lookup: Lookup,
-    /// Those of its connections, and of those to be.
+    /// The files of its connections, and of connections that are being made.
     pub(crate) files: OpenFiles,
     meter: ChannelMeter,
     made: Instant,
-    /// Which endpoints this channel prefers, where it cannot have all.
+    /// Decides which endpoints this channel connects where it may not connect all of them.
     preference_seed: u64,
     set: Mutex<EndpointEntries>,
     /// The connections of the endpoints that are ready, in the order of the set.
     ready: ArcSwap<Vec<Arc<EndpointConnection>>>,
     turn: AtomicUsize,
-    /// Who waits for an endpoint looks again.
+    /// Wakes the calls that wait for an endpoint.
     changed: Notify,
 }
 
@@ -69,14 +69,14 @@ struct EndpointEntries {
     unread: Option<Error>,
     next_id: u64,
     shortage: Option<Shortage>,
-    /// When others were looked for because none of those in use was ready.
+    /// When other endpoints were connected the last time because none of those in use was ready.
     looked_elsewhere: Option<Instant>,
     closed: bool,
     /// The runtime that the channel lived in is gone.
     home_ended: bool,
 }
 
-/// No file was to be had.
+/// The process ran out of files.
 #[derive(Debug)]
 struct Shortage {
     /// How many connections are made at most; `None` once it is over.
@@ -93,8 +93,8 @@ struct EndpointEntry {
     /// Unique in the pool, so that a worker never speaks for a successor with the same address.
     id: u64,
     endpoint: Endpoint,
-    /// Of more endpoints than may be connected, those with the highest rank are. It depends on the endpoint and the channel alone (rendezvous hashing): so a change of the set
-    /// changes only as many connections, and each channel prefers others.
+    /// If there are more endpoints than may be connected, those with the highest ranks are. The rank depends on the endpoint and the channel alone
+    /// (rendezvous hashing): so a change of the set changes no more connections than it must, and different channels connect different endpoints.
     rank: u64,
     phase: Phase,
     since: Instant,
@@ -158,7 +158,7 @@ impl EndpointPool {
         let (before, from) = ready.split_at(first);
         let open = || from.iter().chain(before).filter(|connection| connection.is_open());
         let other = |connection: &&Arc<EndpointConnection>| avoid.is_none_or(|avoid| !Arc::ptr_eq(avoid, connection));
-        // One that is on trial and busy is better than none.
+        // A connection that is on trial, and busy with the call that tries it, is better than none.
         let picked = open().filter(other).find(|connection| connection.admits()).or_else(|| open().find(other)).or_else(|| open().next());
         picked.map(Arc::clone)
     }
@@ -174,7 +174,7 @@ impl EndpointPool {
         self.until(readiness, || self.pick(avoid)).await
     }
 
-    /// Waits until an endpoint is ready, and leaves it alone.
+    /// Waits until an endpoint is ready, and sends nothing to it.
     pub(crate) async fn ready(&self, readiness: Readiness) -> Result<(), Status> {
         self.until(readiness, || self.ready.load().iter().any(|connection| connection.is_open()).then_some(())).await
     }
@@ -208,7 +208,7 @@ impl EndpointPool {
         }
         let open = match (&set.confirmed, &set.unread) {
             (None, unread) => unread.is_none(),
-            // One that counts as ready here has just dropped its connection, and its worker is about to say what comes of it.
+            // An endpoint that still counts as ready here has just lost its connection; its worker is about to report what became of it.
             (Some(_), _) => set.members.iter().any(|member| matches!(member.phase, Phase::Connecting | Phase::Ready)),
         };
         if open || readiness == Readiness::Wait {
@@ -341,7 +341,7 @@ impl EndpointPool {
         self.publish(&set);
     }
 
-    /// No file was to be had: makes do with fewer connections for a while, so that others in this process have some. How many are given back.
+    /// The process ran out of files: has fewer connections for a while, so that others in this process get some. Returns how many it gives back.
     fn make_do_with_fewer(self: &Arc<Self>) -> usize {
         let mut set = self.set.lock();
         if set.closed || set.home_ended {
@@ -370,7 +370,7 @@ impl EndpointPool {
         };
         // Where there is no home there are no connections either.
         let _ = self.home.spawn(over);
-        // A quarter is for others.
+        // A quarter of the connections is given back.
         let limit = LEAST.max(held - held / 4);
         set.shortage = Some(Shortage { limit: Some(limit), pause, since: now, _timer: timer.drop_guard() });
         self.choose_connected(&mut set);
@@ -402,7 +402,7 @@ impl EndpointPool {
         self.publish(&set);
     }
 
-    /// Tries endpoints that are not in use where all that are have failed; not more often than a dead endpoint is probed.
+    /// If all endpoints that are in use have failed, connects others; not more often than a dead endpoint is probed.
     fn look_elsewhere(self: &Arc<Self>) {
         let mut set = self.set.lock();
         let all = |phases: [Phase; 2]| set.members.iter().all(|member| phases.contains(&member.phase));
@@ -432,7 +432,7 @@ impl EndpointPool {
     pub(crate) fn unanswered(&self, connection: &Arc<EndpointConnection>, patience: Duration) {
         let limit = self.options.attempt_timeout.map_or(patience, |usual| usual.max(patience));
         let silence = connection.silence();
-        // Half of it: the last answer may have come while this call was waiting already.
+        // Half of the limit, because the last answer may have come when this call had already waited for a while.
         if silence < limit / 2 {
             return connection.note_nothing();
         }

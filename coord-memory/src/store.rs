@@ -1,4 +1,4 @@
-//! The store as its users see it.
+//! The public type: one client of a store in memory.
 
 use std::fmt;
 use std::sync::Arc;
@@ -69,8 +69,8 @@ impl MemoryStore {
     /// - **S6** What was acknowledged is there again. Revisions and lease numbers go on rising. Leases resume with their full TTL.
     /// - History starts empty: older reads and watches get `Compacted`.
     /// - The store lives in memory as a whole; opening reads all of it, and blocks the thread meanwhile: in async code use [`open_async`](Self::open_async).
-    /// - A directory that is open elsewhere is not waited for. Only where this process has let go of it less than half a second ago, the few milliseconds are waited for that
-    ///   it takes the database's threads to end.
+    /// - It does not wait for a directory that is open elsewhere. Only if this process has closed it less than half a second ago, it waits for the few milliseconds that
+    ///   the database's threads take to end.
     ///
     /// One process opens a directory once; several clients of it are made with [`client`](Self::client). The directory is let go when the last
     /// client ends.
@@ -153,7 +153,7 @@ impl MemoryStore {
     pub async fn compact(&self, through: Revision) -> Result<()> {
         let client = self.client_ref();
         client.check("store.compact")?;
-        // Not before everything is durable that this makes unreadable; a watcher might still be waiting for it.
+        // Waits first until everything is durable whose history goes: a watcher may not have seen it yet.
         let (head, seen) = client.shared.read(|state| state.engine.revision());
         client.seen("store.compact", seen).await?;
         client.shared.write(|state| state.engine.compact(through.min(head)));
@@ -193,7 +193,7 @@ impl Drop for ClientHandle {
     }
 }
 
-/// What was opened, and has no clock yet.
+/// A store that was read from its directory. It has no clock and no home yet.
 #[cfg(feature = "sled")]
 struct OpenedStore {
     engine: Engine,
@@ -336,7 +336,7 @@ impl Store for MemoryStore {
     }
 }
 
-/// Reads a range; one key of the present, which is asked for most, without a walk.
+/// Reads a range. The present state of one key, which is asked for most often, is looked up directly.
 fn read(engine: &Engine, range: Range) -> Result<RangeReply> {
     let Range { span: Span::Key(key), after_key: None, at: None, max_created: None, keys_only: false, .. } = range else {
         return engine.range(&range);

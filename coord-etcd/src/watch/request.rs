@@ -1,4 +1,4 @@
-//! A watch and its slot on a stream: what who wants the watch and who runs the stream know of each other.
+//! A watch and its slot on a stream. This is what the side that wants a watch and the side that runs the stream have in common.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use crate::wire::number;
 
 pub(super) const OPERATION: &str = "store.watch";
 
-/// Watches on one stream at most. A server holds 128 responses for a stream before it falls back on reading history again: the changes of one revision must not come
-/// to more.
+/// How many watches share one stream at most. A server queues 128 responses for a stream; beyond that it reads history again, which is
+/// slow. One revision may change something in every watch's range, so that there must be fewer watches than that.
 const SLOTS: usize = 100;
 
 /// What is to be watched.
@@ -31,9 +31,9 @@ pub(super) struct WatchTarget {
 }
 
 impl WatchTarget {
-    /// A watch from the present on, or from the past. The past begins *at* the last revision that was seen, and what is seen again is dropped. So a
-    /// server that has forgotten what follows that revision says that it was compacted; of one that is asked from the revision after it, some leave a
-    /// deletion out.
+    /// What to ask for: a watch from the present on, or from the past. A watch from the past begins *at* the last revision that was
+    /// seen, and what is delivered again is dropped. Asked in this way, every server reports a compaction of what follows; asked
+    /// from the next revision on, some servers leave out a deletion instead.
     fn request(&self, from_past: bool) -> (Bytes, WatchOptions) {
         let mut options = WatchOptions::new().with_fragment().with_progress_notify();
         if let Some(end) = &self.span.1 {
@@ -46,7 +46,7 @@ impl WatchTarget {
     }
 }
 
-/// Who is told that a watch was made, or why not.
+/// Where the one who wants a watch is told that it was made, or why not.
 pub(super) type TellOpened = oneshot::Sender<Result<OpenedWatch, Fault>>;
 
 /// A watch that the server is to make.
@@ -64,7 +64,8 @@ impl WatchRequest {
         WatchRequest { target, from_past: false, slot, tell }
     }
 
-    /// What to ask the server for. From the present on first and, only where changes came since, from the past: etcd looks at the past every 100 ms.
+    /// What to send to the server. A watch is asked for from the present on first, and from the past only if there were changes since:
+    /// etcd serves watches from the past only every 100 ms.
     pub(super) fn to_send(&self) -> (Bytes, WatchOptions) {
         self.target.request(self.from_past)
     }

@@ -1,4 +1,4 @@
-//! Which response is whose, on a stream of many watches. Pure: time comes in.
+//! Which response belongs to which watch, on a stream of many watches. Pure: time is an argument.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -16,7 +16,7 @@ use crate::error::Fault;
 use crate::probe::{Finding, Question};
 use crate::wire::{head, revision};
 
-/// The number that answers to a request for progress carry, which are about all watches of a stream.
+/// The watch id in answers to a request for progress, which are about all watches of a stream.
 const ALL_WATCHES: i64 = -1;
 
 /// What a response makes necessary.
@@ -26,14 +26,14 @@ pub(super) enum Reply {
     Watch(WatchRequest),
     /// Cancel the watch of this number.
     Cancel(i64),
-    /// Make no further watch on this stream, for the token that it signed in with is not taken any more, and then tell who wanted this one.
+    /// Make no further watch on this stream, because its token is not accepted any more, and refuse this one.
     Retire(WatchRequest, Fault),
 }
 
 /// The watches of one stream.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// What was asked for and is not answered. A server answers in the order in which it was asked.
+    /// The watches that were asked for and are not answered yet. A server answers in the order in which it was asked.
     asked: VecDeque<WatchRequest>,
     watches: HashMap<i64, OpenWatch>,
 }
@@ -43,9 +43,9 @@ struct OpenWatch {
     span: (Bytes, Option<Bytes>),
     assembler: Assembler,
     feeder: Feeder,
-    /// All that happened up to here was delivered, or was nothing, as was read.
+    /// Up to this revision every change was delivered, or a read has shown that there was none.
     checked: Revision,
-    /// Since when it is known that something happened which was not delivered.
+    /// Since when a change is known that was not delivered.
     undelivered_since: Option<Instant>,
 }
 
@@ -69,13 +69,14 @@ impl Table {
         if response.created {
             return self.created(&response, liveness);
         }
-        // Some servers answer before the changes that they tell of are sent, so that this is no progress of any watch.
+        // Some servers answer a request for progress before they have sent the changes up to that revision. So it says that
+        // the member lives, and not that any watch has come so far.
         if response.watch_id == ALL_WATCHES && !response.canceled {
             liveness.answered(response.header.as_ref().map(|header| revision(header.revision)).unwrap_or_default());
             return Ok(Vec::new());
         }
         let id = response.watch_id;
-        // What is left of a watch that was canceled.
+        // A late response for a watch that was canceled.
         let Some(watching) = self.watches.get_mut(&id) else { return Ok(Vec::new()) };
         let was_undelivered = watching.undelivered_since.is_some();
         let taken = watching.take(response, liveness, now);
@@ -89,7 +90,7 @@ impl Table {
         Ok(vec![Reply::Cancel(id)])
     }
 
-    /// The server has made a watch, or refuses to: that it says `created` is not enough, it may say `canceled` in the same breath.
+    /// The server has made a watch or refuses to: one response may say both `created` and `canceled`, and then it refuses.
     fn created(&mut self, response: &PbWatchResponse, liveness: &mut Liveness) -> Result<Vec<Reply>, Fault> {
         let Some(request) = self.asked.pop_front() else { return Err(Fault::unavailable("etcd made a watch that nobody asked for")) };
         if response.canceled {
@@ -117,7 +118,7 @@ impl Table {
         Ok(Vec::new())
     }
 
-    /// What is to be read, to see whether there is anything to tell.
+    /// What to read, to see whether a watch has changes that were not delivered.
     pub(super) fn questions(&self) -> Vec<Question> {
         let question = |(id, watching): (&i64, &OpenWatch)| Question { id: *id, span: watching.span.clone(), after: watching.checked };
         self.watches.iter().map(question).collect()

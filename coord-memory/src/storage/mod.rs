@@ -47,9 +47,9 @@ impl From<&Record> for Mutation {
 /// One or more commits, written as one.
 #[derive(Debug)]
 pub(crate) struct StorageWrite {
-    /// In the order of the commits: of several mutations of one key the last one counts.
+    /// In the order of the commits: if there are several mutations of one key, the last one counts.
     pub(crate) mutations: Vec<Mutation>,
-    /// How the store stands after them.
+    /// The counters of the store after these commits.
     pub(crate) counters: Counters,
 }
 
@@ -59,10 +59,10 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// The storage is then never written again: it is not known what it holds.
+    /// After an error it is not known what the storage holds, and it is never written again.
     fn write(&self, write: &StorageWrite) -> Result<()>;
 
-    /// Is told when the last client has ended, a moment before the storage is dropped.
+    /// Called when the last client has ended, shortly before the storage is dropped.
     fn let_go(&self);
 }
 
