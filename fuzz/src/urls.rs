@@ -23,7 +23,8 @@ pub fn check(data: &[u8]) {
     match block_on(Source::open(text)) {
         Ok(source) => {
             let shown = source.to_string();
-            let again = block_on(Source::open(&shown)).unwrap_or_else(|error| panic!("{text:?} is taken and shown as {shown:?}, which is not: {error}"));
+            let again = block_on(Source::open(&shown))
+                .unwrap_or_else(|error| panic!("{text:?} is taken and shown as {shown:?}, which is not: {error}"));
             assert_eq!(again.to_string(), shown, "from {text:?}");
             assert!(text.is_ascii() && shown.is_ascii(), "{text:?}");
         }
