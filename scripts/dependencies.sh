@@ -16,12 +16,13 @@ may_reach() {
     case $1 in
         coord-api | coord-home | coord-etcd-fixture) echo "" ;;
         coord-testkit) echo "coord-api" ;;
-        coord-recipes) echo "coord-api coord-home" ;;
-        coord-memory | coord-etcd) echo "coord-api coord-home coord-recipes" ;;
+        coord-core) echo "coord-api coord-home" ;;
+        coord-recipes) echo "coord-api coord-home coord-core" ;;
+        coord-memory | coord-etcd) echo "coord-api coord-home coord-core coord-recipes" ;;
         coord-grpc) echo "coord-api coord-home" ;;
-        coordkit) echo "coord-api coord-home coord-recipes coord-memory coord-etcd coord-grpc" ;;
-        coord-examples) echo "coord-api coord-home coord-recipes coord-memory coord-etcd coord-grpc coord-testkit coordkit" ;;
-        coord-fuzz) echo "coord-api coord-home coord-recipes coord-memory coord-etcd coord-grpc coordkit" ;;
+        coordkit) echo "coord-api coord-home coord-core coord-recipes coord-memory coord-etcd coord-grpc" ;;
+        coord-examples) echo "coord-api coord-home coord-core coord-recipes coord-memory coord-etcd coord-grpc coord-testkit coordkit" ;;
+        coord-fuzz) echo "coord-api coord-home coord-core coord-recipes coord-memory coord-etcd coord-grpc coordkit" ;;
         *) return 1 ;;
     esac
 }
@@ -76,7 +77,7 @@ for member in $members; do
     done
 done
 
-for crate in coord coord-api coord-home coord-recipes coord-memory coord-etcd coord-grpc; do
+for crate in coord coord-api coord-home coord-core coord-recipes coord-memory coord-etcd coord-grpc; do
     name=$(sed -n 's/^name = "\(.*\)"$/\1/p' "$crate/Cargo.toml" | head -n 1)
     while IFS= read -r found; do
         [ -z "$found" ] || complain "$name depends on $found, which tells the time of day"

@@ -9,7 +9,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::error::Result;
-use crate::registry::ServiceInstance;
 use crate::types::FencingToken;
 
 /// Why a handle stands for nothing any more.
@@ -91,17 +90,6 @@ pub trait Leased: fmt::Debug + Send + Sync + 'static {
     ///
     /// Cancel safe: a dropped call leaves the release to the provider.
     async fn release(&self) -> Result<()>;
-}
-
-/// What a backend provides behind [`Registration`](crate::Registration).
-#[async_trait]
-pub trait LeasedRegistration: Leased {
-    /// Replaces the registered content in place.
-    ///
-    /// # Errors
-    ///
-    /// As [`Registration::update`](crate::Registration::update).
-    async fn update(&self, instance: ServiceInstance) -> Result<()>;
 }
 
 /// A future that resolves once a handle is over for good. It borrows nothing, so it may outlive the handle or move to another task.

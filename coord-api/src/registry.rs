@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address;
 use crate::error::{Error, Result};
-use crate::handle::{HandleState, LeasedRegistration, Lost};
+use crate::handle::{HandleState, Leased, Lost};
 use crate::key;
 use crate::types::{FencingToken, Revision};
 use crate::watch::{Invalid, Snapshot, Watch};
@@ -176,7 +176,7 @@ pub trait ServiceRegistry: Debug + Send + Sync + 'static {
 
     /// Registers many instances at once: all of them, or, where one fails, none (R34). The registrations are in the order of the instances.
     ///
-    /// Backends on the recipes send them together, a hundred to a request. This default registers one after the other.
+    /// Backends on the recipes send them together, a hundred to a request.
     ///
     /// # Errors
     ///
@@ -186,14 +186,7 @@ pub trait ServiceRegistry: Debug + Send + Sync + 'static {
     /// # Cancel safety
     ///
     /// Cancel safe: a dropped call leaves no registration behind.
-    async fn register_all(&self, instances: Vec<ServiceInstance>, options: RegisterOptions) -> Result<Vec<Registration>> {
-        ServiceInstance::validate_all("registry.register", &instances)?;
-        let mut registrations = Vec::with_capacity(instances.len());
-        for instance in instances {
-            registrations.push(self.register_with(instance, options).await?);
-        }
-        Ok(registrations)
-    }
+    async fn register_all(&self, instances: Vec<ServiceInstance>, options: RegisterOptions) -> Result<Vec<Registration>>;
 
     /// The live instances of a service, sorted by id (R35). An unknown service has none.
     ///
@@ -231,6 +224,17 @@ pub trait ServiceRegistryExt: ServiceRegistry {
 }
 
 impl<R: ServiceRegistry + ?Sized> ServiceRegistryExt for R {}
+
+/// What a backend provides behind [`Registration`].
+#[async_trait]
+pub trait LeasedRegistration: Leased {
+    /// Replaces the registered content in place.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registration::update`].
+    async fn update(&self, instance: ServiceInstance) -> Result<()>;
+}
 
 /// A registration that is kept alive, and healed, until it is unregistered, dropped or superseded (R36 to R38).
 #[derive(Debug)]

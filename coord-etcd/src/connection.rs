@@ -5,21 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use coord_api::store::Effect;
 use coord_api::{ErrorKind, Outcome};
 use coord_recipes::Home;
-use etcd_client::proto::{PbResponseHeader, PbTxnResponse};
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::proto::PbResponseHeader;
+use etcd_client::{Client, ConnectOptions, KvClient, TxnResponse};
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Id};
 use tonic::transport::Channel;
 
 use crate::credentials::Account;
-use crate::dial::{Dialing, Target};
-use crate::error::{Effect, Fault};
+use crate::dial::Dialing;
+use crate::error::Fault;
 use crate::flight::Flight;
 use crate::identity::{Answer, Identity};
-use crate::watch::Pool;
+use crate::target::Target;
 
 /// The largest answer that is taken. A page of a list, or the changes of a busy moment, may well exceed tonic's 4 MiB.
 pub(crate) const LARGEST_ANSWER: usize = 1 << 30;
@@ -49,8 +50,6 @@ pub(crate) struct Link {
     near: Near,
     /// Watches, on the same transport. The member ends them when it has no leader, which it would otherwise keep to itself.
     pub(crate) watches: Connection,
-    /// The streams of the watches.
-    pub(crate) streams: Pool,
     /// Renewals, on a transport of their own, so that nothing else can hold them up.
     pub(crate) leases: Connection,
 }
@@ -65,7 +64,6 @@ impl Link {
             main: Arc::new(Connection::new(transport.clone(), false, common)?),
             near: Near { made: Mutex::default(), target: target.clone(), common: common.clone() },
             watches: Connection::new(transport, true, common)?,
-            streams: Pool::default(),
             leases: Connection::new(channel()?, true, common)?,
         })
     }
@@ -139,26 +137,27 @@ impl Connection {
         Ok(Connection { client, identity: Arc::clone(&common.identity), identified: AtomicBool::new(false), signing_in })
     }
 
-    /// Asks for one answer, which must be of the cluster. What writes is sent to nobody of whom that is not known.
-    pub(crate) async fn ask<T, F>(&self, effect: Effect, call: impl Fn(&Client) -> F) -> Result<T, Fault>
+    /// Makes one request of one of etcd's services, as all do: signed in, with a new token where the old one is refused, and answered by a member of the cluster. What writes is sent to
+    /// nobody of whom it is not known that he belongs to it.
+    pub(crate) async fn ask<S, T, F>(&self, effect: Effect, service: impl Fn(&Client) -> S, request: impl Fn(S) -> F) -> Result<T, Fault>
     where
         T: Answer,
-        F: Future<Output = Result<T, Fault>>,
+        F: Future<Output = Result<T, etcd_client::Error>>,
     {
         if effect != Effect::Read {
             self.identify().await?;
         }
-        let answer = self.ask_anybody(call).await?;
-        self.recognise(answer.header())?;
+        let answer = self.ask_anybody(service, request).await?;
+        self.recognise(answer.pb_header())?;
         Ok(answer)
     }
 
-    /// Asks for one answer, whoever gives it.
-    pub(crate) async fn ask_anybody<T, F>(&self, call: impl Fn(&Client) -> F) -> Result<T, Fault>
+    /// As [`ask`](Self::ask), whoever answers.
+    pub(crate) async fn ask_anybody<S, T, F>(&self, service: impl Fn(&Client) -> S, request: impl Fn(S) -> F) -> Result<T, Fault>
     where
-        F: Future<Output = Result<T, Fault>>,
+        F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        self.run(call).await.map_err(|fault| self.judge(fault))
+        self.run(|client| request(service(client))).await.map_err(|fault| self.judge(fault))
     }
 
     /// Makes sure that the other end belongs to the cluster.
@@ -167,8 +166,8 @@ impl Connection {
             return Ok(());
         }
         // Boxed: it is rare.
-        match Box::pin(self.ask_anybody(nothing)).await {
-            Ok(answer) => self.recognise(answer.header()),
+        match Box::pin(self.ask_anybody(kv, nothing)).await {
+            Ok(answer) => self.recognise(answer.pb_header()),
             // Nothing of what is to be sent was.
             Err(fault) => Err(Fault { outcome: Outcome::NotApplied, ..fault }),
         }
@@ -196,29 +195,34 @@ impl Connection {
     }
 
     /// Makes one call; once more with a new token if the old one was the fault, which such a fault says was not applied.
-    pub(crate) async fn run<T, F>(&self, call: impl Fn(&Client) -> F) -> Result<T, Fault>
+    pub(crate) async fn run<T, E, F>(&self, call: impl Fn(&Client) -> F) -> Result<T, Fault>
     where
-        F: Future<Output = Result<T, Fault>>,
+        F: Future<Output = Result<T, E>>,
+        Fault: From<E>,
     {
         // Boxed: a request of tonic's takes several KiB, which everything that awaits it would take as well.
-        let Some(signing_in) = &self.signing_in else { return Box::pin(call(&self.client)).await };
+        let Some(signing_in) = &self.signing_in else { return Ok(Box::pin(call(&self.client)).await?) };
         let token = Box::pin(signing_in.newer_than(0)).await?;
-        match Box::pin(call(&self.client)).await {
+        match Box::pin(call(&self.client)).await.map_err(Fault::from) {
             Err(fault) if fault.stale_token => {
                 let why = fault.message;
                 coord_home::event!(DEBUG, %why, "the token is refused; signing in again");
                 Box::pin(signing_in.newer_than(token)).await?;
-                Box::pin(call(&self.client)).await
+                Ok(Box::pin(call(&self.client)).await?)
             }
             answer => answer,
         }
     }
 }
 
+/// The service for keys.
+pub(crate) fn kv(client: &Client) -> KvClient {
+    client.kv_client().max_decoding_message_size(LARGEST_ANSWER)
+}
+
 /// A transaction that does nothing: what anybody is answered who may do anything, also where there is no majority.
-pub(crate) fn nothing(client: &Client) -> impl Future<Output = Result<PbTxnResponse, Fault>> + use<> {
-    let mut kv = client.kv_client();
-    async move { Ok(kv.txn(etcd_client::Txn::new()).await?.0) }
+pub(crate) async fn nothing(mut kv: KvClient) -> Result<TxnResponse, etcd_client::Error> {
+    kv.txn(etcd_client::Txn::new()).await
 }
 
 impl std::fmt::Debug for Connection {

@@ -11,8 +11,7 @@ use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-use crate::error::Fault;
-use crate::options::refuse;
+use crate::error::{Fault, refuse};
 use crate::tls::read;
 
 /// How long a refusal is believed. etcd takes a tenth of a second of one of its processors to look at a password.

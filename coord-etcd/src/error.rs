@@ -1,27 +1,16 @@
 //! What a failure of etcd means: one table from code and message to our kinds.
 //!
-//! etcd's codes are ambiguous, so that the message decides with them. `tests/errors.rs` provokes the rows on real servers of each series.
+//! etcd's codes are ambiguous, so that the message decides with them. The tests on real servers provoke the rows.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
+use std::{fmt, io};
 
 use coord_api::Outcome::{self, NotApplied, Unknown};
-use coord_api::{Error, ErrorKind, Revision};
+use coord_api::store::Effect;
+use coord_api::{Error, ErrorKind, Result, Revision};
 use coord_home::HomeError;
 use tonic::{Code, Status};
-
-use crate::dial::NotConnected;
-
-/// How a request acts on the store, and so what its failure may mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
-    /// It changes nothing.
-    Read,
-    /// It does the same however often it is sent.
-    Idempotent,
-    /// It changes something each time.
-    Write,
-}
 
 /// A failure, understood.
 #[derive(Clone, Debug)]
@@ -263,6 +252,42 @@ fn transport(error: &(dyn StdError + 'static)) -> Fault {
         Some(NotConnected::Failed(_)) => Fault { outcome: NotApplied, ..fault("no connection to etcd") },
         None => fault("the connection to etcd failed"),
     }
+}
+
+/// Why a request was not sent.
+#[derive(Debug)]
+pub(crate) enum NotConnected {
+    /// No connection could be made.
+    Failed(io::Error),
+    /// There was a connection, which has ended.
+    Over,
+}
+
+impl fmt::Display for NotConnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotConnected::Failed(error) => error.fmt(f),
+            NotConnected::Over => f.write_str("the connection has ended"),
+        }
+    }
+}
+
+impl std::error::Error for NotConnected {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            // What an `io::Error` says is what its own cause says.
+            NotConnected::Failed(error) => error.source(),
+            NotConnected::Over => None,
+        }
+    }
+}
+
+/// What bad options are refused by.
+pub(crate) const OPTIONS: &str = "etcd.options";
+
+/// Refuses options, before any I/O.
+pub(crate) fn refuse<T>(message: &'static str) -> Result<T> {
+    Err(Error::invalid_argument(OPTIONS, message))
 }
 
 #[cfg(test)]

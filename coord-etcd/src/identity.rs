@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use coord_api::Outcome;
-use etcd_client::proto::{
-    PbLeaseGrantResponse, PbLeaseRevokeResponse, PbLeaseTimeToLiveResponse, PbMemberListResponse, PbPutResponse, PbRangeResponse,
-    PbResponseHeader, PbStatusResponse, PbTxnResponse, PbWatchResponse,
+use etcd_client::proto::PbResponseHeader;
+use etcd_client::{
+    GetResponse, LeaseGrantResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, PutResponse, TxnResponse,
 };
 
 use crate::error::Fault;
@@ -54,30 +54,20 @@ impl Identity {
 /// What a member answered.
 pub(crate) trait Answer {
     /// Where the answer comes from.
-    fn header(&self) -> Option<&PbResponseHeader>;
+    fn pb_header(&self) -> Option<&PbResponseHeader>;
 }
 
 macro_rules! answers {
     ($($answer:ty),+ $(,)?) => {
         $(impl Answer for $answer {
-            fn header(&self) -> Option<&PbResponseHeader> {
-                self.header.as_ref()
+            fn pb_header(&self) -> Option<&PbResponseHeader> {
+                self.0.header.as_ref()
             }
         })+
     };
 }
 
-answers!(
-    PbLeaseGrantResponse,
-    PbLeaseRevokeResponse,
-    PbLeaseTimeToLiveResponse,
-    PbMemberListResponse,
-    PbPutResponse,
-    PbRangeResponse,
-    PbStatusResponse,
-    PbTxnResponse,
-    PbWatchResponse,
-);
+answers!(GetResponse, LeaseGrantResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, PutResponse, TxnResponse,);
 
 impl Fault {
     /// The member belongs to another cluster: nothing that it says is about ours, and nothing was done to ours.

@@ -3,8 +3,9 @@
 use coord_api::ErrorKind;
 use coord_api::store::StoreStatus;
 use etcd_client::proto::PbResponseHeader;
+use etcd_client::{Client, StatusResponse, TxnResponse};
 
-use crate::connection::{Connection, nothing};
+use crate::connection::{Connection, kv, nothing};
 use crate::error::Fault;
 
 /// What a member says of itself.
@@ -16,15 +17,12 @@ pub(crate) struct Told {
 
 /// Asks one member, of whatever cluster. It need not have a leader.
 pub(crate) async fn ask(connection: &Connection) -> Result<Told, Fault> {
-    let asked = connection.ask_anybody(|client| {
-        let mut maintenance = client.maintenance_client();
-        async move { Ok(maintenance.status().await?.0) }
-    });
-    match asked.await {
-        Ok(status) => Ok(Told { header: status.header, version: status.version }),
+    let status = connection.ask_anybody(Client::maintenance_client, |mut maintenance| async move { maintenance.status().await });
+    match status.await {
+        Ok(StatusResponse(status)) => Ok(Told { header: status.header, version: status.version }),
         // Newer servers tell their state to administrators alone, and some proxies nobody.
         Err(fault) if fault.kind == ErrorKind::PermissionDenied => {
-            let answer = connection.ask_anybody(nothing).await?;
+            let TxnResponse(answer) = connection.ask_anybody(kv, nothing).await?;
             Ok(Told { header: answer.header, version: String::new() })
         }
         Err(fault) => Err(fault),

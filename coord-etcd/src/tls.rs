@@ -16,7 +16,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::options::{OPERATION, refuse};
+use crate::error::{OPTIONS, refuse};
 
 /// How long a new connection waits for files to be read, or for the program's function. Then it is made with what was read before.
 const READ_WITHIN: Duration = Duration::from_secs(1);
@@ -150,7 +150,7 @@ impl<T: for<'a> From<&'a str> + Clone> Source<T> {
 /// The text of a file.
 pub(crate) fn read(what: &'static str, path: &Path) -> Result<String> {
     fs::read_to_string(path)
-        .map_err(|error| Error::invalid_argument(OPERATION, format!("the file with {what}, {}, cannot be read: {error}", path.display())))
+        .map_err(|error| Error::invalid_argument(OPTIONS, format!("the file with {what}, {}, cannot be read: {error}", path.display())))
 }
 
 /// What was read.

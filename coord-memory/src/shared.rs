@@ -1,7 +1,6 @@
 //! The store that all its clients share: the engine and the watchers under one lock, the clock, and what follows a commit.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -14,8 +13,11 @@ use tokio::time::Instant;
 use crate::engine::{Engine, LeaseChange, Window};
 use crate::expiry::Expiry;
 use crate::journal::Journal;
-use crate::storage::Mutation;
-use crate::watchers::{Watcher, Watchers};
+use crate::storage::{Mutation, Storage, new_store_id};
+use crate::watchers::{Watcher, Watchers, wake};
+
+/// The longest sleep of who expires leases; tokio's timers do not reach as far as leases do.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The history that a store keeps: 16,384 changes and 64 MiB at most.
 pub(crate) const WINDOW: Window = Window { changes: 16_384, bytes: 64 * 1024 * 1024 };
@@ -50,16 +52,23 @@ pub(crate) struct Seen {
 
 impl Shared {
     pub(crate) fn volatile(home: Home) -> Arc<Self> {
-        Shared::new(home, Engine::new(WINDOW), None, random_id(), concat!("coord-memory ", env!("CARGO_PKG_VERSION"), " (volatile)"))
+        Shared::new(home, Engine::new(WINDOW), None, new_store_id(), concat!("coord-memory ", env!("CARGO_PKG_VERSION"), " (volatile)"))
     }
 
-    pub(crate) fn new(home: Home, engine: Engine, journal: Option<Journal>, store_id: String, version: &'static str) -> Arc<Self> {
+    /// A store, which keeps its commits in `storage` where there is one.
+    pub(crate) fn new(home: Home, engine: Engine, storage: Option<Arc<dyn Storage>>, store_id: String, version: &'static str) -> Arc<Self> {
+        let (journals_home, revision) = (home.clone(), engine.revision());
+        let journal = |storage, me: &Weak<Shared>| {
+            let me = Weak::clone(me);
+            let failed = move || me.upgrade().iter().for_each(|shared| shared.wake_all());
+            Arc::new(Journal::new(journals_home, storage, revision, failed))
+        };
         Arc::new_cyclic(|me| Shared {
+            journal: storage.map(|storage| journal(storage, me)),
             state: RwLock::new(State { engine, watchers: Watchers::default() }),
             epoch: home.now(),
             home,
             expiry: Arc::default(),
-            journal: journal.map(Arc::new),
             clients: Mutex::new(0),
             next_client: AtomicU64::new(0),
             me: Weak::clone(me),
@@ -121,18 +130,13 @@ impl Shared {
         self.home.now().saturating_duration_since(self.epoch)
     }
 
-    /// The instant that lies `time` after the epoch.
-    pub(crate) fn instant(&self, time: Duration) -> Option<Instant> {
-        self.epoch.checked_add(time)
-    }
-
     /// Reads, after whatever has expired by now is gone.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&State) -> T) -> (T, Seen) {
         let mut state = self.state.read();
         if let Some(expiry) = state.engine.next_expiry() {
             // Not under the lock: a runtime that is ending drops the task at once, and that looks at the watchers.
             drop(state);
-            self.expiry.ensure(&self.home, &self.me);
+            self.ensure_expiry();
             if expiry <= self.now() {
                 self.write(|_| ());
             }
@@ -163,7 +167,7 @@ impl Shared {
             (result, Seen { number: self.queued(), wrote }, state.engine.next_expiry().is_some())
         };
         if leases {
-            self.expiry.ensure(&self.home, &self.me);
+            self.ensure_expiry();
         }
         if granted {
             self.expiry.poke();
@@ -179,7 +183,7 @@ impl Shared {
     /// The failure of the storage; `Closed` when `closed` says so.
     pub(crate) async fn durable(&self, seen: Seen, closed: impl Fn() -> bool) -> Result<()> {
         match &self.journal {
-            Some(journal) => journal.durable(&self.home, &self.me, seen.number, closed).await,
+            Some(journal) => journal.durable(seen.number, closed).await,
             None => Ok(()),
         }
     }
@@ -191,15 +195,15 @@ impl Shared {
     /// As [`durable`](Self::durable).
     pub(crate) async fn room(&self, closed: impl Fn() -> bool) -> Result<()> {
         match &self.journal {
-            Some(journal) => journal.room(&self.home, &self.me, closed).await,
+            Some(journal) => journal.room(closed).await,
             None => Ok(()),
         }
     }
 
     /// Writes to the disk what nobody waits for.
-    pub(crate) fn start_flush(&self) {
+    fn start_flush(&self) {
         if let Some(journal) = &self.journal {
-            journal.start_flush(&self.home, &self.me);
+            journal.start_flush();
         }
     }
 
@@ -216,8 +220,30 @@ impl Shared {
     /// Sees to it that somebody expires leases while there are any.
     pub(crate) fn keep_expiring(&self) {
         if self.state.read().engine.next_expiry().is_some() {
-            self.expiry.ensure(&self.home, &self.me);
+            self.ensure_expiry();
         }
+    }
+
+    /// Sees to it that somebody expires leases.
+    fn ensure_expiry(&self) {
+        let look = || {
+            let me = Weak::clone(&self.me);
+            // A store that let go of its directory has nothing left to expire.
+            move || me.upgrade().filter(|shared| !shared.is_released()).map(|shared| shared.expire())
+        };
+        let ended = || {
+            let me = Weak::clone(&self.me);
+            // The watchers, which may live in another runtime, start the task anew there.
+            move || me.upgrade().iter().for_each(|shared| shared.wake_all())
+        };
+        self.expiry.ensure(&self.home, look, ended);
+    }
+
+    /// Ends what has expired. When there will be more to do, if it is known.
+    fn expire(&self) -> Option<Instant> {
+        let (next, _) = self.write(|state| state.engine.next_expiry());
+        self.start_flush();
+        next.and_then(|next| self.epoch.checked_add(next.min(self.now() + LONGEST_SLEEP)))
     }
 
     /// Forgets a watcher.
@@ -226,7 +252,7 @@ impl Shared {
     }
 
     /// Makes every watcher look again.
-    pub(crate) fn wake_all(&self) {
+    fn wake_all(&self) {
         let watchers: Vec<_> = self.state.read().watchers.all().map(Arc::clone).collect();
         wake(watchers);
     }
@@ -275,17 +301,4 @@ impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("store_id", &self.store_id).field("version", &self.version).finish_non_exhaustive()
     }
-}
-
-/// Wakes watchers. Never under a lock: a waker may run anything.
-pub(crate) fn wake(watchers: Vec<Arc<Watcher>>) {
-    for waker in watchers.iter().filter_map(|watcher| watcher.take_waker()) {
-        waker.wake();
-    }
-}
-
-/// 128 bits that no other store has, from the seeds that the standard library draws for its hash maps.
-pub(crate) fn random_id() -> String {
-    let draw = || RandomState::new().build_hasher().finish();
-    format!("{:016x}{:016x}", draw(), draw())
 }

@@ -2,16 +2,16 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply, round_ttl};
-use coord_api::{Error, LeaseId, Outcome, Result, Revision};
+use coord_api::{Error, LeaseId, Result, Revision};
 use coord_home::Home;
 
+use crate::client::{Client, unavailable};
 use crate::engine::Engine;
-use crate::shared::{Seen, Shared};
+use crate::shared::Shared;
 use crate::watch::WatchStream;
 
 /// One client of an embedded store (S1 to S6).
@@ -108,10 +108,7 @@ impl MemoryStore {
     }
 
     pub(crate) fn of(shared: Arc<Shared>) -> Self {
-        let id = shared.enter();
-        let closed = AtomicBool::new(id.is_none());
-        let client = Client { id: id.unwrap_or(u64::MAX), closed, connection: AtomicU64::new(0), shared };
-        MemoryStore { handle: Arc::new(Handle(Arc::new(client))) }
+        MemoryStore { handle: Arc::new(Handle(Arc::new(Client::new(shared)))) }
     }
 
     /// A further client of the same store, independent of this one: closing or abandoning either leaves the other alone.
@@ -136,19 +133,12 @@ impl MemoryStore {
     /// `Unavailable`, also those that are first polled after [`reconnect`](Self::reconnect). No lease is renewed, so that they run out. Closing says `Unavailable` and closes all
     /// the same. A client that is cut off already, or closed, stays as it is.
     pub fn disconnect(&self) {
-        let client = self.client_ref();
-        let cut = client
-            .connection
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |number| (number % 2 == 0).then_some(number.wrapping_add(1)));
-        if cut.is_ok() && !client.is_closed() {
-            client.shared.disturb(client.id);
-        }
+        self.client_ref().disconnect();
     }
 
     /// Ends what [`disconnect`](Self::disconnect) began. A client that is not cut off stays as it is.
     pub fn reconnect(&self) {
-        let connection = &self.client_ref().connection;
-        let _ = connection.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |number| (number % 2 == 1).then_some(number.wrapping_add(1)));
+        self.client_ref().reconnect();
     }
 
     /// Forgets the history up to revision `through`, or up to the present one where that is later: older reads and watches get `Compacted` (S4).
@@ -203,94 +193,6 @@ impl Drop for Handle {
     }
 }
 
-/// A client, held by its handle and by its streams.
-#[derive(Debug)]
-pub(crate) struct Client {
-    shared: Arc<Shared>,
-    id: u64,
-    closed: AtomicBool,
-    /// Counts how often the client was cut off and connected again: odd while it is cut off.
-    connection: AtomicU64,
-}
-
-impl Client {
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-
-    /// Whether operations can be begun.
-    pub(crate) fn check(&self, operation: &'static str) -> Result<()> {
-        if self.is_closed() {
-            return Err(closed(operation));
-        }
-        if self.is_cut_off() {
-            return Err(unavailable(operation));
-        }
-        match self.shared.failure() {
-            Some(failure) => Err(failure.clone().in_operation(operation)),
-            None => Ok(()),
-        }
-    }
-
-    /// The number of the connection, for a stream: it ends with its connection.
-    pub(crate) fn connection(&self) -> u64 {
-        self.connection.load(Ordering::SeqCst)
-    }
-
-    /// Whether a stream of connection number `connection` can go on.
-    pub(crate) fn check_stream(&self, operation: &'static str, connection: u64) -> Result<()> {
-        self.check(operation)?;
-        if self.connection() == connection { Ok(()) } else { Err(unavailable(operation)) }
-    }
-
-    fn is_cut_off(&self) -> bool {
-        self.connection() % 2 == 1
-    }
-
-    fn is_gone(&self) -> bool {
-        self.is_closed() || self.is_cut_off()
-    }
-
-    fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
-    }
-
-    fn close(&self) {
-        if !self.closed.swap(true, Ordering::SeqCst) {
-            self.shared.leave(self.id);
-        }
-    }
-
-    /// Waits until an answer may be given.
-    async fn seen(&self, operation: &'static str, seen: Seen) -> Result<()> {
-        self.shared.durable(seen, || self.is_gone()).await.map_err(|error| {
-            let outcome = if seen.wrote { Outcome::Unknown } else { Outcome::NotApplied };
-            self.failed(operation, error).with_outcome(outcome)
-        })
-    }
-
-    /// Waits until a write may be begun.
-    async fn room(&self, operation: &'static str) -> Result<()> {
-        self.shared.room(|| self.is_gone()).await.map_err(|error| self.failed(operation, error))
-    }
-
-    fn failed(&self, operation: &'static str, error: Error) -> Error {
-        match (self.is_closed(), self.is_cut_off()) {
-            (true, _) => closed(operation),
-            (_, true) => unavailable(operation),
-            _ => error.in_operation(operation),
-        }
-    }
-}
-
-fn closed(operation: &'static str) -> Error {
-    Error::new(coord_api::ErrorKind::Closed, operation, "the store's client is closed")
-}
-
-fn unavailable(operation: &'static str) -> Error {
-    Error::new(coord_api::ErrorKind::Unavailable, operation, "the store's client is cut off from it")
-}
-
 /// What was opened, and has no clock yet.
 #[cfg(feature = "sled")]
 struct Opened {
@@ -302,9 +204,8 @@ struct Opened {
 #[cfg(feature = "sled")]
 impl Opened {
     fn into_shared(self) -> Arc<Shared> {
-        let journal = crate::journal::Journal::new(Arc::new(self.storage), self.engine.revision());
         let version = concat!("coord-memory ", env!("CARGO_PKG_VERSION"), " (sled 0.34)");
-        Shared::new(Home::shared(), self.engine, Some(journal), self.store_id, version)
+        Shared::new(Home::shared(), self.engine, Some(Arc::new(self.storage)), self.store_id, version)
     }
 }
 

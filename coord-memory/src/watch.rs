@@ -8,7 +8,7 @@ use coord_api::store::StoreEvent;
 use coord_api::{Error, Result};
 use futures_core::Stream;
 
-use crate::store::Client;
+use crate::client::Client;
 use crate::watchers::{Pending, Watcher};
 
 const OPERATION: &str = "store.watch";
@@ -30,7 +30,7 @@ impl WatchStream {
     /// What to deliver next; `None` when nothing is pending.
     fn next_event(&self) -> Result<Option<StoreEvent>> {
         self.client.check_stream(OPERATION, self.connection)?;
-        let shared = self.client.shared();
+        let shared = &self.client.shared;
         let Some(pending) = self.watcher.pending() else {
             shared.keep_expiring();
             return Ok(None);
@@ -58,7 +58,7 @@ impl WatchStream {
     fn end(&mut self) {
         if !self.ended {
             self.ended = true;
-            self.client.shared().unwatch(&self.watcher);
+            self.client.shared.unwatch(&self.watcher);
         }
     }
 }

@@ -177,6 +177,13 @@ impl Watchers {
     }
 }
 
+/// Wakes watchers. Never under a lock: a waker may run anything.
+pub(crate) fn wake(watchers: Vec<Arc<Watcher>>) {
+    for waker in watchers.iter().filter_map(|watcher| watcher.take_waker()) {
+        waker.wake();
+    }
+}
+
 /// Whether the prefix ends where a key's segment ends, so that walking a key's `/` finds it.
 fn is_directory(prefix: &[u8]) -> bool {
     prefix.last() == Some(&b'/')

@@ -5,7 +5,7 @@ use coord_api::store::{Batch, Change};
 use etcd_client::proto::{PbEvent, PbWatchResponse};
 
 use crate::error::Fault;
-use crate::kv::{entry, revision};
+use crate::wire::{entry, revision};
 
 /// Number of the event type of a deletion. Anything else but a put is none that we know.
 const DELETE: i32 = 1;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use coord_api::store::{Change, StoreEvent};
+use coord_api::store::StoreEvent;
 use coord_api::{Error, Result};
 use futures_util::Stream;
 use parking_lot::Mutex;
@@ -91,17 +91,15 @@ impl Stream for Events {
 }
 
 fn size(event: &StoreEvent) -> usize {
-    let StoreEvent::Batch(batch) = event else { return 0 };
-    let change = |change: &Change| match change {
-        Change::Put(entry) => entry.key.len() + entry.value.len(),
-        Change::Delete { key } => key.len(),
-    };
-    batch.changes.iter().map(change).sum()
+    match event {
+        StoreEvent::Batch(batch) => batch.bytes(),
+        StoreEvent::Progress(_) => 0,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use coord_api::store::Batch;
+    use coord_api::store::{Batch, Change};
     use coord_api::{ErrorKind, Revision};
     use futures_util::StreamExt;
 

@@ -4,71 +4,37 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use coord_api::Revision;
-use coord_api::store::StoreEvent;
-use etcd_client::WatchOptions;
+use coord_api::store::{Effect, StoreEvent};
 use etcd_client::proto::PbWatchResponse;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::assemble::{Assembler, canceled};
 use super::liveness::Liveness;
-use super::probe::{Finding, Question};
 use super::queue::{self, Feeder};
-use super::stream::Seat;
-use super::{OPERATION, Opened, Seated, Target};
-use crate::error::{Effect, Fault};
-use crate::kv::{head, revision};
+use super::request::{OPERATION, WatchRequest};
+use crate::error::Fault;
+use crate::probe::{Finding, Question};
+use crate::wire::{head, revision};
 
 /// The number that answers to a request for progress carry, which are about all watches of a stream.
 const ALL_WATCHES: i64 = -1;
-
-/// A watch that the server is to make.
-#[derive(Debug)]
-pub(super) struct Wanted {
-    target: Target,
-    /// Whether changes are known to have come since.
-    from_past: bool,
-    seat: Seat,
-    opened: oneshot::Sender<Result<Opened, Fault>>,
-}
-
-impl Wanted {
-    pub(super) fn new(target: Target, seat: Seat, opened: oneshot::Sender<Result<Opened, Fault>>) -> Self {
-        Wanted { target, from_past: false, seat, opened }
-    }
-
-    /// What to ask the server for. From the present on first and, only where changes came since, from the past: etcd looks at the past every 100 ms.
-    pub(super) fn request(&self) -> (Bytes, WatchOptions) {
-        self.target.request(self.from_past)
-    }
-
-    /// A key that is to be watched.
-    pub(super) fn key(&self) -> &Bytes {
-        &self.target.span.0
-    }
-
-    pub(super) fn refuse(self, fault: Fault) {
-        // Who does not wait any more does not care.
-        let _ = self.opened.send(Err(fault));
-    }
-}
 
 /// What a response makes necessary.
 #[derive(Debug)]
 pub(super) enum Reply {
     /// Ask for this watch.
-    Watch(Wanted),
+    Watch(WatchRequest),
     /// Cancel the watch of this number.
     Cancel(i64),
     /// Make no further watch on this stream, for the token that it signed in with is not taken any more, and then tell who wanted this one.
-    Retire(Wanted, Fault),
+    Retire(WatchRequest, Fault),
 }
 
 /// The watches of one stream.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     /// What was asked for and is not answered. A server answers in the order in which it was asked.
-    asked: VecDeque<Wanted>,
+    asked: VecDeque<WatchRequest>,
     watches: HashMap<i64, Watching>,
 }
 
@@ -85,8 +51,8 @@ struct Watching {
 
 impl Table {
     /// The server is asked for this next.
-    pub(super) fn ask(&mut self, wanted: Wanted) {
-        self.asked.push_back(wanted);
+    pub(super) fn ask(&mut self, request: WatchRequest) {
+        self.asked.push_back(request);
     }
 
     /// Nobody reads this watch any more.
@@ -125,31 +91,29 @@ impl Table {
 
     /// The server has made a watch, or refuses to: that it says `created` is not enough, it may say `canceled` in the same breath.
     fn created(&mut self, response: &PbWatchResponse, liveness: &mut Liveness) -> Result<Vec<Reply>, Fault> {
-        let Some(mut wanted) = self.asked.pop_front() else { return Err(Fault::unavailable("etcd made a watch that nobody asked for")) };
+        let Some(request) = self.asked.pop_front() else { return Err(Fault::unavailable("etcd made a watch that nobody asked for")) };
         if response.canceled {
             let fault = canceled(response);
             if fault.stale_token {
-                return Ok(vec![Reply::Retire(wanted, fault)]);
+                return Ok(vec![Reply::Retire(request, fault)]);
             }
-            wanted.refuse(fault);
+            request.refuse(fault);
             return Ok(Vec::new());
         }
         let (id, present) = (response.watch_id, head(response.header.as_ref())?);
-        let after = wanted.target.after.unwrap_or(present);
-        if after < present && !wanted.from_past {
-            wanted.from_past = true;
-            return Ok(vec![Reply::Cancel(id), Reply::Watch(wanted)]);
+        let after = request.after(present);
+        if after < present && !request.is_from_past() {
+            return Ok(vec![Reply::Cancel(id), Reply::Watch(request.from_past())]);
         }
         liveness.told(present);
         if after < present {
             liveness.behind(after);
         }
         let (feeder, events) = queue::new();
-        let Wanted { target, seat, opened, .. } = wanted;
-        let watching = Watching { span: target.span, assembler: Assembler::new(after), feeder, checked: after, owing: None };
+        let span = request.span().clone();
+        let watching = Watching { span, assembler: Assembler::new(after), feeder, checked: after, owing: None };
         self.watches.insert(id, watching);
-        // Should nobody wait any more, what is dropped here cancels the watch.
-        let _ = opened.send(Ok(Opened { armed: after.min(present), events: Seated { events, _seat: seat.of(id) } }));
+        request.open(id, after.min(present), events);
         Ok(Vec::new())
     }
 
@@ -180,7 +144,7 @@ impl Table {
     /// The stream is over, and with it every watch.
     pub(super) fn end(&mut self, fault: &Fault) {
         self.watches.drain().for_each(|(_, watching)| watching.end(fault.clone()));
-        self.asked.drain(..).for_each(|wanted| wanted.refuse(fault.clone()));
+        self.asked.drain(..).for_each(|request| request.refuse(fault.clone()));
     }
 }
 

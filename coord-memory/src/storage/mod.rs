@@ -6,6 +6,7 @@
 pub(crate) mod sled;
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -72,4 +73,10 @@ pub(crate) struct Contents {
     pub(crate) counters: Counters,
     pub(crate) leases: Vec<Lease>,
     pub(crate) keys: Vec<(Bytes, Stored)>,
+}
+
+/// The identity of a new store: 128 bits that no other one has, from the seeds that the standard library draws for its hash maps.
+pub(crate) fn new_store_id() -> String {
+    let draw = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", draw(), draw())
 }

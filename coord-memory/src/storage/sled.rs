@@ -24,9 +24,8 @@ use self::directory::{open_database, storage_error, unreadable};
 use self::format::{FORMATS, KEY, LEASE, META, PART, RECORD};
 use self::log::{Assembly, Log};
 use self::records::{Fault, Records};
-use super::{Contents, Storage, Write};
+use super::{Contents, Storage, Write, new_store_id};
 use crate::engine::Counters;
-use crate::shared::random_id;
 
 const OPERATION: &str = "store.open";
 
@@ -126,7 +125,7 @@ fn read_or_create(path: &Path, db: &sled::Db, ours: bool) -> Result<(Contents, L
 fn create(path: &Path, db: &sled::Db) -> Result<(Contents, Log, Records)> {
     // The records first: a store without them has lost them.
     let records = Records::create(path, 0).map_err(|fault| unreadable(path, fault.into()))?;
-    let store_id = random_id();
+    let store_id = new_store_id();
     let counters = Counters { revision: Revision::new(1), next_lease: 1, keys: 0, leases: 0 };
     let written = db.insert(META, format::encode_meta(&store_id, counters, 0)).and_then(|_| db.flush());
     written.map_err(|fault| unreadable(path, fault))?;

@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use coord_api::{ConfigCenter, ConfigEvent, Error, ErrorKind, Invalid, Result, WatchStart};
-use coord_home::Home;
+use coord_core::{Backoff, Home};
 use futures_util::{FutureExt, Stream};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -19,7 +19,6 @@ use super::guard::discard;
 use super::reader::{Cell, ConfigReader, Watching};
 use super::status::{ConfigFault, FaultStage};
 use super::updates::{Follower, Updates, counted, log, reason};
-use crate::backoff::Backoff;
 
 const OPERATION: &str = "config_manager.load";
 

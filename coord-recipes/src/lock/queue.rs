@@ -13,10 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::core::{Core, homeless};
-use crate::keys;
-use crate::sweep::SweptMap;
-use crate::watch::{Feed, Resuming};
+use coord_core::watch::Delivery;
+use coord_core::{Client, SweptMap, homeless, keys};
 
 /// The queues in which someone waits.
 #[derive(Debug, Default)]
@@ -43,9 +41,9 @@ impl Queues {
     /// # Cancel safety
     ///
     /// Cancel safe. The entry itself is the caller's.
-    pub(crate) async fn wait(&self, core: &Arc<Core>, prefix: &Bytes, created: Revision, key: &Bytes) -> Result<Turn> {
+    pub(crate) async fn wait(&self, client: &Client, prefix: &Bytes, created: Revision, key: &Bytes) -> Result<Turn> {
         loop {
-            let queue = self.queue(core, prefix)?;
+            let queue = self.queue(client, prefix)?;
             let (tell, told) = oneshot::channel();
             queue.view.lock().admit(created, key.clone(), tell);
             let waiting = Waiting { queue, key: key.clone() };
@@ -53,7 +51,7 @@ impl Queues {
             drop(waiting);
             match turn {
                 Ok(turn) => return turn,
-                Err(_) if core.is_closed() => return Err(Error::closed("lock.acquire")),
+                Err(_) if client.is_closed() => return Err(Error::closed("lock.acquire")),
                 // The view went down with the runtime that its task ran on: another one is made.
                 Err(_) => {}
             }
@@ -65,7 +63,7 @@ impl Queues {
     /// # Errors
     ///
     /// No place for its task is to be had.
-    pub(super) fn queue(&self, core: &Arc<Core>, prefix: &Bytes) -> Result<Arc<Queue>> {
+    pub(super) fn queue(&self, client: &Client, prefix: &Bytes) -> Result<Arc<Queue>> {
         let mut queues = self.by_prefix.lock();
         if let Some(queue) = queues.get(prefix).and_then(Weak::upgrade).filter(|queue| !queue.view.lock().ended) {
             return Ok(queue);
@@ -73,7 +71,7 @@ impl Queues {
         let queue = Arc::new(Queue { view: Mutex::new(View::default()), driver: OnceLock::new() });
         // Started once the queue is complete: another thread may run the task at once, and a queue that it cannot reach yet looks deserted to it.
         let guard = DismissWhenEnded(Arc::downgrade(&queue));
-        let task = core.home.spawn(follow(guard, Arc::clone(core), prefix.clone())).map_err(|error| homeless("lock.acquire", error))?;
+        let task = client.home().spawn(follow(guard, client.clone(), prefix.clone())).map_err(|error| homeless("lock.acquire", error))?;
         let _ = queue.driver.set(AbortOnDropHandle::new(task));
         queues.insert(prefix.clone(), Arc::downgrade(&queue), |queue| queue.strong_count() > 0);
         Ok(queue)
@@ -147,9 +145,9 @@ impl View {
         std::mem::take(&mut self.waiters)
     }
 
-    fn apply(&mut self, prefix: &Bytes, feed: Feed) {
-        match feed {
-            Feed::Batch(batch) => {
+    fn apply(&mut self, prefix: &Bytes, news: Delivery) {
+        match news {
+            Delivery::Batch(batch) => {
                 for change in batch.changes {
                     match change {
                         Change::Put(entry) => self.add(prefix, entry),
@@ -158,7 +156,7 @@ impl View {
                 }
                 self.at = Some(batch.revision);
             }
-            Feed::Resync { state, .. } => {
+            Delivery::Resync { state, .. } => {
                 // What was here and is not there any more is gone; what the view has not seen yet may still come.
                 let known = std::mem::take(&mut self.known);
                 self.entries.clear();
@@ -219,10 +217,10 @@ impl Drop for Waiting {
 }
 
 /// Follows a queue until nobody waits in it any more.
-async fn follow(guard: DismissWhenEnded, core: Arc<Core>, prefix: Bytes) {
-    let mut feed = Resuming::from_snapshot(core, Span::prefix(prefix.clone()));
+async fn follow(guard: DismissWhenEnded, client: Client, prefix: Bytes) {
+    let mut watch = client.follow(Span::prefix(prefix.clone()));
     loop {
-        let news = feed.next().await;
+        let news = watch.next().await;
         let Some(queue) = guard.0.upgrade() else { return };
         match news {
             Ok(news) => queue.view.lock().apply(&prefix, news),

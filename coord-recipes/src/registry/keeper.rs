@@ -1,6 +1,6 @@
-//! Keeps one instance registered: one task, one mailbox, one entry in the store (R34, R37, R38).
+//! Keeps one instance registered: one mailbox, one entry in the store (R34, R37, R38).
 //!
-//! All that happens to an entry happens in its keeper's task, one thing after the other, so that a heal under way and an unregister can never cross.
+//! All that happens to an entry happens in its keeper, one thing after the other, so that a heal under way and an unregister can never cross.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use coord_api::handle::{Leased, LeasedRegistration};
+use coord_api::handle::Leased;
+use coord_api::registry::LeasedRegistration;
 use coord_api::{
     Error, ErrorKind, FencingToken, HandleState, Loss, Lost, Outcome, RegisterOptions, Result, Revision, ServiceInstance, Takeover, Value,
 };
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use super::entry::{Event, RegisteredEntry, Wanted};
+use super::entry::{News, RegisteredEntry, Wanted};
+use super::follower::Interest;
 use super::record;
-use crate::core::{Core, homeless};
-use crate::flight::SingleFlight;
-use crate::session::{Holding, LossCell};
+use coord_core::session::{LeasedEntry, LossCell};
+use coord_core::{Client, SingleFlight};
 
 const UNREGISTER: &str = "registry.unregister";
 
@@ -59,7 +60,7 @@ pub(super) struct Mailbox {
 /// What handles read.
 #[derive(Default)]
 struct Status {
-    holding: Option<Arc<Holding>>,
+    entry: Option<Arc<LeasedEntry>>,
     /// The last create revision; it stays readable while the registration heals.
     created: Revision,
     /// The end of the present owner's handle.
@@ -78,11 +79,24 @@ impl Mailbox {
         }
     }
 
+    /// Gives an order and waits for its answer; `None` when the keeper takes no more orders.
+    ///
+    /// That the keeper has ended is looked for besides: an order that is sent in the very moment in
+    /// which the mailbox is dropped stays in the channel, unread, for as long as anyone may send.
+    async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
+        let (answer, mut answered) = oneshot::channel();
+        self.orders.send(order(answer)).ok()?;
+        tokio::select! {
+            biased;
+            answer = &mut answered => answer.ok(),
+            // A keeper answers before it ends.
+            () = self.orders.closed() => answered.try_recv().ok(),
+        }
+    }
+
     /// Registers, for a new handle; `None` when the keeper takes no more orders.
     pub(super) async fn register(&self, content: Value, ttl: Duration, options: RegisterOptions) -> Option<Result<Handle>> {
-        let (answer, answered) = oneshot::channel();
-        self.orders.send(Order::Register { content, ttl, takeover: options.takeover, answer }).ok()?;
-        answered.await.ok()
+        self.order(|answer| Order::Register { content, ttl, takeover: options.takeover, answer }).await
     }
 }
 
@@ -92,9 +106,9 @@ impl fmt::Debug for Mailbox {
     }
 }
 
-/// The task that keeps an entry.
+/// What keeps an entry.
 pub(super) struct Keeper {
-    core: Arc<Core>,
+    client: Client,
     mailbox: mpsc::UnboundedReceiver<Order>,
     /// For the handles that it makes; weak, so that the mailbox closes with the last handle.
     orders: mpsc::WeakUnboundedSender<Order>,
@@ -112,36 +126,35 @@ enum Next {
 }
 
 impl Keeper {
-    pub(super) fn start(core: Arc<Core>, key: Bytes, name: String) -> Result<Mailbox> {
+    /// A keeper of `key`, and how to reach it. It takes orders once it [runs](Self::run).
+    pub(super) fn new(client: Client, key: Bytes, name: String, interest: Interest) -> (Self, Mailbox) {
         let (orders, mailbox) = mpsc::unbounded_channel();
         let status = Arc::new(Mutex::new(Status::default()));
         let keeper = Keeper {
-            entry: RegisteredEntry::new(Arc::clone(&core), key, name),
-            core,
+            entry: RegisteredEntry::new(client.clone(), key, name, interest),
+            client,
             mailbox,
             orders: orders.downgrade(),
             status: Arc::clone(&status),
             owner: None,
             pending: None,
         };
-        // Ends with the registration.
-        let home = keeper.core.home.clone();
-        home.spawn(keeper.run()).map_err(|error| homeless("registry.register", error))?;
-        Ok(Mailbox { orders, status })
+        (keeper, Mailbox { orders, status })
     }
 
-    async fn run(mut self) {
-        let core = Arc::clone(&self.core);
+    /// Keeps the entry until its registration ends.
+    pub(super) async fn run(mut self) {
+        let client = self.client.clone();
         loop {
             let next = tokio::select! {
                 biased;
-                () = core.closing.cancelled() => self.end(Loss::Closed),
+                () = client.closing() => self.end(Loss::Closed),
                 () = Pending::abandoned(&mut self.pending) => self.on_abandoned().await,
                 order = self.mailbox.recv(), if self.pending.is_none() => match order {
                     Some(order) => self.obey(order).await,
                     None => self.end(Loss::Released),
                 },
-                event = self.entry.next() => self.on_event(event).await,
+                news = self.entry.next() => self.on_news(news).await,
             };
             if next == Next::End {
                 return;
@@ -153,8 +166,8 @@ impl Keeper {
     /// Shows the handles how the entry is.
     fn show(&self) {
         let mut status = self.status.lock();
-        status.holding = self.entry.holding().cloned();
-        if let Some(created) = status.holding.as_ref().and_then(|holding| holding.created()) {
+        status.entry = self.entry.entry().cloned();
+        if let Some(created) = status.entry.as_ref().and_then(|entry| entry.number()) {
             status.created = created;
         }
     }
@@ -164,7 +177,7 @@ impl Keeper {
             Order::Register { content, ttl, takeover, answer } => {
                 let previous = self.entry.wanted().cloned();
                 self.pending = Some(Pending::Register { previous, answer });
-                self.entry.want(Wanted { content, ttl, takeover: Some(takeover) });
+                self.entry.want(Wanted { content, ttl }, Some(takeover));
                 Next::GoOn
             }
             Order::Update { owner, content, answer } => {
@@ -173,7 +186,7 @@ impl Keeper {
                     return Next::GoOn;
                 };
                 self.pending = Some(Pending::Update { answer });
-                self.entry.want(Wanted { content, ..wanted });
+                self.entry.want(Wanted { content, ..wanted }, None);
                 Next::GoOn
             }
             Order::Unregister { owner, answer } => {
@@ -189,9 +202,9 @@ impl Keeper {
         }
     }
 
-    async fn on_event(&mut self, event: Event) -> Next {
-        match event {
-            Event::Held => {
+    async fn on_news(&mut self, news: News) -> Next {
+        match news {
+            News::Held => {
                 self.show();
                 match self.pending.take() {
                     Some(Pending::Register { answer, .. }) => self.hand_over(answer),
@@ -202,8 +215,8 @@ impl Keeper {
                 }
                 Next::GoOn
             }
-            Event::Lost => Next::GoOn,
-            Event::Foreign => {
+            News::Lost => Next::GoOn,
+            News::Foreign => {
                 match self.pending.take() {
                     Some(Pending::Register { answer, .. }) => {
                         let conflict = Error::new(ErrorKind::Conflict, "registry.register", "a live foreign owner holds the id");
@@ -217,7 +230,7 @@ impl Keeper {
                 self.entry.superseded();
                 self.end(Loss::Superseded)
             }
-            Event::Failed(error) => self.on_failure(error).await,
+            News::Failed(error) => self.on_failure(error).await,
         }
     }
 
@@ -233,7 +246,7 @@ impl Keeper {
             Some(Pending::Register { previous, answer }) => {
                 let next = self.back_to(previous).await;
                 let _ = answer.send(Err(error));
-                next
+                self.end_if(next)
             }
             Some(Pending::Update { answer }) => {
                 // The content stays wanted, and is written as soon as the store answers.
@@ -247,7 +260,10 @@ impl Keeper {
     /// The caller that registered went away.
     async fn on_abandoned(&mut self) -> Next {
         match self.pending.take() {
-            Some(Pending::Register { previous, .. }) => self.back_to(previous).await,
+            Some(Pending::Register { previous, .. }) => {
+                let next = self.back_to(previous).await;
+                self.end_if(next)
+            }
             pending => {
                 self.pending = pending;
                 Next::GoOn
@@ -255,16 +271,24 @@ impl Keeper {
         }
     }
 
-    /// Undoes a registration that came to nothing: what was registered before stays, else nothing may be left.
+    /// Undoes a registration that came to nothing: what was registered before stays, else nothing may be left, and the keeper is to end.
     async fn back_to(&mut self, previous: Option<Wanted>) -> Next {
         if let Some(previous) = previous {
-            self.entry.want(previous);
+            self.entry.want(previous, None);
             self.entry.retry_later();
             return Next::GoOn;
         }
         // A failure leaves a debt behind.
         let _ = self.entry.remove().await;
-        self.end(Loss::Released)
+        Next::End
+    }
+
+    /// Ends, once it was answered, where that is what comes next.
+    fn end_if(&mut self, next: Next) -> Next {
+        match next {
+            Next::GoOn => Next::GoOn,
+            Next::End => self.end(Loss::Released),
+        }
     }
 
     /// Gives the registration to its new handle; the old one ends as superseded (R34).
@@ -287,7 +311,7 @@ impl Keeper {
     /// No order is taken any more, and the handle is over.
     fn end(&mut self, loss: Loss) -> Next {
         self.mailbox.close();
-        self.status.lock().holding = None;
+        self.status.lock().entry = None;
         if let Some(owner) = self.owner.take() {
             owner.set(loss);
         }
@@ -296,10 +320,10 @@ impl Keeper {
 }
 
 impl Drop for Keeper {
-    /// Also when the task ends by accident, with the runtime that it runs on or by a panic of the store: then nothing keeps the entry any more. Its holding
+    /// Also when it ends by accident, with the runtime that it runs on or by a panic of the store: then nothing keeps the entry any more. Its entry
     /// is dropped with it, and so released by the session.
     fn drop(&mut self) {
-        if self.owner.is_some() && !self.core.is_closed() {
+        if self.owner.is_some() && !self.client.is_closed() {
             self.entry.deserted();
         }
         self.end(Loss::Expired);
@@ -318,9 +342,9 @@ pub(super) struct Handle {
 
 impl Handle {
     /// The handle for this instance.
-    pub(super) fn of(self, core: &Arc<Core>, instance: ServiceInstance) -> RegisteredInstance {
+    pub(super) fn of(self, client: &Client, instance: ServiceInstance) -> RegisteredInstance {
         RegisteredInstance {
-            core: Arc::clone(core),
+            client: client.clone(),
             name: instance.name,
             id: instance.id,
             handle: self,
@@ -340,7 +364,7 @@ impl Drop for Handle {
 
 /// What is behind a [`Registration`](coord_api::Registration).
 pub(super) struct RegisteredInstance {
-    core: Arc<Core>,
+    client: Client,
     name: String,
     id: String,
     handle: Handle,
@@ -366,17 +390,17 @@ impl Leased for RegisteredInstance {
         if let Some(loss) = self.handle.owner.get() {
             return HandleState::Ended(loss);
         }
-        let holding = self.handle.mailbox.status.lock().holding.clone();
-        match holding.is_some_and(|holding| holding.state().is_held()) {
+        let entry = self.handle.mailbox.status.lock().entry.clone();
+        match entry.is_some_and(|entry| entry.state().is_held()) {
             true => HandleState::Held,
             false => HandleState::Lost,
         }
     }
 
     fn ttl(&self) -> Duration {
-        let holding = self.handle.mailbox.status.lock().holding.clone();
-        match (self.state(), holding) {
-            (HandleState::Held, Some(holding)) => holding.ttl(),
+        let entry = self.handle.mailbox.status.lock().entry.clone();
+        match (self.state(), entry) {
+            (HandleState::Held, Some(entry)) => entry.ttl(),
             _ => Duration::ZERO,
         }
     }
@@ -386,10 +410,10 @@ impl Leased for RegisteredInstance {
     }
 
     async fn release(&self) -> Result<()> {
-        let remove = self.removing.run(&self.core.home, UNREGISTER, || {
-            remove(self.handle.mailbox.clone(), Arc::clone(&self.handle.owner), Arc::clone(&self.removed), self.core.is_closed())
+        let remove = self.removing.run(self.client.home(), UNREGISTER, || {
+            remove(self.handle.mailbox.clone(), Arc::clone(&self.handle.owner), Arc::clone(&self.removed), self.client.is_closed())
         });
-        self.core.run_on(UNREGISTER, &self.path(), Outcome::Unknown, remove).await
+        self.client.run_on(UNREGISTER, &self.path(), Outcome::Unknown, remove).await
     }
 }
 
@@ -398,15 +422,11 @@ async fn remove(mailbox: Mailbox, owner: Arc<LossCell>, removed: Arc<Mutex<Optio
     if let Some(removed) = &*removed.lock() {
         return removed.clone();
     }
-    let (answer, answered) = oneshot::channel();
-    let answer = match mailbox.orders.send(Order::Unregister { owner: Arc::clone(&owner), answer: Some(answer) }) {
-        Ok(()) => answered.await.ok(),
-        Err(_) => None,
-    };
+    let answer = mailbox.order(|answer| Order::Unregister { owner: Arc::clone(&owner), answer: Some(answer) }).await;
     let result = match (answer, owner.get()) {
         (Some(answer), _) => answer,
         (None, _) if closed => Err(Error::closed(UNREGISTER)),
-        // The keeper's task ended by accident.
+        // The keeper ended by accident.
         (None, Some(Loss::Expired)) => {
             let error = Error::new(
                 ErrorKind::Unavailable,
@@ -431,13 +451,12 @@ impl LeasedRegistration for RegisteredInstance {
             return Err(Error::invalid_argument(OPERATION, "another name or id than the registration's"));
         }
         let content = record::encode(OPERATION, &instance)?;
-        let (answer, answered) = oneshot::channel();
-        let order = Order::Update { owner: Arc::clone(&self.handle.owner), content, answer };
+        let owner = Arc::clone(&self.handle.owner);
         let answered = async {
-            self.handle.mailbox.orders.send(order).map_err(|_| ended(OPERATION))?;
-            answered.await.unwrap_or_else(|_| Err(ended(OPERATION)))
+            let answer = self.handle.mailbox.order(|answer| Order::Update { owner, content, answer }).await;
+            answer.unwrap_or_else(|| Err(ended(OPERATION)))
         };
-        self.core.run_on(OPERATION, &self.path(), Outcome::Unknown, answered).await
+        self.client.run_on(OPERATION, &self.path(), Outcome::Unknown, answered).await
     }
 }
 
@@ -448,5 +467,36 @@ impl fmt::Debug for RegisteredInstance {
             .field("id", &self.id)
             .field("state", &self.state())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_that_a_keeper_leaves_unread_as_it_ends_is_given_up() {
+        let (orders, mut unread) = mpsc::unbounded_channel();
+        let mailbox = Mailbox { orders, status: Arc::default() };
+        let update = mailbox.order(|answer| Order::Update { owner: Arc::default(), content: Value::from("v"), answer });
+        let (answer, ()) = tokio::join!(timeout(Duration::from_secs(1), update), async { unread.close() });
+        assert_eq!(answer.expect("it is waited for").map(|answer| answer.map_err(|error| error.kind())), None);
+        assert_eq!(unread.len(), 1, "the order is there, and so is the way to answer it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_answered_before_the_end_counts() {
+        let (orders, mut read) = mpsc::unbounded_channel();
+        let mailbox = Mailbox { orders, status: Arc::default() };
+        let update = mailbox.order(|answer| Order::Update { owner: Arc::default(), content: Value::from("v"), answer });
+        let keeper = async {
+            let Some(Order::Update { answer, .. }) = read.recv().await else { panic!("an update was ordered") };
+            answer.send(Ok(())).unwrap();
+            read.close();
+        };
+        let (answer, ()) = tokio::join!(update, keeper);
+        assert!(matches!(answer, Some(Ok(()))));
     }
 }

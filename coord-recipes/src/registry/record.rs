@@ -4,7 +4,7 @@ use bytes::Bytes;
 use coord_api::store::Entry;
 use coord_api::{Error, ErrorKind, Invalid, Result, Revision, ServiceInstance, Snapshot, Value, address};
 
-use crate::keys;
+use coord_core::keys;
 
 /// The record of an instance.
 pub(super) fn encode(operation: &'static str, instance: &ServiceInstance) -> Result<Value> {

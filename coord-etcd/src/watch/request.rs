@@ -1,0 +1,206 @@
+//! A watch and its slot on a stream: what who wants the watch and who runs the stream know of each other.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use coord_api::store::StoreEvent;
+use coord_api::{Result, Revision};
+use etcd_client::WatchOptions;
+use futures_util::{Stream, StreamExt};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+use super::queue::Events;
+use crate::error::Fault;
+use crate::wire::number;
+
+pub(super) const OPERATION: &str = "store.watch";
+
+/// Watches on one stream at most. A server holds 128 responses for a stream before it falls back on reading history again: the changes of one revision must not come
+/// to more.
+const SLOTS: usize = 100;
+
+/// What is to be watched.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) span: (Bytes, Option<Bytes>),
+    pub(super) after: Option<Revision>,
+}
+
+impl Target {
+    /// A watch from the present on, or from the past. The past begins *at* the last revision that was seen, and what is seen again is dropped. So a
+    /// server that has forgotten what follows that revision says that it was compacted; of one that is asked from the revision after it, some leave a
+    /// deletion out.
+    fn request(&self, from_past: bool) -> (Bytes, WatchOptions) {
+        let mut options = WatchOptions::new().with_fragment().with_progress_notify();
+        if let Some(end) = &self.span.1 {
+            options = options.with_range(end.clone());
+        }
+        if let Some(after) = self.after.filter(|_| from_past) {
+            options = options.with_start_revision(number(after).max(1));
+        }
+        (self.span.0.clone(), options)
+    }
+}
+
+/// Who is told that a watch was made, or why not.
+pub(super) type TellOpened = oneshot::Sender<Result<Opened, Fault>>;
+
+/// A watch that the server is to make.
+#[derive(Debug)]
+pub(super) struct WatchRequest {
+    target: Target,
+    /// Whether changes are known to have come since.
+    from_past: bool,
+    slot: Slot,
+    tell: TellOpened,
+}
+
+impl WatchRequest {
+    pub(super) fn new(target: Target, slot: Slot, tell: TellOpened) -> Self {
+        WatchRequest { target, from_past: false, slot, tell }
+    }
+
+    /// What to ask the server for. From the present on first and, only where changes came since, from the past: etcd looks at the past every 100 ms.
+    pub(super) fn to_send(&self) -> (Bytes, WatchOptions) {
+        self.target.request(self.from_past)
+    }
+
+    /// The keys that it is about.
+    pub(super) fn span(&self) -> &(Bytes, Option<Bytes>) {
+        &self.target.span
+    }
+
+    /// The revision after which it is wanted; `present` where the present one is meant.
+    pub(super) fn after(&self, present: Revision) -> Revision {
+        self.target.after.unwrap_or(present)
+    }
+
+    /// Whether the server is asked for it from the past on.
+    pub(super) fn is_from_past(&self) -> bool {
+        self.from_past
+    }
+
+    /// The same, from the past on.
+    pub(super) fn from_past(self) -> Self {
+        WatchRequest { from_past: true, ..self }
+    }
+
+    /// The server has made the watch, under this number. Should nobody wait any more, what is dropped here cancels it.
+    pub(super) fn open(mut self, id: i64, armed: Revision, events: Events) {
+        self.slot.id = Some(id);
+        let _ = self.tell.send(Ok(Opened { armed, events: SlotEvents { events, _slot: self.slot } }));
+    }
+
+    /// Tells who waits that there will be no watch. Who does not wait any more does not care.
+    pub(super) fn refuse(self, fault: Fault) {
+        let _ = self.tell.send(Err(fault));
+    }
+}
+
+/// A watch that the server has confirmed.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// It delivers everything after this.
+    pub(super) armed: Revision,
+    pub(super) events: SlotEvents,
+}
+
+/// What a watch delivers, and its slot on the stream that brings it.
+#[derive(Debug)]
+pub(super) struct SlotEvents {
+    events: Events,
+    _slot: Slot,
+}
+
+impl Stream for SlotEvents {
+    type Item = Result<StoreEvent>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.poll_next_unpin(cx)
+    }
+}
+
+/// What a stream is told to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// To ask the server for this watch.
+    Watch(WatchRequest),
+    /// To cancel the watch of this number.
+    Cancel(i64),
+    /// To ask the server how far it has come.
+    Progress,
+    /// To end, for no slot is taken any more.
+    End,
+}
+
+/// The way to a stream, for those who have a slot on it. The stream ends with the last of them.
+#[derive(Debug)]
+pub(super) struct StreamHandle {
+    /// Bounded by the slots, each of which asks for a watch and cancels it, and by a request for progress a second.
+    commands: UnboundedSender<Command>,
+    /// Slots that are taken. Once there are none, none is taken again.
+    taken: AtomicUsize,
+    retired: AtomicBool,
+}
+
+impl StreamHandle {
+    /// A stream that is to be, with its first slot and what it will be told.
+    pub(super) fn new() -> (Arc<Self>, Slot, UnboundedReceiver<Command>) {
+        let (commands, receiver) = unbounded_channel();
+        let stream = Arc::new(StreamHandle { commands, taken: AtomicUsize::new(1), retired: AtomicBool::new(false) });
+        let slot = Slot { stream: Arc::clone(&stream), id: None };
+        (stream, slot, receiver)
+    }
+
+    /// Whether a slot may be free.
+    pub(super) fn is_open(&self) -> bool {
+        self.taken.load(Ordering::Acquire) > 0 && !self.retired.load(Ordering::Acquire) && !self.commands.is_closed()
+    }
+
+    /// From now on, no further watch is to be made on it.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// A slot, where one is free.
+    pub(super) fn take_slot(self: &Arc<Self>) -> Option<Slot> {
+        let free = |taken: usize| (taken > 0 && taken < SLOTS).then_some(taken + 1);
+        let taken = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, free);
+        taken.is_ok().then(|| Slot { stream: Arc::clone(self), id: None })
+    }
+
+    /// Tells the stream to do something. What a stream is told that has ended comes to nothing; who waits for it hears that by the drop of the command.
+    pub(super) fn send(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+}
+
+/// A slot on a stream: first without a watch, then with one, which is canceled when the slot is given up.
+#[derive(Debug)]
+pub(super) struct Slot {
+    stream: Arc<StreamHandle>,
+    id: Option<i64>,
+}
+
+impl Slot {
+    /// Asks for the watch that is to have this slot.
+    pub(super) fn fill(self, target: Target, tell: TellOpened) {
+        let stream = Arc::clone(&self.stream);
+        stream.send(Command::Watch(WatchRequest::new(target, self, tell)));
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.stream.send(Command::Cancel(id));
+        }
+        if self.stream.taken.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.stream.send(Command::End);
+        }
+    }
+}
