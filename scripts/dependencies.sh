@@ -3,6 +3,8 @@
 # backends; nothing points upwards. Tests may import anything: only normal and build dependencies count here.
 #
 # And nobody may ask what time of day it is: clippy.toml says why, and bans it in the code; here are the crates that would.
+#
+# And who may read whose files: nobody. A crate is published with its own files alone, so nothing else of the workspace is mounted into it, nor read by its tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,18 +13,26 @@ readonly API_ALLOWED="async-trait bytes futures-core serde serde_json thiserror"
 # What must not reach coord-api by any way: runtimes, I/O, transports, stores.
 readonly API_DENIED='^(tokio|tokio-.*|mio|async-std|async-io|async-executor|smol|polling|futures-executor|socket2|libc|rustix|hyper|hyper-.*|h2|http|tower|tower-.*|tonic|reqwest|sled|redb|rocksdb|rusqlite|etcd-client|metrics|tracing|coord-.*)$'
 
-# Which of our own crates a crate may reach, directly or not.
+# What a recipe is made of, and what a service needs of the rest of the workspace: the facade, and all that is below it.
+readonly RECIPES="coord-api coord-home coord-core coord-recipes"
+readonly LIBRARIES="$RECIPES coord-memory coord-etcd coord-grpc coordkit"
+
+# Which of our own crates a crate may reach, directly or not. What is not there yet has its place already.
 may_reach() {
     case $1 in
-        coord-api | coord-home | coord-etcd-fixture) echo "" ;;
+        coord-api | coord-home | coord-global-proto) echo "" ;;
         coord-testkit) echo "coord-api" ;;
-        coord-core) echo "coord-api coord-home" ;;
+        coord-grpc | coord-core) echo "coord-api coord-home" ;;
         coord-recipes) echo "coord-api coord-home coord-core" ;;
-        coord-memory | coord-etcd) echo "coord-api coord-home coord-core coord-recipes" ;;
-        coord-grpc) echo "coord-api coord-home" ;;
-        coordkit) echo "coord-api coord-home coord-core coord-recipes coord-memory coord-etcd coord-grpc" ;;
-        coord-examples) echo "coord-api coord-home coord-core coord-recipes coord-memory coord-etcd coord-grpc coord-testkit coordkit" ;;
-        coord-fuzz) echo "coord-api coord-home coord-core coord-recipes coord-memory coord-etcd coord-grpc coordkit" ;;
+        coord-memory | coord-etcd | coord-global) echo "$RECIPES" ;;
+        coordkit) echo "$RECIPES coord-memory coord-etcd coord-grpc" ;;
+        coordctl | coord-examples | coord-service) echo "$LIBRARIES" ;;
+        coord-cache | coord-db | coord-mq) echo "$LIBRARIES coord-service" ;;
+        im-service) echo "$LIBRARIES coord-service coord-cache coord-db coord-mq" ;;
+        coord-fuzz) echo "$LIBRARIES" ;;
+        globald | regiond) echo "$LIBRARIES coord-global coord-global-proto" ;;
+        # Everything but the programs, and nothing may reach it.
+        coord-tests) echo "$LIBRARIES coord-testkit coord-service coord-cache coord-db coord-mq coord-global coord-global-proto" ;;
         *) return 1 ;;
     esac
 }
@@ -77,6 +87,38 @@ for member in $members; do
     done
 done
 
+# foreign_files CRATE: what its code mounts or includes that lies outside of its folder. The repository's own pages are nobody's, but only what is not published reads them.
+foreign_files() {
+    local crate=$1 found file line path resolved
+    while IFS= read -r found; do
+        [ -n "$found" ] || continue
+        file=${found%%:*}
+        line=${found#*:}
+        path=$(sed -nE 's/.*(#\[path *= *|include(_str|_bytes)?!\()"([^"]*)".*/\3/p' <<<"${line#*:}")
+        resolved=$(realpath --canonicalize-missing --relative-to=. "$(dirname "$file")/$path")
+        case $resolved in
+            "$crate"/*) ;;
+            */*) echo "$file:${line%%:*}" ;;
+            *) [[ $crate =~ ^(examples|tests)$ ]] || echo "$file:${line%%:*}" ;;
+        esac
+    done < <(grep -rnE '#\[path *=|include(_str|_bytes)?!\("' --include='*.rs' "$crate" || true)
+    # What a test opens by a path of its own.
+    grep -rnE '"(\.\./)+(coord|examples|global|services|tests)' --include='*.rs' "$crate" | grep -vE '#\[path|include' | cut -d: -f1-2 || true
+}
+
+while IFS= read -r manifest; do
+    crate=${manifest%/Cargo.toml}
+    while IFS= read -r found; do
+        [ -z "$found" ] || complain "$found: a file of another crate; what needs several crates belongs into tests/"
+    done < <(foreign_files "$crate")
+    # A version would have a published crate wait for crates that are built on it.
+    if ! grep -q '^publish = false' "$manifest"; then
+        while IFS= read -r found; do
+            [ -z "$found" ] || complain "$manifest: the development dependency on ${found%%[ .=]*} needs a path and no version: ${found%%[ .=]*} = { path = \"../…\" }"
+        done < <(sed -n '/^\[dev-dependencies/,/^\[[^d]/p' "$manifest" | grep -E '^coord[a-z-]*(\.| *=.*)(workspace|version) *=' || true)
+    fi
+done < <(git ls-files --cached --others --exclude-standard -- '*/Cargo.toml')
+
 for crate in coord coord-api coord-home coord-core coord-recipes coord-memory coord-etcd coord-grpc; do
     name=$(sed -n 's/^name = "\(.*\)"$/\1/p' "$crate/Cargo.toml" | head -n 1)
     while IFS= read -r found; do
@@ -85,6 +127,6 @@ for crate in coord coord-api coord-home coord-core coord-recipes coord-memory co
 done
 
 if [ "$status" -eq 0 ]; then
-    echo "    coord-api names ${direct//$'\n'/, }; the other crates import only what they may; none asks for the time of day"
+    echo "    coord-api names ${direct//$'\n'/, }; the other crates import only what they may, and read no file of another; none asks for the time of day"
 fi
 exit "$status"

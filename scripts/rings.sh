@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly CRATES="coord coord-api coord-etcd coord-grpc coord-home coord-memory"
+readonly CRATES="coord coord-api coord-core coord-etcd coord-grpc coord-home coord-memory coord-recipes"
 
 edges=""
 if [ "${1:-}" = --edges ]; then

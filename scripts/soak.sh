@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/etcd.sh
-exec cargo run --locked --release --quiet --package coord-etcd --example soak -- "$@"
+exec cargo run --locked --release --quiet --package coord-tests --bin soak -- "$@"

@@ -21,6 +21,7 @@ readonly SECTIONS=(
     "short|format|format|Run: cargo fmt --all"
     "short|spelling|spelling|Repair it: typos --write-changes. What is right as it stands belongs into typos.toml."
     "short|dependencies|purity and direction of dependencies|A crate imports what it may not; see scripts/dependencies.sh for who may import whom and why."
+    "short|rings|no ring between files|Files use each other in a ring; see scripts/rings.sh. What both need goes into a file below them."
     "short|licences|licences, bans and sources of dependencies|See deny.toml for what is allowed and why."
     "short|lints|lints|Repair the warnings; an allow needs its reason."
     "full|features|features in all combinations|A crate does not compile without one of its features, or with it alone."
@@ -57,7 +58,7 @@ readonly ETCD_OF_SOMEBODY=external
 readonly APART=("$SABOTEURS" "$ETCD_BY_SCRIPT" "$ETCD_LIVE" "$ETCD_FAULTS" "$ETCD_SINGLE" "$ETCD_OLD" "$ETCD_THREE" "$ETCD_OF_SOMEBODY")
 
 # The program that writes the matrix of conformance, below target/debug/.
-readonly REPORT=examples/conformance
+readonly REPORT=conformance
 
 readonly RULES=examples/data/ratelimit.json
 
@@ -164,6 +165,10 @@ spelling() {
 
 dependencies() {
     scripts/dependencies.sh
+}
+
+rings() {
+    scripts/rings.sh
 }
 
 # The advisories are not looked at here: they come from a database that must be fetched, and a gate that needs the network fails without a fault of the change.
@@ -275,7 +280,7 @@ etcd_three() {
 report() {
     local target
     target=$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-    "$target/debug/$REPORT" --case s6:: --out "$scratch" >"$scratch/verdicts"
+    "$target/debug/$REPORT" --backend memory,sled,outsider --case s6:: --out "$scratch" >"$scratch/verdicts"
     expect "memory: 0 of 1 runs failed" "$scratch/verdicts" "The report of durability"
     expect '| **S6** Durability | – not run | ✔' "$scratch/CONFORMANCE.md" "The matrix"
     expect '"verdict": "not_run"' "$scratch/conformance.json" "The report as JSON"

@@ -5,7 +5,7 @@ use std::future::Future;
 use coord_api::{Error, ErrorKind, Outcome, Result};
 use coord_home::{Home, Landed};
 
-use crate::ground::homeless;
+use crate::error::homeless;
 
 /// One run at a time, whose answer goes to everyone who asked while it was under way.
 #[derive(Debug)]

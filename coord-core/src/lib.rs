@@ -3,6 +3,7 @@
 
 mod backoff;
 mod client;
+mod error;
 mod flight;
 mod gather;
 mod ground;
@@ -17,8 +18,9 @@ pub mod watch;
 pub use backoff::Backoff;
 pub use client::Client;
 pub use coord_home::Home;
+pub use error::homeless;
 pub use flight::SingleFlight;
 pub use gather::gather;
-pub use ground::homeless;
+
 pub use limit::Limit;
 pub use sweep::SweptMap;

@@ -16,6 +16,7 @@ pub mod histories;
 pub mod layout;
 pub mod linearizability;
 pub mod report;
+#[cfg(feature = "saboteurs")]
 pub mod saboteurs;
 pub mod view;
 pub mod wait;
@@ -24,7 +25,7 @@ pub mod wrap;
 pub use case::{Case, Need, cases};
 pub use fixture::Fixture;
 pub use harness::{Client, Harness, Hook, Network, Reopened, Time};
-pub use run::{Verdict, run, run_with_seed, seed};
+pub use run::{Verdict, note_panics, run, run_with_seed, seed};
 pub use store_harness::StoreHarness;
 
 #[doc(hidden)]

@@ -162,7 +162,7 @@ pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
 }
 
 /// From now on panics print nothing, and a verdict says where its case failed: for reports, which tell at the end what was seen.
-pub(crate) fn note_panics() {
+pub fn note_panics() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(|place| format!(" (at {place})"));
         LAST_PANIC.set(place);

@@ -22,8 +22,3 @@ pub use coord_recipes as recipes;
 pub use coord_recipes::config_manager::{self, ConfigManager};
 pub use coord_recipes::{InstanceIdKeeper, when_lost};
 pub use source::{Source, open, open_from_env};
-
-/// The code on the first page of the repository, compiled and run: it needs no other package of ours.
-#[cfg(all(doctest, feature = "memory", feature = "grpc"))]
-#[doc = include_str!("../../README.md")]
-struct Readme;

@@ -37,20 +37,6 @@ async fn sled() {
     assert_eq!(again.config().get::<String>("greeting").await.unwrap().as_deref(), Some("hello"), "it was kept");
 }
 
-#[cfg(feature = "etcd")]
-#[tokio::test]
-async fn etcd() {
-    use coord_etcd_fixture::{Binary, Cluster, Series};
-
-    let cluster = Cluster::single(&Binary::find(Series::V3_5));
-    let url = format!("etcd://{}", cluster.endpoints().join(","));
-    two_clients_share_a_store(&url).await;
-    let inside = coord::open(&format!("{url}/team/a?connect_timeout=5s")).await.unwrap();
-    assert_eq!(inside.config().get::<String>("greeting").await.unwrap(), None, "a namespace is its own");
-    let lazy = coord::open("etcd://127.0.0.1:1?lazy&attempts=1&total_timeout=2s").await.unwrap();
-    assert!(lazy.config().get_raw("greeting").await.unwrap_err().is_transient(), "it connects when it is first used");
-}
-
 #[cfg(not(feature = "etcd"))]
 #[tokio::test]
 async fn etcd_without_its_feature_says_which_one() {

@@ -76,29 +76,6 @@ fn it_shows_all_contracts_in_memory() {
     }
 }
 
-/// The same on a real cluster: the same lines but for revisions, and what the second run finds.
-#[cfg(feature = "etcd")]
-#[test]
-fn it_does_on_etcd_what_it_does_in_memory() {
-    use coord_etcd_fixture::{Binary, Cluster, Series};
-
-    let cluster = Cluster::single(&Binary::find(Series::V3_5));
-    let store = format!("etcd://{}/quickstart", cluster.endpoints()[0]);
-    // What differs from run to run: numbers, what the limiter drew, and which rules came from where.
-    let plain = |text: &str| -> Vec<String> {
-        let words = |line: &str| line.split(|c: char| c.is_ascii_digit() || "#.".contains(c)).collect::<String>();
-        text.lines()
-            .filter(|line| !line.contains(" admitted"))
-            .map(|line| words(line).split_whitespace().collect::<Vec<_>>().join(" "))
-            .collect()
-    };
-    let on_etcd = good(["--store", &store]);
-    assert_eq!(plain(&on_etcd.replace("on etcd", "in memory")), plain(&good([""; 0])));
-    let second = good(["--store", &store]);
-    assert!(second.contains("left by an earlier run (1 so far)"), "{second}");
-    assert!(number_after(&second, "fencing token ") > number_after(&on_etcd, "fencing token "), "{on_etcd}\n{second}");
-}
-
 #[cfg(not(feature = "etcd"))]
 #[test]
 fn without_etcd_it_says_which_feature_brings_it() {

@@ -10,7 +10,7 @@ use coord_api::{Error, ErrorKind, LeaseId, Outcome, Result, Revision};
 use coord_home::Home;
 use tokio::time::Instant;
 
-use crate::ground::homeless;
+use crate::error::homeless;
 
 /// How often and how long [`Retry`] tries.
 ///

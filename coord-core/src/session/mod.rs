@@ -24,8 +24,9 @@ use coord_api::store::round_ttl;
 use coord_api::{Error, LeaseId, Loss, Result};
 use parking_lot::Mutex;
 
+use crate::error::homeless;
 use crate::flight::SingleFlight;
-use crate::ground::{Ground, homeless};
+use crate::ground::Ground;
 
 pub use loss::LossCell;
 pub use place::{Build, LeasedEntry, Placed, Token};

@@ -9,7 +9,7 @@ use super::session::Session;
 use super::state::Retirement;
 use super::{batching, releasing, renewal};
 use crate::backoff::Backoff;
-use crate::ground::is_permanent;
+use crate::error::is_permanent;
 use crate::watch::{Delivery, ResumingWatch};
 
 /// The session's task, from its making to its end.

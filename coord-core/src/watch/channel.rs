@@ -17,8 +17,9 @@ use super::coalesce::Coalesced;
 use super::heads::Heads;
 use super::resume::{Delivery, ResumingWatch};
 use super::window::{SharedDelivery, Window};
+use crate::error::homeless;
 use crate::flight::SingleFlight;
-use crate::ground::{Ground, homeless};
+use crate::ground::Ground;
 use crate::telemetry::{Cause, Counted};
 
 /// A watch on the store, and what it has delivered to its readers.

@@ -11,7 +11,7 @@ use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use tokio::task::yield_now;
 
-use crate::ground::homeless;
+use crate::error::homeless;
 
 /// How long a read waits for the one before it. One that takes longer hangs.
 const PATIENCE: Duration = Duration::from_millis(100);

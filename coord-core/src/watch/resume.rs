@@ -8,7 +8,8 @@ use coord_api::{ErrorKind, Result, Revision};
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
-use crate::ground::{Ground, is_permanent};
+use crate::error::is_permanent;
+use crate::ground::Ground;
 
 /// A stream that lasted so long was a good one: the pauses before the next start anew, also where it had nothing to deliver.
 const GOOD: Duration = Duration::from_millis(100);

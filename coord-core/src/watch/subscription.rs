@@ -13,7 +13,7 @@ use tokio::try_join;
 use super::channel::Channel;
 use super::window::{Next, SharedDelivery};
 use crate::backoff::Backoff;
-use crate::ground::is_permanent;
+use crate::error::is_permanent;
 use crate::telemetry::Cause;
 
 /// A reader of a watch that others may read as well. Its stream ends after an error, which is permanent (R20).

@@ -1,13 +1,11 @@
 //! What the kit found, as data and as a matrix of rules and backends: passed, failed, or not run and why.
 //!
-//! A [`Suite`] is a backend and the cases that it runs. [`command`] is a whole program around some of them, and [`Suite::run`] the part of it that runs
-//! them once. What did not run never counts as passed.
+//! A [`Suite`] is a backend and the cases that it runs, and [`Suite::run`] runs them once. A program calls
+//! [`note_panics`](crate::note_panics) first, so that only the report tells what failed. What did not run never counts as passed.
 
-mod command;
 mod markdown;
 mod suite;
 
-pub use command::command;
 pub use suite::Suite;
 
 use serde::{Deserialize, Serialize};

@@ -17,8 +17,8 @@ use crate::run::{Verdict, run_with_seed};
 
 /// A backend and the cases that it runs: all of the kit's, and those that were added.
 pub struct Suite {
-    pub(super) name: String,
-    pub(super) threads: Option<usize>,
+    name: String,
+    threads: Option<usize>,
     server: Option<String>,
     only: Option<String>,
     replay: String,
@@ -56,8 +56,8 @@ impl Suite {
         self
     }
 
-    /// How many cases [`command`](super::command) runs at a time, unless it is told otherwise. By default one for each core. Servers of their own want fewer, so
-    /// that none of them is starved; waiting for their clocks wants more.
+    /// How many cases a program had best run at a time, where that is not one for each core. Servers of their own want fewer, so that none of them is starved; waiting for
+    /// their clocks wants more.
     #[must_use]
     pub fn with_threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
@@ -79,8 +79,18 @@ impl Suite {
         self
     }
 
+    /// The backend's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many cases suit the backend at a time, where [`with_threads`](Self::with_threads) said so.
+    pub fn threads(&self) -> Option<usize> {
+        self.threads
+    }
+
     /// How many cases it has.
-    pub(super) fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.cases.len()
     }
 

@@ -1,0 +1,87 @@
+//! What things cost, counted by the server: requests with one answer, and not the renewals, nor the read a second that watches need.
+
+use std::time::{Duration, Instant};
+
+use coord_api::prelude::*;
+use coord_api::{RegisterOptions, ServiceInstance};
+use coord_etcd::{EtcdOptions, EtcdProvider};
+use coord_tests::fixture::etcd::{Binary, Cluster, Series};
+use futures_util::future::join_all;
+
+use super::watches::metrics;
+
+const TTL: Duration = Duration::from_secs(30);
+
+/// Requests of each kind that count.
+const COUNTED: &[&str] = &["Txn", "Range", "Put", "DeleteRange", "LeaseGrant", "LeaseRevoke"];
+
+/// How many of them the server was sent so far.
+fn requests(cluster: &Cluster) -> u64 {
+    let mut sum = 0.0;
+    for line in metrics(cluster).lines().filter(|line| line.starts_with("grpc_server_started_total{")) {
+        if COUNTED.iter().any(|method| line.contains(&format!("grpc_method=\"{method}\""))) {
+            sum += line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
+        }
+    }
+    sum as u64
+}
+
+/// What `work` costs, and what it comes to. Each second that it lasts may cost one read besides.
+async fn cost<T>(cluster: &Cluster, work: impl Future<Output = T>) -> (T, u64) {
+    let (before, start) = (requests(cluster), Instant::now());
+    let output = work.await;
+    let cost = requests(cluster) - before;
+    (output, cost.saturating_sub(start.elapsed().as_secs() + 1))
+}
+
+async fn provider(cluster: &Cluster) -> std::sync::Arc<EtcdProvider> {
+    EtcdProvider::connect(EtcdOptions::new(cluster.endpoints())).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_costs_a_request_and_its_unlock_another() {
+    let cluster = Cluster::single(&Binary::find(Series::V3_5));
+    let provider = provider(&cluster).await;
+    let _first = provider.lock().acquire("first", TTL).await.unwrap();
+    let (guards, acquires) = cost(&cluster, async {
+        let mut guards = Vec::new();
+        for n in 0..50 {
+            guards.push(provider.lock().acquire(&format!("k{n}"), TTL).await.unwrap());
+        }
+        guards
+    })
+    .await;
+    assert!((49..=50).contains(&acquires), "{acquires} requests for 50 locks");
+    let ((), unlocks) = cost(&cluster, async {
+        for guard in &guards {
+            guard.unlock().await.unwrap();
+        }
+    })
+    .await;
+    assert!((49..=50).contains(&unlocks), "{unlocks} requests for 50 unlocks");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_that_are_asked_for_at_once_cost_four_requests_at_most() {
+    let cluster = Cluster::single(&Binary::find(Series::V3_5));
+    let provider = provider(&cluster).await;
+    let _first = provider.allocator().acquire_id("s", 100).await.unwrap();
+    let (ids, cost) = cost(&cluster, join_all((0..16).map(|_| provider.allocator().acquire_id("s", 100)))).await;
+    assert!(ids.iter().all(|id| id.as_ref().unwrap().is_held()));
+    assert!(cost <= 4, "{cost} requests for 16 ids at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_registrations_together_cost_a_dozen_requests_and_closing_one() {
+    let cluster = Cluster::single(&Binary::find(Series::V3_5));
+    let provider = provider(&cluster).await;
+    let _first = provider.registry().register(ServiceInstance::new("s", "first", "localhost", 80)).await.unwrap();
+    let all = (0..1_000).map(|n| ServiceInstance::new("s", format!("i{n}"), "localhost", 80)).collect();
+    let (held, together) = cost(&cluster, provider.registry().register_all(all, RegisterOptions::default())).await;
+    let held = held.unwrap();
+    assert_eq!(held.len(), 1_000);
+    assert!(together <= 12, "{together} requests for 1,000 registrations");
+    let (closed, closing) = cost(&cluster, provider.close()).await;
+    closed.unwrap();
+    assert!(closing <= 1, "{closing} requests to close one lease");
+}

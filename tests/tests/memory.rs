@@ -1,0 +1,3 @@
+//! The kit on the volatile store.
+
+coord_tests::conformance!(volatile, coord_tests::harness::memory::Volatile::start());
