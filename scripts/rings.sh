@@ -19,8 +19,11 @@ if [ "${1:-}" = --edges ]; then
     shift
 fi
 
+# shellcheck disable=SC2086 # one crate a word
+[ $# -gt 0 ] || set -- $CRATES
+
 status=0
-for crate in ${*:-$CRATES}; do
+for crate in "$@"; do
     files=$(find "$crate/src" -name '*.rs' ! -name tests.rs | LC_ALL=C sort)
     # shellcheck disable=SC2086 # one file a word
     awk -v crate="$crate" -v edges="$edges" '

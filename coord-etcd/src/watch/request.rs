@@ -85,7 +85,7 @@ impl WatchRequest {
     }
 
     /// The same, from the past on.
-    pub(super) fn from_past(self) -> Self {
+    pub(super) fn in_past(self) -> Self {
         WatchRequest { from_past: true, ..self }
     }
 

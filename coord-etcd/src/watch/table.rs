@@ -103,7 +103,7 @@ impl Table {
         let (id, present) = (response.watch_id, head(response.header.as_ref())?);
         let after = request.after(present);
         if after < present && !request.is_from_past() {
-            return Ok(vec![Reply::Cancel(id), Reply::Watch(request.from_past())]);
+            return Ok(vec![Reply::Cancel(id), Reply::Watch(request.in_past())]);
         }
         liveness.told(present);
         if after < present {
