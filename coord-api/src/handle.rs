@@ -97,9 +97,9 @@ pub trait Leased: fmt::Debug + Send + Sync + 'static {
 /// A loss is for ever: polled again, it is ready again, with the same [`Loss`] (R32). So it can stay in a `select!` loop that goes on, to finish what was begun. One
 /// poll in 128 gives way to others first, as tokio's own futures do, so that such a loop does not keep its runtime from everything else.
 #[must_use = "futures do nothing unless polled"]
-pub struct Lost(Waiting);
+pub struct Lost(LostState);
 
-enum Waiting {
+enum LostState {
     For(Pin<Box<dyn Future<Output = Loss> + Send>>),
     Over {
         loss: Loss,
@@ -114,7 +114,7 @@ const IN_A_ROW: u8 = 127;
 impl Lost {
     /// Wraps a backend's future.
     pub fn new(future: impl Future<Output = Loss> + Send + 'static) -> Self {
-        Lost(Waiting::For(Box::pin(future)))
+        Lost(LostState::For(Box::pin(future)))
     }
 }
 
@@ -123,19 +123,19 @@ impl Future for Lost {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Loss> {
         let loss = match &mut self.0 {
-            Waiting::Over { polls, .. } if *polls == IN_A_ROW => {
+            LostState::Over { polls, .. } if *polls == IN_A_ROW => {
                 *polls = 0;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            Waiting::Over { loss, polls } => {
+            LostState::Over { loss, polls } => {
                 *polls += 1;
                 return Poll::Ready(*loss);
             }
-            Waiting::For(future) => ready!(future.as_mut().poll(cx)),
+            LostState::For(future) => ready!(future.as_mut().poll(cx)),
         };
         // The backend's future is dropped here, and never polled again.
-        self.0 = Waiting::Over { loss, polls: 0 };
+        self.0 = LostState::Over { loss, polls: 0 };
         Poll::Ready(loss)
     }
 }

@@ -49,8 +49,13 @@ impl ServiceInstance {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for a name or id that is not one good segment, an address under which nobody can be reached ([`address::check`]), port zero.
+    /// `InvalidArgument` for a name or id that is not one good segment, an address under which nobody can be reached ([`address::check`]), port zero. It names
+    /// the instance: `service/id`.
     pub fn validate(&self, operation: &'static str) -> Result<()> {
+        self.check(operation).map_err(|error| error.about(&self.path()))
+    }
+
+    fn check(&self, operation: &'static str) -> Result<()> {
         key::check_segment(operation, &self.name)?;
         key::check_segment(operation, &self.id)?;
         address::check(operation, &self.address)?;
@@ -70,10 +75,14 @@ impl ServiceInstance {
         for instance in instances {
             instance.validate(operation)?;
             if !known.insert((&instance.name, &instance.id)) {
-                return Err(Error::invalid_argument(operation, "one instance twice"));
+                return Err(Error::invalid_argument(operation, "one instance twice").about(&instance.path()));
             }
         }
         Ok(())
+    }
+
+    fn path(&self) -> String {
+        format!("{}/{}", self.name, self.id)
     }
 }
 

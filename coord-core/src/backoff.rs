@@ -23,13 +23,13 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Pauses that grow from 50 ms to `longest`, at most [`MAX_PAUSE`].
+    /// Pauses that grow from 50 ms to `longest`, at most 2 s.
     pub fn up_to(longest: Duration) -> Self {
         let longest = longest.min(MAX_PAUSE);
         Backoff { pauses: Self::pauses(longest), longest }
     }
 
-    /// Pauses that grow from 50 ms to [`MAX_PAUSE`].
+    /// Pauses that grow from 50 ms to 2 s.
     pub fn new() -> Self {
         Backoff::up_to(MAX_PAUSE)
     }

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
+use coord_home::BackoffPolicy;
 use tokio::time::Instant;
 
-/// The longest pause before the first trial of a member that failed.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-
-/// How often the pause doubles at most: to 32 s.
-const DOUBLINGS: u32 = 5;
+/// The pauses before the trials of a member that failed.
+const TRIALS: BackoffPolicy = BackoffPolicy::new(Duration::from_secs(1), Duration::from_secs(32));
 
 /// A member that answers for so long has its past forgiven.
 const TRUSTED_AFTER: Duration = Duration::from_secs(60);
@@ -227,10 +225,9 @@ impl Health {
         self.failed
     }
 
-    /// The pause before its next trial, `chance` (from 0 to 1) of its second half. Many clients that lost a member at once come back to it one by one.
+    /// The pause before its next trial. Many clients that lost a member at once come back to it one by one, by chance.
     fn pause(&self, chance: f64) -> Duration {
-        let longest = FIRST_PAUSE * (1 << self.strikes.min(DOUBLINGS));
-        longest.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0)
+        TRIALS.pause(self.strikes, chance)
     }
 }
 

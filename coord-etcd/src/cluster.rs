@@ -101,7 +101,7 @@ impl Cluster {
                 links += 1;
                 continue;
             }
-            if tried >= self.members.count() || !fault.moves_on(effect) || since - started >= total {
+            if tried >= self.members.count() || !fault.may_try_another(effect) || since - started >= total {
                 return Err(fault.into_error(operation, effect));
             }
             tried += 1;
@@ -113,7 +113,7 @@ impl Cluster {
         if self.closing().is_cancelled() {
             return Err(Error::closed(operation));
         }
-        self.home().ready().map_err(|error| Fault::homeless(&error).into_error(operation, Effect::Read))
+        self.home().ready().map_err(|error| Fault::no_home(&error).into_error(operation, Effect::Read))
     }
 
     async fn attempt<T, F>(&self, since: Instant, limit: Duration, request: impl Fn(Asked) -> F) -> Result<T, Fault>
@@ -121,17 +121,17 @@ impl Cluster {
         F: Future<Output = Result<T, Fault>>,
     {
         let asked = self.members.asked()?;
-        let mut patience = Patience { members: &self.members, asked: asked.clone(), since, settled: false };
+        let mut watched = ReportOnDrop { members: &self.members, asked: asked.clone(), since, answered: false };
         let answer = self.members.until(since + limit, request(asked)).await;
-        patience.settled = true;
+        watched.answered = true;
         match answer {
             Err(fault) if fault.over => {
-                self.members.replace(&patience.asked);
+                self.members.replace(&watched.asked);
                 Err(fault)
             }
-            Err(fault) if fault.accuses => {
-                self.members.accuse(&patience.asked, &fault);
-                Err(Fault { message: format!("{} ({})", fault.message, patience.asked.member.name).into(), ..fault })
+            Err(fault) if fault.blames_member => {
+                self.members.report_failure(&watched.asked, &fault);
+                Err(Fault { message: format!("{} ({})", fault.message, watched.asked.member.name).into(), ..fault })
             }
             answer => answer,
         }
@@ -153,18 +153,18 @@ impl Cluster {
     }
 }
 
-/// Accuses a member whose caller lost patience and dropped the call, as one does whose lease runs out meanwhile.
-struct Patience<'a> {
+/// Reports a failure of the member when its caller gives up waiting and drops the call, as one does whose lease is about to run out.
+struct ReportOnDrop<'a> {
     members: &'a Members,
     asked: Asked,
     since: Instant,
-    settled: bool,
+    answered: bool,
 }
 
-impl Drop for Patience<'_> {
+impl Drop for ReportOnDrop<'_> {
     fn drop(&mut self) {
-        if !self.settled && self.members.home().now().saturating_duration_since(self.since) >= GIVEN_UP {
-            self.members.accuse(&self.asked, &Fault::unavailable("its caller gave up waiting"));
+        if !self.answered && self.members.home().now().saturating_duration_since(self.since) >= GIVEN_UP {
+            self.members.report_failure(&self.asked, &Fault::unavailable("its caller gave up waiting"));
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::credentials::Account;
 use crate::dial::Dialing;
 use crate::error::Fault;
 use crate::flight::Flight;
-use crate::identity::{Answer, Identity};
+use crate::identity::{EtcdAnswer, Identity};
 use crate::target::Target;
 
 /// The largest answer that is taken. A page of a list, or the changes of a busy moment, may well exceed tonic's 4 MiB.
@@ -46,12 +46,12 @@ pub(crate) struct Link {
     /// Tells the client's links apart.
     pub(crate) number: u64,
     /// Keys, and what else is asked once.
-    pub(crate) main: Arc<Connection>,
+    pub(crate) main: Arc<MemberConnection>,
     near: Near,
     /// Watches, on the same transport. The member ends them when it has no leader, which it would otherwise keep to itself.
-    pub(crate) watches: Connection,
+    pub(crate) watches: MemberConnection,
     /// Renewals, on a transport of their own, so that nothing else can hold them up.
-    pub(crate) leases: Connection,
+    pub(crate) leases: MemberConnection,
 }
 
 impl Link {
@@ -61,15 +61,15 @@ impl Link {
         let transport = channel()?;
         Ok(Link {
             number,
-            main: Arc::new(Connection::new(transport.clone(), false, common)?),
+            main: Arc::new(MemberConnection::new(transport.clone(), false, common)?),
             near: Near { made: Mutex::default(), target: target.clone(), common: common.clone() },
-            watches: Connection::new(transport, true, common)?,
-            leases: Connection::new(channel()?, true, common)?,
+            watches: MemberConnection::new(transport, true, common)?,
+            leases: MemberConnection::new(channel()?, true, common)?,
         })
     }
 
     /// The connection for a request about keys: one in the runtime that makes it, where that is wanted.
-    pub(crate) fn requests(&self) -> Arc<Connection> {
+    pub(crate) fn requests(&self) -> Arc<MemberConnection> {
         self.near.get().unwrap_or_else(|| Arc::clone(&self.main))
     }
 }
@@ -81,14 +81,14 @@ fn channel(dialing: &Dialing, target: &Target) -> Result<Channel, Fault> {
 /// Connections in the runtimes that make requests. Each carries those of its own runtime alone, so that one that stands still, or has ended, harms no other.
 #[derive(Debug)]
 struct Near {
-    made: Mutex<Vec<(Id, Home, Arc<Connection>)>>,
+    made: Mutex<Vec<(Id, Home, Arc<MemberConnection>)>>,
     target: Target,
     common: Common,
 }
 
 impl Near {
     /// The one in the present runtime, made where there is none; `None` where the home's is to be used.
-    fn get(&self) -> Option<Arc<Connection>> {
+    fn get(&self) -> Option<Arc<MemberConnection>> {
         if !self.common.near || Home::is_here() {
             return None;
         }
@@ -103,14 +103,14 @@ impl Near {
         }
         let (id, home) = (runtime.id(), Home::runtime(runtime));
         let dialing = Dialing { home: home.clone(), ..self.common.dialing.clone() };
-        let connection = Arc::new(Connection::new(channel(&dialing, &self.target).ok()?, false, &self.common).ok()?);
+        let connection = Arc::new(MemberConnection::new(channel(&dialing, &self.target).ok()?, false, &self.common).ok()?);
         made.push((id, home, Arc::clone(&connection)));
         Some(connection)
     }
 }
 
 /// A client of one member that signs in when it is first used, and again when its token is refused.
-pub(crate) struct Connection {
+pub(crate) struct MemberConnection {
     client: Client,
     identity: Arc<Identity>,
     /// Whether the other end has said that it belongs to the cluster. It stays who it is for as long as the connection lasts.
@@ -118,7 +118,7 @@ pub(crate) struct Connection {
     signing_in: Option<Arc<SigningIn>>,
 }
 
-impl Connection {
+impl MemberConnection {
     fn new(channel: Channel, require_leader: bool, common: &Common) -> Result<Self, Fault> {
         let options = ConnectOptions::new().with_require_leader(require_leader);
         // Without credentials, which would make it sign in here, etcd-client does nothing that is to be waited for.
@@ -134,14 +134,14 @@ impl Connection {
                 under_way: Flight::default(),
             })
         });
-        Ok(Connection { client, identity: Arc::clone(&common.identity), identified: AtomicBool::new(false), signing_in })
+        Ok(MemberConnection { client, identity: Arc::clone(&common.identity), identified: AtomicBool::new(false), signing_in })
     }
 
     /// Makes one request of one of etcd's services, as all do: signed in, with a new token where the old one is refused, and answered by a member of the cluster. What writes is sent to
     /// nobody of whom it is not known that he belongs to it.
     pub(crate) async fn ask<S, T, F>(&self, effect: Effect, service: impl Fn(&Client) -> S, request: impl Fn(S) -> F) -> Result<T, Fault>
     where
-        T: Answer,
+        T: EtcdAnswer,
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         if effect != Effect::Read {
@@ -187,7 +187,7 @@ impl Connection {
 
     /// What is said by somebody who does not speak as etcd does, and has not shown to be one, speaks against him.
     fn judge(&self, fault: Fault) -> Fault {
-        let is_known = fault.accuses || fault.of_etcd || fault.over || self.is_identified();
+        let is_known = fault.blames_member || fault.of_etcd || fault.over || self.is_identified();
         if is_known || fault.kind == ErrorKind::Closed {
             return fault;
         }
@@ -225,7 +225,7 @@ pub(crate) async fn nothing(mut kv: KvClient) -> Result<TxnResponse, etcd_client
     kv.txn(etcd_client::Txn::new()).await
 }
 
-impl std::fmt::Debug for Connection {
+impl std::fmt::Debug for MemberConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection").field("identified", &self.identified).finish_non_exhaustive()
     }

@@ -198,7 +198,7 @@ impl Members {
     }
 
     /// A member failed, or was silent: another one is asked from now on, and this one is tried again by and by, over a new link.
-    pub(crate) fn accuse(&self, asked: &Asked, fault: &Fault) {
+    pub(crate) fn report_failure(&self, asked: &Asked, fault: &Fault) {
         let member = &asked.member;
         if !member.unlink(&asked.link) {
             // It speaks of a link that nobody uses any more, and says nothing of how the member does now.
@@ -234,7 +234,7 @@ impl Members {
             let link = self.link(&member.target)?;
             link.main.identify().await?;
             match barrier(&link.main).await {
-                Err(fault) if fault.accuses => Err(fault),
+                Err(fault) if fault.blames_member => Err(fault),
                 // Whatever else it says, it has come as far as the others.
                 _ => Ok(()),
             }
@@ -351,7 +351,7 @@ mod tests {
         thread::spawn(move || {
             for _ in 0..3_000 {
                 let asked = accusing.asked().unwrap();
-                accusing.accuse(&asked, &Fault::silent());
+                accusing.report_failure(&asked, &Fault::silent());
             }
             told.send(()).unwrap();
         });

@@ -201,7 +201,7 @@ impl EtcdOptions {
     }
 
     /// Checks everything, and reads what is to be read.
-    pub(crate) fn check(&self) -> Result<Checked> {
+    pub(crate) fn check(&self) -> Result<CheckedOptions> {
         if let Some(namespace) = &self.namespace {
             coord_api::key::check(OPTIONS, namespace)?;
         }
@@ -241,13 +241,13 @@ impl EtcdOptions {
             None => None,
         };
         let account = self.credentials.clone().map(Account::new).transpose()?.map(Arc::new);
-        Ok(Checked { targets, encryption, account, cluster, attempt_timeout: attempt, total_timeout: total })
+        Ok(CheckedOptions { targets, encryption, account, cluster, attempt_timeout: attempt, total_timeout: total })
     }
 }
 
 /// What the options come to.
 #[derive(Debug)]
-pub(crate) struct Checked {
+pub(crate) struct CheckedOptions {
     pub(crate) targets: Vec<Target>,
     pub(crate) encryption: Option<Arc<Encryption>>,
     pub(crate) account: Option<Arc<Account>>,

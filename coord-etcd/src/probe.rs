@@ -6,7 +6,7 @@ use coord_api::{ErrorKind, Revision};
 use etcd_client::proto::{PbTxnOpResponse, PbTxnResponse};
 use etcd_client::{GetOptions, Txn, TxnOp};
 
-use crate::connection::{Connection, kv};
+use crate::connection::{MemberConnection, kv};
 use crate::error::Fault;
 use crate::wire::{ZERO, head, number};
 
@@ -14,7 +14,7 @@ use crate::wire::{ZERO, head, number};
 const AT_ONCE: usize = MAX_TXN_OPS / 2;
 
 /// Proves that the member that is asked knows everything that was acknowledged to anyone before.
-pub(crate) async fn barrier(connection: &Connection) -> Result<(), Fault> {
+pub(crate) async fn barrier(connection: &MemberConnection) -> Result<(), Fault> {
     match present(connection, Bytes::from_static(ZERO)).await {
         // The member looks at what a user may read after it has caught up.
         Err(fault) if fault.kind == ErrorKind::PermissionDenied => Ok(()),
@@ -23,7 +23,7 @@ pub(crate) async fn barrier(connection: &Connection) -> Result<(), Fault> {
 }
 
 /// The revision that the store is at, by a linearizable read of a key that may be read.
-pub(crate) async fn present(connection: &Connection, key: Bytes) -> Result<Revision, Fault> {
+pub(crate) async fn present(connection: &MemberConnection, key: Bytes) -> Result<Revision, Fault> {
     let read = connection.ask(Effect::Read, kv, |mut kv| {
         let key = key.clone();
         async move { kv.get(key, Some(GetOptions::new().with_keys_only())).await }
@@ -49,7 +49,7 @@ pub(crate) struct Finding {
 }
 
 /// Asks what happened, by reading, on the connection that the watches are on: for streams whose other end answers no request for progress, as etcd's own gRPC proxy does not.
-pub(crate) async fn what_happened(connection: &Connection, questions: Vec<Question>) -> Result<Vec<Finding>, Fault> {
+pub(crate) async fn what_happened(connection: &MemberConnection, questions: Vec<Question>) -> Result<Vec<Finding>, Fault> {
     if questions.is_empty() {
         // That it answers is all that can be said.
         barrier(connection).await?;
@@ -66,7 +66,7 @@ pub(crate) async fn what_happened(connection: &Connection, questions: Vec<Questi
     Ok(findings)
 }
 
-async fn ask(connection: &Connection, questions: &[Question], count_before: bool) -> Result<PbTxnResponse, Fault> {
+async fn ask(connection: &MemberConnection, questions: &[Question], count_before: bool) -> Result<PbTxnResponse, Fault> {
     let operations: Vec<TxnOp> = questions.iter().flat_map(|question| operations(question, count_before)).collect();
     let answer = connection.ask(Effect::Read, kv, |mut kv| {
         let txn = Txn::new().and_then(operations.clone());

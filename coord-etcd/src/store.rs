@@ -34,10 +34,10 @@ use crate::watch::Watches;
 /// ([`EtcdOptions::home`]). So it may be opened in one runtime and used in another one, or outside of any.
 #[derive(Clone)]
 pub struct EtcdStore {
-    inner: Arc<Inner>,
+    inner: Arc<EtcdClient>,
 }
 
-struct Inner {
+struct EtcdClient {
     cluster: Arc<Cluster>,
     granted: Granted,
     watches: Watches,
@@ -55,7 +55,7 @@ impl EtcdStore {
         let closing = CancellationToken::new();
         let cluster = Arc::new(Cluster::new(options, closing.clone())?);
         let watches = Watches::new(Arc::clone(&cluster));
-        Ok(EtcdStore { inner: Arc::new(Inner { cluster, granted: Granted::default(), watches, _closes: closing.drop_guard() }) })
+        Ok(EtcdStore { inner: Arc::new(EtcdClient { cluster, granted: Granted::default(), watches, _closes: closing.drop_guard() }) })
     }
 
     /// A client that is connected: one member answered within the connect timeout (R3).

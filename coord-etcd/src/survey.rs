@@ -19,7 +19,7 @@ use crate::error::Fault;
 use crate::flight::Flight;
 use crate::members::{Member, Members};
 use crate::options::Discovery;
-use crate::status::{self, Told};
+use crate::status::{self, MemberStatus};
 use crate::target::Target;
 
 /// The pause between two looks at a member that does not answer yet.
@@ -80,7 +80,7 @@ impl Survey {
         // Who waits may have less patience than who began.
         let home = self.members.home();
         let surveyed = home.timeout(limit + SLACK, self.under_way.join(home, surveyed, survey)).await;
-        surveyed.unwrap_or_else(|_| Err(Fault { accuses: false, ..self.members.late() }))
+        surveyed.unwrap_or_else(|_| Err(Fault { blames_member: false, ..self.members.late() }))
     }
 
     /// Asks all members until one of them answers, or until each refuses for good.
@@ -90,7 +90,7 @@ impl Survey {
             let Some(survey) = survey.upgrade() else { return Err(Fault::closed()) };
             survey.find_out(Instant::now() + limit, true).await
         });
-        let mut asking = asking.map_err(|error| Fault::homeless(&error)).map(AbortOnDrop)?;
+        let mut asking = asking.map_err(|error| Fault::no_home(&error)).map(AbortOnDrop)?;
         (&mut asking.0).await.unwrap_or_else(|_| Err(Fault::unavailable("connecting was broken off")))
     }
 
@@ -110,7 +110,7 @@ impl Survey {
 
     async fn probe_all(&self, all: &[Arc<Member>], deadline: Instant, insistent: bool) -> Result<(), Fault> {
         let mut probes: FuturesUnordered<_> = all.iter().map(|member| self.probe(Arc::clone(member), Duration::ZERO, deadline)).collect();
-        let mut answers: Vec<(Arc<Member>, Told)> = Vec::new();
+        let mut answers: Vec<(Arc<Member>, MemberStatus)> = Vec::new();
         let (mut failed, mut refusals, mut last) = (Vec::new(), Vec::new(), Fault::silent());
         let mut patience = deadline;
         loop {
@@ -124,7 +124,7 @@ impl Survey {
             match probed {
                 Ok(told) => answers.push((Arc::clone(&member), told)),
                 // A member that is well, and will not have us. Another one may.
-                Err(fault) if !fault.accuses && !fault.over => refusals.push(fault),
+                Err(fault) if !fault.blames_member && !fault.over => refusals.push(fault),
                 Err(fault) => {
                     // Silence says less than what was heard before it: the last look is cut short where time runs out.
                     if fault.kind != ErrorKind::Timeout || last.kind == ErrorKind::Timeout {
@@ -162,7 +162,7 @@ impl Survey {
                 }
                 Err(fault) => {
                     last = Fault { message: format!("{} ({})", fault.message, member.name).into(), ..fault };
-                    self.members.accuse(&asked, &last);
+                    self.members.report_failure(&asked, &last);
                 }
             }
         }
@@ -176,7 +176,7 @@ impl Survey {
 
     /// The cluster that is meant: the one that is known or, before it is, the one that most members belong to and, of two, that of the first endpoint. So clients with the
     /// same endpoints come to the same cluster.
-    fn choose(&self, all: &[Arc<Member>], answers: &[(Arc<Member>, Told)]) -> Option<u64> {
+    fn choose(&self, all: &[Arc<Member>], answers: &[(Arc<Member>, MemberStatus)]) -> Option<u64> {
         let place = |member: &Arc<Member>| all.iter().position(|known| known == member).unwrap_or(all.len());
         let mut clusters: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
         for (member, told) in answers.iter().filter(|(_, told)| told.cluster() != 0) {
@@ -185,11 +185,11 @@ impl Survey {
         }
         let most = clusters.into_iter().max_by_key(|(_, (count, first))| (*count, usize::MAX - first));
         // A cluster that the options name may be none of them: then each is told to be another.
-        most.map(|(cluster, _)| self.members.common.identity.settle(cluster)).or_else(|| answers.first().map(|_| 0))
+        most.map(|(cluster, _)| self.members.common.identity.fix(cluster)).or_else(|| answers.first().map(|_| 0))
     }
 
     /// Asks one member who it is.
-    async fn probe(&self, member: Arc<Member>, pause: Duration, deadline: Instant) -> (Arc<Member>, Result<Told, Fault>) {
+    async fn probe(&self, member: Arc<Member>, pause: Duration, deadline: Instant) -> (Arc<Member>, Result<MemberStatus, Fault>) {
         if !pause.is_zero() {
             sleep(pause).await;
         }
@@ -200,7 +200,7 @@ impl Survey {
                 let probed = probed.unwrap_or_else(|_| Err(self.members.late()));
                 // The next one is over a new link, for which all that it needs is looked at again.
                 match &probed {
-                    Err(fault) if fault.accuses => self.members.accuse(&asked, fault),
+                    Err(fault) if fault.blames_member => self.members.report_failure(&asked, fault),
                     Err(fault) if fault.over => self.members.replace(&asked),
                     _ => {}
                 }
@@ -285,7 +285,7 @@ impl Survey {
     }
 }
 
-impl Told {
+impl MemberStatus {
     fn cluster(&self) -> u64 {
         self.header.as_ref().map(|header| header.cluster_id).unwrap_or_default()
     }

@@ -5,23 +5,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use coord_api::{Error, ErrorKind, Outcome, Result};
 
-use crate::shared::{Seen, Shared};
+use crate::shared::{SeenCommit, SharedStore};
 
 /// A client, held by its handle and by its streams.
 #[derive(Debug)]
-pub(crate) struct Client {
-    pub(crate) shared: Arc<Shared>,
+pub(crate) struct StoreClient {
+    pub(crate) shared: Arc<SharedStore>,
     pub(crate) id: u64,
     closed: AtomicBool,
     /// Counts how often the client was cut off and connected again: odd while it is cut off.
     connection: AtomicU64,
 }
 
-impl Client {
+impl StoreClient {
     /// A client of a store. Of a durable one whose last client ended, it is closed from the start.
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<SharedStore>) -> Self {
         let id = shared.enter();
-        Client { id: id.unwrap_or(u64::MAX), closed: AtomicBool::new(id.is_none()), connection: AtomicU64::new(0), shared }
+        StoreClient { id: id.unwrap_or(u64::MAX), closed: AtomicBool::new(id.is_none()), connection: AtomicU64::new(0), shared }
     }
 
     /// Cuts the client off from its store, unless it is cut off already.
@@ -83,7 +83,7 @@ impl Client {
     }
 
     /// Waits until an answer may be given.
-    pub(crate) async fn seen(&self, operation: &'static str, seen: Seen) -> Result<()> {
+    pub(crate) async fn seen(&self, operation: &'static str, seen: SeenCommit) -> Result<()> {
         self.shared.durable(seen, || self.is_gone()).await.map_err(|error| {
             let outcome = if seen.wrote { Outcome::Unknown } else { Outcome::NotApplied };
             self.failed(operation, error).with_outcome(outcome)

@@ -27,7 +27,7 @@ impl Expiry {
         if self.running.load(Ordering::Acquire) || self.running.swap(true, Ordering::AcqRel) {
             return;
         }
-        let running = Running { expiry: Arc::clone(self), ended: Some(ended()) };
+        let running = RunningTask { expiry: Arc::clone(self), ended: Some(ended()) };
         // A task that is not taken is dropped, and with that does not run.
         let _ = home.spawn(run(running, home.clone(), look()));
     }
@@ -38,7 +38,7 @@ impl Expiry {
     }
 }
 
-async fn run<E: FnOnce()>(running: Running<E>, home: Home, look: impl Fn() -> Option<Option<Instant>>) {
+async fn run<E: FnOnce()>(running: RunningTask<E>, home: Home, look: impl Fn() -> Option<Option<Instant>>) {
     let bell = &running.expiry.bell;
     while let Some(next) = look() {
         match next {
@@ -52,12 +52,12 @@ async fn run<E: FnOnce()>(running: Running<E>, home: Home, look: impl Fn() -> Op
 }
 
 /// That the task runs. Dropped, it does not.
-struct Running<E: FnOnce()> {
+struct RunningTask<E: FnOnce()> {
     expiry: Arc<Expiry>,
     ended: Option<E>,
 }
 
-impl<E: FnOnce()> Drop for Running<E> {
+impl<E: FnOnce()> Drop for RunningTask<E> {
     fn drop(&mut self) {
         self.expiry.running.store(false, Ordering::Release);
         if let Some(ended) = self.ended.take() {

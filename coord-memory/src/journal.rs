@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
 use crate::engine::Counters;
-use crate::storage::{Mutation, Storage, Write};
+use crate::storage::{Mutation, Storage, StorageWrite};
 use crate::watchers::{Watcher, wake};
 
 /// How many bytes may wait for the disk before further writes wait with applying.
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Journal {
     storage: Mutex<Option<Arc<dyn Storage>>>,
-    queue: Mutex<Queue>,
+    queue: Mutex<CommitQueue>,
     /// Rings when the queue holds as many commits as the last flush carried.
     gathered: Condvar,
     /// The number of the last commit that was queued; and of the last one that is durable.
@@ -40,7 +40,7 @@ pub(crate) struct Journal {
     /// The revision of the last durable commit: what watchers may see.
     visible: AtomicU64,
     failure: OnceLock<Error>,
-    told: Told,
+    told: OnFailure,
     /// Where flushes run, and whose timers bound the waiting for them.
     home: Home,
     /// Ticks whenever one of the above changed.
@@ -48,16 +48,16 @@ pub(crate) struct Journal {
 }
 
 /// Whoever is told that nothing works any more.
-struct Told(Box<dyn Fn() + Send + Sync>);
+struct OnFailure(Box<dyn Fn() + Send + Sync>);
 
-impl fmt::Debug for Told {
+impl fmt::Debug for OnFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Told")
     }
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct CommitQueue {
     mutations: Vec<Mutation>,
     bytes: usize,
     counters: Option<Counters>,
@@ -80,7 +80,7 @@ impl Journal {
             durable: AtomicU64::new(0),
             visible: AtomicU64::new(revision.get()),
             failure: OnceLock::new(),
-            told: Told(Box::new(failed)),
+            told: OnFailure(Box::new(failed)),
             home,
             ticks: watch::Sender::new(()),
         }
@@ -250,11 +250,11 @@ impl Flush {
         }
     }
 
-    fn take(&self) -> Option<(Write, Vec<Arc<Watcher>>, u64)> {
+    fn take(&self) -> Option<(StorageWrite, Vec<Arc<Watcher>>, u64)> {
         let mut queue = self.journal.queue.lock();
         // Only among concurrent writers: one alone never waits.
         if queue.carried > 1 {
-            let scattered = |queue: &mut Queue| queue.commits < queue.carried;
+            let scattered = |queue: &mut CommitQueue| queue.commits < queue.carried;
             let _ = self.journal.gathered.wait_while_for(&mut queue, scattered, LINGER);
         }
         let Some(counters) = queue.counters.take() else {
@@ -265,7 +265,7 @@ impl Flush {
         };
         queue.bytes = 0;
         queue.carried = std::mem::take(&mut queue.commits);
-        let write = Write { mutations: std::mem::take(&mut queue.mutations), counters };
+        let write = StorageWrite { mutations: std::mem::take(&mut queue.mutations), counters };
         let watchers = std::mem::take(&mut queue.watchers);
         for watcher in &watchers {
             watcher.set_listed(false);

@@ -10,7 +10,7 @@ use coord_home::Home;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
-use crate::engine::{Engine, LeaseChange, Window};
+use crate::engine::{Engine, HistoryWindow, LeaseChange};
 use crate::expiry::Expiry;
 use crate::journal::Journal;
 use crate::storage::{Mutation, Storage, new_store_id};
@@ -20,52 +20,58 @@ use crate::watchers::{Watcher, Watchers, wake};
 const LONGEST_SLEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The history that a store keeps: 16,384 changes and 64 MiB at most.
-pub(crate) const WINDOW: Window = Window { changes: 16_384, bytes: 64 * 1024 * 1024 };
+pub(crate) const WINDOW: HistoryWindow = HistoryWindow { changes: 16_384, bytes: 64 * 1024 * 1024 };
 
-pub(crate) struct Shared {
-    state: RwLock<State>,
+pub(crate) struct SharedStore {
+    state: RwLock<StoreState>,
     epoch: Instant,
     home: Home,
     expiry: Arc<Expiry>,
     journal: Option<Arc<Journal>>,
     clients: Mutex<usize>,
     next_client: AtomicU64,
-    me: Weak<Shared>,
+    me: Weak<SharedStore>,
     pub(crate) store_id: String,
     pub(crate) version: &'static str,
 }
 
 /// What the lock guards.
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct StoreState {
     pub(crate) engine: Engine,
     pub(crate) watchers: Watchers,
 }
 
 /// What an operation saw or made, and so what must be durable before it is answered.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct SeenCommit {
     number: u64,
     /// Whether the operation itself changed the store.
     pub(crate) wrote: bool,
 }
 
-impl Shared {
+impl SharedStore {
     pub(crate) fn volatile(home: Home) -> Arc<Self> {
-        Shared::new(home, Engine::new(WINDOW), None, new_store_id(), concat!("coord-memory ", env!("CARGO_PKG_VERSION"), " (volatile)"))
+        SharedStore::new(
+            home,
+            Engine::new(WINDOW),
+            None,
+            new_store_id(),
+            concat!("coord-memory ", env!("CARGO_PKG_VERSION"), " (volatile)"),
+        )
     }
 
     /// A store, which keeps its commits in `storage` where there is one.
     pub(crate) fn new(home: Home, engine: Engine, storage: Option<Arc<dyn Storage>>, store_id: String, version: &'static str) -> Arc<Self> {
         let (journals_home, revision) = (home.clone(), engine.revision());
-        let journal = |storage, me: &Weak<Shared>| {
+        let journal = |storage, me: &Weak<SharedStore>| {
             let me = Weak::clone(me);
             let failed = move || me.upgrade().iter().for_each(|shared| shared.wake_all());
             Arc::new(Journal::new(journals_home, storage, revision, failed))
         };
-        Arc::new_cyclic(|me| Shared {
+        Arc::new_cyclic(|me| SharedStore {
             journal: storage.map(|storage| journal(storage, me)),
-            state: RwLock::new(State { engine, watchers: Watchers::default() }),
+            state: RwLock::new(StoreState { engine, watchers: Watchers::default() }),
             epoch: home.now(),
             home,
             expiry: Arc::default(),
@@ -131,7 +137,7 @@ impl Shared {
     }
 
     /// Reads, after whatever has expired by now is gone.
-    pub(crate) fn read<T>(&self, read: impl FnOnce(&State) -> T) -> (T, Seen) {
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&StoreState) -> T) -> (T, SeenCommit) {
         let mut state = self.state.read();
         if let Some(expiry) = state.engine.next_expiry() {
             // Not under the lock: a runtime that is ending drops the task at once, and that looks at the watchers.
@@ -142,16 +148,16 @@ impl Shared {
             }
             state = self.state.read();
         }
-        (read(&state), Seen { number: self.queued(), wrote: false })
+        (read(&state), SeenCommit { number: self.queued(), wrote: false })
     }
 
     /// Reads as it stands.
-    pub(crate) fn peek<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+    pub(crate) fn peek<T>(&self, read: impl FnOnce(&StoreState) -> T) -> T {
         read(&self.state.read())
     }
 
     /// Writes, after whatever has expired by now is gone, and sees to what follows a write: the journal, the watchers, the history's window.
-    pub(crate) fn write<T>(&self, write: impl FnOnce(&mut State) -> T) -> (T, Seen) {
+    pub(crate) fn write<T>(&self, write: impl FnOnce(&mut StoreState) -> T) -> (T, SeenCommit) {
         let mut woken = Vec::new();
         let mut granted = false;
         let (result, seen, leases) = {
@@ -164,7 +170,7 @@ impl Shared {
             let before = state.engine.revision();
             let result = write(&mut state);
             let wrote = self.publish(&mut state, before, &mut woken, &mut granted);
-            (result, Seen { number: self.queued(), wrote }, state.engine.next_expiry().is_some())
+            (result, SeenCommit { number: self.queued(), wrote }, state.engine.next_expiry().is_some())
         };
         if leases {
             self.ensure_expiry();
@@ -181,7 +187,7 @@ impl Shared {
     /// # Errors
     ///
     /// The failure of the storage; `Closed` when `closed` says so.
-    pub(crate) async fn durable(&self, seen: Seen, closed: impl Fn() -> bool) -> Result<()> {
+    pub(crate) async fn durable(&self, seen: SeenCommit, closed: impl Fn() -> bool) -> Result<()> {
         match &self.journal {
             Some(journal) => journal.durable(seen.number, closed).await,
             None => Ok(()),
@@ -258,8 +264,8 @@ impl Shared {
     }
 
     /// What follows a write. Says whether it changed anything.
-    fn publish(&self, state: &mut State, before: Revision, woken: &mut Vec<Arc<Watcher>>, granted: &mut bool) -> bool {
-        let State { engine, watchers } = state;
+    fn publish(&self, state: &mut StoreState, before: Revision, woken: &mut Vec<Arc<Watcher>>, granted: &mut bool) -> bool {
+        let StoreState { engine, watchers } = state;
         let first = woken.len();
         let mut changed = engine.revision() != before;
         if changed {
@@ -290,14 +296,14 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedStore {
     fn drop(&mut self) {
         // So that the task sees that it is over.
         self.expiry.poke();
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for SharedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("store_id", &self.store_id).field("version", &self.version).finish_non_exhaustive()
     }

@@ -9,10 +9,10 @@ use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreSt
 use coord_api::{Error, LeaseId, Result, Revision};
 use coord_home::Home;
 
-use crate::client::{Client, unavailable};
+use crate::client::{StoreClient, unavailable};
 use crate::engine::Engine;
-use crate::shared::Shared;
-use crate::watch::WatchStream;
+use crate::shared::SharedStore;
+use crate::watch::EngineWatch;
 
 /// One client of an embedded store (S1 to S6).
 ///
@@ -42,7 +42,7 @@ use crate::watch::WatchStream;
 /// ```
 #[derive(Clone)]
 pub struct MemoryStore {
-    handle: Arc<Handle>,
+    handle: Arc<ClientHandle>,
 }
 
 impl MemoryStore {
@@ -56,7 +56,7 @@ impl MemoryStore {
 
     /// As [`new`](MemoryStore::new), in this [`Home`]: for tests that pause the clock after they began, [`Home::callers`].
     pub fn new_in(home: Home) -> Self {
-        MemoryStore::of(Shared::volatile(home))
+        MemoryStore::of(SharedStore::volatile(home))
     }
 
     /// Where the store's work lives.
@@ -81,7 +81,7 @@ impl MemoryStore {
     /// full; `Internal` when what it holds is damaged or not a store: the message says what to do.
     #[cfg(feature = "sled")]
     pub fn open(path: impl AsRef<std::path::Path>) -> Result<Self> {
-        Ok(MemoryStore::of(open(path.as_ref(), crate::storage::sled::Patience::Own)?.into_shared()))
+        Ok(MemoryStore::of(open(path.as_ref(), crate::storage::sled::OpenPatience::Own)?.into_shared()))
     }
 
     /// As [`open`](Self::open), without blocking the thread: the directory is read on a thread for blocking work. A directory that is open elsewhere, perhaps in a process
@@ -96,19 +96,19 @@ impl MemoryStore {
     /// Cancel safe. What was begun goes on to its end, and the directory is let go of then.
     #[cfg(feature = "sled")]
     pub async fn open_async(path: impl AsRef<std::path::Path>) -> Result<Self> {
-        use crate::storage::sled::Patience;
+        use crate::storage::sled::OpenPatience;
 
         let path = path.as_ref().to_owned();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return Ok(MemoryStore::of(open(&path, Patience::Anyone)?.into_shared()));
+            return Ok(MemoryStore::of(open(&path, OpenPatience::Anyone)?.into_shared()));
         };
-        let opened = runtime.spawn_blocking(move || open(&path, Patience::Anyone)).await;
+        let opened = runtime.spawn_blocking(move || open(&path, OpenPatience::Anyone)).await;
         let opened = opened.map_err(|_| Error::closed("store.open"))??;
         Ok(MemoryStore::of(opened.into_shared()))
     }
 
-    pub(crate) fn of(shared: Arc<Shared>) -> Self {
-        MemoryStore { handle: Arc::new(Handle(Arc::new(Client::new(shared)))) }
+    pub(crate) fn of(shared: Arc<SharedStore>) -> Self {
+        MemoryStore { handle: Arc::new(ClientHandle(Arc::new(StoreClient::new(shared)))) }
     }
 
     /// A further client of the same store, independent of this one: closing or abandoning either leaves the other alone.
@@ -166,7 +166,7 @@ impl MemoryStore {
         self.client_ref().shared.peek(|state| state.engine.revision())
     }
 
-    fn client_ref(&self) -> &Arc<Client> {
+    fn client_ref(&self) -> &Arc<StoreClient> {
         &self.handle.0
     }
 }
@@ -185,9 +185,9 @@ impl fmt::Debug for MemoryStore {
 }
 
 /// What the handles of one client share: with the last one the client ends.
-struct Handle(Arc<Client>);
+struct ClientHandle(Arc<StoreClient>);
 
-impl Drop for Handle {
+impl Drop for ClientHandle {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -195,22 +195,22 @@ impl Drop for Handle {
 
 /// What was opened, and has no clock yet.
 #[cfg(feature = "sled")]
-struct Opened {
+struct OpenedStore {
     engine: Engine,
     storage: crate::storage::sled::SledStorage,
     store_id: String,
 }
 
 #[cfg(feature = "sled")]
-impl Opened {
-    fn into_shared(self) -> Arc<Shared> {
+impl OpenedStore {
+    fn into_shared(self) -> Arc<SharedStore> {
         let version = concat!("coord-memory ", env!("CARGO_PKG_VERSION"), " (sled 0.34)");
-        Shared::new(Home::shared(), self.engine, Some(Arc::new(self.storage)), self.store_id, version)
+        SharedStore::new(Home::shared(), self.engine, Some(Arc::new(self.storage)), self.store_id, version)
     }
 }
 
 #[cfg(feature = "sled")]
-fn open(path: &std::path::Path, patience: crate::storage::sled::Patience) -> Result<Opened> {
+fn open(path: &std::path::Path, patience: crate::storage::sled::OpenPatience) -> Result<OpenedStore> {
     use crate::storage::sled::{SledStorage, damaged};
 
     let (storage, contents) = SledStorage::open(path, patience)?;
@@ -221,7 +221,7 @@ fn open(path: &std::path::Path, patience: crate::storage::sled::Patience) -> Res
             return Err(damaged(path, "its entries do not fit each other"));
         }
     }
-    Ok(Opened { engine, storage, store_id: contents.store_id })
+    Ok(OpenedStore { engine, storage, store_id: contents.store_id })
 }
 
 #[async_trait]
@@ -271,7 +271,7 @@ impl Store for MemoryStore {
             Ok((after.map_or(head, |after| after.min(head)), watcher))
         });
         // From here on dropping the stream, also by dropping this future, ends the watch.
-        let armed = armed.map(|(armed, watcher)| StoreWatch::new(armed, WatchStream::new(Arc::clone(client), connection, watcher)));
+        let armed = armed.map(|(armed, watcher)| StoreWatch::new(armed, EngineWatch::new(Arc::clone(client), connection, watcher)));
         client.seen(OPERATION, seen).await?;
         armed
     }

@@ -19,26 +19,26 @@ use coord_api::{Result, Revision};
 
 use crate::cluster::Cluster;
 use crate::wire::interval;
-use pools::Pools;
-use request::{OPERATION, Target};
+use pools::StreamPools;
+use request::{OPERATION, WatchTarget};
 use watermark::Watermark;
 
 /// The watches of one client.
 #[derive(Debug)]
 pub(crate) struct Watches {
-    pools: Pools,
+    pools: StreamPools,
     watermark: Watermark,
 }
 
 impl Watches {
     /// Watches of a cluster, of which none is open yet.
     pub(crate) fn new(cluster: std::sync::Arc<Cluster>) -> Self {
-        Watches { pools: Pools::default(), watermark: Watermark::new(cluster) }
+        Watches { pools: StreamPools::default(), watermark: Watermark::new(cluster) }
     }
 
     /// Watches a span: every change after `after`, or after the present one.
     pub(crate) async fn open(&self, cluster: &Cluster, span: &Span, after: Option<Revision>) -> Result<StoreWatch> {
-        let target = Target { span: interval(span), after };
+        let target = WatchTarget { span: interval(span), after };
         let opened = cluster.call(OPERATION, Effect::Read, |asked| {
             let target = &target;
             async move {

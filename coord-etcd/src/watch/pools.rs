@@ -7,7 +7,7 @@ use etcd_client::WatchClient;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::request::{Opened, StreamHandle, Target};
+use super::request::{OpenedWatch, StreamHandle, WatchTarget};
 use super::stream::{Route, start};
 use super::watermark::Watermark;
 use crate::connection::Link;
@@ -16,13 +16,13 @@ use crate::members::{Asked, Members};
 
 /// The streams to all members, in a pool for each link.
 #[derive(Debug, Default)]
-pub(super) struct Pools {
-    pools: Mutex<Vec<(Weak<Link>, Arc<Pool>)>>,
+pub(super) struct StreamPools {
+    pools: Mutex<Vec<(Weak<Link>, Arc<StreamPool>)>>,
 }
 
-impl Pools {
+impl StreamPools {
     /// The streams on a link. They go with it.
-    pub(super) fn of(&self, link: &Arc<Link>) -> Arc<Pool> {
+    pub(super) fn of(&self, link: &Arc<Link>) -> Arc<StreamPool> {
         let mut pools = self.pools.lock();
         if let Some((_, pool)) = pools.iter().find(|(known, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(link))) {
             return Arc::clone(pool);
@@ -36,13 +36,13 @@ impl Pools {
 
 /// The streams on one link that may have a free slot.
 #[derive(Debug, Default)]
-pub(super) struct Pool {
+pub(super) struct StreamPool {
     streams: Mutex<Vec<Arc<StreamHandle>>>,
     /// Whether the other end answers requests for progress, as servers do and some proxies do not.
     answers: Arc<AtomicBool>,
 }
 
-impl Pool {
+impl StreamPool {
     /// Watches a target, on a stream that there is or on a new one. Waits until the server has made the watch.
     ///
     /// # Cancel safety
@@ -54,8 +54,8 @@ impl Pool {
         asked: &Asked,
         watermark: &Watermark,
         client: WatchClient,
-        target: Target,
-    ) -> Result<Opened, Fault> {
+        target: WatchTarget,
+    ) -> Result<OpenedWatch, Fault> {
         let (tell, opened) = oneshot::channel();
         {
             let mut streams = self.streams.lock();

@@ -25,12 +25,12 @@ const SLOTS: usize = 100;
 
 /// What is to be watched.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub(super) struct WatchTarget {
     pub(super) span: (Bytes, Option<Bytes>),
     pub(super) after: Option<Revision>,
 }
 
-impl Target {
+impl WatchTarget {
     /// A watch from the present on, or from the past. The past begins *at* the last revision that was seen, and what is seen again is dropped. So a
     /// server that has forgotten what follows that revision says that it was compacted; of one that is asked from the revision after it, some leave a
     /// deletion out.
@@ -47,20 +47,20 @@ impl Target {
 }
 
 /// Who is told that a watch was made, or why not.
-pub(super) type TellOpened = oneshot::Sender<Result<Opened, Fault>>;
+pub(super) type TellOpened = oneshot::Sender<Result<OpenedWatch, Fault>>;
 
 /// A watch that the server is to make.
 #[derive(Debug)]
 pub(super) struct WatchRequest {
-    target: Target,
+    target: WatchTarget,
     /// Whether changes are known to have come since.
     from_past: bool,
-    slot: Slot,
+    slot: WatchSlot,
     tell: TellOpened,
 }
 
 impl WatchRequest {
-    pub(super) fn new(target: Target, slot: Slot, tell: TellOpened) -> Self {
+    pub(super) fn new(target: WatchTarget, slot: WatchSlot, tell: TellOpened) -> Self {
         WatchRequest { target, from_past: false, slot, tell }
     }
 
@@ -85,14 +85,14 @@ impl WatchRequest {
     }
 
     /// The same, from the past on.
-    pub(super) fn in_past(self) -> Self {
+    pub(super) fn with_past(self) -> Self {
         WatchRequest { from_past: true, ..self }
     }
 
     /// The server has made the watch, under this number. Should nobody wait any more, what is dropped here cancels it.
     pub(super) fn open(mut self, id: i64, armed: Revision, events: Events) {
         self.slot.id = Some(id);
-        let _ = self.tell.send(Ok(Opened { armed, events: SlotEvents { events, _slot: self.slot } }));
+        let _ = self.tell.send(Ok(OpenedWatch { armed, events: WatchEvents { events, _slot: self.slot } }));
     }
 
     /// Tells who waits that there will be no watch. Who does not wait any more does not care.
@@ -103,20 +103,20 @@ impl WatchRequest {
 
 /// A watch that the server has confirmed.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct OpenedWatch {
     /// It delivers everything after this.
     pub(super) armed: Revision,
-    pub(super) events: SlotEvents,
+    pub(super) events: WatchEvents,
 }
 
 /// What a watch delivers, and its slot on the stream that brings it.
 #[derive(Debug)]
-pub(super) struct SlotEvents {
+pub(super) struct WatchEvents {
     events: Events,
-    _slot: Slot,
+    _slot: WatchSlot,
 }
 
-impl Stream for SlotEvents {
+impl Stream for WatchEvents {
     type Item = Result<StoreEvent>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -149,10 +149,10 @@ pub(super) struct StreamHandle {
 
 impl StreamHandle {
     /// A stream that is to be, with its first slot and what it will be told.
-    pub(super) fn new() -> (Arc<Self>, Slot, UnboundedReceiver<Command>) {
+    pub(super) fn new() -> (Arc<Self>, WatchSlot, UnboundedReceiver<Command>) {
         let (commands, receiver) = unbounded_channel();
         let stream = Arc::new(StreamHandle { commands, taken: AtomicUsize::new(1), retired: AtomicBool::new(false) });
-        let slot = Slot { stream: Arc::clone(&stream), id: None };
+        let slot = WatchSlot { stream: Arc::clone(&stream), id: None };
         (stream, slot, receiver)
     }
 
@@ -167,10 +167,10 @@ impl StreamHandle {
     }
 
     /// A slot, where one is free.
-    pub(super) fn take_slot(self: &Arc<Self>) -> Option<Slot> {
+    pub(super) fn take_slot(self: &Arc<Self>) -> Option<WatchSlot> {
         let free = |taken: usize| (taken > 0 && taken < SLOTS).then_some(taken + 1);
         let taken = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, free);
-        taken.is_ok().then(|| Slot { stream: Arc::clone(self), id: None })
+        taken.is_ok().then(|| WatchSlot { stream: Arc::clone(self), id: None })
     }
 
     /// Tells the stream to do something. What a stream is told that has ended comes to nothing; who waits for it hears that by the drop of the command.
@@ -181,20 +181,20 @@ impl StreamHandle {
 
 /// A slot on a stream: first without a watch, then with one, which is canceled when the slot is given up.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(super) struct WatchSlot {
     stream: Arc<StreamHandle>,
     id: Option<i64>,
 }
 
-impl Slot {
+impl WatchSlot {
     /// Asks for the watch that is to have this slot.
-    pub(super) fn fill(self, target: Target, tell: TellOpened) {
+    pub(super) fn fill(self, target: WatchTarget, tell: TellOpened) {
         let stream = Arc::clone(&self.stream);
         stream.send(Command::Watch(WatchRequest::new(target, self, tell)));
     }
 }
 
-impl Drop for Slot {
+impl Drop for WatchSlot {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             self.stream.send(Command::Cancel(id));

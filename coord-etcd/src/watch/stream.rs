@@ -13,7 +13,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::liveness::{Due, Liveness, PROBE_WITHIN};
-use super::request::{Command, StreamHandle, Target, TellOpened, WatchRequest};
+use super::request::{Command, StreamHandle, TellOpened, WatchRequest, WatchTarget};
 use super::table::{Reply, Table};
 use super::watermark::Mark;
 use crate::connection::LARGEST_ANSWER;
@@ -33,12 +33,12 @@ pub(super) struct Route {
 }
 
 /// Makes a stream for a first watch, which is a task of the home and need not have begun when this returns. Others may take a slot on it at once.
-pub(super) fn start(route: Route, target: Target, tell: TellOpened) -> Result<Arc<StreamHandle>, Fault> {
+pub(super) fn start(route: Route, target: WatchTarget, tell: TellOpened) -> Result<Arc<StreamHandle>, Fault> {
     let (handle, slot, commands) = StreamHandle::new();
     let first = WatchRequest::new(target, slot, tell);
     let home = route.members.home().clone();
     // Without a home, the watch that is wanted is dropped with the task, and who waits for it is told by that.
-    home.spawn(run(route, Arc::clone(&handle), first, commands)).map_err(|error| Fault::homeless(&error))?;
+    home.spawn(run(route, Arc::clone(&handle), first, commands)).map_err(|error| Fault::no_home(&error))?;
     Ok(handle)
 }
 
@@ -55,7 +55,7 @@ async fn run(route: Route, handle: Arc<StreamHandle>, first: WatchRequest, mut c
         Ok(stream) => {
             let (requests, responses) = stream.split();
             let liveness = Liveness::new(Instant::now(), answers.load(Ordering::Relaxed));
-            let reader = Reader { handle, members, asked, responses, liveness, marks, answers, probe: None };
+            let reader = StreamReader { handle, members, asked, responses, liveness, marks, answers, probe: None };
             carry(reader, requests, &mut commands, &mut table).await
         }
         Err(fault) => Some(fault),
@@ -78,7 +78,7 @@ async fn refuse_the_rest(mut commands: UnboundedReceiver<Command>, fault: &Fault
 
 /// Reads and writes until either comes to an end. Says why; `None` where nobody is left who could care.
 async fn carry(
-    reader: Reader,
+    reader: StreamReader,
     requests: WatchRequestSender,
     commands: &mut UnboundedReceiver<Command>,
     table: &mut Table,
@@ -114,7 +114,7 @@ async fn write(mut requests: WatchRequestSender, commands: &mut UnboundedReceive
 }
 
 /// Moves what a server sends to whom it is for, at once: who does not read must not hold up what shares the connection.
-struct Reader {
+struct StreamReader {
     handle: Arc<StreamHandle>,
     members: Arc<Members>,
     asked: Asked,
@@ -126,7 +126,7 @@ struct Reader {
     probe: Option<BoxFuture<'static, Result<Vec<Finding>, Fault>>>,
 }
 
-impl Reader {
+impl StreamReader {
     async fn read(mut self, table: &Mutex<&mut Table>) -> Fault {
         let closing = self.members.closing().clone();
         loop {
@@ -139,7 +139,7 @@ impl Reader {
                         Err(error) => return error.into(),
                     };
                     if let Err(fault) = self.recognise(&response) {
-                        self.members.accuse(&self.asked, &fault);
+                        self.members.report_failure(&self.asked, &fault);
                         return fault;
                     }
                     let replies = table.lock().take(response, &mut self.liveness, Instant::now());
@@ -163,13 +163,13 @@ impl Reader {
                     match probed {
                         Ok(findings) => {
                             let now = Instant::now();
-                            let owing = table.lock().settle(&findings, now);
+                            let undelivered_since = table.lock().note_findings(&findings, now);
                             let as_of = findings.iter().map(|finding| finding.as_of).min();
-                            self.liveness.probed(as_of.unwrap_or_default(), owing, now);
+                            self.liveness.probed(as_of.unwrap_or_default(), undelivered_since, now);
                         }
                         // Who does not answer this either tells nothing.
                         Err(fault) => {
-                            self.members.accuse(&self.asked, &fault);
+                            self.members.report_failure(&self.asked, &fault);
                             return Fault::unavailable(format!("the watch has gone deaf, and so has its member: {}", fault.message));
                         }
                     }
@@ -181,7 +181,7 @@ impl Reader {
                     }
                     Due::Deaf => {
                         let fault = Fault::unavailable("the watch has gone deaf");
-                        self.members.accuse(&self.asked, &fault);
+                        self.members.report_failure(&self.asked, &fault);
                         return fault;
                     }
                 },

@@ -35,18 +35,18 @@ pub(super) enum Reply {
 pub(super) struct Table {
     /// What was asked for and is not answered. A server answers in the order in which it was asked.
     asked: VecDeque<WatchRequest>,
-    watches: HashMap<i64, Watching>,
+    watches: HashMap<i64, OpenWatch>,
 }
 
 #[derive(Debug)]
-struct Watching {
+struct OpenWatch {
     span: (Bytes, Option<Bytes>),
     assembler: Assembler,
     feeder: Feeder,
     /// All that happened up to here was delivered, or was nothing, as was read.
     checked: Revision,
     /// Since when it is known that something happened which was not delivered.
-    owing: Option<Instant>,
+    undelivered_since: Option<Instant>,
 }
 
 impl Table {
@@ -77,10 +77,10 @@ impl Table {
         let id = response.watch_id;
         // What is left of a watch that was canceled.
         let Some(watching) = self.watches.get_mut(&id) else { return Ok(Vec::new()) };
-        let was_owing = watching.owing.is_some();
+        let was_undelivered = watching.undelivered_since.is_some();
         let taken = watching.take(response, liveness, now);
-        if was_owing && watching.owing.is_none() {
-            liveness.owes(self.owing());
+        if was_undelivered && watching.undelivered_since.is_none() {
+            liveness.set_undelivered_since(self.undelivered_since());
         }
         let Err(fault) = taken else { return Ok(Vec::new()) };
         if let Some(ended) = self.watches.remove(&id) {
@@ -103,7 +103,7 @@ impl Table {
         let (id, present) = (response.watch_id, head(response.header.as_ref())?);
         let after = request.after(present);
         if after < present && !request.is_from_past() {
-            return Ok(vec![Reply::Cancel(id), Reply::Watch(request.in_past())]);
+            return Ok(vec![Reply::Cancel(id), Reply::Watch(request.with_past())]);
         }
         liveness.told(present);
         if after < present {
@@ -111,7 +111,7 @@ impl Table {
         }
         let (feeder, events) = queue::new();
         let span = request.span().clone();
-        let watching = Watching { span, assembler: Assembler::new(after), feeder, checked: after, owing: None };
+        let watching = OpenWatch { span, assembler: Assembler::new(after), feeder, checked: after, undelivered_since: None };
         self.watches.insert(id, watching);
         request.open(id, after.min(present), events);
         Ok(Vec::new())
@@ -119,26 +119,26 @@ impl Table {
 
     /// What is to be read, to see whether there is anything to tell.
     pub(super) fn questions(&self) -> Vec<Question> {
-        let question = |(id, watching): (&i64, &Watching)| Question { id: *id, span: watching.span.clone(), after: watching.checked };
+        let question = |(id, watching): (&i64, &OpenWatch)| Question { id: *id, span: watching.span.clone(), after: watching.checked };
         self.watches.iter().map(question).collect()
     }
 
-    /// It was read what happened. Since when the stream owes word of it, if it does.
-    pub(super) fn settle(&mut self, findings: &[Finding], now: Instant) -> Option<Instant> {
+    /// Takes note of what was read to have happened. Returns since when something is known to have happened that was not delivered.
+    pub(super) fn note_findings(&mut self, findings: &[Finding], now: Instant) -> Option<Instant> {
         for finding in findings {
             let Some(watching) = self.watches.get_mut(&finding.id) else { continue };
             if !finding.happened {
                 watching.checked = watching.checked.max(finding.as_of);
-                watching.owing = None;
+                watching.undelivered_since = None;
             } else if finding.as_of > watching.checked {
-                watching.owing.get_or_insert(now);
+                watching.undelivered_since.get_or_insert(now);
             }
         }
-        self.owing()
+        self.undelivered_since()
     }
 
-    fn owing(&self) -> Option<Instant> {
-        self.watches.values().filter_map(|watching| watching.owing).min()
+    fn undelivered_since(&self) -> Option<Instant> {
+        self.watches.values().filter_map(|watching| watching.undelivered_since).min()
     }
 
     /// The stream is over, and with it every watch.
@@ -148,7 +148,7 @@ impl Table {
     }
 }
 
-impl Watching {
+impl OpenWatch {
     fn take(&mut self, response: PbWatchResponse, liveness: &mut Liveness, now: Instant) -> Result<(), Fault> {
         let taken = self.assembler.take(response)?;
         if let Some(told) = taken.told {
@@ -157,7 +157,7 @@ impl Watching {
         for batch in taken.batches {
             liveness.delivered(batch.revision, now);
             self.checked = self.checked.max(batch.revision);
-            self.owing = None;
+            self.undelivered_since = None;
             self.feeder.push(StoreEvent::Batch(batch))?;
         }
         if let Some(progress) = taken.progress {

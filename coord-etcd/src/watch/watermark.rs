@@ -33,11 +33,11 @@ pub(super) struct Mark {
 #[derive(Debug)]
 pub(crate) struct Watermark {
     cluster: Arc<Cluster>,
-    running: Arc<Mutex<Option<Running>>>,
+    running: Arc<Mutex<Option<RunningWatermark>>>,
 }
 
 #[derive(Debug)]
-struct Running {
+struct RunningWatermark {
     marks: Arc<Sender<Mark>>,
     /// A key that may be read: one that is watched.
     key: Bytes,
@@ -66,13 +66,13 @@ impl Watermark {
         let (marks, receiver) = channel(Mark { revision: Revision::ZERO, read_at: home.now() });
         let marks = Arc::new(marks);
         let task = home.spawn(ask(Arc::clone(&self.running), Arc::clone(&marks), Arc::clone(&self.cluster)));
-        let task = task.map_err(|error| Fault::homeless(&error))?;
-        *running = Some(Running { marks, key: key.clone(), task });
+        let task = task.map_err(|error| Fault::no_home(&error))?;
+        *running = Some(RunningWatermark { marks, key: key.clone(), task });
         Ok(receiver)
     }
 }
 
-async fn ask(running: Arc<Mutex<Option<Running>>>, marks: Arc<Sender<Mark>>, cluster: Arc<Cluster>) {
+async fn ask(running: Arc<Mutex<Option<RunningWatermark>>>, marks: Arc<Sender<Mark>>, cluster: Arc<Cluster>) {
     let closing = cluster.closing().clone();
     loop {
         tokio::select! {

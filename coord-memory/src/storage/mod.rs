@@ -46,7 +46,7 @@ impl From<&Record> for Mutation {
 
 /// One or more commits, written as one.
 #[derive(Debug)]
-pub(crate) struct Write {
+pub(crate) struct StorageWrite {
     /// In the order of the commits: of several mutations of one key the last one counts.
     pub(crate) mutations: Vec<Mutation>,
     /// How the store stands after them.
@@ -60,7 +60,7 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// The storage is then never written again: it is not known what it holds.
-    fn write(&self, write: &Write) -> Result<()>;
+    fn write(&self, write: &StorageWrite) -> Result<()>;
 
     /// Is told when the last client has ended, a moment before the storage is dropped.
     fn let_go(&self);

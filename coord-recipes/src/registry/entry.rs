@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::fate::Verdict;
 use super::follower::{Followed, Interest};
 use super::lifecycle::{Action, Event, Lifecycle};
-use super::{CONTRACT, REGISTRATIONS};
+use super::{CONTRACT, REGISTRATIONS, record};
 
 /// What should be in the store.
 #[derive(Clone, Debug)]
@@ -32,8 +32,8 @@ pub(super) enum News {
     Held,
     /// It was lost, and must be written again.
     Lost,
-    /// A live foreign owner holds the key.
-    Foreign,
+    /// A live foreign owner holds the key; where that one is reached, where it is known.
+    Foreign(Option<String>),
     /// An attempt to write it failed.
     Failed(coord_api::Error),
 }
@@ -116,7 +116,7 @@ impl RegisteredEntry {
         match self.lifecycle.action() {
             Action::Rest => return std::future::pending().await,
             Action::Follow => return self.follow().await,
-            Action::GiveWay => return News::Foreign,
+            Action::GiveWay => return News::Foreign(None),
             Action::Write => {}
             Action::WriteAt(then) => {
                 let home = self.client.home().clone();
@@ -148,7 +148,7 @@ impl RegisteredEntry {
                         entry.confirm(&found, self.token);
                         return Ok(self.on_placed(&entry, found.modified));
                     }
-                    Some(found) if !self.may_replace(&found) => return Ok(News::Foreign),
+                    Some(found) if !self.may_replace(&found) => return Ok(News::Foreign(record::reached_at(&found))),
                     None if self.is_followed() => return Ok(self.follow().await),
                     found => seen = self.look_at(found.as_ref()),
                 }
@@ -160,13 +160,13 @@ impl RegisteredEntry {
                     None => Compare::Absent(self.key.clone()),
                 };
                 let put = Op::put_leased(self.key.clone(), wanted.content.clone(), entry.session().lease());
-                let look = Op::Range(Range::key(self.key.clone()).with_keys_only());
+                let look = Op::Range(Range::key(self.key.clone()));
                 Txn::new().when(condition).then(put).otherwise(look)
             };
             match entry.place_batched(self.token, &write).await? {
                 Placed::Written(reply) => return Ok(self.on_placed(&entry, reply.revision)),
                 Placed::Refused(reply) => match reply.range(0).and_then(|found| found.entries.first()) {
-                    Some(found) if !self.may_replace(found) => return Ok(News::Foreign),
+                    Some(found) if !self.may_replace(found) => return Ok(News::Foreign(record::reached_at(found))),
                     None if self.is_followed() => return Ok(self.follow().await),
                     found => seen = self.look_at(found),
                 },
@@ -271,7 +271,7 @@ impl RegisteredEntry {
             verdict = followed.verdict(entry.modified().unwrap_or_default()) => verdict,
         };
         match verdict {
-            Verdict::Foreign => News::Foreign,
+            Verdict::Foreign => News::Foreign(None),
             Verdict::Gone => self.on_lost(Some(&entry)),
         }
     }

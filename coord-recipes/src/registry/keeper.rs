@@ -216,11 +216,14 @@ impl Keeper {
                 Next::GoOn
             }
             News::Lost => Next::GoOn,
-            News::Foreign => {
+            News::Foreign(reached_at) => {
                 match self.pending.take() {
                     Some(Pending::Register { answer, .. }) => {
                         let conflict = Error::new(ErrorKind::Conflict, "registry.register", "a live foreign owner holds the id");
-                        let _ = answer.send(Err(conflict));
+                        let _ = answer.send(Err(match reached_at {
+                            Some(reached_at) => conflict.held_by(&reached_at),
+                            None => conflict,
+                        }));
                     }
                     Some(Pending::Update { answer }) => {
                         let _ = answer.send(Err(ended("registry.update")));
@@ -448,9 +451,9 @@ impl LeasedRegistration for RegisteredInstance {
         const OPERATION: &str = "registry.update";
         instance.validate(OPERATION)?;
         if instance.name != self.name || instance.id != self.id {
-            return Err(Error::invalid_argument(OPERATION, "another name or id than the registration's"));
+            return Err(Error::invalid_argument(OPERATION, "another name or id than the registration's").about(&self.path()));
         }
-        let content = record::encode(OPERATION, &instance)?;
+        let content = record::encode(OPERATION, &instance).map_err(|error| error.about(&self.path()))?;
         let owner = Arc::clone(&self.handle.owner);
         let answered = async {
             let answer = self.handle.mailbox.order(|answer| Order::Update { owner, content, answer }).await;

@@ -33,6 +33,13 @@ pub(super) fn decode(directory: &Bytes, entry: &Entry) -> std::result::Result<Se
     decoded.map_err(|error| Invalid { key: relative(directory, &entry.key), value: entry.value.clone(), version: entry.modified, error })
 }
 
+/// Where the instance of a record is reached, as whoever owns it wrote: what can be said of a foreign owner.
+pub(super) fn reached_at(entry: &Entry) -> Option<String> {
+    let instance = serde_json::from_slice::<ServiceInstance>(&entry.value).ok()?;
+    let ServiceInstance { address, port, .. } = instance;
+    Some(if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") })
+}
+
 /// A key without its directory.
 pub(super) fn relative(directory: &Bytes, key: &Bytes) -> Bytes {
     if key.starts_with(directory) { key.slice(directory.len()..) } else { key.clone() }
