@@ -183,7 +183,7 @@ lints() {
 
 # coordkit needs a store, so that not every combination is one.
 features() {
-    cargo hack clippy --locked --quiet --feature-powerset --package coordkit --at-least-one-of memory,etcd -- -D warnings
+    cargo hack clippy --locked --quiet --feature-powerset --exclude-features default --package coordkit --at-least-one-of memory,etcd -- -D warnings
     cargo hack clippy --locked --quiet --feature-powerset --workspace --ignore-private --exclude coordkit -- -D warnings
 }
 

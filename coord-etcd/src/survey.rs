@@ -126,7 +126,10 @@ impl Survey {
                 // A member that is well, and will not have us. Another one may.
                 Err(fault) if !fault.blames_member && !fault.over => refusals.push(fault),
                 Err(fault) => {
-                    last = fault;
+                    // Silence says less than what was heard before it: the last look is cut short where time runs out.
+                    if fault.kind != ErrorKind::Timeout || last.kind == ErrorKind::Timeout {
+                        last = fault;
+                    }
                     if insistent && Instant::now() + PROBE_PAUSE < deadline {
                         probes.push(self.probe(Arc::clone(&member), PROBE_PAUSE, deadline));
                     }

@@ -69,9 +69,9 @@ fn can_come_back(kept: &Kept) -> bool {
         Kept::Maybe(maybe) => *maybe != Some(None),
         Kept::Several(several) => several.iter().all(can_come_back),
         Kept::ByName(by_name) => by_name.values().all(can_come_back),
-        Kept::ByNumber(by_number) => by_number.is_empty(),
         Kept::Parts { one, .. } => can_come_back(one),
-        Kept::Nothing | Kept::Large(..) | Kept::Huge(_) | Kept::Text(_) | Kept::Letter(_) => true,
+        // A number as a key is written as a string, and read as a number again.
+        Kept::Nothing | Kept::Large(..) | Kept::Huge(_) | Kept::Text(_) | Kept::Letter(_) | Kept::ByNumber(_) => true,
     }
 }
 

@@ -150,7 +150,7 @@ fn change(key: &Key, value: &Value, revision: Revision) -> Change {
     Change::Put(Entry { key, value: value.into(), created: revision, modified: revision, lease: None })
 }
 
-/// Whatever a store answers: nothing from outside of what is watched is seen, revisions never go back but by a `Resync`, the last change of a revision is marked and
+/// Whatever a store answers: no key is named that it did not name, nor one from outside of the namespace, revisions never go back but by a `Resync`, the last change of a revision is marked and
 /// no other is, and a service's changes are those of a set.
 ///
 /// # Panics
@@ -159,9 +159,10 @@ fn change(key: &Key, value: &Value, revision: Revision) -> Change {
 pub fn check(data: &[u8]) {
     let Ok(scripts) = Vec::<Script>::arbitrary(&mut Unstructured::new(data)) else { return };
     let scripts: VecDeque<Script> = scripts.into_iter().take(8).collect();
+    let named = Named::by(&scripts);
     crate::run(async {
         let coord = provider(scripts.clone());
-        configuration(&*coord).await;
+        configuration(&*coord, &named).await;
         coord.close().await.expect("the store is there");
         let coord = provider(scripts);
         instances(&*coord).await;
@@ -186,6 +187,26 @@ async fn next<E>(watch: &mut coord_api::Watch<E>) -> Option<E> {
     }
 }
 
+/// The keys of the namespace that the scripts name, as a client of it knows them.
+struct Named(Vec<Vec<u8>>);
+
+impl Named {
+    fn by(scripts: &VecDeque<Script>) -> Self {
+        let answers = scripts.iter().flat_map(|script| &script.answers);
+        let changes = answers.flat_map(|answer| match answer {
+            Answer::Batch { changes, .. } => changes.as_slice(),
+            _ => &[],
+        });
+        let root = format!("/{NAMESPACE}");
+        Named(changes.filter_map(|(key, _)| Some(key.bytes().strip_prefix(root.as_bytes())?.to_vec())).collect())
+    }
+
+    /// Whether this is one of them, or what follows `/config/` in one.
+    fn has(&self, key: &[u8]) -> bool {
+        self.0.iter().any(|named| named == key || named.strip_prefix(b"/config/") == Some(key))
+    }
+}
+
 /// Where a watch is: revisions never go back, and a new one begins when the last change of the one before was marked.
 #[derive(Default)]
 struct Order {
@@ -206,27 +227,26 @@ impl Order {
     }
 }
 
-async fn configuration(coord: &dyn Provider) {
+async fn configuration(coord: &dyn Provider, named: &Named) {
     let mut watch = coord.config().watch_prefix_raw("d", WatchStart::Now).await.expect("it is answered");
     let mut order = Order::default();
     while let Some(event) = next(&mut watch).await {
-        let inside = |key: &[u8]| key.starts_with(b"d/");
         match event {
             ConfigEvent::Put { entry, last, .. } => {
-                assert!(inside(entry.key.as_bytes()), "{entry:?}");
+                assert!(named.has(entry.key.as_bytes()), "{entry:?}");
                 coord_api::key::check("fuzz", &entry.key).expect("a call takes what a watch names");
                 order.change(entry.version, last);
             }
             ConfigEvent::Delete { key, version, last } => {
-                assert!(inside(key.as_bytes()), "{key}");
+                assert!(named.has(key.as_bytes()), "{key}");
                 order.change(version, last);
             }
             ConfigEvent::Invalid { record, last } => {
-                assert!(inside(&record.key), "{record:?}");
+                assert!(named.has(&record.key), "{record:?}");
                 order.change(record.version, last);
             }
             ConfigEvent::InvalidDeleted { key, version, last } => {
-                assert!(inside(&key), "{key:?}");
+                assert!(named.has(&key), "{key:?}");
                 order.change(version, last);
             }
             ConfigEvent::Resync(snapshot) => {
