@@ -76,11 +76,11 @@ pub fn run(case: &Case, harness: impl Future<Output = Arc<dyn Harness>> + Send +
 
 /// Runs a case. With virtual time, what the kit leaves to chance comes out the same for the same seed.
 pub fn run_with_seed(case: &Case, seed: u64, harness: impl Future<Output = Arc<dyn Harness>> + Send + 'static) -> Verdict {
-    let program = case.program;
+    let case = *case;
     let (report, reported) = mpsc::channel();
     // A thread of its own: a case that spins or blocks cannot be stopped, but its name can still be told.
     let spawned = thread::Builder::new().name(format!("{}::{}", case.rule, case.sentence)).spawn(move || {
-        let verdict = match catch_unwind(AssertUnwindSafe(|| drive(program, seed, harness))) {
+        let verdict = match catch_unwind(AssertUnwindSafe(|| drive(&case, seed, harness))) {
             Ok(verdict) => verdict,
             Err(panic) => match panic.downcast_ref() {
                 Some(NotRun(why)) => Verdict::NotRun((*why).to_owned()),
@@ -110,11 +110,7 @@ pub fn test<'a>(
     assert!(verdict == Verdict::Passed, "{rule}::{sentence} {verdict}");
 }
 
-fn drive(
-    program: fn(Fixture) -> futures_util::future::LocalBoxFuture<'static, ()>,
-    seed: u64,
-    harness: impl Future<Output = Arc<dyn Harness>>,
-) -> Verdict {
+fn drive(case: &Case, seed: u64, harness: impl Future<Output = Arc<dyn Harness>>) -> Verdict {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Verdict::Failed(format!("no runtime for the case: {error}")),
@@ -131,7 +127,7 @@ fn drive(
             }
             Time::Real => REAL_LIMIT,
         };
-        match tokio::time::timeout(limit, program(Fixture::new(harness).with_seed(seed))).await {
+        match tokio::time::timeout(limit, (case.program)(Fixture::new(harness).with_seed(seed).of(case))).await {
             Ok(()) => Verdict::Passed,
             Err(_) => Verdict::Failed(format!("it was not done after {limit:?} of its own time")),
         }

@@ -37,7 +37,7 @@ use tokio::time::{Instant, advance, sleep, timeout};
 
 pub use nemesis::{Blow, Strike};
 pub use plan::{Act, LetGo, Plan, Scale, Step, Watcher, Worker, Workload};
-pub(crate) use replay::{number, own_number, uphold};
+pub(crate) use replay::{number, own_number, uphold, uphold_across_restarts};
 pub use shrink::shrink;
 
 use crate::fixture::Fixture;

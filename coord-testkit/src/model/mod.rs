@@ -43,21 +43,16 @@ fn holds(rule: &'static str, holds: bool, what: impl FnOnce() -> String) -> Resu
     if holds { Ok(()) } else { Err(Mismatch { rule, what: what() }) }
 }
 
-/// Draws sequences and carries them out; fails where one breaks one of `rules`. Other rules have cases of their own.
+/// Draws sequences and carries them out; fails where one breaks the rule of the case. Other rules have cases of their own.
 ///
 /// # Panics
 ///
 /// When one does: with the rule, the seed, the command that shows it again, and the shortest sequence found.
-async fn check<S: Strategy>(
-    cx: &Fixture,
-    case: &str,
-    rules: &[&str],
-    step: S,
-    sequence: impl AsyncFn(&Fixture, &[S::Value], usize) -> Result<(), Mismatch>,
-) where
+async fn check<S: Strategy>(cx: &Fixture, step: S, sequence: impl AsyncFn(&Fixture, &[S::Value], usize) -> Result<(), Mismatch>)
+where
     S::Value: Debug,
 {
-    let seed = cx.seed(own_number(case));
+    let seed = cx.seed(own_number(&cx.case_name()));
     let sequences = number("COORD_TESTKIT_SEQUENCES").unwrap_or(if cx.virtual_time() { 60 } else { 10 });
     let mut bytes = [0; 32];
     bytes.iter_mut().zip(seed.to_le_bytes().into_iter().cycle()).for_each(|(byte, of_seed)| *byte = of_seed);
@@ -66,7 +61,7 @@ async fn check<S: Strategy>(
     let mut run = 0;
     let mut broken = async |steps: &[S::Value]| {
         run += 1;
-        sequence(cx, steps, run).await.err().filter(|mismatch| rules.contains(&mismatch.rule))
+        sequence(cx, steps, run).await.err().filter(|mismatch| mismatch.rule == cx.rule())
     };
     for _ in 0..sequences {
         let Ok(mut tree) = steps.new_tree(&mut runner) else { continue };
@@ -86,18 +81,19 @@ async fn check<S: Strategy>(
                 None => tree.complicate(),
             };
         }
-        fail(cx, case, &mismatch, &shortest);
+        fail(cx, &mismatch, &shortest);
     }
 }
 
 #[expect(clippy::panic, reason = "a case fails by panicking")]
-fn fail(cx: &Fixture, case: &str, mismatch: &Mismatch, shortest: &[impl Debug]) -> ! {
+fn fail(cx: &Fixture, mismatch: &Mismatch, shortest: &[impl Debug]) -> ! {
     let steps: Vec<String> = shortest.iter().map(|step| format!("    {step:?}")).collect();
     panic!(
-        "{}: {}\nAgain: COORD_TESTKIT_SEED={} cargo test {case}\nThe shortest sequence found:\n{}",
+        "{}: {}\nAgain: COORD_TESTKIT_SEED={} cargo test {}\nThe shortest sequence found:\n{}",
         mismatch.rule,
         mismatch.what,
         cx.run_seed(),
+        cx.case_name(),
         steps.join("\n")
     );
 }
