@@ -123,7 +123,7 @@ run_quickstart() {
 write_report() {
     local target
     target=$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-    "$target/debug/conformance" --backend memory,sled,outsider --case s6:: --out "$scratch" >"$scratch/verdicts"
+    "$target/debug/conformance" --backend memory,sled,third-party --case s6:: --out "$scratch" >"$scratch/verdicts"
     expect "memory: 0 of 1 runs failed" "$scratch/verdicts" "The report of durability"
     expect '| **S6** Durability | – not run | ✔' "$scratch/CONFORMANCE.md" "The matrix"
     expect '"verdict": "not_run"' "$scratch/conformance.json" "The report as JSON"
@@ -171,7 +171,7 @@ cargo clippy --locked --quiet --workspace --all-targets --all-features -- -D war
 # With other packages selected, cargo would find other features for what they have in common, and build it all once more.
 readonly everything=(--workspace --all-features)
 # The tests of coord-tests that need no server, and those of the servers themselves.
-readonly without_etcd=(--test coverage --test histories --test memory --test outsider --test report --test saboteurs --test servers --test sled)
+readonly without_etcd=(--test coverage --test histories --test memory --test report --test saboteurs --test servers --test sled --test third_party)
 
 begin "tests" "Repair the test that failed, or the code that it accuses."
 cargo build --locked --quiet "${everything[@]}" --bins --examples

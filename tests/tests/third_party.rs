@@ -4,7 +4,7 @@ use coord_recipes::layers::Namespace;
 use coord_recipes::{ProviderOptions, StoreProvider};
 use coord_testkit::StoreHarness;
 
-use coord_tests::outsider as store;
+use coord_tests::third_party as store;
 
 coord_testkit::conformance!(
     volatile,

@@ -4,13 +4,13 @@ use coord_recipes::layers::Namespace;
 use coord_recipes::{ProviderOptions, StoreProvider};
 use coord_testkit::StoreHarness;
 
-use crate::outsider::Server;
+use crate::third_party::Server;
 
 /// A harness over it.
-pub type Outsider = StoreHarness<Server>;
+pub type ThirdParty = StoreHarness<Server>;
 
 /// A fresh store.
-pub fn start() -> Outsider {
+pub fn start() -> ThirdParty {
     StoreHarness::new(
         Server::default(),
         |server| async move { server.client() },
