@@ -27,13 +27,19 @@ pub(crate) trait Handle: Debug + Send + Sync + 'static {
 
     async fn release(&self) -> Result<()>;
 
+    /// Replaces what is registered. Only registrations do.
+    async fn update(&self, instance: ServiceInstance) -> Result<()> {
+        let _ = instance;
+        Ok(())
+    }
+
     fn is_held(&self) -> bool {
         self.state().is_held()
     }
 }
 
 macro_rules! handle {
-    ($handle:ident, $token:ident, $release:ident) => {
+    ($handle:ident, $token:ident, $release:ident $(, $update:ident)?) => {
         #[async_trait]
         impl Handle for $handle {
             fn fencing_token(&self) -> FencingToken {
@@ -55,13 +61,17 @@ macro_rules! handle {
             async fn release(&self) -> Result<()> {
                 self.$release().await
             }
+
+            $(async fn update(&self, instance: ServiceInstance) -> Result<()> {
+                self.$update(instance).await
+            })?
         }
     };
 }
 
 handle!(LockGuard, fencing_token, unlock);
 handle!(InstanceId, generation, release);
-handle!(Registration, fencing_token, unregister);
+handle!(Registration, fencing_token, unregister, update);
 
 /// A kind of handle. It stands for a place that one owner has at a time.
 pub(crate) trait Kind: 'static {
