@@ -280,7 +280,7 @@ etcd_three() {
 report() {
     local target
     target=$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-    "$target/debug/$REPORT" --backend memory,sled,outsider --case s6:: --out "$scratch" >"$scratch/verdicts"
+    "$target/debug/$REPORT" --backend memory,sled,third-party --case s6:: --out "$scratch" >"$scratch/verdicts"
     expect "memory: 0 of 1 runs failed" "$scratch/verdicts" "The report of durability"
     expect '| **S6** Durability | – not run | ✔' "$scratch/CONFORMANCE.md" "The matrix"
     expect '"verdict": "not_run"' "$scratch/conformance.json" "The report as JSON"

@@ -33,7 +33,8 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
 /// Turns a list of cases into data: a slice of [`Case`]s.
 ///
 /// The kit's own lists go through it, and so may those for a contract of your own: a macro that hands its list to whatever it is told to, first to this one and
-/// then to [`test_cases!`](crate::test_cases). Each case is a function `rule::sentence` that takes a [`Fixture`](crate::Fixture).
+/// then to [`test_cases!`](crate::test_cases). Each case is a function `rule::sentence` that takes a [`Fixture`](crate::Fixture), or names
+/// another one that does: several promises may be one program with other parameters.
 ///
 /// ```
 /// use coord_testkit::{Case, Fixture, Need};
@@ -43,6 +44,8 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
 ///     pub(super) async fn it_is_kept_across_reopening(_: coord_testkit::Fixture) {}
 /// }
 ///
+/// async fn holds(_: Fixture, times: u32) {}
+///
 /// macro_rules! my_cases {
 ///     ([$($callback:tt)*] $($arguments:tt)*) => {
 ///         $($callback)*! {
@@ -50,6 +53,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
 ///             r99 {
 ///                 a_promise_of_your_own_is_kept,
 ///                 it_is_kept_across_reopening: persistent,
+///                 it_is_kept_twice => |fixture| holds(fixture, 2),
 ///             }
 ///         }
 ///     };
@@ -61,14 +65,16 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
 /// ```
 #[macro_export]
 macro_rules! list_cases {
-    ($( $rule:ident { $( $name:ident $(: $need:ident)? ),* $(,)? } )*) => {
+    ($( $rule:ident { $( $name:ident $(: $need:ident)? $(=> $program:expr)? ),* $(,)? } )*) => {
         &[$($( $crate::Case {
             rule: stringify!($rule),
             sentence: stringify!($name),
             need: $crate::list_cases!(@need $($need)?),
-            program: |fixture| ::std::boxed::Box::pin($rule::$name(fixture)),
+            program: |fixture| ::std::boxed::Box::pin($crate::list_cases!(@program fixture $rule $name $(=> $program)?)),
         } ),*),*]
     };
+    (@program $fixture:ident $rule:ident $name:ident) => { $rule::$name($fixture) };
+    (@program $fixture:ident $rule:ident $name:ident => $program:expr) => { ($program)($fixture) };
     (@need) => { ::core::option::Option::None };
     (@need $need:ident) => { ::core::option::Option::Some($crate::Need::$need) };
 }
@@ -99,7 +105,7 @@ macro_rules! conformance {
 /// Turns a list of cases into tests, beside a call of [`conformance!`](crate::conformance), whose harness they use. See [`list_cases!`](crate::list_cases).
 #[macro_export]
 macro_rules! test_cases {
-    (($cases:expr) $ability:ident $( $rule:ident { $( $name:ident $(: $need:ident)? ),* $(,)? } )*) => {
+    (($cases:expr) $ability:ident $( $rule:ident { $( $name:ident $(: $need:ident)? $(=> $program:expr)? ),* $(,)? } )*) => {
         $(mod $rule {
             $( $crate::test_case! { ($cases) $ability $($need)?, $rule $name } )*
         })*

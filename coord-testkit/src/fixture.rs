@@ -7,6 +7,7 @@ use std::time::Duration;
 use coord_api::store::Store;
 use coord_api::{Provider, Revision};
 
+use crate::case::Case;
 use crate::harness::{Client, Harness, NotRun, Reopened, Time};
 use crate::wrap::{Counter, Counting, Delayed, Faults, Faulty};
 
@@ -15,6 +16,8 @@ use crate::wrap::{Counter, Counting, Delayed, Faults, Faulty};
 pub struct Fixture {
     harness: Arc<dyn Harness>,
     seed: u64,
+    /// The case that it is for: its rule, and its sentence.
+    case: (&'static str, &'static str),
     progress: Progress,
 }
 
@@ -40,7 +43,7 @@ impl fmt::Display for Progress {
 impl Fixture {
     /// The fixture of a harness: for programs that run cases, or histories, by themselves.
     pub fn new(harness: Arc<dyn Harness>) -> Self {
-        Fixture { harness, seed: 0, progress: Progress::default() }
+        Fixture { harness, seed: 0, progress: Progress::default(), case: ("", "") }
     }
 
     /// Makes what is left to chance come out in another way, the same for the same seed.
@@ -59,6 +62,22 @@ impl Fixture {
     /// The case is about to do this, which its verdict names should it hang.
     pub(crate) fn doing(&self, step: String) {
         self.progress.note(step);
+    }
+
+    /// Says which case it is for.
+    pub(crate) fn of(mut self, case: &Case) -> Self {
+        self.case = (case.rule, case.sentence);
+        self
+    }
+
+    /// The rule of the case that runs.
+    pub(crate) fn rule(&self) -> &'static str {
+        self.case.0
+    }
+
+    /// The whole name of the case that runs: `r12::of_many_racers_exactly_one_wins`.
+    pub(crate) fn case_name(&self) -> String {
+        format!("{}::{}", self.case.0, self.case.1)
     }
 
     /// The seed of the run: with it the case does the same again.

@@ -4,6 +4,7 @@
 mod case;
 mod cases;
 mod fixture;
+mod handle;
 mod harness;
 mod model;
 mod run;

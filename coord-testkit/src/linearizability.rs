@@ -156,7 +156,7 @@ type Node = (Vec<u64>, Register);
 /// When it is not linearizable, or when that was not found out within `budget` steps: the calls that could not be put in order.
 pub fn check(mut history: Vec<Call>, budget: usize) -> Result<(), NotLinearizable> {
     history.sort_by_key(|call| call.called);
-    let certain = settle(&mut history);
+    let certain = resolve(&mut history);
     let mut all = vec![0_u64; history.len().div_ceil(64)];
     let mut certain_bits = all.clone();
     for (index, certain) in certain.iter().enumerate() {
@@ -190,7 +190,7 @@ pub fn check(mut history: Vec<Call>, budget: usize) -> Result<(), NotLinearizabl
 }
 
 /// Says of each call whether it has surely taken effect: it returned, or what it wrote was read. In the second case its version is known too.
-fn settle(history: &mut [Call]) -> Vec<bool> {
+fn resolve(history: &mut [Call]) -> Vec<bool> {
     let read: HashMap<Value, Version> = history
         .iter()
         .filter_map(|call| match &call.op {
@@ -198,7 +198,7 @@ fn settle(history: &mut [Call]) -> Vec<bool> {
             _ => None,
         })
         .collect();
-    let settled = history.iter_mut().map(|call| {
+    let resolved = history.iter_mut().map(|call| {
         match &mut call.op {
             Op::Set(value, version @ None) => *version = read.get(value).copied(),
             Op::CompareAndSet(_, value, answer @ None) => *answer = read.get(value).map(|version| Ok(*version)),
@@ -206,7 +206,7 @@ fn settle(history: &mut [Call]) -> Vec<bool> {
         }
         !call.op.is_unknown()
     });
-    settled.collect()
+    resolved.collect()
 }
 
 /// Every call that can be the next, with what is left then.

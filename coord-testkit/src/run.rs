@@ -79,13 +79,13 @@ pub fn run(case: &Case, harness: impl Future<Output = Arc<dyn Harness>> + Send +
 
 /// Runs a case. With virtual time, what the kit leaves to chance comes out the same for the same seed.
 pub fn run_with_seed(case: &Case, seed: u64, harness: impl Future<Output = Arc<dyn Harness>> + Send + 'static) -> Verdict {
-    let program = case.program;
+    let case = *case;
     let (report, reported) = mpsc::channel();
     let progress = Progress::default();
     let noted = progress.clone();
     // A thread of its own: a case that spins or blocks cannot be stopped, but its name can still be told.
     let spawned = thread::Builder::new().name(format!("{}::{}", case.rule, case.sentence)).spawn(move || {
-        let verdict = match catch_unwind(AssertUnwindSafe(|| drive(program, seed, noted, harness))) {
+        let verdict = match catch_unwind(AssertUnwindSafe(|| drive(&case, seed, noted, harness))) {
             Ok(verdict) => verdict,
             Err(panic) => match panic.downcast_ref() {
                 Some(NotRun(why)) => Verdict::NotRun((*why).to_owned()),
@@ -118,12 +118,7 @@ pub fn test<'a>(
     assert!(verdict == Verdict::Passed, "{rule}::{sentence} {verdict}");
 }
 
-fn drive(
-    program: fn(Fixture) -> futures_util::future::LocalBoxFuture<'static, ()>,
-    seed: u64,
-    progress: Progress,
-    harness: impl Future<Output = Arc<dyn Harness>>,
-) -> Verdict {
+fn drive(case: &Case, seed: u64, progress: Progress, harness: impl Future<Output = Arc<dyn Harness>>) -> Verdict {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Verdict::Failed(format!("no runtime for the case: {error}")),
@@ -140,8 +135,8 @@ fn drive(
             }
             Time::Real => REAL_LIMIT,
         };
-        let fixture = Fixture::new(harness).with_seed(seed).with_progress(progress.clone());
-        match tokio::time::timeout(limit, program(fixture)).await {
+        let fixture = Fixture::new(harness).with_seed(seed).with_progress(progress.clone()).of(case);
+        match tokio::time::timeout(limit, (case.program)(fixture)).await {
             Ok(()) => Verdict::Passed,
             Err(_) => Verdict::Failed(format!("it was not done after {limit:?} of its own time{progress}")),
         }

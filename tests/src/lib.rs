@@ -3,7 +3,7 @@
 //! - [`fixture`]: servers of the real world, started and ended by a test.
 //! - [`harness`]: the stores that the kit runs on, each as a [`coord_testkit::Harness`].
 //! - [`cases`]: cases of rules that are about types of the library and not about a backend.
-//! - [`outsider`]: a store that somebody wrote from the guide.
+//! - [`third_party`]: a store that somebody wrote from the guide.
 //! - [`progress`]: how the programs show how far they are.
 //!
 //! The tests themselves lie in `tests/`, what needs a server or two crates to be measured in `benches/`, and the programs for developers in `src/bin/`: `conformance`, `histories`
@@ -13,8 +13,8 @@
 pub mod cases;
 pub mod fixture;
 pub mod harness;
-pub mod outsider;
 pub mod progress;
+pub mod third_party;
 
 /// The code on the first page of the repository, compiled and run.
 #[cfg(doctest)]

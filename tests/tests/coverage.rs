@@ -1,4 +1,4 @@
-//! What the kit says of itself: every rule has a case, no case is named twice, and an outsider needs no more than is promised.
+//! What the kit says of itself: every rule has a case, no case is named twice, and a third party needs no more than is promised.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,13 +65,13 @@ fn names_read_as_sentences() {
 
 /// The promise to the author of a backend: twenty lines are all of the test, the guide shows them, and no more than the public crates is needed.
 #[test]
-fn an_outsider_needs_twenty_lines_and_the_guide() {
+fn a_third_party_needs_twenty_lines_and_the_guide() {
     // Whoever writes a store has it in a file beside the test.
-    let test = include_str!("outsider.rs").replace("use coord_tests::outsider as store;", "mod store;");
+    let test = include_str!("third_party.rs").replace("use coord_tests::third_party as store;", "mod store;");
     assert!(test.lines().count() <= 20, "{} lines", test.lines().count());
     let code = test.split_once("\n\n").map_or(test.as_str(), |(_, code)| code);
     assert!(coord_api::guide::TEXT.contains(code), "the guide shows another test than this one:\n{code}");
-    let store = include_str!("../src/outsider.rs");
+    let store = include_str!("../src/third_party.rs");
     let mut ours: Vec<&str> = (test.split("coord_").skip(1)).chain(store.split("coord_").skip(1)).collect();
     ours.retain(|rest| !["api", "recipes", "testkit"].iter().any(|allowed| rest.starts_with(allowed)));
     assert!(ours.is_empty(), "{ours:?}");

@@ -8,7 +8,7 @@ use coord_api::store::Store;
 use coord_testkit::contract::rules;
 use coord_testkit::report::{Backend, CaseResult, Counts, Report, Suite};
 use coord_testkit::{Case, Harness, Time, Verdict};
-use coord_tests::harness::outsider;
+use coord_tests::harness::third_party;
 
 /// Cases that do what their names say, under a rule that is none.
 mod r99 {
@@ -42,12 +42,12 @@ macro_rules! own_cases {
 
 const CASES: &[Case] = own_cases!([coord_testkit::list_cases]);
 
-fn suite(name: &str, harness: fn() -> outsider::Outsider) -> Suite {
+fn suite(name: &str, harness: fn() -> third_party::ThirdParty) -> Suite {
     Suite::new(name, "run", move || async move { harness() }).with_cases(CASES).only("r99::")
 }
 
 fn report(seed: u64) -> Report {
-    let suites = [suite("volatile", outsider::start), suite("persistent", || outsider::start().reopening(|_| async {}))];
+    let suites = [suite("volatile", third_party::start), suite("persistent", || third_party::start().reopening(|_| async {}))];
     Report { backends: suites.iter().map(|suite| suite.run(seed, 2)).collect() }
 }
 
@@ -125,14 +125,14 @@ fn it_can_be_read_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_harness_of_closures_does_what_it_is_told() {
-    let harness = outsider::start();
+    let harness = third_party::start();
     assert_eq!((harness.time(), harness.ttl()), (Time::Virtual, Duration::from_secs(10)));
     let client = harness.client().await;
     let (store, other) = (Arc::clone(&client.store), harness.client().await);
     client.crash().await;
     assert!(store.status().await.is_err(), "a crashed client is closed");
     assert!(other.store.status().await.is_ok(), "and no other one is");
-    let real = outsider::start().real_time(Duration::from_millis(700));
+    let real = third_party::start().real_time(Duration::from_millis(700));
     assert_eq!((real.time(), real.lag(), real.ttl()), (Time::Real, Duration::from_millis(700), Duration::from_secs(2)));
     assert_eq!(real.with_ttl(Duration::from_secs(3)).ttl(), Duration::from_secs(3));
 }

@@ -9,6 +9,7 @@ use crate::case::Case;
 mod config;
 mod elsewhere;
 mod general;
+mod handle;
 mod ids;
 mod leased;
 mod lock;

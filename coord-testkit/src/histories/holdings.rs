@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use coord_api::{Error, FencingToken, HandleState, InstanceId, LockGuard, Lost, Registration, Result, Revision};
+use coord_api::{Error, FencingToken, Revision};
 
 use super::Breach;
+use crate::handle::Handle;
 
 /// What a handle stands for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +28,15 @@ impl Held {
             Held::Instance(_) => "r34",
         }
     }
+
+    /// The rule of giving it back.
+    pub(super) fn rule_of_release(&self) -> &'static str {
+        match self {
+            Held::Lock(_) => "r33",
+            Held::Id(..) => "r44",
+            Held::Instance(_) => "r38",
+        }
+    }
 }
 
 impl fmt::Display for Held {
@@ -35,48 +45,6 @@ impl fmt::Display for Held {
             Held::Lock(key) => write!(f, "lock {key}"),
             Held::Id(service, id) => write!(f, "id {id} of {service}"),
             Held::Instance(id) => write!(f, "instance {id}"),
-        }
-    }
-}
-
-/// A handle of any kind.
-#[derive(Debug)]
-pub(super) enum Handle {
-    Lock(LockGuard),
-    Id(InstanceId),
-    Instance(Registration),
-}
-
-impl Handle {
-    pub(super) fn token(&self) -> FencingToken {
-        match self {
-            Handle::Lock(guard) => guard.fencing_token(),
-            Handle::Id(id) => id.generation(),
-            Handle::Instance(registration) => registration.fencing_token(),
-        }
-    }
-
-    pub(super) fn state(&self) -> HandleState {
-        match self {
-            Handle::Lock(guard) => guard.state(),
-            Handle::Id(id) => id.state(),
-            Handle::Instance(registration) => registration.state(),
-        }
-    }
-
-    pub(super) fn lost(&self) -> Lost {
-        match self {
-            Handle::Lock(guard) => guard.lost(),
-            Handle::Id(id) => id.lost(),
-            Handle::Instance(registration) => registration.lost(),
-        }
-    }
-
-    pub(super) async fn release(&self) -> Result<()> {
-        match self {
-            Handle::Lock(guard) => guard.unlock().await,
-            Handle::Id(id) => id.release().await,
-            Handle::Instance(registration) => registration.unregister().await,
         }
     }
 }
@@ -96,7 +64,7 @@ pub(super) struct Holding {
     /// What was registered under it, the latest last, and whether each was acknowledged.
     pub(super) contents: Vec<String>,
     /// The handle, until it is let go or its client dies.
-    pub(super) handle: Option<Arc<Handle>>,
+    pub(super) handle: Option<Arc<dyn Handle>>,
     pub(super) end: End,
 }
 
@@ -166,12 +134,12 @@ impl Holdings {
     }
 
     /// The handles that are held still, by those who hold them.
-    pub(super) fn open(&self) -> impl Iterator<Item = (&Holding, &Arc<Handle>)> {
+    pub(super) fn open(&self) -> impl Iterator<Item = (&Holding, &Arc<dyn Handle>)> {
         self.all.iter().filter_map(|holding| Some((holding, holding.handle.as_ref()?)))
     }
 
     /// A handle is let go: takes it from its holder.
-    pub(super) fn let_go(&mut self, number: usize, began: u64) -> Option<Arc<Handle>> {
+    pub(super) fn let_go(&mut self, number: usize, began: u64) -> Option<Arc<dyn Handle>> {
         let holding = self.all.get_mut(number)?;
         let handle = holding.handle.take()?;
         holding.end = End::LetGo { began, answer: Answer::None, head: None };
@@ -179,7 +147,7 @@ impl Holdings {
     }
 
     /// A client dies: whatever it held, it holds no more.
-    pub(super) fn crashed(&mut self, client: usize, at: u64) -> Vec<Arc<Handle>> {
+    pub(super) fn crashed(&mut self, client: usize, at: u64) -> Vec<Arc<dyn Handle>> {
         let mut dead = Vec::new();
         for holding in self.all.iter_mut().filter(|holding| holding.client == client) {
             if let Some(handle) = holding.handle.take() {
@@ -219,8 +187,8 @@ impl Holdings {
 mod tests {
     use std::time::Duration;
 
-    use coord_api::Loss;
     use coord_api::handle::Leased;
+    use coord_api::{HandleState, LockGuard, Loss, Lost, Result};
 
     use super::*;
 
@@ -252,7 +220,7 @@ mod tests {
     }
 
     fn grant(holdings: &mut Holdings, token: u64, held: bool, at: u64) -> usize {
-        let handle = Handle::Lock(LockGuard::new("k", Fake(token, held)));
+        let handle = LockGuard::new("k", Fake(token, held));
         let holding = Holding {
             held: Held::Lock("k".to_owned()),
             token: FencingToken::new(token),

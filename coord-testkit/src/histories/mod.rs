@@ -12,6 +12,7 @@
 //! The kit's cases run a few histories each. `COORD_TESTKIT_SEED` makes them others, and the same ones again for the same seed; `COORD_TESTKIT_HISTORIES` says
 //! how many each case runs.
 
+mod convergence;
 mod follow;
 mod holdings;
 mod judge;
@@ -19,7 +20,6 @@ mod nemesis;
 mod plan;
 mod registry;
 mod replay;
-mod settle;
 mod shrink;
 mod truth;
 mod work;
@@ -37,7 +37,7 @@ use tokio::time::{Instant, advance, sleep, timeout};
 
 pub use nemesis::{Blow, Strike};
 pub use plan::{Act, LetGo, Plan, Scale, Step, Watcher, Worker, Workload};
-pub(crate) use replay::{number, own_number, uphold};
+pub(crate) use replay::{number, own_number, uphold, uphold_across_restarts};
 pub use shrink::shrink;
 
 use crate::fixture::Fixture;
@@ -199,10 +199,10 @@ pub fn execute(harness: impl Future<Output = Arc<dyn Harness>>, plan: &Plan) -> 
     outcome
 }
 
-/// The end of a history: the store settles, every key is read and written once more, and the watchers come to see it.
+/// The end of a history: the store converges, every key is read and written once more, and the watchers come to see it.
 async fn finish(world: &Arc<World>, plan: &Plan) {
     if plan.workload != Workload::Config {
-        world.settle().await;
+        world.converge().await;
     }
     let reader = world.cx.provider().await;
     let mut last = Txn::new();

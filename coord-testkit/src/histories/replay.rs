@@ -8,25 +8,35 @@ use crate::fixture::Fixture;
 /// How often a plan that broke a rule is run again to shorten it.
 const TRIES: usize = 400;
 
-/// Runs histories of a workload and fails where any rule is broken; `rules` are those that the case is about, which are told of first.
+/// Runs histories of a workload and fails where any rule is broken; the rule of the case is told of first.
 ///
 /// # Panics
 ///
 /// When a rule was broken, whichever: with the rule, the seed, the command that shows it again, and the shortest history found.
-pub(crate) async fn uphold(cx: &Fixture, case: &str, workload: Workload, restarts: bool, rules: &[&str]) {
-    if restarts {
-        // A store that cannot ends the case here, and not in the middle of a history.
-        cx.reopen().await;
-    }
-    let scale = scale(cx, restarts);
+pub(crate) async fn uphold(cx: Fixture, workload: Workload) {
+    uphold_at(&cx, workload, &scale(&cx, false)).await;
+}
+
+/// As [`uphold`], and the store is killed and opened again in between.
+///
+/// # Panics
+///
+/// As [`uphold`].
+pub(crate) async fn uphold_across_restarts(cx: Fixture, workload: Workload) {
+    // A store that cannot ends the case here, and not in the middle of a history.
+    cx.reopen().await;
+    uphold_at(&cx, workload, &scale(&cx, true)).await;
+}
+
+async fn uphold_at(cx: &Fixture, workload: Workload, scale: &Scale) {
     let mut not_provided = None;
-    for seed in seeds(cx, case) {
-        let plan = Plan::draw(seed, workload, &scale);
+    for seed in seeds(cx) {
+        let plan = Plan::draw(seed, workload, scale);
         let outcome = run(cx, &plan).await;
-        let own = outcome.breaches.iter().find(|breach| rules.contains(&breach.rule));
+        let own = outcome.breaches.iter().find(|breach| breach.rule == cx.rule());
         if let Some(breach) = own.or(outcome.breaches.first()).cloned() {
             let (plan, outcome) = shortest(cx, plan, outcome, breach.rule).await;
-            fail(cx, case, &plan, &outcome, &breach);
+            fail(cx, &plan, &outcome, &breach);
         }
         not_provided = not_provided.or_else(|| outcome.tally.not_provided.first().copied());
     }
@@ -42,10 +52,10 @@ fn scale(cx: &Fixture, restarts: bool) -> Scale {
 }
 
 /// The seeds of a case's histories: a few of its own, which follow from the seed of the run.
-fn seeds(cx: &Fixture, case: &str) -> impl Iterator<Item = u64> {
+fn seeds(cx: &Fixture) -> impl Iterator<Item = u64> {
     let few = if cx.virtual_time() { 5 } else { 1 };
     let count = number("COORD_TESTKIT_HISTORIES").unwrap_or(few);
-    let own = own_number(case);
+    let own = own_number(&cx.case_name());
     let cx = cx.clone();
     (0..count).map(move |n| cx.seed(own + n))
 }
@@ -79,11 +89,11 @@ async fn shortest(cx: &Fixture, plan: Plan, outcome: Outcome, rule: &str) -> (Pl
 }
 
 #[expect(clippy::panic, reason = "a case fails by panicking")]
-fn fail(cx: &Fixture, case: &str, plan: &Plan, outcome: &Outcome, first: &Breach) -> ! {
+fn fail(cx: &Fixture, plan: &Plan, outcome: &Outcome, first: &Breach) -> ! {
     let mut text = String::new();
     let breach = outcome.breaches.iter().find(|breach| breach.rule == first.rule).unwrap_or(first);
     let _ = writeln!(text, "{breach}");
-    let _ = writeln!(text, "Again: COORD_TESTKIT_SEED={} cargo test {case}", cx.run_seed());
+    let _ = writeln!(text, "Again: COORD_TESTKIT_SEED={} cargo test {}", cx.run_seed(), cx.case_name());
     let _ = write!(text, "The shortest history found:\n{plan}");
     for line in &outcome.history {
         let _ = writeln!(text, "{line}");

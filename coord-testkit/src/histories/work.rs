@@ -11,10 +11,11 @@ use coord_api::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::holdings::{Answer, End, Handle, Held, Holding};
+use super::holdings::{Answer, End, Held, Holding};
 use super::plan::{Act, LetGo, Step, Worker};
 use super::registry::Attempt;
 use super::world::{Live, World};
+use crate::handle::Handle;
 use crate::layout;
 use crate::linearizability::{Call, Op};
 
@@ -212,7 +213,7 @@ impl Work {
         match self.answered(live, &format!("acquire l{} within {wait:?}", step.key), &answer, &[ErrorKind::Conflict]) {
             true => {
                 if let Some(Ok(guard)) = answer {
-                    self.granted(live, Held::Lock(key), Handle::Lock(guard), from);
+                    self.granted(live, Held::Lock(key), guard, from);
                 }
             }
             false => drop(answer),
@@ -227,7 +228,7 @@ impl Work {
         match self.answered(live, &format!("acquire an id of s{} within {wait:?}", step.key), &answer, &[ErrorKind::Exhausted]) {
             true => {
                 if let Some(Ok(id)) = answer {
-                    self.granted(live, Held::Id(service, id.id()), Handle::Id(id), from);
+                    self.granted(live, Held::Id(service, id.id()), id, from);
                 }
             }
             false => drop(answer),
@@ -247,15 +248,15 @@ impl Work {
         false
     }
 
-    fn granted(&mut self, live: &Live, held: Held, handle: Handle, from: coord_api::Revision) -> Option<usize> {
+    fn granted(&mut self, live: &Live, held: Held, handle: impl Handle, from: coord_api::Revision) -> Option<usize> {
         if self.world.is_dead(self.client, live.generation) {
             // It died with its client before anybody could use it.
             return None;
         }
-        if matches!(handle, Handle::Lock(_)) && !handle.state().is_held() {
+        if matches!(held, Held::Lock(_)) && !handle.state().is_held() {
             self.world.breach("r30", format!("{held} was granted to worker {} and is {:?}", self.number, handle.state()));
         }
-        let (token, returned) = (handle.token(), self.world.moments.next());
+        let (token, returned) = (handle.fencing_token(), self.world.moments.next());
         self.say(format!("{held} -> token {token}"));
         let holding = Holding {
             held,
@@ -323,7 +324,7 @@ impl Work {
             return;
         }
         if let Some(Ok(registration)) = answer {
-            if let Some(number) = self.granted(live, Held::Instance(id), Handle::Instance(registration), from) {
+            if let Some(number) = self.granted(live, Held::Instance(id), registration, from) {
                 self.registered = Some(number);
                 self.world.notes().registry.granted(attempt, number);
                 if let Some(holding) = self.world.notes().holdings.all.get_mut(number) {
@@ -336,18 +337,17 @@ impl Work {
     async fn update(&mut self, live: &Live, step: &Step) {
         let Some(number) = self.registered else { return };
         let tag = format!("{}/{}", self.number, step.number);
-        let handle = {
+        let (id, handle) = {
             let mut notes = self.world.notes();
             let Some(holding) = notes.holdings.all.get_mut(number) else { return };
-            let Some(handle) = holding.handle.clone() else { return };
+            let (Held::Instance(id), Some(handle)) = (holding.held.clone(), holding.handle.clone()) else { return };
             holding.contents.push(tag.clone());
             notes.registry.updates(&tag, number);
-            handle
+            (id, handle)
         };
-        let Handle::Instance(registration) = &*handle else { return };
-        let key: u8 = registration.id().trim_start_matches('i').parse().unwrap_or_default();
-        let answer = registration.update(self.instance(key, &tag)).await;
-        self.say(format!("update {} to {tag} -> {answer:?}", registration.id()));
+        let key: u8 = id.trim_start_matches('i').parse().unwrap_or_default();
+        let answer = handle.update(self.instance(key, &tag)).await;
+        self.say(format!("update {id} to {tag} -> {answer:?}"));
         if let Err(error) = &answer {
             self.explained(live, error, &[ErrorKind::LeaseLost]);
         }

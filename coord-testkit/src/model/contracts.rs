@@ -359,7 +359,8 @@ fn conflict(error: &Error) -> Option<Version> {
 }
 
 /// Random sequences on a contract answer as the model does; breaches of other rules have cases of their own.
-pub(crate) async fn contract(cx: &Fixture, case: &str, rule: &'static str, contract: Contract) {
+pub(crate) async fn contract(cx: Fixture, contract: Contract) {
+    let cx = &cx;
     let providers: &Vec<Arc<dyn Provider>> = &futures_util::future::join_all((0..CLIENTS).map(|_| cx.provider())).await;
     let sequence = async |cx: &Fixture, steps: &[(usize, Step)], run: usize| {
         let mut model = Model {
@@ -384,5 +385,5 @@ pub(crate) async fn contract(cx: &Fixture, case: &str, rule: &'static str, contr
         }
         Ok(())
     };
-    check(cx, case, &[rule], step(contract), sequence).await;
+    check(cx, step(contract), sequence).await;
 }

@@ -48,22 +48,17 @@ fn holds(rule: &'static str, holds: bool, what: impl FnOnce() -> String) -> Resu
     if holds { Ok(()) } else { Err(Mismatch { rule, what: what() }) }
 }
 
-/// Draws sequences and carries them out; fails where one breaks one of `rules`. Other rules have cases of their own.
+/// Draws sequences and carries them out; fails where one breaks the rule of the case. Other rules have cases of their own.
 ///
 /// # Panics
 ///
 /// When one does: with the rule, the seed, the command that shows it again, and the shortest sequence found; or with all of it, where the same sequence is
 /// answered rightly when it is carried out again.
-async fn check<S: Strategy>(
-    cx: &Fixture,
-    case: &str,
-    rules: &[&str],
-    step: S,
-    sequence: impl AsyncFn(&Fixture, &[S::Value], usize) -> Result<(), Mismatch>,
-) where
+async fn check<S: Strategy>(cx: &Fixture, step: S, sequence: impl AsyncFn(&Fixture, &[S::Value], usize) -> Result<(), Mismatch>)
+where
     S::Value: Debug,
 {
-    let seed = cx.seed(own_number(case));
+    let seed = cx.seed(own_number(&cx.case_name()));
     let sequences = number("COORD_TESTKIT_SEQUENCES").unwrap_or(if cx.virtual_time() { 60 } else { 10 });
     let mut bytes = [0; 32];
     bytes.iter_mut().zip(seed.to_le_bytes().into_iter().cycle()).for_each(|(byte, of_seed)| *byte = of_seed);
@@ -72,7 +67,7 @@ async fn check<S: Strategy>(
     let mut run = 0;
     let mut broken = async |steps: &[S::Value]| {
         run += 1;
-        sequence(cx, steps, run).await.err().filter(|mismatch| rules.contains(&mismatch.rule))
+        sequence(cx, steps, run).await.err().filter(|mismatch| mismatch.rule == cx.rule())
     };
     for _ in 0..sequences {
         let Ok(mut tree) = steps.new_tree(&mut runner) else { continue };
@@ -80,7 +75,7 @@ async fn check<S: Strategy>(
         let Some(mut mismatch) = broken(&whole).await else { continue };
         // What took more than the sequence, such as a stall of the machine, does not get any shorter.
         if broken(&whole).await.is_none() {
-            fail(cx, case, &mismatch, "It was answered rightly when it was carried out again. The sequence", &whole);
+            fail(cx, &mismatch, "It was answered rightly when it was carried out again. The sequence", &whole);
         }
         let until = Instant::now() + SHRINKING;
         let mut shortest = whole;
@@ -98,18 +93,19 @@ async fn check<S: Strategy>(
                 None => tree.complicate(),
             };
         }
-        fail(cx, case, &mismatch, "The shortest sequence found", &shortest);
+        fail(cx, &mismatch, "The shortest sequence found", &shortest);
     }
 }
 
 #[expect(clippy::panic, reason = "a case fails by panicking")]
-fn fail(cx: &Fixture, case: &str, mismatch: &Mismatch, title: &str, steps: &[impl Debug]) -> ! {
+fn fail(cx: &Fixture, mismatch: &Mismatch, title: &str, steps: &[impl Debug]) -> ! {
     let steps: Vec<String> = steps.iter().map(|step| format!("    {step:?}")).collect();
     panic!(
-        "{}: {}\nAgain: COORD_TESTKIT_SEED={} cargo test {case}\n{title}:\n{}",
+        "{}: {}\nAgain: COORD_TESTKIT_SEED={} cargo test {}\n{title}:\n{}",
         mismatch.rule,
         mismatch.what,
         cx.run_seed(),
+        cx.case_name(),
         steps.join("\n")
     );
 }

@@ -394,6 +394,6 @@ async fn clear(model: &Model, store: &dyn Store) {
 }
 
 /// Random sequences on a store answer as the model does; breaches of other rules have cases of their own.
-pub(crate) async fn store(cx: &Fixture, case: &str, rule: &'static str) {
-    check(cx, case, &[rule], step(), sequence).await;
+pub(crate) async fn store(cx: Fixture) {
+    check(&cx, step(), sequence).await;
 }

@@ -2,21 +2,24 @@
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::store::{Compare, Op, Store, Txn};
-use coord_api::{Error, ErrorKind, FencingToken, IdOptions, InstanceId, Lost, Outcome, Result, Wait};
+use coord_api::{Error, ErrorKind, FencingToken, IdOptions, InstanceId, Outcome, Result, Wait};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::handle::{BrokenHandle, EditedHandle, Ids, Kept, entry_of, held_unless_released, id, id_over};
+use super::handle::{
+    Hooks, Ids, Kept, counts_from_one, fails_again, held_unless_released, hooks, id, id_over, keep_for_ever, releases_later, revokes_all,
+    says_of_release,
+};
 use super::lock::PretendsToRenew;
 use super::provider::{BrokenProvider, Good};
 use super::store::Edited;
 use super::{Sabotage, Saboteur, Shared, locked};
+use crate::handle::Handle;
 use crate::layout;
 
 pub(super) const SABOTEURS: &[Saboteur] = &[
@@ -29,16 +32,14 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             ..Edited::default()
         })
     }),
-    Saboteur::new("released-id-never-returns", "a released id never returns", &["r44"], || handles(|_, _| NeverReturns)),
+    Saboteur::new("released-id-never-returns", "a released id never returns", &["r44"], || {
+        handles(|_, _| hooks().release(|_| async { Ok(()) }).dropped(keep_for_ever))
+    }),
     Saboteur::new("one-past-the-end", "one past the end", &["r42", "r41"], || {
         asks(|options| ranged(options, |range| *range.start()..=range.end().saturating_add(1)))
     }),
     Saboteur::new("lost-id-untold", "the holder of a lost id is not told", &["r43"], || {
-        edits(EditedHandle {
-            state: Some(held_unless_released),
-            lost: Some(|_| Lost::new(std::future::pending())),
-            ..EditedHandle::default()
-        })
+        handles(|_, _| hooks().state(|good| held_unless_released(good.state())).lost(|_| std::future::pending()))
     }),
     Saboteur::new("largest-first", "the largest free id comes first", &["r41"], || {
         Sabotage::provider(|| Numbers(|n, range| range.end() - n + range.start()))
@@ -70,45 +71,31 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     }),
     Saboteur::new("no-time-no-id", "without time to wait, what is free is not had either", &["r42"], || Sabotage::provider(|| NeedsTime)),
     Saboteur::new("dropped-call-leaks-id", "a call that was dropped keeps its id", &["r42"], || Sabotage::provider(|| Leaks)),
-    Saboteur::new("generation-constant", "generations are constant", &["r43"], || {
-        edits(EditedHandle { token: Some(|_| FencingToken::new(1)), ..EditedHandle::default() })
-    }),
+    Saboteur::new("generation-constant", "generations are constant", &["r43"], || handles(|_, _| hooks().token(|_| FencingToken::new(1)))),
     Saboteur::new("generation-restarts", "generations restart with each provider", &["r43"], || {
         Sabotage::provider(|| {
-            let granted = Arc::new(AtomicU64::new(0));
-            Ids(move |_: &Good, _: &InstanceId| Numbered(FencingToken::new(granted.fetch_add(1, Ordering::SeqCst) + 1)))
+            let numbered = counts_from_one();
+            Ids(move |_: &Good, _: &InstanceId| numbered())
         })
     }),
     Saboteur::new("id-runs-out", "an id is not renewed", &["r43"], || Sabotage::client(PretendsToRenew::every_time)),
-    Saboteur::new("release-frees-successor", "a late release frees whoever has the id", &["r44"], || handles(FreesKey::new)),
-    Saboteur::new("release-fails-again", "a second release fails", &["r44"], || handles(|_, _| FailsAgain(AtomicBool::new(false)))),
-    Saboteur::new("releases-later", "release returns before the id is free", &["r44"], || handles(|_, _| ReleasesLater)),
+    Saboteur::new("release-frees-successor", "a late release frees whoever has the id", &["r44"], || handles(frees_key)),
+    Saboteur::new("release-fails-again", "a second release fails", &["r44"], || handles(|_, _| fails_again("allocator.release"))),
+    Saboteur::new("releases-later", "release returns before the id is free", &["r44"], || handles(|_, _| releases_later())),
     Saboteur::new("lost-release-is-ok", "releasing what was lost is Ok", &["r44"], || {
-        edits(EditedHandle {
-            released: Some(|released| released.or_else(|error| if error.kind() == ErrorKind::LeaseLost { Ok(()) } else { Err(error) })),
-            ..EditedHandle::default()
-        })
+        handles(|_, _| says_of_release(|said| said.or_else(|error| if error.kind() == ErrorKind::LeaseLost { Ok(()) } else { Err(error) })))
     }),
     Saboteur::new("failed-release-not-applied", "a failed release is said not to be applied", &["r44"], || {
-        edits(EditedHandle {
-            released: Some(|released| released.map_err(|error| error.with_outcome(Outcome::NotApplied))),
-            ..EditedHandle::default()
-        })
+        handles(|_, _| says_of_release(|said| said.map_err(|error| error.with_outcome(Outcome::NotApplied))))
     }),
     Saboteur::new("one-id-each", "a provider has one id of a service", &["r43", "r44"], || {
         Sabotage::provider(|| OneEach(Shared::default()))
     }),
-    Saboteur::new("release-frees-all", "releasing one id frees all of its provider", &["r44"], || {
-        handles(|good, _| FreesAll(good.clone()))
-    }),
+    Saboteur::new("release-frees-all", "releasing one id frees all of its provider", &["r44"], || handles(|good, _| revokes_all(good))),
 ];
 
-fn handles<B: BrokenHandle>(make: fn(&Good, &InstanceId) -> B) -> Sabotage {
+fn handles(make: fn(&Good, &InstanceId) -> Hooks) -> Sabotage {
     Sabotage::provider(move || Ids(make))
-}
-
-fn edits(edited: EditedHandle) -> Sabotage {
-    Sabotage::provider(move || Ids(move |_: &Good, _: &InstanceId| edited))
 }
 
 fn asks(edit: fn(IdOptions) -> IdOptions) -> Sabotage {
@@ -134,22 +121,6 @@ impl BrokenProvider for Asks {
     }
 }
 
-struct NeverReturns;
-
-#[async_trait]
-impl BrokenHandle for NeverReturns {
-    async fn release(&self, _: &Arc<Kept>) -> Result<()> {
-        Ok(())
-    }
-
-    fn dropped(&self, good: &Arc<Kept>) {
-        let good = Arc::clone(good);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { good.lost().await });
-        }
-    }
-}
-
 /// Gives out other numbers than it took.
 struct Numbers(fn(u32, &RangeInclusive<u32>) -> u32);
 
@@ -159,7 +130,7 @@ impl BrokenProvider for Numbers {
         let range = options.range.clone();
         let taken = acquire(good, service, options).await?;
         let number = (self.0)(taken.id(), &range);
-        Ok(id(taken, number, EditedHandle::default()))
+        Ok(id(taken, number, hooks()))
     }
 }
 
@@ -246,61 +217,23 @@ impl BrokenProvider for Leaks {
     }
 }
 
-struct Numbered(FencingToken);
-
-impl BrokenHandle for Numbered {
-    fn fencing_token(&self, _: &Arc<Kept>) -> FencingToken {
-        self.0
-    }
-}
-
-struct FreesKey {
-    store: Arc<dyn Store>,
-    key: String,
-}
-
-impl FreesKey {
-    fn new(good: &Good, id: &InstanceId) -> Self {
-        FreesKey { store: Arc::clone(&good.store), key: layout::id(id.service(), id.id()) }
-    }
-}
-
-#[async_trait]
-impl BrokenHandle for FreesKey {
-    async fn release(&self, good: &Arc<Kept>) -> Result<()> {
-        let released = good.release().await;
-        self.store.txn(Txn::new().then(Op::delete(self.key.clone()))).await?;
-        released
-    }
-}
-
-struct FailsAgain(AtomicBool);
-
-#[async_trait]
-impl BrokenHandle for FailsAgain {
-    async fn release(&self, good: &Arc<Kept>) -> Result<()> {
-        if self.0.swap(true, Ordering::SeqCst) {
-            return Err(Error::lease_lost("allocator.release", "it was released already"));
+/// Frees its key, whoever has it.
+fn frees_key(good: &Good, id: &InstanceId) -> Hooks {
+    let (store, key) = (Arc::clone(&good.store), layout::id(id.service(), id.id()));
+    hooks().release(move |good| {
+        let (store, key) = (Arc::clone(&store), key.clone());
+        async move {
+            let released = good.release().await;
+            store.txn(Txn::new().then(Op::delete(key))).await?;
+            released
         }
-        good.release().await
-    }
+    })
 }
 
-struct ReleasesLater;
+/// The id of each service that a provider has, while somebody holds it.
+type Own = HashMap<String, (u32, Weak<dyn Handle>)>;
 
-#[async_trait]
-impl BrokenHandle for ReleasesLater {
-    async fn release(&self, good: &Arc<Kept>) -> Result<()> {
-        let good = Arc::clone(good);
-        tokio::spawn(async move {
-            sleep(Duration::from_millis(5)).await;
-            good.release().await
-        });
-        Ok(())
-    }
-}
-
-struct OneEach(Shared<HashMap<String, (u32, Weak<Kept>)>>);
+struct OneEach(Shared<Own>);
 
 #[async_trait]
 impl BrokenProvider for OneEach {
@@ -310,25 +243,11 @@ impl BrokenProvider for OneEach {
             Some(own) => own,
             None => {
                 let taken = acquire(good, service, options).await?;
-                (taken.id(), Arc::new(Kept::Id(taken)))
+                (taken.id(), Arc::new(taken) as Kept)
             }
         };
         locked(&self.0).insert(service.to_owned(), (number, Arc::downgrade(&kept)));
-        Ok(id_over(service, number, kept, EditedHandle::default()))
-    }
-}
-
-struct FreesAll(Good);
-
-#[async_trait]
-impl BrokenHandle for FreesAll {
-    async fn release(&self, good: &Arc<Kept>) -> Result<()> {
-        let entry = entry_of(&*self.0.store, good.fencing_token()).await?;
-        good.release().await?;
-        match entry.and_then(|entry| entry.lease) {
-            Some(lease) => self.0.store.revoke_lease(lease).await,
-            None => Ok(()),
-        }
+        Ok(id_over(service, number, kept, hooks()))
     }
 }
 

@@ -2,18 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::store::{Compare, Op, Range, Store, Txn, TxnReply};
 use coord_api::{
-    Error, ErrorKind, FencingToken, HandleState, Loss, Lost, RegisterOptions, Registration, Result, ServiceInstance, Snapshot, Takeover,
-    Value,
+    Error, ErrorKind, FencingToken, HandleState, Loss, RegisterOptions, Registration, Result, ServiceInstance, Snapshot, Takeover,
 };
+use futures_util::FutureExt;
 use tokio::time::{Instant, sleep};
 
-use super::handle::{BrokenHandle, EditedHandle, Kept, Registrations, registration_over};
+use super::handle::{Hooks, Kept, Registrations, fails_again, hooks, registration_over, releases_later};
 use super::lock::PretendsToRenew;
 use super::provider::{BrokenProvider, Good};
 use super::store::{BrokenStore, Edited};
@@ -101,30 +100,32 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     }),
     Saboteur::new("removed-and-added", "the same owner again removes its entry first", &["r34"], || Sabotage::provider(|| RemovesFirst)),
     Saboteur::new("superseded-as-expired", "who was taken over is told that it expired", &["r34", "r37"], || {
-        edits(EditedHandle {
-            state: Some(|state| if state == HandleState::Ended(Loss::Superseded) { HandleState::Ended(Loss::Expired) } else { state }),
-            lost: Some(|lost| Lost::new(async { if lost.await == Loss::Superseded { Loss::Expired } else { Loss::Released } })),
-            ..EditedHandle::default()
+        handles(|_, _| {
+            let expired = |loss| if loss == Loss::Superseded { Loss::Expired } else { loss };
+            hooks()
+                .state(
+                    move |good| if let HandleState::Ended(loss) = good.state() { HandleState::Ended(expired(loss)) } else { good.state() },
+                )
+                .lost(move |good| good.lost().map(expired))
         })
     }),
     Saboteur::new("registration-number-constant", "the number of a registration is constant", &["r34"], || {
-        edits(EditedHandle { token: Some(|_| FencingToken::new(7)), ..EditedHandle::default() })
+        handles(|_, _| hooks().token(|_| FencingToken::new(7)))
     }),
     Saboteur::new("old-handle-removes-new", "the dropped handle of a replaced registration removes the new one", &["r34"], || {
-        handles(RemovesKey::new)
+        handles(removes_key)
     }),
-    Saboteur::new("unregister-removes-successor", "unregister removes whatever is there", &["r38"], || handles(RemovesKey::new)),
-    Saboteur::new("unregister-fails-again", "a second unregister fails", &["r38"], || handles(|_, _| FailsAgain(AtomicBool::new(false)))),
-    Saboteur::new("resurrected", "an entry is written again a second after it was unregistered", &["r38"], || handles(Resurrects::new)),
-    Saboteur::new("unregisters-later", "unregister returns before the entry is gone", &["r38"], || handles(|_, _| UnregistersLater)),
-    Saboteur::new("update-forgotten", "healing brings back the first content", &["r37"], || handles(UpdatesStoreAlone::new)),
+    Saboteur::new("unregister-removes-successor", "unregister removes whatever is there", &["r38"], || handles(removes_key)),
+    Saboteur::new("unregister-fails-again", "a second unregister fails", &["r38"], || handles(|_, _| fails_again("registry.unregister"))),
+    Saboteur::new("resurrected", "an entry is written again a second after it was unregistered", &["r38"], || handles(resurrects)),
+    Saboteur::new("unregisters-later", "unregister returns before the entry is gone", &["r38"], || handles(|_, _| releases_later())),
+    Saboteur::new("update-forgotten", "healing brings back the first content", &["r37"], || handles(updates_store_alone)),
     Saboteur::new("healing-looks-held", "a registration that is lost and not yet healed looks held", &["r37"], || {
-        edits(EditedHandle {
-            state: Some(|state| if state == HandleState::Lost { HandleState::Held } else { state }),
-            ..EditedHandle::default()
-        })
+        handles(|_, _| hooks().state(|good| if good.state() == HandleState::Lost { HandleState::Held } else { good.state() }))
     }),
-    Saboteur::new("lost-fires-while-healing", "lost() fires for what is being healed", &["r37"], || handles(|_, _| FiresWhenLost)),
+    Saboteur::new("lost-fires-while-healing", "lost() fires for what is being healed", &["r37"], || {
+        handles(|_, _| hooks().lost(|good| not_held(Arc::clone(good))))
+    }),
     Saboteur::new("heals-slowly", "healing waits for ten seconds", &["r37"], || {
         Sabotage::client(|| Heals(Shared::default(), Heal::Slowly))
     }),
@@ -145,12 +146,8 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("port-zero-is-good", "an instance with port zero is registered", &["r34", "r4"], || Sabotage::provider(|| AnyPort)),
 ];
 
-fn handles<B: BrokenHandle>(make: fn(&Good, &Registration) -> B) -> Sabotage {
+fn handles(make: fn(&Good, &Registration) -> Hooks) -> Sabotage {
     Sabotage::provider(move || Registrations(make))
-}
-
-fn edits(edited: EditedHandle) -> Sabotage {
-    Sabotage::provider(move || Registrations(move |_: &Good, _: &Registration| edited))
 }
 
 fn finds(edit: fn(Snapshot<ServiceInstance>) -> Snapshot<ServiceInstance>) -> Sabotage {
@@ -172,7 +169,7 @@ struct EndsWhenLost(Duration);
 impl BrokenProvider for EndsWhenLost {
     async fn register(&self, good: &Good, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
         let (service, id, patience) = (instance.name.clone(), instance.id.clone(), self.0);
-        let kept = Arc::new(Kept::Registration(register(good, instance, options).await?));
+        let kept: Kept = Arc::new(register(good, instance, options).await?);
         let seen = Arc::downgrade(&kept);
         tokio::spawn(async move {
             let mut held = Instant::now();
@@ -187,7 +184,7 @@ impl BrokenProvider for EndsWhenLost {
             }
             Ok(())
         });
-        Ok(registration_over(&service, &id, kept, EditedHandle::default()))
+        Ok(registration_over(&service, &id, kept, hooks()))
     }
 }
 
@@ -273,119 +270,65 @@ impl BrokenProvider for RemovesFirst {
 }
 
 /// Removes what stands under its key, whoever wrote it, when it is released and when it is dropped.
-struct RemovesKey {
-    store: Arc<dyn Store>,
-    key: String,
+fn removes_key(good: &Good, registration: &Registration) -> Hooks {
+    let (store, key) = (Arc::clone(&good.store), layout::service(registration.service(), registration.id()));
+    let remove = move || {
+        let (store, key) = (Arc::clone(&store), key.clone());
+        async move { store.txn(Txn::new().then(Op::delete(key))).await.map(drop) }
+    };
+    let removes = remove.clone();
+    hooks()
+        .release(move |good| {
+            let remove = remove();
+            async move {
+                good.release().await?;
+                remove.await
+            }
+        })
+        .dropped(move |_| {
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(removes());
+            }
+        })
 }
 
-impl RemovesKey {
-    fn new(good: &Good, registration: &Registration) -> Self {
-        RemovesKey { store: Arc::clone(&good.store), key: layout::service(registration.service(), registration.id()) }
-    }
-}
-
-#[async_trait]
-impl BrokenHandle for RemovesKey {
-    async fn release(&self, good: &Arc<Kept>) -> Result<()> {
-        good.release().await?;
-        self.store.txn(Txn::new().then(Op::delete(self.key.clone()))).await.map(drop)
-    }
-
-    fn dropped(&self, _: &Arc<Kept>) {
-        let (store, key) = (Arc::clone(&self.store), self.key.clone());
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { store.txn(Txn::new().then(Op::delete(key))).await });
+/// Writes its entry again a second after it was unregistered.
+fn resurrects(good: &Good, registration: &Registration) -> Hooks {
+    let (store, service, id) = (Arc::clone(&good.store), registration.service(), registration.id());
+    let write = Txn::new().then(Op::put(layout::service(service, id), layout::service_record(service, id, "localhost", 80)));
+    hooks().release(move |good| {
+        let (store, write) = (Arc::clone(&store), write.clone());
+        async move {
+            good.release().await?;
+            tokio::spawn(async move {
+                sleep(Duration::from_secs(1)).await;
+                store.txn(write).await
+            });
+            Ok(())
         }
-    }
-}
-
-struct FailsAgain(AtomicBool);
-
-#[async_trait]
-impl BrokenHandle for FailsAgain {
-    async fn release(&self, good: &Arc<Kept>) -> Result<()> {
-        if self.0.swap(true, Ordering::SeqCst) {
-            return Err(Error::lease_lost("registry.unregister", "it is gone already"));
-        }
-        good.release().await
-    }
-}
-
-struct Resurrects {
-    store: Arc<dyn Store>,
-    key: String,
-    record: Value,
-}
-
-impl Resurrects {
-    fn new(good: &Good, registration: &Registration) -> Self {
-        let (service, id) = (registration.service(), registration.id());
-        let record = layout::service_record(service, id, "localhost", 80);
-        Resurrects { store: Arc::clone(&good.store), key: layout::service(service, id), record }
-    }
-}
-
-#[async_trait]
-impl BrokenHandle for Resurrects {
-    async fn release(&self, good: &Arc<Kept>) -> Result<()> {
-        good.release().await?;
-        let (store, txn) = (Arc::clone(&self.store), Txn::new().then(Op::put(self.key.clone(), self.record.clone())));
-        tokio::spawn(async move {
-            sleep(Duration::from_secs(1)).await;
-            store.txn(txn).await
-        });
-        Ok(())
-    }
-}
-
-struct UnregistersLater;
-
-#[async_trait]
-impl BrokenHandle for UnregistersLater {
-    async fn release(&self, good: &Arc<Kept>) -> Result<()> {
-        let good = Arc::clone(good);
-        tokio::spawn(async move {
-            sleep(Duration::from_millis(5)).await;
-            good.release().await
-        });
-        Ok(())
-    }
+    })
 }
 
 /// Writes an update to the store, and does not remember it.
-struct UpdatesStoreAlone {
-    store: Arc<dyn Store>,
-    key: String,
+fn updates_store_alone(good: &Good, registration: &Registration) -> Hooks {
+    let (store, key) = (Arc::clone(&good.store), layout::service(registration.service(), registration.id()));
+    hooks().update(move |good, instance| {
+        let (store, key) = (Arc::clone(&store), key.clone());
+        async move {
+            let Some(entry) = store.range(Range::key(key)).await?.entries.pop() else { return good.update(instance).await };
+            let value = serde_json::to_vec(&instance).map_err(|fault| Error::json("registry.update", "ServiceInstance", &fault))?;
+            let put = Op::Put { key: entry.key, value: value.into(), lease: entry.lease };
+            store.txn(Txn::new().then(put)).await.map(drop)
+        }
+    })
 }
 
-impl UpdatesStoreAlone {
-    fn new(good: &Good, registration: &Registration) -> Self {
-        UpdatesStoreAlone { store: Arc::clone(&good.store), key: layout::service(registration.service(), registration.id()) }
+/// Waits until a handle is not held, for whatever reason.
+async fn not_held(good: Kept) -> Loss {
+    while good.is_held() {
+        sleep(Duration::from_millis(20)).await;
     }
-}
-
-#[async_trait]
-impl BrokenHandle for UpdatesStoreAlone {
-    async fn update(&self, good: &Arc<Kept>, instance: ServiceInstance) -> Result<()> {
-        let Some(entry) = self.store.range(Range::key(self.key.clone())).await?.entries.pop() else { return good.update(instance).await };
-        let value = serde_json::to_vec(&instance).map_err(|fault| Error::json("registry.update", "ServiceInstance", &fault))?;
-        let put = Op::Put { key: entry.key, value: value.into(), lease: entry.lease };
-        self.store.txn(Txn::new().then(put)).await.map(drop)
-    }
-}
-
-struct FiresWhenLost;
-
-impl BrokenHandle for FiresWhenLost {
-    fn lost(&self, good: &Arc<Kept>) -> Lost {
-        let good = Arc::clone(good);
-        Lost::new(async move {
-            while good.state().is_held() {
-                sleep(Duration::from_millis(20)).await;
-            }
-            Loss::Expired
-        })
-    }
+    Loss::Expired
 }
 
 /// How an entry is written again.

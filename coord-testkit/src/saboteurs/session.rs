@@ -10,7 +10,7 @@ use coord_api::store::{Compare, Lease, Op, Store, Txn, TxnReply};
 use coord_api::{ConfigCenter, Error, ErrorKind, LeaseId, LockGuard, LockOptions, Loss, Lost, Outcome, Result, Value, Version};
 use tokio::time::{Instant, sleep};
 
-use super::handle::{BrokenHandle, EditedHandle, Guards, Kept, entry_of};
+use super::handle::{Guards, Hooks, Kept, entry_of, hooks, keep_for_ever, revokes_all};
 use super::provider::{BrokenProvider, Good};
 use super::store::{BrokenStore, Edited};
 use super::{Sabotage, Saboteur, Shared, locked};
@@ -18,7 +18,7 @@ use crate::layout;
 
 pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("failed-release-forgotten", "a drop whose release failed is forgotten while its lease is renewed", &["r9"], || {
-        guards(|good, _| ReleasesItself { good: good.clone(), tries: 1 })
+        guards(|good, _| releases_itself(good, 1))
     }),
     Saboteur::new("renewed-after-deadline", "a lease past its local deadline is renewed after healing", &["r9a"], || {
         Sabotage::client(|| RenewsAfterDeadline(Shared::default()))
@@ -49,15 +49,13 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             ..Edited::default()
         })
     }),
-    Saboteur::new("dropped-is-kept", "a dropped guard stays held", &["r9"], || guards(|_, _| KeptForEver)),
-    Saboteur::new("drop-needs-runtime", "a drop outside of a runtime panics", &["r9"], || guards(|_, _| NeedsRuntime)),
-    Saboteur::new("owed-for-ever", "what is owed keeps its lease for ever", &["r9"], || {
-        guards(|good, _| ReleasesItself { good: good.clone(), tries: u32::MAX })
-    }),
+    Saboteur::new("dropped-is-kept", "a dropped guard stays held", &["r9"], || guards(|_, _| hooks().dropped(keep_for_ever))),
+    Saboteur::new("drop-needs-runtime", "a drop outside of a runtime panics", &["r9"], || guards(|_, _| hooks().dropped(needs_runtime))),
+    Saboteur::new("owed-for-ever", "what is owed keeps its lease for ever", &["r9"], || guards(|good, _| releases_itself(good, u32::MAX))),
     Saboteur::new("one-lease-each", "every lock has a lease of its own", &["r9a"], || Sabotage::provider(|| LeaseEach(AtomicU32::new(0)))),
     Saboteur::new("idle-lease-kept", "a lease that carries nothing is renewed for ever", &["r9a"], || Sabotage::client(|| NeverRevokes)),
     Saboteur::new("release-revokes-lease", "releasing one handle revokes the lease of all", &["r9a"], || {
-        guards(|good, _| RevokesAll(good.clone()))
+        guards(|good, _| revokes_all(good))
     }),
     Saboteur::new("session-without-key", "a session has no key of its own", &["r9a"], || Sabotage::client(|| NoSessionKey)),
     Saboteur::new("ttl-ignored", "TTL ignored", &["r7", "s5"], || grants(|_| Duration::from_secs(3_600))),
@@ -75,19 +73,15 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     }),
     Saboteur::new("close-revokes-nothing", "closing leaves the leases to expire", &["r8", "r9a"], || Sabotage::client(|| NeverRevokes)),
     Saboteur::new("close-tells-nobody", "closing does not tell the handles", &["r8"], || {
-        edits(EditedHandle { lost: Some(|lost| Lost::new(unless_closed(lost))), ..EditedHandle::default() })
+        guards(|_, _| hooks().lost(|good| unless_closed(good.lost())))
     }),
     Saboteur::new("second-close-fails", "closing again fails", &["r8"], || Sabotage::provider(|| ClosesOnce(Shared::default()))),
     Saboteur::new("close-waits-for-ever", "closing waits until the store answers", &["r8"], || Sabotage::provider(|| ClosesUntilDone)),
     Saboteur::new("closed-is-unavailable", "calls after closing are Unavailable", &["r8"], || Sabotage::provider(|| ClosedIsUnavailable)),
 ];
 
-fn guards<B: BrokenHandle>(make: fn(&Good, &LockGuard) -> B) -> Sabotage {
+fn guards(make: fn(&Good, &LockGuard) -> Hooks) -> Sabotage {
     Sabotage::provider(move || Guards(make))
-}
-
-fn edits(edited: EditedHandle) -> Sabotage {
-    Sabotage::provider(move || Guards(move |_: &Good, _: &LockGuard| edited))
 }
 
 /// Leases that say one thing and are another.
@@ -96,15 +90,10 @@ fn grants(real: fn(Duration) -> Duration) -> Sabotage {
 }
 
 /// Releases a dropped guard by itself, so many times at most, and keeps what it could not release.
-struct ReleasesItself {
-    good: Good,
-    tries: u32,
-}
-
-#[async_trait]
-impl BrokenHandle for ReleasesItself {
-    fn dropped(&self, good: &Arc<Kept>) {
-        let (kept, store, tries) = (Arc::clone(good), Arc::clone(&self.good.store), self.tries);
+fn releases_itself(good: &Good, tries: u32) -> Hooks {
+    let store = Arc::clone(&good.store);
+    hooks().dropped(move |good| {
+        let (kept, store) = (Arc::clone(good), Arc::clone(&store));
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn(async move {
             for _ in 0..tries {
@@ -119,7 +108,7 @@ impl BrokenHandle for ReleasesItself {
             }
             kept.lost().await;
         });
-    }
+    })
 }
 
 /// Renews what it should revoke, where the last renewal was answered a TTL ago.
@@ -175,24 +164,9 @@ impl BrokenProvider for SettlesByValue {
     }
 }
 
-struct KeptForEver;
-
-impl BrokenHandle for KeptForEver {
-    fn dropped(&self, good: &Arc<Kept>) {
-        let kept = Arc::clone(good);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { kept.lost().await });
-        }
-    }
-}
-
-struct NeedsRuntime;
-
-impl BrokenHandle for NeedsRuntime {
-    fn dropped(&self, good: &Arc<Kept>) {
-        let good = Arc::clone(good);
-        tokio::spawn(async move { good.release().await });
-    }
+fn needs_runtime(good: &Kept) {
+    let good = Arc::clone(good);
+    tokio::spawn(async move { good.release().await });
 }
 
 struct LeaseEach(AtomicU32);
@@ -218,20 +192,6 @@ impl BrokenStore for NeverRevokes {
             }
         });
         Ok(())
-    }
-}
-
-struct RevokesAll(Good);
-
-#[async_trait]
-impl BrokenHandle for RevokesAll {
-    async fn release(&self, good: &Arc<Kept>) -> Result<()> {
-        let entry = entry_of(&*self.0.store, good.fencing_token()).await?;
-        good.release().await?;
-        match entry.and_then(|entry| entry.lease) {
-            Some(lease) => self.0.store.revoke_lease(lease).await,
-            None => Ok(()),
-        }
     }
 }
 

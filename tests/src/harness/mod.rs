@@ -2,5 +2,5 @@
 
 pub mod etcd;
 pub mod memory;
-pub mod outsider;
 pub mod sled;
+pub mod third_party;

@@ -3,6 +3,8 @@
 use coord_api::{Error, ErrorKind, Value, Version};
 
 use crate::case::Case;
+use crate::histories::{Workload, uphold, uphold_across_restarts};
+use crate::model::{Contract, contract};
 
 mod r10;
 mod r11;
@@ -24,9 +26,9 @@ macro_rules! config_cases {
                 overlapping_requests_are_linearizable,
                 histories_with_unknown_outcomes_are_linearizable,
                 a_list_sees_what_was_acknowledged,
-                random_histories_under_faults_are_linearizable,
-                random_histories_across_restarts_are_linearizable: persistent,
-                random_sequences_answer_as_the_model_does,
+                random_histories_under_faults_are_linearizable => |cx| uphold(cx, Workload::Config),
+                random_histories_across_restarts_are_linearizable: persistent => |cx| uphold_across_restarts(cx, Workload::Config),
+                random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Config),
             }
             r11 {
                 versions_rise_with_every_write,
@@ -38,7 +40,7 @@ macro_rules! config_cases {
                 what_is_written_elsewhere_changes_no_version,
                 a_failed_compare_and_set_leaves_no_trace,
                 deleting_what_is_absent_leaves_no_trace,
-                random_sequences_answer_as_the_model_does,
+                random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Config),
                 what_failed_is_in_no_history,
             }
             r12 {
@@ -52,7 +54,7 @@ macro_rules! config_cases {
                 of_many_racers_for_what_was_deleted_none_wins,
                 of_many_creators_exactly_one_wins,
                 increments_add_up,
-                random_sequences_answer_as_the_model_does,
+                random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Config),
             }
             r13 {
                 delete_says_whether_the_key_existed,
@@ -60,7 +62,7 @@ macro_rules! config_cases {
                 of_many_deleters_exactly_one_found_it,
                 compare_and_delete_succeeds_iff_the_version_is_the_expected_one,
                 of_many_comparing_deleters_exactly_one_wins,
-                random_sequences_answer_as_the_model_does,
+                random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Config),
             }
             r14 {
                 a_prefix_is_a_directory,
@@ -74,8 +76,8 @@ macro_rules! config_cases {
                 two_hundred_large_values_are_complete,
                 a_key_that_is_not_utf_8_is_kept_apart,
                 what_is_listed_every_call_takes,
-                in_random_histories_a_list_is_one_snapshot,
-                random_sequences_answer_as_the_model_does,
+                in_random_histories_a_list_is_one_snapshot => |cx| uphold(cx, Workload::Config),
+                random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Config),
             }
             r15 {
                 set_then_get_gives_an_equal_value,

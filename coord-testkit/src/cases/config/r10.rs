@@ -9,9 +9,7 @@ use tokio::time::sleep;
 
 use super::value;
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
 use crate::linearizability::{self, Call, Moments, Op};
-use crate::model::{Contract, contract};
 use crate::wrap::{Delayed, Fault, Faults, Faulty};
 
 /// The clients of a history.
@@ -163,16 +161,4 @@ pub(super) async fn a_list_sees_what_was_acknowledged(cx: Fixture) {
         assert_eq!(listed.items.len(), n + 1);
         assert!(listed.items.iter().any(|entry| entry.version == version));
     }
-}
-
-pub(super) async fn random_histories_under_faults_are_linearizable(cx: Fixture) {
-    uphold(&cx, "r10::random_histories_under_faults_are_linearizable", Workload::Config, false, &["r10"]).await;
-}
-
-pub(super) async fn random_histories_across_restarts_are_linearizable(cx: Fixture) {
-    uphold(&cx, "r10::random_histories_across_restarts_are_linearizable", Workload::Config, true, &["r10"]).await;
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    contract(&cx, "r10::random_sequences_answer_as_the_model_does", "r10", Contract::Config).await;
 }

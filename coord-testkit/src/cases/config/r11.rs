@@ -10,7 +10,6 @@ use futures_util::future::join_all;
 use super::{conflict, value};
 use crate::fixture::Fixture;
 use crate::layout;
-use crate::model::{Contract, contract};
 use crate::wait::within;
 
 pub(super) async fn versions_rise_with_every_write(cx: Fixture) {
@@ -160,10 +159,6 @@ pub(super) async fn deleting_what_is_absent_leaves_no_trace(cx: Fixture) {
         assert_eq!(conflict(&error), Version::ZERO);
     })
     .await;
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    contract(&cx, "r11::random_sequences_answer_as_the_model_does", "r11", Contract::Config).await;
 }
 
 pub(super) async fn what_failed_is_in_no_history(cx: Fixture) {

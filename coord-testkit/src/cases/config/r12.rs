@@ -6,7 +6,6 @@ use futures_util::future::join_all;
 
 use super::{conflict, value};
 use crate::fixture::Fixture;
-use crate::model::{Contract, contract};
 
 pub(super) async fn it_succeeds_iff_the_version_is_the_expected_one(cx: Fixture) {
     let (one, two) = (cx.provider().await, cx.provider().await);
@@ -133,10 +132,6 @@ pub(super) async fn increments_add_up(cx: Fixture) {
     });
     join_all(tasks).await.into_iter().for_each(Result::unwrap);
     assert_eq!(cx.provider().await.config().get::<u32>("n").await.unwrap(), Some(50));
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    contract(&cx, "r12::random_sequences_answer_as_the_model_does", "r12", Contract::Config).await;
 }
 
 pub(super) async fn of_many_racers_for_what_was_deleted_none_wins(cx: Fixture) {

@@ -6,7 +6,6 @@ use futures_util::future::join_all;
 
 use super::{conflict, value};
 use crate::fixture::Fixture;
-use crate::model::{Contract, contract};
 
 pub(super) async fn delete_says_whether_the_key_existed(cx: Fixture) {
     let (one, two) = (cx.provider().await, cx.provider().await);
@@ -63,8 +62,4 @@ pub(super) async fn of_many_comparing_deleters_exactly_one_wins(cx: Fixture) {
             assert_eq!(conflict(error), Version::ZERO);
         }
     }
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    contract(&cx, "r13::random_sequences_answer_as_the_model_does", "r13", Contract::Config).await;
 }

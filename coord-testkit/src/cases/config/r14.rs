@@ -8,8 +8,6 @@ use coord_api::{ConfigEntry, Revision};
 
 use super::value;
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
-use crate::model::{Contract, contract};
 use crate::{bad, layout};
 
 async fn filled(cx: &Fixture, keys: &[&str]) -> Arc<dyn Provider> {
@@ -193,12 +191,4 @@ pub(super) async fn what_is_listed_every_call_takes(cx: Fixture) {
     }
     let after = config.list_raw("").await.unwrap();
     assert_eq!((after.items.len(), after.invalid.len()), (0, foreign.len()), "and nothing else was touched");
-}
-
-pub(super) async fn in_random_histories_a_list_is_one_snapshot(cx: Fixture) {
-    uphold(&cx, "r14::in_random_histories_a_list_is_one_snapshot", Workload::Config, false, &["r14"]).await;
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    contract(&cx, "r14::random_sequences_answer_as_the_model_does", "r14", Contract::Config).await;
 }

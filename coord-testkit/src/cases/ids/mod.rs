@@ -2,8 +2,12 @@
 
 use coord_api::{IdOptions, InstanceId, Provider, Result, Wait};
 
+use super::handle;
 use crate::case::Case;
 use crate::fixture::Fixture;
+use crate::handle::Ids;
+use crate::histories::{Workload, uphold, uphold_across_restarts};
+use crate::model::{Contract, contract};
 
 mod r41;
 mod r42;
@@ -34,8 +38,8 @@ macro_rules! ids_cases {
                 an_id_that_others_hold_is_passed_over,
                 sixteen_at_once_cost_at_most_four_requests,
                 the_cost_does_not_grow_with_what_is_held,
-                in_random_histories_every_id_was_the_smallest_free_one,
-                random_sequences_answer_as_the_model_does,
+                in_random_histories_every_id_was_the_smallest_free_one => |cx| uphold(cx, Workload::Ids),
+                random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Ids),
             }
             r42 {
                 when_none_is_free_it_is_exhausted_at_once,
@@ -51,13 +55,13 @@ macro_rules! ids_cases {
                 nobody_sleeps_while_an_id_is_free,
                 no_freed_id_is_missed_with_a_broken_watch,
                 no_freed_id_is_missed_between_looking_and_watching,
-                a_call_dropped_at_any_await_point_leaks_no_id,
+                a_call_dropped_at_any_await_point_leaks_no_id => handle::an_acquire_dropped_at_any_await_point_leaves_nothing::<Ids>,
                 a_call_dropped_at_any_moment_leaks_no_id,
                 a_waiting_call_dropped_at_any_await_point_leaks_no_id,
-                a_dropped_call_that_is_applied_late_leaks_no_id,
+                a_dropped_call_that_is_applied_late_leaks_no_id => handle::a_dropped_acquire_that_is_applied_late_leaves_nothing::<Ids>,
                 a_call_whose_answer_was_lost_leaks_no_id,
-                random_histories_leak_no_id,
-                random_sequences_answer_as_the_model_does,
+                random_histories_leak_no_id => |cx| uphold(cx, Workload::Ids),
+                random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Ids),
                 what_is_free_is_had_however_short_the_wait,
             }
             r43 {
@@ -66,32 +70,34 @@ macro_rules! ids_cases {
                 newcomers_at_once_share_no_id,
                 each_grant_has_a_larger_generation,
                 the_generation_is_the_keys_create_revision,
-                generations_rise_across_crashes,
-                generations_rise_across_reopening: persistent,
-                an_id_is_held_for_as_long_as_its_client_lives,
-                after_a_crash_it_is_free_by_ttl_and_lag,
-                a_lost_lease_is_noticed_within_a_second,
-                a_removed_entry_is_noticed_with_the_next_renewal,
-                lost_fires_at_the_local_deadline,
-                under_a_partition_the_loss_comes_before_the_next_grant,
-                a_lost_id_is_never_held_again,
-                in_random_histories_no_two_live_handles_share_an_id,
-                in_random_histories_across_restarts_no_two_live_handles_share_an_id: persistent,
-                random_sequences_answer_as_the_model_does,
+                generations_rise_across_crashes => handle::numbers_rise_across_crashes::<Ids>,
+                generations_rise_across_reopening: persistent => handle::numbers_rise_across_reopening::<Ids>,
+                an_id_is_held_for_as_long_as_its_client_lives => handle::is_held_for_as_long_as_its_client_lives::<Ids>,
+                an_id_outlives_the_runtime_that_acquired_it => handle::outlives_the_runtime_that_acquired_it::<Ids>,
+                is_held_compares_the_clock_itself => handle::is_held_compares_the_clock_itself::<Ids>,
+                after_a_crash_it_is_free_by_ttl_and_lag => handle::after_a_crash_it_is_free_by_ttl_and_lag::<Ids>,
+                a_lost_lease_is_noticed_within_a_second => handle::a_lost_lease_is_noticed_within_a_second::<Ids>,
+                a_removed_entry_is_noticed_with_the_next_renewal => handle::a_removed_entry_is_noticed_with_the_next_renewal::<Ids>,
+                lost_fires_at_the_local_deadline => handle::lost_fires_at_the_local_deadline::<Ids>,
+                under_a_partition_the_loss_comes_before_the_next_grant => handle::under_a_partition_the_loss_comes_before_the_next_grant::<Ids>,
+                a_lost_id_is_never_held_again => handle::what_was_lost_is_never_held_again::<Ids>,
+                in_random_histories_no_two_live_handles_share_an_id => |cx| uphold(cx, Workload::Ids),
+                in_random_histories_across_restarts_no_two_live_handles_share_an_id: persistent => |cx| uphold_across_restarts(cx, Workload::Ids),
+                random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Ids),
             }
             r44 {
                 a_released_id_is_free_at_once,
                 a_released_id_returns_every_time,
-                a_second_release_repeats_nothing,
+                a_second_release_repeats_nothing => handle::a_second_release_repeats_nothing::<Ids>,
                 a_late_release_never_frees_a_successor,
-                releasing_what_was_lost_is_lease_lost,
-                a_failed_release_is_unknown_and_a_debt,
-                a_release_applied_late_harms_no_successor,
-                a_release_dropped_at_any_await_point_frees_the_id,
+                releasing_what_was_lost_is_lease_lost => handle::releasing_what_was_lost_is_lease_lost::<Ids>,
+                a_failed_release_is_unknown_and_repeated => handle::a_failed_release_is_unknown_and_repeated::<Ids>,
+                a_release_applied_late_harms_no_successor => handle::a_release_applied_late_harms_no_successor::<Ids>,
+                a_release_dropped_at_any_await_point_frees_the_id => handle::a_release_dropped_at_any_await_point_frees_it::<Ids>,
                 one_provider_holds_several_ids,
-                lost_fires_on_release,
-                in_random_histories_only_the_holder_frees_its_id,
-                random_sequences_answer_as_the_model_does,
+                lost_fires_on_release => handle::lost_fires_on_release::<Ids>,
+                in_random_histories_only_the_holder_frees_its_id => |cx| uphold(cx, Workload::Ids),
+                random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Ids),
             }
         }
     };

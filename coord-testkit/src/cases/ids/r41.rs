@@ -9,9 +9,7 @@ use super::super::slow::slow_provider;
 use super::{acquire, numbers, up_to};
 use crate::bad;
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
 use crate::layout;
-use crate::model::{Contract, contract};
 
 pub(super) async fn one_after_the_other_gets_the_smallest_free_id(cx: Fixture) {
     let provider = cx.provider().await;
@@ -220,12 +218,4 @@ pub(super) async fn the_cost_does_not_grow_with_what_is_held(cx: Fixture) {
     }
     assert!(costs.iter().all(|cost| *cost <= costs[0]), "{costs:?}");
     assert!(costs[0] <= 4);
-}
-
-pub(super) async fn in_random_histories_every_id_was_the_smallest_free_one(cx: Fixture) {
-    uphold(&cx, "r41::in_random_histories_every_id_was_the_smallest_free_one", Workload::Ids, false, &["r41"]).await;
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    contract(&cx, "r41::random_sequences_answer_as_the_model_does", "r41", Contract::Ids).await;
 }

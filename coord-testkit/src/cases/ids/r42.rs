@@ -15,9 +15,7 @@ use super::super::slow::slow_provider;
 use super::{acquire, await_one, numbers, up_to};
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
 use crate::layout;
-use crate::model::{Contract, contract};
 use crate::wait::{never_within, within};
 use crate::wrap::{Fault, Request};
 
@@ -233,27 +231,6 @@ pub(super) async fn no_freed_id_is_missed_between_looking_and_watching(cx: Fixtu
     }
 }
 
-pub(super) async fn a_call_dropped_at_any_await_point_leaks_no_id(cx: Fixture) {
-    let other = cx.provider().await;
-    for warm in [false, true] {
-        for polls in 0.. {
-            let provider = cx.provider().await;
-            if warm {
-                provider.lock().acquire("warm", cx.ttl()).await.unwrap().unlock().await.unwrap();
-            }
-            let polled = poll_times(polls, cx.slack(), acquire(&cx, &*provider, 1)).await;
-            let done = matches!(polled, Polled::Done(_));
-            drop(polled);
-            // What was begun may take a moment to come, and then to go.
-            sleep(Duration::from_millis(50)).await;
-            is_free(&cx, &*other, &format!("the id is free after a call was dropped after {polls} polls")).await;
-            if done {
-                break;
-            }
-        }
-    }
-}
-
 pub(super) async fn a_call_dropped_at_any_moment_leaks_no_id(cx: Fixture) {
     let (holder, other) = (cx.provider().await, cx.provider().await);
     for millis in 0.. {
@@ -298,28 +275,6 @@ pub(super) async fn a_waiting_call_dropped_at_any_await_point_leaks_no_id(cx: Fi
     }
 }
 
-pub(super) async fn a_dropped_call_that_is_applied_late_leaks_no_id(cx: Fixture) {
-    let (client, faults) = cx.faulty().await;
-    let other = cx.provider().await;
-    let kept = client.provider.lock().acquire("kept", cx.ttl()).await.unwrap();
-    for polls in 1.. {
-        faults.next_put(Fault::Hold, layout::id("s", 1));
-        let polled = poll_times(polls, cx.slack(), acquire(&cx, &*client.provider, 1)).await;
-        let done = matches!(polled, Polled::Done(_));
-        drop(polled);
-        sleep(Duration::from_millis(50)).await;
-        is_free(&cx, &*other, "the id is free").await;
-        for held in faults.take_held() {
-            let _ = held.apply().await;
-        }
-        is_free(&cx, &*other, &format!("the id is free after a call was dropped after {polls} polls and came late")).await;
-        if done {
-            break;
-        }
-    }
-    assert!(kept.is_held());
-}
-
 pub(super) async fn a_call_whose_answer_was_lost_leaks_no_id(cx: Fixture) {
     let other = cx.provider().await;
     for fault in [Fault::LoseAnswer, Fault::LoseRequest, Fault::Refuse] {
@@ -339,14 +294,6 @@ pub(super) async fn a_call_whose_answer_was_lost_leaks_no_id(cx: Fixture) {
         assert!(kept.is_held());
         kept.unlock().await.unwrap();
     }
-}
-
-pub(super) async fn random_histories_leak_no_id(cx: Fixture) {
-    uphold(&cx, "r42::random_histories_leak_no_id", Workload::Ids, false, &["r42"]).await;
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    contract(&cx, "r42::random_sequences_answer_as_the_model_does", "r42", Contract::Ids).await;
 }
 
 pub(super) async fn to_be_refused_takes_no_longer_than_to_be_served(cx: Fixture) {

@@ -6,9 +6,13 @@ use coord_api::prelude::*;
 use coord_api::{LockGuard, Provider, Result};
 use tokio::task::JoinHandle;
 
+use super::handle;
 use super::leased::queue;
 use crate::case::Case;
 use crate::fixture::Fixture;
+use crate::handle::Locks;
+use crate::histories::{Workload, uphold, uphold_across_restarts};
+use crate::model::{Contract, contract};
 use crate::wait::eventually;
 
 mod r25;
@@ -33,13 +37,13 @@ macro_rules! lock_cases {
                 no_two_guards_are_held_at_once,
                 what_is_held_for_long_is_granted_to_nobody_else,
                 tokens_rise_with_every_grant,
-                tokens_rise_across_crashes,
+                tokens_rise_across_crashes => handle::numbers_rise_across_crashes::<Locks>,
                 tokens_rise_across_closed_providers_and_compactions,
-                tokens_rise_across_reopening: persistent,
+                tokens_rise_across_reopening: persistent => handle::numbers_rise_across_reopening::<Locks>,
                 no_grant_before_the_holders_lease_is_over: persistent,
-                in_random_histories_grants_never_overlap_and_tokens_rise,
-                in_random_histories_across_restarts_grants_never_overlap_and_tokens_rise: persistent,
-                random_sequences_answer_as_the_model_does,
+                in_random_histories_grants_never_overlap_and_tokens_rise => |cx| uphold(cx, Workload::Locks),
+                in_random_histories_across_restarts_grants_never_overlap_and_tokens_rise: persistent => |cx| uphold_across_restarts(cx, Workload::Locks),
+                random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Locks),
             }
             r26 {
                 a_second_acquire_by_the_same_provider_waits,
@@ -58,7 +62,7 @@ macro_rules! lock_cases {
                 a_queue_of_waiters_is_a_conflict,
                 a_free_lock_is_taken,
                 a_foreign_entry_is_a_conflict,
-                random_sequences_answer_as_the_model_does,
+                random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Locks),
             }
             r28 {
                 waiters_are_served_in_the_order_of_their_entries,
@@ -77,7 +81,7 @@ macro_rules! lock_cases {
                 what_is_free_is_had_however_short_the_wait,
             }
             r29 {
-                an_acquire_dropped_at_any_await_point_leaves_no_lock,
+                an_acquire_dropped_at_any_await_point_leaves_no_lock => handle::an_acquire_dropped_at_any_await_point_leaves_nothing::<Locks>,
                 an_acquire_dropped_at_any_moment_leaves_no_ghost,
                 a_waiter_dropped_at_any_await_point_leaves_no_ghost,
                 a_waiter_dropped_as_it_is_granted_passes_the_lock_on,
@@ -86,11 +90,11 @@ macro_rules! lock_cases {
                 an_acquire_times_out_when_it_should,
                 each_of_several_waiters_times_out_at_its_own_time,
                 a_join_whose_answer_was_lost_leaves_no_ghost,
-                a_dropped_join_that_is_applied_late_leaves_no_ghost,
+                a_dropped_join_that_is_applied_late_leaves_no_ghost => handle::a_dropped_acquire_that_is_applied_late_leaves_nothing::<Locks>,
                 a_refused_join_leaves_no_ghost,
                 a_cut_off_waiter_is_gone_by_ttl_and_lag,
                 a_pending_acquire_dropped_outside_a_runtime_leaves_no_ghost,
-                random_histories_leave_no_ghost,
+                random_histories_leave_no_ghost => |cx| uphold(cx, Workload::Locks),
             }
             r30 {
                 a_granted_entry_is_the_guards_own_and_live,
@@ -99,48 +103,48 @@ macro_rules! lock_cases {
                 a_waiter_removed_while_it_was_cut_off_is_not_granted_without_an_entry,
                 a_guard_has_at_least_half_its_ttl_left,
                 a_renewal_that_comes_too_late_grants_nothing,
-                in_random_histories_every_grant_is_live,
+                in_random_histories_every_grant_is_live => |cx| uphold(cx, Workload::Locks),
                 a_guard_of_a_session_that_was_silent_has_at_least_half_its_ttl_left,
             }
             r31 {
-                a_lock_is_held_for_as_long_as_its_client_lives,
+                a_lock_is_held_for_as_long_as_its_client_lives => handle::is_held_for_as_long_as_its_client_lives::<Locks>,
                 renewals_come_at_the_latest_every_third_of_the_ttl,
                 a_waiter_is_renewed_too,
                 the_smallest_ttl_is_held_as_well,
-                a_lock_outlives_the_runtime_that_acquired_it,
+                a_lock_outlives_the_runtime_that_acquired_it => handle::outlives_the_runtime_that_acquired_it::<Locks>,
             }
             r32 {
-                is_held_compares_the_clock_itself,
+                is_held_compares_the_clock_itself => handle::is_held_compares_the_clock_itself::<Locks>,
                 lost_fires_at_the_local_deadline_while_the_store_hangs,
-                lost_fires_at_the_local_deadline_while_cut_off,
+                lost_fires_at_the_local_deadline => handle::lost_fires_at_the_local_deadline::<Locks>,
                 renewals_whose_answers_are_lost_do_not_count,
-                a_lost_lease_is_noticed_within_a_second,
-                a_removed_entry_is_noticed_with_the_next_renewal,
+                a_lost_lease_is_noticed_within_a_second => handle::a_lost_lease_is_noticed_within_a_second::<Locks>,
+                a_removed_entry_is_noticed_with_the_next_renewal => handle::a_removed_entry_is_noticed_with_the_next_renewal::<Locks>,
                 a_removed_entry_is_noticed_among_many,
                 one_look_a_round_serves_all_handles,
-                under_a_partition_the_loss_comes_before_the_next_grant,
-                a_lost_guard_is_never_held_again,
+                under_a_partition_the_loss_comes_before_the_next_grant => handle::under_a_partition_the_loss_comes_before_the_next_grant::<Locks>,
+                a_lost_guard_is_never_held_again => handle::what_was_lost_is_never_held_again::<Locks>,
                 a_short_cut_loses_nothing,
-                after_random_histories_what_says_it_is_held_is_there,
+                after_random_histories_what_says_it_is_held_is_there => |cx| uphold(cx, Workload::Mixed),
             }
             r33 {
                 after_unlock_the_next_try_succeeds,
-                a_second_unlock_repeats_nothing,
+                a_second_unlock_repeats_nothing => handle::a_second_release_repeats_nothing::<Locks>,
                 an_old_guard_never_frees_its_successor,
-                unlocking_what_was_lost_is_lease_lost,
+                unlocking_what_was_lost_is_lease_lost => handle::releasing_what_was_lost_is_lease_lost::<Locks>,
                 unlocking_what_was_removed_is_lease_lost,
-                a_failed_unlock_is_unknown_and_a_debt,
+                a_failed_unlock_is_unknown_and_repeated => handle::a_failed_release_is_unknown_and_repeated::<Locks>,
                 a_guard_whose_unlock_hangs_is_not_held,
                 a_guard_that_outlives_its_provider_value_is_unlocked,
                 an_unlock_whose_answer_was_lost_harms_no_successor,
-                an_unlock_applied_late_harms_no_successor,
-                an_unlock_dropped_at_any_await_point_frees_the_lock,
-                lost_fires_on_unlock,
+                an_unlock_applied_late_harms_no_successor => handle::a_release_applied_late_harms_no_successor::<Locks>,
+                an_unlock_dropped_at_any_await_point_frees_the_lock => handle::a_release_dropped_at_any_await_point_frees_it::<Locks>,
+                lost_fires_on_unlock => handle::lost_fires_on_release::<Locks>,
                 ttl_is_the_time_left,
                 ttl_runs_down_where_nothing_is_renewed,
                 key_is_the_callers_key,
-                in_random_histories_only_the_holder_removes_its_grant,
-                random_sequences_answer_as_the_model_does,
+                in_random_histories_only_the_holder_removes_its_grant => |cx| uphold(cx, Workload::Locks),
+                random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Locks),
             }
         }
     };

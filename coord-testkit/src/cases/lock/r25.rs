@@ -13,8 +13,6 @@ use super::super::leased::{head, queue};
 use super::super::slow::slow_provider;
 use super::stand_in_line;
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
-use crate::model::{Contract, contract};
 use crate::wait::within;
 
 pub(super) async fn increments_under_the_lock_are_all_counted(cx: Fixture) {
@@ -101,20 +99,6 @@ pub(super) async fn tokens_rise_with_every_grant(cx: Fixture) {
     assert!(seen.windows(2).all(|pair| pair[0] < pair[1]), "in the order of the grants: {seen:?}");
 }
 
-pub(super) async fn tokens_rise_across_crashes(cx: Fixture) {
-    let mut last = None;
-    for _ in 0..3 {
-        let client = cx.client().await;
-        let guard = within(cx.gone_by(cx.ttl()) + cx.soon(), "the lock of a crashed holder is free again", async {
-            client.provider.lock().acquire("k", cx.ttl()).await.unwrap()
-        })
-        .await;
-        assert!(Some(guard.fencing_token()) > last, "{:?} after {last:?}", guard.fencing_token());
-        last = Some(guard.fencing_token());
-        client.crash().await;
-    }
-}
-
 pub(super) async fn tokens_rise_across_closed_providers_and_compactions(cx: Fixture) {
     let mut last = None;
     for round in 0..6 {
@@ -131,24 +115,6 @@ pub(super) async fn tokens_rise_across_closed_providers_and_compactions(cx: Fixt
     }
 }
 
-pub(super) async fn tokens_rise_across_reopening(cx: Fixture) {
-    let mut last = None;
-    for round in 0..4 {
-        let provider = cx.provider().await;
-        let guard = within(cx.gone_by(cx.ttl()) * 2 + cx.soon(), "the lock is free again", async {
-            provider.lock().acquire("k", cx.ttl()).await.unwrap()
-        })
-        .await;
-        assert!(Some(guard.fencing_token()) > last, "{:?} after {last:?}", guard.fencing_token());
-        last = Some(guard.fencing_token());
-        // Held when the store goes down, and not.
-        if round % 2 == 0 {
-            guard.unlock().await.unwrap();
-        }
-        cx.reopen().await;
-    }
-}
-
 pub(super) async fn no_grant_before_the_holders_lease_is_over(cx: Fixture) {
     let guard = cx.provider().await.lock().acquire("k", cx.ttl()).await.unwrap();
     cx.reopen().await;
@@ -158,16 +124,4 @@ pub(super) async fn no_grant_before_the_holders_lease_is_over(cx: Fixture) {
     assert!(start.elapsed() >= left, "granted {:?} before the holder could know", left - start.elapsed());
     assert!(!guard.is_held());
     assert!(start.elapsed() <= cx.gone_by(cx.ttl()) + cx.soon());
-}
-
-pub(super) async fn in_random_histories_grants_never_overlap_and_tokens_rise(cx: Fixture) {
-    uphold(&cx, "r25::in_random_histories_grants_never_overlap_and_tokens_rise", Workload::Locks, false, &["r25"]).await;
-}
-
-pub(super) async fn in_random_histories_across_restarts_grants_never_overlap_and_tokens_rise(cx: Fixture) {
-    uphold(&cx, "r25::in_random_histories_across_restarts_grants_never_overlap_and_tokens_rise", Workload::Locks, true, &["r25"]).await;
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    contract(&cx, "r25::random_sequences_answer_as_the_model_does", "r25", Contract::Locks).await;
 }

@@ -12,7 +12,6 @@ use super::super::slow::slow_provider;
 use super::stand_in_line;
 use crate::fixture::Fixture;
 use crate::layout;
-use crate::model::{Contract, contract};
 use crate::wait::{never_within, within};
 
 pub(super) async fn a_held_lock_is_a_conflict_at_once(cx: Fixture) {
@@ -119,8 +118,4 @@ pub(super) async fn a_foreign_entry_is_a_conflict(cx: Fixture) {
     delete(&*store, foreign).await;
     let guard = within(cx.soon(), "the waiter is granted", waiter).await.unwrap().unwrap();
     guard.unlock().await.unwrap();
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    contract(&cx, "r27::random_sequences_answer_as_the_model_does", "r27", Contract::Locks).await;
 }

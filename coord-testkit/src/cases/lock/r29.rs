@@ -12,7 +12,6 @@ use super::super::slow::slow_provider;
 use super::stand_in_line;
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
 use crate::layout;
 use crate::wait::{eventually, never_within, within};
 use crate::wrap::Fault;
@@ -26,26 +25,6 @@ async fn is_free(cx: &Fixture, provider: &Arc<dyn Provider>, key: &str, what: &s
 /// How long a future is waited for that may never wake again.
 fn patience(cx: &Fixture) -> Duration {
     cx.slack()
-}
-
-pub(super) async fn an_acquire_dropped_at_any_await_point_leaves_no_lock(cx: Fixture) {
-    let other = cx.provider().await;
-    // With the first of a TTL, which makes a session, and with later ones.
-    for warm in [false, true] {
-        for polls in 0.. {
-            let provider = cx.provider().await;
-            if warm {
-                provider.lock().acquire("warm", cx.ttl()).await.unwrap().unlock().await.unwrap();
-            }
-            let polled = poll_times(polls, patience(&cx), provider.lock().acquire("k", cx.ttl())).await;
-            let done = matches!(polled, Polled::Done(_));
-            drop(polled);
-            is_free(&cx, &other, "k", &format!("the lock is free after an acquire was dropped after {polls} polls")).await;
-            if done {
-                break;
-            }
-        }
-    }
 }
 
 pub(super) async fn an_acquire_dropped_at_any_moment_leaves_no_ghost(cx: Fixture) {
@@ -177,30 +156,6 @@ pub(super) async fn a_join_whose_answer_was_lost_leaves_no_ghost(cx: Fixture) {
     }
 }
 
-pub(super) async fn a_dropped_join_that_is_applied_late_leaves_no_ghost(cx: Fixture) {
-    let (other, store) = (cx.provider().await, cx.store().await);
-    let (client, faults) = cx.faulty().await;
-    client.provider.lock().acquire("warm", cx.ttl()).await.unwrap().unlock().await.unwrap();
-    for polls in 1.. {
-        faults.next_put(Fault::Hold, layout::lock_queue("k"));
-        let polled = poll_times(polls, patience(&cx), client.provider.lock().acquire("k", cx.ttl())).await;
-        let done = matches!(polled, Polled::Done(_));
-        drop(polled);
-        let guard = within(ONE_SECOND + cx.slack(), "the lock is free", other.lock().acquire("k", cx.ttl())).await.unwrap();
-        for held in faults.take_held() {
-            // Too late for the lease of an entry that nobody wants any more.
-            let _ = held.apply().await;
-        }
-        let what = format!("no ghost is left of a join that was dropped after {polls} polls and came late");
-        eventually(ONE_SECOND + cx.slack(), &what, || async { (queue(&*store, "k").await.len() == 1).then_some(()) }).await;
-        guard.unlock().await.unwrap();
-        is_free(&cx, &other, "k", &what).await;
-        if done {
-            return;
-        }
-    }
-}
-
 pub(super) async fn a_refused_join_leaves_no_ghost(cx: Fixture) {
     let (client, faults) = cx.faulty().await;
     client.provider.lock().acquire("warm", cx.ttl()).await.unwrap().unlock().await.unwrap();
@@ -242,10 +197,6 @@ pub(super) async fn a_pending_acquire_dropped_outside_a_runtime_leaves_no_ghost(
     eventually(ONE_SECOND + cx.slack(), "no ghost is left", || async { (queue(&*store, "k").await.len() == 1).then_some(()) }).await;
     guard.unlock().await.unwrap();
     is_free(&cx, &holder, "k", "the lock is free").await;
-}
-
-pub(super) async fn random_histories_leave_no_ghost(cx: Fixture) {
-    uphold(&cx, "r29::random_histories_leave_no_ghost", Workload::Locks, false, &["r29"]).await;
 }
 
 pub(super) async fn each_of_several_waiters_times_out_at_its_own_time(cx: Fixture) {

@@ -7,7 +7,6 @@ use tokio::time::{sleep, sleep_until};
 use super::super::leased::{Lasting, delete, note_renewals, queue};
 use super::{Waiter, stand_in_line};
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
 use crate::wait::{eventually, within};
 use crate::wrap::{Fault, Request};
 
@@ -110,10 +109,6 @@ pub(super) async fn a_guard_has_at_least_half_its_ttl_left(cx: Fixture) {
     let guard = within(cx.soon(), "the waiter is granted", waiter).await.unwrap().unwrap();
     assert!(guard.ttl() >= cx.ttl() / 2, "{:?} are left", guard.ttl());
     is_head_and_live(&cx, &guard).await;
-}
-
-pub(super) async fn in_random_histories_every_grant_is_live(cx: Fixture) {
-    uphold(&cx, "r30::in_random_histories_every_grant_is_live", Workload::Locks, false, &["r30"]).await;
 }
 
 pub(super) async fn a_guard_of_a_session_that_was_silent_has_at_least_half_its_ttl_left(cx: Fixture) {

@@ -7,24 +7,10 @@ use coord_api::ErrorKind;
 use coord_api::prelude::*;
 use tokio::time::{Instant, sleep};
 
-use super::super::elsewhere::{elsewhere, runtime};
 use super::super::leased::note_renewals;
 use super::stand_in_line;
 use crate::fixture::Fixture;
 use crate::wait::{never_within, within};
-
-pub(super) async fn a_lock_is_held_for_as_long_as_its_client_lives(cx: Fixture) {
-    let (provider, other) = (cx.provider().await, cx.provider().await);
-    let guard = provider.lock().acquire("k", cx.ttl()).await.unwrap();
-    let mut lost = guard.lost();
-    let mut waiter = stand_in_line(&cx, &other, "k").await;
-    // Nobody polls the guard, and nobody else uses its provider.
-    never_within(cx.ttl() * 4, "a grant to another", &mut waiter).await;
-    assert!(guard.is_held());
-    never_within(cx.slack(), "a loss", &mut lost).await;
-    guard.unlock().await.unwrap();
-    let _ = within(cx.soon(), "the waiter is granted", waiter).await.unwrap().unwrap();
-}
 
 pub(super) async fn renewals_come_at_the_latest_every_third_of_the_ttl(cx: Fixture) {
     let (client, faults) = cx.faulty().await;
@@ -66,20 +52,4 @@ pub(super) async fn the_smallest_ttl_is_held_as_well(cx: Fixture) {
         assert_eq!(other.lock().try_acquire("k", ttl).await.unwrap_err().kind(), ErrorKind::Conflict);
         guard.unlock().await.unwrap();
     }
-}
-
-pub(super) async fn a_lock_outlives_the_runtime_that_acquired_it(cx: Fixture) {
-    let (provider, other) = (cx.provider().await, cx.provider().await);
-    elsewhere(move || {
-        // As a constructor that is not async acquires it: in a runtime for one call. The smallest TTL, for this takes real time on every store.
-        let guard = runtime().block_on(provider.lock().acquire("k", Duration::from_secs(1))).unwrap();
-        std::thread::sleep(guard.ttl() * 2);
-        assert!(guard.is_held(), "nothing renewed it");
-        runtime().block_on(async {
-            let held = other.lock().try_acquire("k", Duration::from_secs(1)).await;
-            assert_eq!(held.unwrap_err().kind(), ErrorKind::Conflict);
-            guard.unlock().await.unwrap();
-        });
-    })
-    .await;
 }

@@ -1,20 +1,14 @@
 //! R32 Loss.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use coord_api::prelude::*;
-use coord_api::{ErrorKind, HandleState, LockGuard, Loss};
-use futures_util::future::poll_immediate;
-use tokio::time::{Instant, advance, sleep, sleep_until};
+use coord_api::{ErrorKind, HandleState, LockGuard};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::super::leased::{
-    Lasting, ONE_SECOND, at_the_deadline, delete, holders_lease, keep_alive_for_it, lost_within, note_renewals, queue,
-};
-use super::stand_in_line;
+use super::super::leased::{Lasting, ONE_SECOND, at_the_deadline, delete, lost_within, note_renewals, queue};
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
-use crate::wait::{eventually, never_within, within};
+use crate::wait::{eventually, never_within};
 use crate::wrap::{Counts, Fault, Request};
 
 /// Asserts that a guard is over, and stays so for ever.
@@ -22,28 +16,6 @@ fn is_over(guard: &LockGuard) {
     assert!(!guard.is_held());
     assert!(matches!(guard.state(), HandleState::Ended(_)));
     assert_eq!(guard.ttl(), Duration::ZERO);
-}
-
-pub(super) async fn is_held_compares_the_clock_itself(cx: Fixture) {
-    let (client, faults) = cx.faulty().await;
-    let guard = client.provider.lock().acquire("k", cx.ttl()).await.unwrap();
-    assert!(guard.is_held());
-    let jump = cx.ttl();
-    if cx.virtual_time() {
-        // The clock moves at the first poll; whatever else would run comes after it.
-        let mut advance = pin!(advance(jump));
-        let _ = poll_immediate(&mut advance).await;
-        is_over(&guard);
-        advance.await;
-    } else {
-        // The runtime stands still, and what renews elsewhere gets no answer.
-        faults.hang();
-        std::thread::sleep(jump);
-        is_over(&guard);
-    }
-    lost_within(Duration::from_millis(100) + cx.slack(), "lost() fires", guard.lost()).await;
-    sleep(cx.ttl()).await;
-    is_over(&guard);
 }
 
 pub(super) async fn lost_fires_at_the_local_deadline_while_the_store_hangs(cx: Fixture) {
@@ -65,18 +37,6 @@ pub(super) async fn lost_fires_at_the_local_deadline_while_the_store_hangs(cx: F
     }
 }
 
-pub(super) async fn lost_fires_at_the_local_deadline_while_cut_off(cx: Fixture) {
-    let (client, faults) = cx.faulty().await;
-    let guard = client.provider.lock().acquire("k", cx.ttl()).await.unwrap();
-    sleep(cx.ttl() * 3 / 2).await;
-    faults.cut();
-    let left = guard.ttl();
-    let (loss, elapsed) = lost_within(cx.ttl() + cx.soon(), "lost() fires", guard.lost()).await;
-    assert_eq!(loss, Loss::Expired);
-    at_the_deadline(&cx, elapsed, left);
-    is_over(&guard);
-}
-
 pub(super) async fn renewals_whose_answers_are_lost_do_not_count(cx: Fixture) {
     // The store renews and nobody hears of it: what is not known may not be believed.
     let (client, faults) = cx.faulty().await;
@@ -88,38 +48,9 @@ pub(super) async fn renewals_whose_answers_are_lost_do_not_count(cx: Fixture) {
     is_over(&guard);
 }
 
-pub(super) async fn a_lost_lease_is_noticed_within_a_second(cx: Fixture) {
-    let (provider, store) = (cx.provider().await, cx.store().await);
-    let guards = [provider.lock().acquire("k", cx.ttl()).await.unwrap(), provider.lock().acquire("l", cx.ttl()).await.unwrap()];
-    let lease = holders_lease(&*store, "k").await;
-    store.revoke_lease(lease).await.unwrap();
-    for guard in &guards {
-        lost_within(ONE_SECOND + cx.slack(), "the loss is noticed", guard.lost()).await;
-        is_over(guard);
-    }
-    sleep(cx.ttl()).await;
-    guards.iter().for_each(is_over);
-    // Others may have it, and so may the same provider again.
-    let guard = provider.lock().try_acquire("k", cx.ttl()).await.unwrap();
-    assert!(guard.is_held());
-    is_over(&guards[0]);
-}
-
 /// When a removed entry is noticed at the latest.
 fn removal_noticed(cx: &Fixture) -> Duration {
     cx.ttl() / 3 + ONE_SECOND + cx.slack()
-}
-
-pub(super) async fn a_removed_entry_is_noticed_with_the_next_renewal(cx: Fixture) {
-    let (provider, store) = (cx.provider().await, cx.store().await);
-    let (guard, kept) = (provider.lock().acquire("k", cx.ttl()).await.unwrap(), provider.lock().acquire("l", cx.ttl()).await.unwrap());
-    delete(&*store, queue(&*store, "k").await[0].key.to_vec()).await;
-    lost_within(removal_noticed(&cx), "the removal is noticed", guard.lost()).await;
-    is_over(&guard);
-    // Its lease lives, and what else hangs on it.
-    sleep(cx.ttl() * 2).await;
-    is_over(&guard);
-    assert!(kept.is_held());
 }
 
 pub(super) async fn a_removed_entry_is_noticed_among_many(cx: Fixture) {
@@ -156,47 +87,6 @@ pub(super) async fn one_look_a_round_serves_all_handles(cx: Fixture) {
     assert!(guards.iter().all(LockGuard::is_held));
 }
 
-pub(super) async fn under_a_partition_the_loss_comes_before_the_next_grant(cx: Fixture) {
-    for hang in [true, false] {
-        let (client, faults) = cx.faulty().await;
-        let guard = client.provider.lock().acquire("k", cx.ttl()).await.unwrap();
-        let next = stand_in_line(&cx, &cx.provider().await, "k").await;
-        sleep(cx.ttl()).await;
-        if hang {
-            faults.hang()
-        } else {
-            faults.cut()
-        }
-        let mut lost = guard.lost();
-        let next = within(cx.gone_by(cx.ttl()) + cx.soon(), "the next one is granted", next).await.unwrap().unwrap();
-        is_over(&guard);
-        assert!(poll_immediate(&mut lost).await.is_some(), "lost() fired before the next one was granted");
-        assert!(next.is_held() && next.fencing_token() > guard.fencing_token());
-        next.unlock().await.unwrap();
-    }
-}
-
-pub(super) async fn a_lost_guard_is_never_held_again(cx: Fixture) {
-    let (client, faults) = cx.faulty().await;
-    let store = cx.store().await;
-    let guard = client.provider.lock().acquire("k", cx.ttl()).await.unwrap();
-    let lease = holders_lease(&*store, "k").await;
-    faults.hang();
-    // The lease outlives the local deadline.
-    let kept = keep_alive_for_it(&store, lease, cx.ttl());
-    lost_within(cx.ttl() + cx.soon(), "lost() fires", guard.lost()).await;
-    is_over(&guard);
-    faults.heal();
-    for _ in 0..20 {
-        sleep(cx.ttl() / 10).await;
-        is_over(&guard);
-    }
-    assert_eq!(guard.unlock().await.unwrap_err().kind(), ErrorKind::LeaseLost);
-    // And nobody is kept out by what is left of it.
-    let _ = within(cx.soon(), "the lock is free", cx.provider().await.lock().acquire("k", cx.ttl())).await.unwrap();
-    within(cx.soon(), "the lease is gone", kept).await.unwrap();
-}
-
 pub(super) async fn a_short_cut_loses_nothing(cx: Fixture) {
     let (client, faults) = cx.faulty().await;
     let noted = note_renewals(&faults);
@@ -218,8 +108,4 @@ pub(super) async fn a_short_cut_loses_nothing(cx: Fixture) {
     never_within(cx.ttl() * 2, "a loss", &mut lost).await;
     assert!(guard.is_held());
     assert_eq!(cx.provider().await.lock().try_acquire("k", cx.ttl()).await.unwrap_err().kind(), ErrorKind::Conflict);
-}
-
-pub(super) async fn after_random_histories_what_says_it_is_held_is_there(cx: Fixture) {
-    uphold(&cx, "r32::after_random_histories_what_says_it_is_held_is_there", Workload::Mixed, false, &["r32"]).await;
 }

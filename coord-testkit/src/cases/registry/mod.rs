@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use coord_api::{Provider, RegisterOptions, Registration, ServiceInstance, Takeover};
 
+use super::handle;
 use super::leased::{BACKOFF_CAP, ONE_SECOND};
 use crate::case::Case;
 use crate::fixture::Fixture;
+use crate::handle::Registrations;
+use crate::histories::{Workload, uphold, uphold_across_restarts};
+use crate::model::{Contract, contract};
 use crate::wait::eventually;
 
 mod r34;
@@ -59,8 +63,8 @@ macro_rules! registry_cases {
                 a_dropped_register_that_is_applied_late_leaves_nothing,
                 a_failed_register_leaves_what_was_registered_before,
                 a_failed_register_with_another_ttl_leaves_what_was_registered_before,
-                in_random_histories_no_superseded_owner_comes_back,
-                random_sequences_answer_as_the_model_does,
+                in_random_histories_no_superseded_owner_comes_back => |cx| uphold(cx, Workload::Registry),
+                random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Registry),
             }
             r35 {
                 an_unknown_service_has_no_instances,
@@ -72,15 +76,16 @@ macro_rules! registry_cases {
                 thousands_of_instances_are_all_found,
                 it_is_one_snapshot,
                 a_bad_name_is_an_invalid_argument_before_any_request,
-                in_random_histories_a_discovery_is_one_snapshot,
-                random_sequences_answer_as_the_model_does,
+                in_random_histories_a_discovery_is_one_snapshot => |cx| uphold(cx, Workload::Registry),
+                random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Registry),
             }
             r36 {
                 a_registration_is_there_for_as_long_as_its_owner_lives,
+                a_registration_outlives_the_runtime_that_registered_it => handle::outlives_the_runtime_that_acquired_it::<Registrations>,
                 after_a_crash_it_is_gone_by_ttl_and_lag,
                 a_crash_takes_along_what_the_owner_registered_and_nothing_else,
                 the_ttl_is_rounded_up,
-                after_random_histories_no_crashed_owner_is_registered,
+                after_random_histories_no_crashed_owner_is_registered => |cx| uphold(cx, Workload::Registry),
             }
             r37 {
                 after_a_revocation_it_comes_back_on_a_live_lease,
@@ -97,8 +102,8 @@ macro_rules! registry_cases {
                 a_healer_that_finds_a_live_foreign_owner_ends_as_superseded,
                 an_owner_that_was_cut_off_does_not_take_the_id_back,
                 a_foreign_record_in_its_place_supersedes_it,
-                after_random_histories_everyone_live_is_registered,
-                after_random_histories_across_restarts_everyone_live_is_registered: persistent,
+                after_random_histories_everyone_live_is_registered => |cx| uphold(cx, Workload::Registry),
+                after_random_histories_across_restarts_everyone_live_is_registered: persistent => |cx| uphold_across_restarts(cx, Workload::Registry),
             }
             r38 {
                 after_unregister_it_is_gone_for_good,
@@ -114,9 +119,11 @@ macro_rules! registry_cases {
                 a_heal_applied_late_after_a_move_does_not_bring_it_back,
                 unregister_is_not_ok_while_its_lost_lease_keeps_the_entry,
                 an_unregister_dropped_at_any_await_point_wins_too,
-                lost_fires_on_unregister,
-                in_random_histories_nothing_unregistered_reappears,
-                random_sequences_answer_as_the_model_does,
+                a_second_unregister_repeats_nothing => handle::a_second_release_repeats_nothing::<Registrations>,
+                an_unregister_applied_late_harms_no_successor => handle::a_release_applied_late_harms_no_successor::<Registrations>,
+                lost_fires_on_unregister => handle::lost_fires_on_release::<Registrations>,
+                in_random_histories_nothing_unregistered_reappears => |cx| uphold(cx, Workload::Registry),
+                random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Registry),
             }
         }
     };

@@ -13,9 +13,7 @@ use super::{eventually_found, found, instance, register, register_all, register_
 use crate::bad;
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
 use crate::layout;
-use crate::model::{Contract, contract};
 use crate::view::{ServiceView, Told};
 use crate::wait::{never_within, within};
 use crate::wrap::Fault;
@@ -646,12 +644,4 @@ pub(super) async fn a_failed_register_with_another_ttl_leaves_what_was_registere
     }
     old.unregister().await.unwrap();
     assert_eq!(found(&*other).await, []);
-}
-
-pub(super) async fn in_random_histories_no_superseded_owner_comes_back(cx: Fixture) {
-    uphold(&cx, "r34::in_random_histories_no_superseded_owner_comes_back", Workload::Registry, false, &["r34"]).await;
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    contract(&cx, "r34::random_sequences_answer_as_the_model_does", "r34", Contract::Registry).await;
 }

@@ -14,9 +14,7 @@ use super::super::slow::slow_provider;
 use super::{found, instance, register, version};
 use crate::bad;
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
 use crate::layout;
-use crate::model::{Contract, contract};
 
 pub(super) async fn an_unknown_service_has_no_instances(cx: Fixture) {
     let provider = cx.provider().await;
@@ -186,12 +184,4 @@ pub(super) async fn a_bad_name_is_an_invalid_argument_before_any_request(cx: Fix
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{name:?}");
     }
     assert_eq!(counter.counts().all(), 0, "nothing was sent");
-}
-
-pub(super) async fn in_random_histories_a_discovery_is_one_snapshot(cx: Fixture) {
-    uphold(&cx, "r35::in_random_histories_a_discovery_is_one_snapshot", Workload::Registry, false, &["r35"]).await;
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    contract(&cx, "r35::random_sequences_answer_as_the_model_does", "r35", Contract::Registry).await;
 }

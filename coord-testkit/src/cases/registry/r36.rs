@@ -9,7 +9,6 @@ use tokio::time::{Instant, sleep};
 use super::super::leased::{delete, entry};
 use super::{found, instance, register};
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
 use crate::layout;
 use crate::wait::{eventually, never_within};
 
@@ -76,8 +75,4 @@ pub(super) async fn the_ttl_is_rounded_up(cx: Fixture) {
     held[2].unregister().await.unwrap();
     assert_eq!(found(&*other).await, [instance("a"), instance("b")]);
     delete(&*cx.store().await, layout::service("s", "c")).await;
-}
-
-pub(super) async fn after_random_histories_no_crashed_owner_is_registered(cx: Fixture) {
-    uphold(&cx, "r36::after_random_histories_no_crashed_owner_is_registered", Workload::Registry, false, &["r36"]).await;
 }

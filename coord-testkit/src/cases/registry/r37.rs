@@ -9,7 +9,6 @@ use tokio::time::sleep;
 use super::super::leased::{Lasting, delete, entry, keep_alive_for_it, lease_of, lost_within};
 use super::{eventually_found, found, healed_within, instance, register, version};
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
 use crate::layout;
 use crate::wait::{eventually, never_within, within};
 use crate::wrap::Fault;
@@ -289,12 +288,4 @@ pub(super) async fn a_foreign_record_in_its_place_supersedes_it(cx: Fixture) {
     sleep(cx.ttl() * 2).await;
     let record = entry(&*store, layout::service("s", "a")).await.unwrap();
     assert_eq!((record.value, record.lease), (theirs, Some(lease)));
-}
-
-pub(super) async fn after_random_histories_everyone_live_is_registered(cx: Fixture) {
-    uphold(&cx, "r37::after_random_histories_everyone_live_is_registered", Workload::Registry, false, &["r37"]).await;
-}
-
-pub(super) async fn after_random_histories_across_restarts_everyone_live_is_registered(cx: Fixture) {
-    uphold(&cx, "r37::after_random_histories_across_restarts_everyone_live_is_registered", Workload::Registry, true, &["r37"]).await;
 }

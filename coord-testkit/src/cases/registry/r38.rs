@@ -9,9 +9,7 @@ use super::super::leased::{BACKOFF_CAP, Lasting, ONE_SECOND, delete, entry, gone
 use super::{eventually_found, found, instance, register, version};
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
 use crate::layout;
-use crate::model::{Contract, contract};
 use crate::wait::{eventually, within};
 use crate::wrap::{Fault, Request};
 
@@ -332,24 +330,4 @@ pub(super) async fn an_unregister_dropped_at_any_await_point_wins_too(cx: Fixtur
             return;
         }
     }
-}
-
-pub(super) async fn lost_fires_on_unregister(cx: Fixture) {
-    let provider = cx.provider().await;
-    let registration = register(&cx, &*provider, instance("a")).await.unwrap();
-    let lost = registration.lost();
-    registration.unregister().await.unwrap();
-    assert_eq!(lost_within(cx.slack(), "lost() fires", lost).await.0, Loss::Released);
-    let registration = register(&cx, &*provider, instance("a")).await.unwrap();
-    let lost = registration.lost();
-    drop(registration);
-    assert_eq!(lost_within(ONE_SECOND, "lost() fires", lost).await.0, Loss::Released);
-}
-
-pub(super) async fn in_random_histories_nothing_unregistered_reappears(cx: Fixture) {
-    uphold(&cx, "r38::in_random_histories_nothing_unregistered_reappears", Workload::Registry, false, &["r38"]).await;
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    contract(&cx, "r38::random_sequences_answer_as_the_model_does", "r38", Contract::Registry).await;
 }

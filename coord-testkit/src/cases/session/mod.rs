@@ -1,6 +1,9 @@
 //! Sessions and dropped handles: R9 and R9a.
 
+use super::handle;
 use crate::case::Case;
+use crate::handle::{Ids, Locks, Registrations};
+use crate::histories::{Workload, uphold};
 
 mod r9;
 mod r9a;
@@ -13,22 +16,30 @@ macro_rules! session_cases {
         $($callback)*! {
             $($arguments)*
             r9 {
-                a_dropped_guard_frees_the_lock,
-                a_dropped_registration_is_gone,
-                a_dropped_id_is_free,
-                handles_may_be_dropped_outside_a_runtime,
+                a_dropped_guard_frees_the_lock => handle::is_free_once_dropped::<Locks>,
+                a_dropped_registration_is_gone => handle::is_free_once_dropped::<Registrations>,
+                a_dropped_id_is_free => handle::is_free_once_dropped::<Ids>,
+                a_guard_may_be_dropped_outside_a_runtime => handle::may_be_dropped_outside_a_runtime::<Locks>,
+                a_registration_may_be_dropped_outside_a_runtime => handle::may_be_dropped_outside_a_runtime::<Registrations>,
+                an_id_may_be_dropped_outside_a_runtime => handle::may_be_dropped_outside_a_runtime::<Ids>,
                 a_provider_may_be_dropped_outside_a_runtime,
-                a_provider_may_be_dropped_before_its_handles,
-                a_drop_never_blocks_on_a_store_that_hangs,
-                a_release_that_failed_is_repeated,
-                a_release_of_a_registration_that_failed_is_repeated,
+                a_provider_may_be_dropped_before_its_guards => handle::may_be_dropped_after_its_provider::<Locks>,
+                a_provider_may_be_dropped_before_its_registrations => handle::may_be_dropped_after_its_provider::<Registrations>,
+                a_provider_may_be_dropped_before_its_ids => handle::may_be_dropped_after_its_provider::<Ids>,
+                a_drop_of_a_guard_never_blocks_on_a_store_that_hangs => handle::a_drop_never_blocks_on_a_store_that_hangs::<Locks>,
+                a_drop_of_a_registration_never_blocks_on_a_store_that_hangs => handle::a_drop_never_blocks_on_a_store_that_hangs::<Registrations>,
+                a_drop_of_an_id_never_blocks_on_a_store_that_hangs => handle::a_drop_never_blocks_on_a_store_that_hangs::<Ids>,
+                a_release_of_a_guard_that_failed_is_repeated => handle::a_release_that_failed_is_repeated_once_dropped::<Locks>,
+                a_release_of_a_registration_that_failed_is_repeated => handle::a_release_that_failed_is_repeated_once_dropped::<Registrations>,
+                a_release_of_an_id_that_failed_is_repeated => handle::a_release_that_failed_is_repeated_once_dropped::<Ids>,
                 many_releases_that_failed_are_repeated,
                 a_release_that_is_owed_harms_no_successor,
                 a_debt_is_not_paid_by_an_earlier_one_of_the_same_key,
                 a_late_release_pays_no_debt_of_a_later_handle,
-                nothing_dropped_is_held_for_ever,
-                after_random_histories_nothing_dropped_is_held,
-                no_dropped_id_is_held_for_ever,
+                no_dropped_guard_is_held_for_ever => handle::nothing_dropped_is_held_for_ever::<Locks>,
+                no_dropped_registration_is_held_for_ever => handle::nothing_dropped_is_held_for_ever::<Registrations>,
+                after_random_histories_nothing_dropped_is_held => |cx| uphold(cx, Workload::Mixed),
+                no_dropped_id_is_held_for_ever => handle::nothing_dropped_is_held_for_ever::<Ids>,
             }
             r9a {
                 everything_of_one_ttl_shares_one_lease,
@@ -51,7 +62,7 @@ macro_rules! session_cases {
                 close_revokes_every_lease,
                 after_its_deadline_a_lease_is_revoked_and_never_renewed,
                 after_a_hang_a_lease_is_revoked_and_never_renewed,
-                after_random_histories_no_idle_lease_is_renewed,
+                after_random_histories_no_idle_lease_is_renewed => |cx| uphold(cx, Workload::Mixed),
             }
         }
     };

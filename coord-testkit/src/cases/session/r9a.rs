@@ -12,7 +12,6 @@ use super::super::leased::{
     queue,
 };
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
 use crate::layout;
 use crate::wait::{eventually, within};
 use crate::wrap::{Fault, Faults, Request};
@@ -345,8 +344,4 @@ pub(super) async fn after_a_hang_a_lease_is_revoked_and_never_renewed(cx: Fixtur
         move || faults.heal()
     })
     .await;
-}
-
-pub(super) async fn after_random_histories_no_idle_lease_is_renewed(cx: Fixture) {
-    uphold(&cx, "r9a::after_random_histories_no_idle_lease_is_renewed", Workload::Mixed, false, &["r9a"]).await;
 }

@@ -33,7 +33,7 @@ macro_rules! stores_cases {
                 a_key_knows_its_create_and_its_mod_revision,
                 a_key_knows_its_lease,
                 all_clients_see_one_identity,
-                random_sequences_answer_as_the_model_does,
+                random_sequences_answer_as_the_model_does => $crate::model::store,
             }
             s2 {
                 a_range_is_a_key_a_directory_or_an_interval,
@@ -50,7 +50,7 @@ macro_rules! stores_cases {
                 random_ranges_find_what_a_plain_model_finds,
                 a_bad_range_is_an_invalid_argument,
                 a_bad_span_is_an_invalid_argument,
-                random_sequences_answer_as_the_model_does,
+                random_sequences_answer_as_the_model_does => $crate::model::store,
             }
             s3 {
                 each_compare_holds_when_it_should_and_only_then,
@@ -68,7 +68,7 @@ macro_rules! stores_cases {
                 a_transaction_is_bounded_in_bytes,
                 a_refused_transaction_changes_nothing,
                 a_bad_transaction_is_an_invalid_argument,
-                random_sequences_answer_as_the_model_does,
+                random_sequences_answer_as_the_model_does => $crate::model::store,
             }
             s4 {
                 a_watch_delivers_every_change_after_where_it_is_armed,
@@ -88,7 +88,7 @@ macro_rules! stores_cases {
                 a_watch_that_falls_behind_a_compaction_is_told,
                 a_continuation_into_lost_history_is_compacted,
                 what_was_not_compacted_is_still_there,
-                random_sequences_answer_as_the_model_does,
+                random_sequences_answer_as_the_model_does => $crate::model::store,
             }
             s5 {
                 a_ttl_is_rounded_up_to_whole_seconds,
@@ -109,7 +109,7 @@ macro_rules! stores_cases {
                 each_key_goes_with_its_own_lease,
                 a_lease_outlives_the_crash_of_its_client,
                 five_hundred_leases_expire_together,
-                random_sequences_answer_as_the_model_does,
+                random_sequences_answer_as_the_model_does => $crate::model::store,
             }
             s6 {
                 what_was_acknowledged_survives: persistent,

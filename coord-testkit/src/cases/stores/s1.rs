@@ -8,7 +8,6 @@ use futures_util::future::join_all;
 
 use super::{delete, get, head, put, put_leased};
 use crate::fixture::Fixture;
-use crate::model;
 
 pub(super) async fn a_write_gets_a_new_greater_revision(cx: Fixture) {
     let store = cx.store().await;
@@ -111,8 +110,4 @@ pub(super) async fn all_clients_see_one_identity(cx: Fixture) {
     assert_eq!(two.status().await.unwrap().store_id, id);
     put(&*one, "a", "1").await;
     assert_eq!(one.status().await.unwrap().store_id, id, "a write does not change who the store is");
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    model::store(&cx, "s1::random_sequences_answer_as_the_model_does", "s1").await;
 }

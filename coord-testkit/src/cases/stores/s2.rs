@@ -9,7 +9,6 @@ use coord_api::{ErrorKind, Revision};
 use super::model::{Dice, Model};
 use super::{delete, get, head, keys, put};
 use crate::fixture::Fixture;
-use crate::model;
 
 /// Keys in byte order, each with its reason.
 const SORTED: [&[u8]; 9] = [
@@ -285,8 +284,4 @@ pub(super) async fn a_bad_span_is_an_invalid_argument(cx: Fixture) {
         ];
         assert_eq!(kinds, [ErrorKind::InvalidArgument; 4], "{span:?}");
     }
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    model::store(&cx, "s2::random_sequences_answer_as_the_model_does", "s2").await;
 }

@@ -8,7 +8,6 @@ use super::model::{Dice, Model};
 use super::{delete, get, head, keys, put, put_leased};
 use crate::bad;
 use crate::fixture::Fixture;
-use crate::model;
 
 pub(super) async fn each_compare_holds_when_it_should_and_only_then(cx: Fixture) {
     let store = cx.store().await;
@@ -281,10 +280,6 @@ pub(super) async fn a_bad_transaction_is_an_invalid_argument(cx: Fixture) {
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied), "{txn:?}");
     }
     assert_eq!(head(&*store).await, before);
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    model::store(&cx, "s3::random_sequences_answer_as_the_model_does", "s3").await;
 }
 
 pub(super) async fn of_many_creators_exactly_one_succeeds(cx: Fixture) {

@@ -9,7 +9,6 @@ use tokio::time::sleep;
 use super::model::{Dice, Model};
 use super::{delete, get, head, put, told, watch};
 use crate::fixture::Fixture;
-use crate::model;
 use crate::view::StoreView;
 use crate::wait::within;
 
@@ -317,10 +316,6 @@ pub(super) async fn what_was_not_compacted_is_still_there(cx: Fixture) {
     assert_eq!(batches.iter().map(|batch| batch.revision).collect::<Vec<_>>(), [third, fourth]);
     let past = store.range(Range::key("k").with_at(third)).await.unwrap();
     assert_eq!(past.entries[0].value, "3".into());
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    model::store(&cx, "s4::random_sequences_answer_as_the_model_does", "s4").await;
 }
 
 pub(super) async fn a_watch_that_is_read_late_tells_all_the_same(cx: Fixture) {

@@ -12,7 +12,6 @@ use super::model::{Dice, Model};
 use super::{delete, get, head, keys, put, put_leased, told, watch};
 use crate::bad;
 use crate::fixture::Fixture;
-use crate::model;
 use crate::wait::eventually;
 
 pub(super) async fn a_ttl_is_rounded_up_to_whole_seconds(cx: Fixture) {
@@ -289,10 +288,6 @@ pub(super) async fn five_hundred_leases_expire_together(cx: Fixture) {
     }
     sleep(cx.gone_by(last)).await;
     assert_eq!(keys(&*store, Range::prefix("many/")).await.len(), 0);
-}
-
-pub(super) async fn random_sequences_answer_as_the_model_does(cx: Fixture) {
-    model::store(&cx, "s5::random_sequences_answer_as_the_model_does", "s5").await;
 }
 
 pub(super) async fn a_dead_lease_counts_in_the_list_that_runs_alone(cx: Fixture) {

@@ -7,6 +7,7 @@ use coord_api::{Provider, Revision, Value};
 
 use crate::case::Case;
 use crate::fixture::Fixture;
+use crate::histories::{Workload, uphold, uphold_across_restarts};
 use crate::layout;
 use crate::view::Change;
 
@@ -50,8 +51,8 @@ macro_rules! watch_cases {
                 broken_watches_lose_and_double_nothing,
                 a_cut_link_loses_and_doubles_nothing,
                 a_hanging_link_loses_and_doubles_nothing,
-                in_random_histories_changes_come_once_and_in_order,
-                in_random_histories_across_restarts_changes_come_once_and_in_order: persistent,
+                in_random_histories_changes_come_once_and_in_order => |cx| uphold(cx, Workload::Config),
+                in_random_histories_across_restarts_changes_come_once_and_in_order: persistent => |cx| uphold_across_restarts(cx, Workload::Config),
             }
             r19 {
                 history_lost_while_cut_off_is_a_resync,
@@ -59,7 +60,7 @@ macro_rules! watch_cases {
                 a_watch_from_lost_history_starts_with_a_resync,
                 a_watch_from_before_reopening_misses_nothing: persistent,
                 a_resync_of_nothing_says_that_all_is_gone,
-                in_random_histories_the_state_told_is_the_state_there,
+                in_random_histories_the_state_told_is_the_state_there => |cx| uphold(cx, Workload::Config),
             }
             r20 {
                 closing_ends_it_with_closed,
@@ -70,7 +71,7 @@ macro_rules! watch_cases {
                 closing_ends_every_kind_of_watch,
                 it_outlives_the_provider_value_that_opened_it,
                 it_outlives_the_runtime_that_opened_it,
-                in_random_histories_no_watch_ends_or_stalls,
+                in_random_histories_no_watch_ends_or_stalls => |cx| uphold(cx, Workload::Config),
             }
             r21 {
                 a_put_tells_key_value_version_and_whether_it_created,
@@ -82,7 +83,7 @@ macro_rules! watch_cases {
                 a_key_that_is_not_utf_8_harms_no_other,
                 a_deletion_names_no_key_but_the_one_that_was_deleted,
                 what_no_call_takes_is_apart_in_a_snapshot_and_a_stream,
-                in_random_histories_what_is_told_was_done,
+                in_random_histories_what_is_told_was_done => |cx| uphold(cx, Workload::Config),
             }
             r22 {
                 a_stalled_watcher_delays_neither_writers_nor_watchers,
@@ -102,7 +103,7 @@ macro_rules! watch_cases {
                 broken_watches_lose_and_double_nothing,
                 history_lost_while_cut_off_is_a_resync,
                 closing_ends_it_with_closed,
-                in_random_histories_a_service_is_told_as_it_was,
+                in_random_histories_a_service_is_told_as_it_was => |cx| uphold(cx, Workload::Registry),
             }
         }
     };

@@ -10,7 +10,6 @@ use tokio::time::sleep;
 
 use super::Writer;
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
 use crate::view::{Change, ConfigView};
 use crate::wrap::Faults;
 
@@ -155,12 +154,4 @@ pub(super) async fn a_hanging_link_loses_and_doubles_nothing(cx: Fixture) {
         sleep(Duration::from_millis(40)).await;
     })
     .await;
-}
-
-pub(super) async fn in_random_histories_changes_come_once_and_in_order(cx: Fixture) {
-    uphold(&cx, "r18::in_random_histories_changes_come_once_and_in_order", Workload::Config, false, &["r18"]).await;
-}
-
-pub(super) async fn in_random_histories_across_restarts_changes_come_once_and_in_order(cx: Fixture) {
-    uphold(&cx, "r18::in_random_histories_across_restarts_changes_come_once_and_in_order", Workload::Config, true, &["r18"]).await;
 }

@@ -5,7 +5,6 @@ use coord_api::{Revision, WatchStart};
 
 use super::Writer;
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
 use crate::view::ConfigView;
 
 /// Watches, is cut off, misses what `change` does, and the history of it too: what the watcher then holds must be what is there.
@@ -120,8 +119,4 @@ pub(super) async fn a_resync_of_nothing_says_that_all_is_gone(cx: Fixture) {
     faults.heal();
     view.follow(&mut watch, deleted, cx.soon() * 3).await;
     assert!(view.state().is_empty(), "{:?}", view.state());
-}
-
-pub(super) async fn in_random_histories_the_state_told_is_the_state_there(cx: Fixture) {
-    uphold(&cx, "r19::in_random_histories_the_state_told_is_the_state_there", Workload::Config, false, &["r19"]).await;
 }

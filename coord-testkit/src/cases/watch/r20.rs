@@ -9,7 +9,6 @@ use tokio::time::sleep;
 use super::super::elsewhere::{elsewhere, runtime};
 use super::Writer;
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
 use crate::view::{self, ConfigView};
 use crate::wait::{eventually, within};
 use crate::wrap::{Fault, Request};
@@ -139,10 +138,6 @@ pub(super) async fn it_outlives_the_provider_value_that_opened_it(cx: Fixture) {
     let mut view = ConfigView::after(Revision::ZERO);
     view.follow(&mut watch, last, cx.soon()).await;
     view.check(&writer.log);
-}
-
-pub(super) async fn in_random_histories_no_watch_ends_or_stalls(cx: Fixture) {
-    uphold(&cx, "r20::in_random_histories_no_watch_ends_or_stalls", Workload::Config, false, &["r20"]).await;
 }
 
 pub(super) async fn it_outlives_the_runtime_that_opened_it(cx: Fixture) {

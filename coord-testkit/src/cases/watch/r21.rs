@@ -6,7 +6,6 @@ use coord_api::{ConfigEntry, ConfigEvent, ErrorKind, Revision, Value, Watch, Wat
 
 use super::Writer;
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
 use crate::view::ConfigView;
 use crate::wait::within;
 use crate::{bad, layout};
@@ -267,8 +266,4 @@ pub(super) async fn what_no_call_takes_is_apart_in_a_snapshot_and_a_stream(cx: F
         Some(())
     })
     .await;
-}
-
-pub(super) async fn in_random_histories_what_is_told_was_done(cx: Fixture) {
-    uphold(&cx, "r21::in_random_histories_what_is_told_was_done", Workload::Config, false, &["r21"]).await;
 }

@@ -9,7 +9,6 @@ use coord_api::{ErrorKind, RegisterOptions, Registration, ServiceInstance, Watch
 use tokio::time::sleep;
 
 use crate::fixture::Fixture;
-use crate::histories::{Workload, uphold};
 use crate::view::{self, ServiceView, Told};
 use crate::wait::within;
 use crate::{bad, layout};
@@ -200,8 +199,4 @@ pub(super) async fn closing_ends_it_with_closed(cx: Fixture) {
     let last = within(Duration::from_secs(5), "the watch ends", view::end(&mut watch)).await.unwrap();
     assert_eq!(last.kind(), ErrorKind::Closed);
     assert_eq!(watch.state(), WatchState::Ended);
-}
-
-pub(super) async fn in_random_histories_a_service_is_told_as_it_was(cx: Fixture) {
-    uphold(&cx, "r39::in_random_histories_a_service_is_told_as_it_was", Workload::Registry, false, &["r39"]).await;
 }

@@ -12,11 +12,12 @@ use futures_util::StreamExt;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::super::handle::{BrokenHandle, Kept, guard_over};
+use super::super::handle::{Hooks, Kept, guard_over, hooks};
 use super::super::provider::{BrokenProvider, Good};
 use super::super::store::{self, BrokenStore, Edited};
 use super::super::{Sabotage, Saboteur, Shared, locked};
 use super::{acquire, remove_head};
+use crate::handle::Handle;
 use crate::layout;
 
 pub(super) const SABOTEURS: &[Saboteur] = &[
@@ -163,26 +164,18 @@ impl BrokenProvider for Tries {
 }
 
 /// The locks that this provider holds, each shared by all who ask for it.
-struct Shares(Shared<HashMap<String, std::sync::Weak<Kept>>>);
-
-struct SharedGuard(Arc<Kept>);
-
-impl BrokenHandle for SharedGuard {
-    fn state(&self, _: &Arc<Kept>) -> HandleState {
-        self.0.state()
-    }
-}
+struct Shares(Shared<HashMap<String, std::sync::Weak<dyn Handle>>>);
 
 #[async_trait]
 impl BrokenProvider for Shares {
     async fn acquire(&self, good: &Good, key: &str, options: LockOptions) -> Result<LockGuard> {
         let held = locked(&self.0).get(key).and_then(std::sync::Weak::upgrade).filter(|held| held.state().is_held());
-        let held = match held {
+        let held: Kept = match held {
             Some(held) => held,
-            None => Arc::new(Kept::Guard(acquire(good, key, options).await?)),
+            None => Arc::new(acquire(good, key, options).await?),
         };
         locked(&self.0).insert(key.to_owned(), Arc::downgrade(&held));
-        Ok(guard_over(key, Arc::clone(&held), SharedGuard(held)))
+        Ok(guard_over(key, held, hooks()))
     }
 }
 
@@ -253,31 +246,22 @@ impl BrokenProvider for LastFirst {
 }
 
 /// Passes a lock on to the next of the same provider, and tells the store nothing of it.
-struct HandsOver(Waiters<Arc<Kept>>);
+struct HandsOver(Waiters<Kept>);
 
-struct HandedOver {
-    key: String,
-    waiters: Waiters<Arc<Kept>>,
-    over: AtomicBool,
-}
-
-#[async_trait]
-impl BrokenHandle for HandedOver {
-    fn state(&self, good: &Arc<Kept>) -> HandleState {
-        if self.over.load(Ordering::SeqCst) { HandleState::Ended(Loss::Released) } else { good.state() }
-    }
-
-    async fn release(&self, good: &Arc<Kept>) -> Result<()> {
-        self.over.store(true, Ordering::SeqCst);
-        let next = locked(&self.waiters).get_mut(&self.key).and_then(|waiters| {
-            waiters.retain(|waiter| !waiter.is_closed());
-            (!waiters.is_empty()).then(|| waiters.remove(0))
-        });
-        match next.map(|next| next.send(Arc::clone(good))) {
-            Some(Ok(())) => Ok(()),
-            _ => good.release().await,
-        }
-    }
+fn handed_over(key: &str, waiters: &Waiters<Kept>) -> Hooks {
+    let (key, waiters, over) = (key.to_owned(), Arc::clone(waiters), Arc::new(AtomicBool::new(false)));
+    let is_over = Arc::clone(&over);
+    hooks().state(move |good| if is_over.load(Ordering::SeqCst) { HandleState::Ended(Loss::Released) } else { good.state() }).release(
+        move |good| {
+            over.store(true, Ordering::SeqCst);
+            let next = locked(&waiters).get_mut(&key).and_then(|waiters| {
+                waiters.retain(|waiter| !waiter.is_closed());
+                (!waiters.is_empty()).then(|| waiters.remove(0))
+            });
+            let passed_on = next.is_some_and(|next| next.send(Arc::clone(&good)).is_ok());
+            async move { if passed_on { Ok(()) } else { good.release().await } }
+        },
+    )
 }
 
 #[async_trait]
@@ -287,11 +271,10 @@ impl BrokenProvider for HandsOver {
         locked(&self.0).entry(key.to_owned()).or_default().push(tell);
         let granted = tokio::select! {
             biased;
-            granted = acquire(good, key, options) => Arc::new(Kept::Guard(granted?)),
+            granted = acquire(good, key, options) => Arc::new(granted?) as Kept,
             Ok(granted) = told => granted,
         };
-        let broken = HandedOver { key: key.to_owned(), waiters: Arc::clone(&self.0), over: AtomicBool::new(false) };
-        Ok(guard_over(key, granted, broken))
+        Ok(guard_over(key, granted, handed_over(key, &self.0)))
     }
 }
 

@@ -19,7 +19,7 @@ use coord_testkit::report::Suite;
 use coord_tests::cases::{channel, manager};
 use coord_tests::fixture::etcd::{Binary, Series};
 use coord_tests::harness::etcd::Etcd;
-use coord_tests::harness::{memory, outsider, sled};
+use coord_tests::harness::{memory, sled, third_party};
 
 /// Most of a case on a server is waiting for leases. With many more at once than there are cores, servers are too late for their own clocks, and cases fail.
 const THREADS: usize = 4;
@@ -38,7 +38,7 @@ struct Arguments {
 enum Backend {
     Memory,
     Sled,
-    Outsider,
+    ThirdParty,
     #[value(name = "etcd-3.5-single")]
     Etcd35Single,
     #[value(name = "etcd-3.5-three")]
@@ -59,7 +59,7 @@ impl Backend {
         let suite = match self {
             Backend::Memory => Suite::new(&name, &replay, || async { memory::Volatile::start() }),
             Backend::Sled => Suite::new(&name, &replay, || async { sled::Durable::start() }),
-            Backend::Outsider => Suite::new(&name, &replay, || async { outsider::start() }),
+            Backend::ThirdParty => Suite::new(&name, &replay, || async { third_party::start() }),
             Backend::Etcd35Single => etcd(Series::V3_5, Etcd::single),
             Backend::Etcd35Three => etcd(Series::V3_5, Etcd::three),
             Backend::Etcd34Single => etcd(Series::V3_4, Etcd::single),

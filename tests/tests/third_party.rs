@@ -1,21 +1,18 @@
-//! The store that was written from the guide.
+//! The whole kit on a store that its author wrote from the guide.
 
 use coord_recipes::layers::Namespace;
 use coord_recipes::{ProviderOptions, StoreProvider};
 use coord_testkit::StoreHarness;
 
-use crate::outsider::Server;
+use coord_tests::third_party as store;
 
-/// A harness over it.
-pub type Outsider = StoreHarness<Server>;
-
-/// A fresh store.
-pub fn start() -> Outsider {
+coord_testkit::conformance!(
+    volatile,
     StoreHarness::new(
-        Server::default(),
+        store::Server::default(),
         |server| async move { server.client() },
         |server, through| async move { server.compact(through) },
         |store| StoreProvider::new(store, ProviderOptions::default()),
         Namespace::new,
     )
-}
+);

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, sleep};
 
 use super::Breach;
-use super::holdings::{Answer, End, Handle, Held, Holding};
+use super::holdings::{Answer, End, Held, Holding};
 use super::plan::KEYS;
 use super::registry::tag;
 use super::work::IDS;
@@ -21,7 +21,7 @@ const HEALED_WITHIN: Duration = Duration::from_secs(3);
 
 impl World {
     /// Waits until nothing is left of what was let go or lost, and everything is there that is held; then lets that go too.
-    pub(super) async fn settle(&self) {
+    pub(super) async fn converge(&self) {
         // Whatever has no live owner now is gone with its lease; whatever has one is given back, or comes back, before that.
         let limit = self.cx.gone_by(self.ttl) + HEALED_WITHIN;
         if !self.comes_true(limit, "what live handles hold is what the store holds", async |world| world.residue().await).await {
@@ -210,11 +210,7 @@ impl World {
             let held = handle.state().is_held();
             let released = handle.release().await;
             if let (true, Err(error)) = (held, &released) {
-                let rule = match &*handle {
-                    Handle::Lock(_) => "r33",
-                    Handle::Id(_) => "r44",
-                    Handle::Instance(_) => "r38",
-                };
+                let rule = self.notes().holdings.all.get(number).map_or("r9", |holding| holding.held.rule_of_release());
                 self.breach(rule, format!("nothing disturbs it and what is held cannot be released: {error:?}"));
             }
         }

@@ -1,18 +1,21 @@
-//! The whole kit on a store that its author wrote from the guide.
+//! The store that was written from the guide.
 
 use coord_recipes::layers::Namespace;
 use coord_recipes::{ProviderOptions, StoreProvider};
 use coord_testkit::StoreHarness;
 
-use coord_tests::outsider as store;
+use crate::third_party::Server;
 
-coord_testkit::conformance!(
-    volatile,
+/// A harness over it.
+pub type ThirdParty = StoreHarness<Server>;
+
+/// A fresh store.
+pub fn start() -> ThirdParty {
     StoreHarness::new(
-        store::Server::default(),
+        Server::default(),
         |server| async move { server.client() },
         |server, through| async move { server.compact(through) },
         |store| StoreProvider::new(store, ProviderOptions::default()),
         Namespace::new,
     )
-);
+}

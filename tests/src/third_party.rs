@@ -55,7 +55,7 @@ struct Held {
 
 impl Default for Server {
     fn default() -> Self {
-        let id = format!("outsider-{:016x}", RandomState::new().hash_one("an identity"));
+        let id = format!("third-party-{:016x}", RandomState::new().hash_one("an identity"));
         Server { id, state: Mutex::default(), changed: watch::Sender::new(()) }
     }
 }
@@ -327,7 +327,7 @@ impl Store for Client {
 
     async fn status(&self) -> Result<StoreStatus> {
         drop(self.state("store.status")?);
-        Ok(StoreStatus { store_id: self.server.id.clone(), version: "outsider 1".to_owned() })
+        Ok(StoreStatus { store_id: self.server.id.clone(), version: "third party 1".to_owned() })
     }
 
     async fn close(&self) -> Result<()> {
