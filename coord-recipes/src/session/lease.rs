@@ -339,7 +339,8 @@ impl Session {
             let Some(OpReply::Range(own)) = reply.replies.pop() else {
                 return Err(Error::new(ErrorKind::Internal, "session", "the store left out an answer"));
             };
-            let Some(own) = own.entries.first() else {
+            // Gone; or older than it was, as in a store that was set back, where this fence never comes again.
+            let Some(own) = own.entries.first().filter(|own| own.modified >= fence) else {
                 self.lose(Loss::Expired);
                 return Err(self.lost_error(Loss::Expired));
             };
@@ -411,7 +412,7 @@ impl Session {
             return Ok(());
         }
         // An earlier rewrite, whose answer was lost, has moved the fence: that is as good.
-        match reply.range(0).and_then(|own| own.entries.first()) {
+        match reply.range(0).and_then(|own| own.entries.first()).filter(|own| own.modified >= fence) {
             Some(own) => {
                 self.learn_fence(own.modified);
                 Ok(())
