@@ -265,7 +265,7 @@ impl Drop for Asking {
         poll_once(pin!(coord.allocator().acquire_id("svc", 9)));
         poll_once(pin!(coord.lock().acquire("job", TTL)));
         poll_once(pin!(coord.registry().register(instance("1"))));
-        poll_once(pin!(coord.config().watch_raw("k", WatchStart::Snapshot)));
+        poll_once(pin!(coord.config().watch_raw("k", WatchStart::Now)));
         self.done.send(()).unwrap();
     }
 }
