@@ -34,7 +34,8 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         loop {
             match self.0.join(home, &start).map_err(|error| homeless(operation, error))?.await {
                 Landed::Done(answer) => return answer,
-                Landed::Cancelled => {}
+                // A given runtime may take a while to end.
+                Landed::Cancelled => tokio::task::yield_now().await,
                 Landed::Panicked => {
                     let error = Error::new(ErrorKind::Internal, operation, "the store panicked, or what lies between");
                     return Err(error.with_outcome(Outcome::Unknown));

@@ -247,7 +247,8 @@ impl Session {
             let Some(OpReply::Range(own)) = reply.replies.pop() else {
                 return Err(Error::new(ErrorKind::Internal, "session", "the store left out an answer"));
             };
-            let Some(own) = own.entries.first() else {
+            // Gone; or older than it was, as in a store that was set back, where this fence never comes again.
+            let Some(own) = own.entries.first().filter(|own| own.modified >= fence) else {
                 self.lose(Loss::Expired);
                 return Err(self.lost_error(Loss::Expired));
             };
@@ -317,7 +318,7 @@ impl Session {
         let seen = match reply.succeeded {
             true => Some(reply.revision),
             // An earlier rewrite, whose answer was lost, has moved the fence: that is as good.
-            false => reply.range(0).and_then(|own| own.entries.first()).map(|own| own.modified),
+            false => reply.range(0).and_then(|own| own.entries.first()).map(|own| own.modified).filter(|seen| *seen >= fence),
         };
         match seen {
             Some(seen) => {

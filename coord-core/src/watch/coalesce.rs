@@ -65,6 +65,8 @@ impl<T: Clone + Send + Sync + 'static> Coalesced<T> {
             }
             // It was cut off, with the runtime that it ran on. Whoever sees that first takes it away.
             self.next.lock().take_if(|next| next.peek().is_some());
+            // It may take a while to end.
+            yield_now().await;
         }
     }
 

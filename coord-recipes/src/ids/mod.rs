@@ -110,7 +110,7 @@ impl InstanceIdAllocator for Allocators {
                     Some(acquired) => return Ok(acquired),
                     // What serves the pool went down with the runtime that it ran on: it is started again.
                     None if self.client.is_closed() => return Err(Error::closed(OPERATION)),
-                    None => {}
+                    None => tokio::task::yield_now().await,
                 }
             }
         };
@@ -144,17 +144,18 @@ impl ServiceIds {
         answer.ok().transpose()
     }
 
-    /// Queues a request, and starts the task that serves it where none runs.
+    /// Queues a request, and starts the task that serves it where none runs: it ends when nobody waits any more.
     fn ask(self: &Arc<Self>, request: IdRequest) -> Result<()> {
-        let mut waiting = self.waiting.lock();
-        if !waiting.served {
-            // Ends when nobody waits any more. It cannot look before the request is there: that takes the lock.
+        let starts = {
+            let mut waiting = self.waiting.lock();
+            waiting.requests.push(request);
+            !std::mem::replace(&mut waiting.served, true)
+        };
+        if starts {
+            // Not under the lock: a given runtime that is just ending drops the task at once, here, and what the task leaves behind takes the lock as well.
             let serve = Served { pool: Arc::clone(self), done: false }.serve();
             self.client.home().spawn(serve).map_err(|error| homeless("allocator.acquire_id", error))?;
-            waiting.served = true;
         }
-        waiting.requests.push(request);
-        drop(waiting);
         self.changed.notify_one();
         Ok(())
     }

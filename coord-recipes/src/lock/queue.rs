@@ -52,8 +52,8 @@ impl LockQueues {
             match turn {
                 Ok(turn) => return turn,
                 Err(_) if client.is_closed() => return Err(Error::closed("lock.acquire")),
-                // The view went down with the runtime that its task ran on: another one is made.
-                Err(_) => {}
+                // The view went down with the runtime that its task ran on, which may take a while to end: another one is made.
+                Err(_) => tokio::task::yield_now().await,
             }
         }
     }
