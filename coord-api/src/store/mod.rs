@@ -35,7 +35,7 @@ pub use watch::{Batch, Change, StoreEvent, StoreWatch};
 /// - **S4** A watch says at which revision it is armed, and delivers every later change once, in order, one batch per revision.
 /// - **S5** Deleting or expiring a lease deletes its keys, visibly in watches.
 /// - **S6** What a persistent store acknowledged survives `kill -9`.
-/// - **R1, R2** Every failure is an [`Error`] with the kind that the rules name, and a write's failure says whether it was applied.
+/// - **R1, R2** Every failure is an [`Error`](crate::Error) with the kind that the rules name, and a write's failure says whether it was applied.
 ///   A store reports `NotApplied` only where it is proven.
 /// - **R4, R6, R7** Requests are checked with [`Txn::validate`], [`Range::validate`] and [`round_ttl`] before any I/O.
 ///
