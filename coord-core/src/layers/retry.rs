@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::store::{Lease, LeaseInfo, Op, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
+use coord_api::store::{Effect, Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
 use coord_api::{Error, ErrorKind, LeaseId, Outcome, Result, Revision};
 use coord_home::{Backoff, BackoffPolicy, Home};
 use tokio::time::Instant;
@@ -196,7 +196,7 @@ impl<S: Store> Retry<S> {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            if attempt >= self.policy.max_attempts || !effect.may_repeat(&error) || self.home.ready().is_err() {
+            if attempt >= self.policy.max_attempts || !may_repeat(effect, &error) || self.home.ready().is_err() {
                 return Err(error);
             }
             let pause = backoff.get_or_insert_with(|| self.policy.backoff()).pause();
@@ -223,36 +223,20 @@ impl<S: Store> Retry<S> {
         match self.home.timeout_at(until, call).await {
             Ok(result) => result,
             Err(_) => {
-                Err(Error::new(ErrorKind::Timeout, operation, "the store did not answer in time").with_outcome(effect.outcome_in_doubt()))
+                Err(Error::new(ErrorKind::Timeout, operation, "the store did not answer in time").with_outcome(outcome_in_doubt(effect)))
             }
         }
     }
 }
 
-/// What a request does to the store, and so when it may be sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Effect {
-    /// Nothing.
-    Read,
-    /// The same, however often it is sent.
-    Idempotent,
-    /// Something each time.
-    Write,
+/// Whether a request with this effect may be sent again after this failure (R2).
+fn may_repeat(effect: Effect, error: &Error) -> bool {
+    error.is_transient() && (effect != Effect::Write || error.outcome() == Outcome::NotApplied)
 }
 
-impl Effect {
-    fn of(txn: &Txn) -> Self {
-        let reads = txn.then.iter().chain(&txn.otherwise).all(|op| matches!(op, Op::Range(_)));
-        if reads { Effect::Read } else { Effect::Write }
-    }
-
-    fn may_repeat(self, error: &Error) -> bool {
-        error.is_transient() && (self != Effect::Write || error.outcome() == Outcome::NotApplied)
-    }
-
-    fn outcome_in_doubt(self) -> Outcome {
-        if self == Effect::Read { Outcome::NotApplied } else { Outcome::Unknown }
-    }
+/// The outcome of a request with this effect that was not answered.
+fn outcome_in_doubt(effect: Effect) -> Outcome {
+    if effect == Effect::Read { Outcome::NotApplied } else { Outcome::Unknown }
 }
 
 #[async_trait]
@@ -263,7 +247,7 @@ impl<S: Store> Store for Retry<S> {
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply> {
-        self.run_bounded("store.txn", Effect::of(&txn), self.bounded, || self.store.txn(txn.clone())).await
+        self.run_bounded("store.txn", txn.effect(), self.bounded, || self.store.txn(txn.clone())).await
     }
 
     async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
@@ -331,11 +315,5 @@ mod tests {
         extreme.validate().unwrap();
         let mut backoff = extreme.backoff();
         assert!((0..50).all(|_| !backoff.pause().is_zero()));
-    }
-
-    #[test]
-    fn a_transaction_that_only_reads_is_a_read() {
-        assert_eq!(Effect::of(&Txn::new().then(Op::Range(Range::key("a")))), Effect::Read);
-        assert_eq!(Effect::of(&Txn::new().then(Op::Range(Range::key("a"))).otherwise(Op::delete("a"))), Effect::Write);
     }
 }

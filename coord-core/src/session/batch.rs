@@ -54,11 +54,7 @@ impl QueuedWrite {
     }
 
     fn bytes(&self) -> usize {
-        let size = |op: &Op| match op {
-            Op::Put { key, value, .. } => key.len() + value.len(),
-            _ => 0,
-        };
-        self.txn.then.iter().map(size).sum()
+        self.txn.then.iter().map(Op::bytes).sum()
     }
 }
 

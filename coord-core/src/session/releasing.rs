@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coord_api::store::{Compare, Op, Range, Txn};
-use coord_api::{Error, ErrorKind, Outcome, Result, Revision};
+use coord_api::{Error, ErrorKind, Result, Revision};
 
 use super::pending::Release;
 use super::session::Session;
@@ -59,10 +59,7 @@ async fn release_some(session: &Arc<Session>) -> Result<()> {
         look.then = unknown.iter().map(|release| Op::Range(Range::key(release.key.clone()).with_keys_only())).collect();
         let found = session.ground.store.txn(look).await?;
         for (index, release) in unknown.iter().enumerate() {
-            let Some(range) = found.range(index) else {
-                return Err(Error::new(ErrorKind::Internal, "session", "the store left out an answer").with_outcome(Outcome::Unknown));
-            };
-            let Some(ours) = range.entries.first().filter(|entry| entry.lease == Some(session.lease)) else { continue };
+            let Some(ours) = found.try_range(index)?.entries.first().filter(|entry| entry.lease == Some(session.lease)) else { continue };
             let owner = session.state.lock().owner_of(&release.key, ours.modified);
             match owner {
                 Owner::Nobody => remove(&release.key, ours.modified),

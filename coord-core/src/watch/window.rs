@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use coord_api::store::{Batch, Change, RangeReply};
+use coord_api::store::{Batch, Entry, RangeReply};
 use coord_api::{Error, Revision, WatchState};
 use slab::Slab;
 
@@ -43,15 +43,8 @@ impl SharedDelivery {
 
     fn bytes(&self) -> usize {
         match self {
-            SharedDelivery::Batch(batch) => batch
-                .changes
-                .iter()
-                .map(|change| match change {
-                    Change::Put(entry) => entry.key.len() + entry.value.len(),
-                    Change::Delete { key } => key.len(),
-                })
-                .sum(),
-            SharedDelivery::Resync { state, .. } => state.entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum(),
+            SharedDelivery::Batch(batch) => batch.bytes(),
+            SharedDelivery::Resync { state, .. } => state.entries.iter().map(Entry::bytes).sum(),
         }
     }
 }
@@ -255,6 +248,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use coord_api::ErrorKind;
+    use coord_api::store::Change;
 
     use super::*;
 

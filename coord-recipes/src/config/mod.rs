@@ -79,7 +79,7 @@ impl ConfigCenter for Config {
         let key = key::check(OPERATION, key)?;
         let delete = Txn::new().then(Op::delete(keys::config(key)));
         let reply = self.client.run_on(OPERATION, key, Outcome::Unknown, self.client.store().txn(delete)).await?;
-        reply.existed(0).ok_or_else(|| Error::new(ErrorKind::Internal, OPERATION, "the store left out an answer"))
+        reply.try_existed(0).map_err(|error| error.in_operation(OPERATION))
     }
 
     async fn compare_and_delete(&self, key: &str, expected: Version) -> Result<bool> {
@@ -87,7 +87,7 @@ impl ConfigCenter for Config {
         let key = key::check(OPERATION, key)?;
         let delete = Op::delete(keys::config(key));
         let reply = self.conditional(OPERATION, key, expected, delete).await?;
-        reply.existed(0).ok_or_else(|| Error::new(ErrorKind::Internal, OPERATION, "the store left out an answer"))
+        reply.try_existed(0).map_err(|error| error.in_operation(OPERATION))
     }
 
     async fn list_raw(&self, prefix: &str) -> Result<Snapshot<ConfigEntry>> {

@@ -116,7 +116,7 @@ impl Locks {
         loop {
             match entry.place(&join).await? {
                 Placed::Written(reply) => {
-                    let found = reply.range(1).ok_or_else(missing_answer)?;
+                    let found = reply.try_range(1)?;
                     let alone = found.entries.iter().all(|other| other.key == *entry.key());
                     return Ok((entry, if alone { Position::Head } else { Position::Behind }));
                 }
@@ -151,7 +151,7 @@ impl Locks {
             }
         };
         if let Some(reply) = refused {
-            let found = reply.range(0).ok_or_else(missing_answer)?;
+            let found = reply.try_range(0)?;
             if let Some(first) = oldest(queue, &found.entries) {
                 return Err(held(OPERATION, first));
             }
@@ -207,10 +207,6 @@ fn held(operation: &'static str, first: &Entry) -> Error {
         Some(holder) => error.held_by(&holder),
         None => error,
     }
-}
-
-fn missing_answer() -> Error {
-    Error::new(ErrorKind::Internal, "lock", "the store left out an answer")
 }
 
 #[async_trait]

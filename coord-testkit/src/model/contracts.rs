@@ -10,7 +10,7 @@ use coord_api::{
 };
 use proptest::prelude::*;
 
-use super::{Mismatch, check, holds, same};
+use super::{Extent, Mismatch, check, holds, same};
 use crate::fixture::Fixture;
 
 /// How many clients take turns.
@@ -385,5 +385,5 @@ pub(crate) async fn contract(cx: Fixture, contract: Contract) {
         }
         Ok(())
     };
-    check(cx, step(contract), sequence).await;
+    check(cx, Extent::many(cx), step(contract), sequence).await;
 }

@@ -20,13 +20,29 @@ use crate::fixture::Fixture;
 use crate::histories::{number, own_number};
 
 pub(crate) use contracts::{Contract, contract};
-pub(crate) use store::store;
+pub(crate) use steps::Mostly;
+pub(crate) use store::{long, store};
 
-/// The longest sequence.
-const LONGEST: usize = 40;
+/// How much a case draws.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    sequences: u64,
+    shortest: usize,
+    longest: usize,
+    /// How often a sequence that broke something is shortened at most.
+    shrinks: usize,
+}
 
-/// How often a sequence is shortened at most.
-const SHRINKS: usize = 2_000;
+impl Extent {
+    /// One long sequence, shown as it is.
+    const ONE_LONG: Extent = Extent { sequences: 1, shortest: 250, longest: 251, shrinks: 0 };
+
+    /// Many short ones.
+    fn many(cx: &Fixture) -> Self {
+        let sequences = number("COORD_TESTKIT_SEQUENCES").unwrap_or(if cx.virtual_time() { 60 } else { 10 });
+        Extent { sequences, shortest: 1, longest: 40, shrinks: 2_000 }
+    }
+}
 
 /// How long that may take by the clock on the wall: long before the case counts as one that hangs,
 /// and tells nothing of what it found.
@@ -54,22 +70,25 @@ fn holds(rule: &'static str, holds: bool, what: impl FnOnce() -> String) -> Resu
 ///
 /// When one does: with the rule, the seed, the command that shows it again, and the shortest sequence found; or with all of it, where the same sequence is
 /// answered rightly when it is carried out again.
-async fn check<S: Strategy>(cx: &Fixture, step: S, sequence: impl AsyncFn(&Fixture, &[S::Value], usize) -> Result<(), Mismatch>)
-where
+async fn check<S: Strategy>(
+    cx: &Fixture,
+    extent: Extent,
+    step: S,
+    sequence: impl AsyncFn(&Fixture, &[S::Value], usize) -> Result<(), Mismatch>,
+) where
     S::Value: Debug,
 {
     let seed = cx.seed(own_number(&cx.case_name()));
-    let sequences = number("COORD_TESTKIT_SEQUENCES").unwrap_or(if cx.virtual_time() { 60 } else { 10 });
     let mut bytes = [0; 32];
     bytes.iter_mut().zip(seed.to_le_bytes().into_iter().cycle()).for_each(|(byte, of_seed)| *byte = of_seed);
     let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let steps = vec(step, 1..LONGEST);
+    let steps = vec(step, extent.shortest..extent.longest);
     let mut run = 0;
     let mut broken = async |steps: &[S::Value]| {
         run += 1;
         sequence(cx, steps, run).await.err().filter(|mismatch| mismatch.rule == cx.rule())
     };
-    for _ in 0..sequences {
+    for _ in 0..extent.sequences {
         let Ok(mut tree) = steps.new_tree(&mut runner) else { continue };
         let whole = tree.current();
         let Some(mut mismatch) = broken(&whole).await else { continue };
@@ -80,7 +99,7 @@ where
         let until = Instant::now() + SHRINKING;
         let mut shortest = whole;
         let mut more = tree.simplify();
-        for _ in 0..SHRINKS {
+        for _ in 0..extent.shrinks {
             if !more || Instant::now() >= until {
                 break;
             }

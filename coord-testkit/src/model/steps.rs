@@ -4,7 +4,7 @@ use coord_api::store::Order;
 use proptest::prelude::*;
 
 /// The keys, which meet each other in every way: equal parts, longer ones, bytes that are no text.
-pub(super) const KEYS: [&[u8]; 6] = [b"a", b"a/b", b"a/c", b"ab", b"b", b"b\xff"];
+pub(super) const KEYS: [&[u8]; 9] = [b"a", b"a\0", b"a/", b"a/b", b"a/b/c", b"a0", b"ab", b"b", b"b\xff"];
 
 /// A key, by its number.
 pub(super) type Key = usize;
@@ -32,7 +32,7 @@ pub(super) enum If {
     Present(Key),
     Modified(Key, At),
     Created(Key, At),
-    /// A lease by its number among all that were granted.
+    /// A lease, counted from the newest.
     Lease(Key, usize),
     NoneOf(Keys),
 }
@@ -107,21 +107,39 @@ fn condition() -> impl Strategy<Value = If> + Clone {
 
 fn action() -> impl Strategy<Value = Do> + Clone {
     prop_oneof![
-        4 => (key(), any::<u8>(), prop::option::weighted(0.3, 0..4_usize)).prop_map(|(key, value, lease)| Do::Put(key, value, lease)),
+        4 => (key(), 0..4_u8, prop::option::weighted(0.3, 0..4_usize)).prop_map(|(key, value, lease)| Do::Put(key, value, lease)),
         2 => key().prop_map(Do::Delete),
         1 => read().prop_map(|read| Do::Read(Read { ago: None, ..read })),
     ]
 }
 
-pub(super) fn step() -> impl Strategy<Value = Step> {
+/// What there is most of in a sequence.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mostly {
+    /// Of everything.
+    Anything,
+    Ranges,
+    Txns,
+    Watches,
+    Leases,
+}
+
+pub(super) fn step(mostly: Mostly) -> impl Strategy<Value = Step> {
+    let [range, txn, watch, grant, keep_alive, lookup, revoke] = match mostly {
+        Mostly::Anything => [3, 6, 1, 1, 1, 1, 1],
+        Mostly::Ranges => [24, 12, 1, 1, 1, 1, 1],
+        Mostly::Txns => [1, 36, 1, 1, 1, 1, 1],
+        Mostly::Watches => [1, 24, 4, 1, 1, 1, 1],
+        Mostly::Leases => [1, 24, 1, 1, 3, 12, 1],
+    };
     let actions = || prop::collection::vec(action(), 0..4);
     prop_oneof![
-        3 => read().prop_map(Step::Range),
-        6 => (prop::collection::vec(condition(), 0..3), actions(), actions()).prop_map(|(when, then, otherwise)| Step::Txn(when, then, otherwise)),
-        1 => (keys(), prop::option::of(0..6_usize)).prop_map(|(keys, ago)| Step::Watch(keys, ago)),
-        1 => Just(Step::Grant),
-        1 => (0..4_usize).prop_map(Step::KeepAlive),
-        1 => (0..4_usize).prop_map(Step::Lookup),
-        1 => (0..4_usize).prop_map(Step::Revoke),
+        range => read().prop_map(Step::Range),
+        txn => (prop::collection::vec(condition(), 0..3), actions(), actions()).prop_map(|(when, then, otherwise)| Step::Txn(when, then, otherwise)),
+        watch => (keys(), prop::option::of(0..6_usize)).prop_map(|(keys, ago)| Step::Watch(keys, ago)),
+        grant => Just(Step::Grant),
+        keep_alive => (0..4_usize).prop_map(Step::KeepAlive),
+        lookup => (0..4_usize).prop_map(Step::Lookup),
+        revoke => (0..4_usize).prop_map(Step::Revoke),
     ]
 }

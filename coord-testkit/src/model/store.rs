@@ -1,12 +1,13 @@
 //! The model of a store (S1 to S5).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use coord_api::store::{Batch, Change, Compare, Entry, Op, OpReply, Order, Range, Span, Store, StoreEvent, StoreWatch, Txn};
 use coord_api::{ErrorKind, LeaseId, Revision};
 
-use super::steps::{At, Do, If, KEYS, Key, Keys, Read, Step, step};
-use super::{Mismatch, check, holds, same};
+use super::steps::{At, Do, If, KEYS, Key, Keys, Mostly, Read, Step, step};
+use super::{Extent, Mismatch, check, holds, same};
 use crate::fixture::Fixture;
 
 /// How many clients take turns.
@@ -67,6 +68,11 @@ impl Model {
         }
     }
 
+    /// The number of a lease that is counted from the newest: so that the ones that are named live, however long the sequence.
+    fn lease(&self, newest: usize) -> usize {
+        self.leases.len().checked_sub(newest + 1).unwrap_or(usize::MAX)
+    }
+
     fn ago(&self, ago: usize) -> usize {
         self.now().saturating_sub(ago)
     }
@@ -121,8 +127,10 @@ impl Model {
                 let revision = revision(key, at, |held| held.created);
                 (Compare::Created(self.key(key).into(), self.revisions[revision]), there(key).is_some_and(|held| held.created == revision))
             }
-            If::Lease(key, lease) => match self.leases.get(lease) {
-                Some((id, _)) => (Compare::Lease(self.key(key).into(), *id), there(key).is_some_and(|held| held.lease == Some(lease))),
+            If::Lease(key, newest) => match self.leases.get(self.lease(newest)) {
+                Some((id, _)) => {
+                    (Compare::Lease(self.key(key).into(), *id), there(key).is_some_and(|held| held.lease == Some(self.lease(newest))))
+                }
                 None => (Compare::Lease(self.key(key).into(), LeaseId::new(u64::MAX)), false),
             },
             If::NoneOf(keys) => {
@@ -182,7 +190,7 @@ impl Model {
 }
 
 /// Runs a sequence on a store and the model.
-async fn sequence(cx: &Fixture, steps: &[Step], run: usize) -> Result<(), Mismatch> {
+async fn sequence(cx: &Fixture, steps: &[Step], run: usize, ttl: Duration) -> Result<(), Mismatch> {
     let clients = futures_util::future::join_all((0..CLIENTS).map(|_| cx.store())).await;
     let failed = |rule: &'static str, error: coord_api::Error| Mismatch { rule, what: format!("it failed: {error:?}") };
     let start = clients[0].range(Range::key("no such key")).await.map_err(|error| failed("s2", error))?.revision;
@@ -223,30 +231,32 @@ async fn sequence(cx: &Fixture, steps: &[Step], run: usize) -> Result<(), Mismat
                 watches.push((watch, span, after.unwrap_or(model.now())));
             }
             Step::Grant => {
-                let lease = store.grant_lease(cx.ttl()).await.map_err(|error| failed("s5", error))?;
+                let lease = store.grant_lease(ttl).await.map_err(|error| failed("s5", error))?;
                 let known = model.leases.iter().any(|(id, _)| *id == lease.id);
                 holds("s5", !known, || format!("lease {} was granted twice", lease.id))?;
                 model.leases.push((lease.id, true));
             }
-            Step::KeepAlive(lease) => {
-                let Some((id, alive)) = model.leases.get(*lease) else { continue };
+            Step::KeepAlive(newest) => {
+                let Some((id, alive)) = model.leases.get(model.lease(*newest)) else { continue };
                 let answer = store.keep_alive(*id).await.map_err(|error| error.kind());
-                same("s5", || "a renewal".to_owned(), &answer, &if *alive { Ok(cx.ttl()) } else { Err(ErrorKind::LeaseLost) })?;
+                same("s5", || "a renewal".to_owned(), &answer, &if *alive { Ok(ttl) } else { Err(ErrorKind::LeaseLost) })?;
             }
-            Step::Lookup(lease) => {
-                let Some((id, alive)) = model.leases.get(*lease) else { continue };
+            Step::Lookup(newest) => {
+                let lease = model.lease(*newest);
+                let Some((id, alive)) = model.leases.get(lease) else { continue };
                 let info = store.lease(*id).await.map_err(|error| failed("s5", error))?;
                 let keys = info.map(|info| info.keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>());
-                let expected = alive.then(|| on_lease(&model, *lease));
+                let expected = alive.then(|| on_lease(&model, lease));
                 same("s5", || "the keys of a lease".to_owned(), &keys, &expected)?;
             }
-            Step::Revoke(lease) => {
-                let Some((id, _)) = model.leases.get(*lease).copied() else { continue };
+            Step::Revoke(newest) => {
+                let lease = model.lease(*newest);
+                let Some((id, _)) = model.leases.get(lease).copied() else { continue };
                 store.revoke_lease(id).await.map_err(|error| failed("s5", error))?;
                 let mut state = model.states[model.now()].clone();
-                let told: Vec<Told> = on_lease(&model, *lease).into_iter().map(|key| (key, None)).collect();
+                let told: Vec<Told> = on_lease(&model, lease).into_iter().map(|key| (key, None)).collect();
                 told.iter().for_each(|(key, _)| drop(state.remove(key)));
-                model.leases[*lease].1 = false;
+                model.leases[lease].1 = false;
                 if !told.is_empty() {
                     model.change(state, told);
                     let now = store.range(Range::key("no such key")).await.map_err(|error| failed("s2", error))?.revision;
@@ -263,6 +273,11 @@ async fn sequence(cx: &Fixture, steps: &[Step], run: usize) -> Result<(), Mismat
     Ok(())
 }
 
+/// What a put writes, by its number: nothing, at times.
+fn written(number: u8) -> Vec<u8> {
+    if number == 0 { Vec::new() } else { vec![number] }
+}
+
 /// The keys on a lease, in byte order.
 fn on_lease(model: &Model, lease: usize) -> Vec<Vec<u8>> {
     model.states[model.now()].iter().filter(|(_, held)| held.lease == Some(lease)).map(|(key, _)| key.clone()).collect()
@@ -277,8 +292,8 @@ async fn txn(model: &mut Model, store: &dyn Store, when: &[If], then: &[Do], oth
     let lease_id = |lease: usize| model.leases.get(lease).map_or(LeaseId::new(u64::MAX), |(id, _)| *id);
     let ops = |list: &[Do]| {
         let op = |action: &Do| match action {
-            Do::Put(key, value, None) => Op::put(model.key(*key), vec![*value]),
-            Do::Put(key, value, Some(lease)) => Op::put_leased(model.key(*key), vec![*value], lease_id(*lease)),
+            Do::Put(key, value, None) => Op::put(model.key(*key), written(*value)),
+            Do::Put(key, value, Some(lease)) => Op::put_leased(model.key(*key), written(*value), lease_id(*lease)),
             Do::Delete(key) => Op::delete(model.key(*key)),
             Do::Read(read) => Op::Range(model.range(*read)),
         };
@@ -307,7 +322,7 @@ async fn txn(model: &mut Model, store: &dyn Store, when: &[If], then: &[Do], oth
             (Do::Put(key, value, lease), OpReply::Put) => {
                 let key = model.key(*key);
                 let created = state.get(&key).map_or(next, |held| held.created);
-                let held = Held { value: vec![*value], created, modified: next, lease: *lease };
+                let held = Held { value: written(*value), created, modified: next, lease: *lease };
                 state.insert(key.clone(), held.clone());
                 told.push((key, Some(held)));
             }
@@ -332,7 +347,7 @@ async fn txn(model: &mut Model, store: &dyn Store, when: &[If], then: &[Do], oth
     reads.into_iter().try_for_each(|(read, found, expected)| model.check_found("s3", read, &found.entries, found.more, expected))
 }
 
-/// The list with only the first write of each key.
+/// The list with only the first write of each key, and with leases by their numbers.
 fn one_write_a_key(model: &Model, list: &[Do]) -> Vec<Do> {
     let mut written = Vec::new();
     let first = |action: &&Do| match action {
@@ -344,7 +359,11 @@ fn one_write_a_key(model: &Model, list: &[Do]) -> Vec<Do> {
         }
         Do::Read(_) => true,
     };
-    list.iter().filter(first).copied().collect()
+    let named = |action: &Do| match *action {
+        Do::Put(key, value, lease) => Do::Put(key, value, lease.map(|newest| model.lease(newest))),
+        other => other,
+    };
+    list.iter().filter(first).map(named).collect()
 }
 
 /// Reads a watch until everything was told that happened in its span, and compares.
@@ -395,5 +414,16 @@ async fn clear(model: &Model, store: &dyn Store) {
 
 /// Random sequences on a store answer as the model does; breaches of other rules have cases of their own.
 pub(crate) async fn store(cx: Fixture) {
-    check(&cx, step(), sequence).await;
+    let ttl = cx.ttl();
+    check(&cx, Extent::many(&cx), step(Mostly::Anything), async |cx, steps: &[Step], run| sequence(cx, steps, run, ttl).await).await;
+}
+
+/// One long sequence, most of whose steps are of one sort. Its leases outlive it.
+pub(crate) async fn long(cx: Fixture, mostly: Mostly) {
+    let ttl = cx.ttl() * 100;
+    let granted = async |cx: &Fixture, steps: &[Step], run: usize| {
+        let steps: Vec<Step> = [Step::Grant, Step::Grant, Step::Grant].into_iter().chain(steps.iter().cloned()).collect();
+        sequence(cx, &steps, run, ttl).await
+    };
+    check(&cx, Extent::ONE_LONG, step(mostly), granted).await;
 }

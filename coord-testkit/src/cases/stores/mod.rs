@@ -9,7 +9,6 @@ use coord_api::{LeaseId, Revision};
 use crate::case::Case;
 use crate::view::StoreView;
 
-mod model;
 mod s1;
 mod s2;
 mod s3;
@@ -47,7 +46,7 @@ macro_rules! stores_cases {
                 values_are_left_out_on_demand,
                 a_range_is_one_snapshot,
                 ten_thousand_keys_are_all_there,
-                random_ranges_find_what_a_plain_model_finds,
+                random_ranges_find_what_a_plain_model_finds => |cx| $crate::model::long(cx, $crate::model::Mostly::Ranges),
                 a_bad_range_is_an_invalid_argument,
                 a_bad_span_is_an_invalid_argument,
                 random_sequences_answer_as_the_model_does => $crate::model::store,
@@ -62,7 +61,7 @@ macro_rules! stores_cases {
                 what_a_transaction_compared_is_not_older_than_any_acknowledged_write,
                 increments_of_many_clients_add_up,
                 of_many_creators_exactly_one_succeeds,
-                random_transactions_do_what_a_plain_model_does,
+                random_transactions_do_what_a_plain_model_does => |cx| $crate::model::long(cx, $crate::model::Mostly::Txns),
                 one_write_for_each_key,
                 a_full_list_of_operations_passes_and_one_more_does_not,
                 a_transaction_is_bounded_in_bytes,
@@ -82,7 +81,7 @@ macro_rules! stores_cases {
                 progress_is_never_ahead_of_the_stream,
                 a_dropped_watch_disturbs_no_other,
                 a_stalled_watch_delivers_all_or_says_so,
-                watches_of_random_transactions_tell_every_change,
+                watches_of_random_transactions_tell_every_change => |cx| $crate::model::long(cx, $crate::model::Mostly::Watches),
                 every_lost_revision_is_compacted_and_every_other_is_not,
                 history_that_is_gone_is_compacted,
                 a_watch_that_falls_behind_a_compaction_is_told,
@@ -105,7 +104,7 @@ macro_rules! stores_cases {
                 a_dead_lease_counts_in_the_list_that_runs_alone,
                 a_put_moves_its_key_to_its_lease,
                 a_lookup_tells_the_time_left_and_the_keys,
-                the_keys_of_random_leases_are_what_a_plain_model_says,
+                the_keys_of_random_leases_are_what_a_plain_model_says => |cx| $crate::model::long(cx, $crate::model::Mostly::Leases),
                 each_key_goes_with_its_own_lease,
                 a_lease_outlives_the_crash_of_its_client,
                 five_hundred_leases_expire_together,

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use coord_api::store::{Compare, Op, Order, Range, Span, Store, Txn};
 use coord_api::{ErrorKind, Revision};
 
-use super::model::{Dice, Model};
 use super::{delete, get, head, keys, put};
 use crate::fixture::Fixture;
 
@@ -234,22 +233,6 @@ pub(super) async fn ten_thousand_keys_are_all_there(cx: Fixture) {
         range = range.with_after_key(paged.last().unwrap().clone()).with_at(page.revision);
     }
     assert_eq!(paged, all);
-}
-
-pub(super) async fn random_ranges_find_what_a_plain_model_finds(cx: Fixture) {
-    let (store, other) = (cx.store().await, cx.store().await);
-    let leases = [store.grant_lease(cx.ttl() * 100).await.unwrap().id, store.grant_lease(cx.ttl() * 100).await.unwrap().id];
-    let (mut model, mut dice) = (Model::at(head(&*store).await), Dice::new(2));
-    for n in 0..120 {
-        let txn = model.txn(&mut dice, &leases);
-        model.ran(&txn, &store.txn(txn.clone()).await.unwrap());
-        for _ in 0..3 {
-            let range = model.range(&mut dice);
-            let found = if n % 2 == 0 { &store } else { &other }.range(range.clone()).await.unwrap();
-            assert_eq!(found.revision, range.at.unwrap_or(model.revision), "{range:?}");
-            model.check(&range, &found);
-        }
-    }
 }
 
 pub(super) async fn a_bad_range_is_an_invalid_argument(cx: Fixture) {

@@ -4,7 +4,6 @@ use coord_api::store::{Compare, MAX_TXN_BYTES, MAX_TXN_OPS, Op, OpReply, Order, 
 use coord_api::{ErrorKind, LeaseId, Outcome, Revision};
 use futures_util::future::join_all;
 
-use super::model::{Dice, Model};
 use super::{delete, get, head, keys, put, put_leased};
 use crate::bad;
 use crate::fixture::Fixture;
@@ -172,19 +171,6 @@ pub(super) async fn increments_of_many_clients_add_up(cx: Fixture) {
     let store = cx.store().await;
     assert_eq!(get(&*store, "n").await.unwrap().value, "50".into());
     assert!(tries >= 50);
-}
-
-pub(super) async fn random_transactions_do_what_a_plain_model_does(cx: Fixture) {
-    let stores = join_all((0..3).map(|_| cx.store())).await;
-    let leases = [stores[0].grant_lease(cx.ttl() * 100).await.unwrap().id, stores[1].grant_lease(cx.ttl() * 100).await.unwrap().id];
-    let (mut model, mut dice) = (Model::at(head(&*stores[0]).await), Dice::new(3));
-    for n in 0..400 {
-        let txn = model.txn(&mut dice, &leases);
-        let reply = stores[n % 3].txn(txn.clone()).await.unwrap();
-        model.ran(&txn, &reply);
-    }
-    let all = Range::prefix("");
-    model.check(&all, &stores[0].range(all.clone()).await.unwrap());
 }
 
 pub(super) async fn one_write_for_each_key(cx: Fixture) {

@@ -6,7 +6,6 @@ use coord_api::store::{Batch, Change, Compare, Op, Range, Span, Store, StoreEven
 use coord_api::{Error, ErrorKind, Result, Revision};
 use tokio::time::sleep;
 
-use super::model::{Dice, Model};
 use super::{delete, get, head, put, told, watch};
 use crate::fixture::Fixture;
 use crate::view::StoreView;
@@ -207,32 +206,6 @@ pub(super) async fn a_stalled_watch_delivers_all_or_says_so(cx: Fixture) {
         match within(cx.soon(), "the next batch of a watch", watch.next()).await {
             Ok(batch) => assert_eq!((batch.revision, batch.changes.len()), (revision, 100), "no gap, no duplicate, whole"),
             Err(error) => return assert_compacted(&error, revision),
-        }
-    }
-}
-
-pub(super) async fn watches_of_random_transactions_tell_every_change(cx: Fixture) {
-    let (store, other) = (cx.store().await, cx.store().await);
-    let leases = [store.grant_lease(cx.ttl() * 100).await.unwrap().id, store.grant_lease(cx.ttl() * 100).await.unwrap().id];
-    let (mut model, mut dice) = (Model::at(head(&*store).await), Dice::new(4));
-    let mut watches = Vec::new();
-    for n in 0..200 {
-        if n % 20 == 0 {
-            // From the present on, and from a while ago.
-            let (span, store) = (dice.span(), if n % 40 == 0 { &store } else { &other });
-            watches.push((span.clone(), model.revision, watch(store, span).await));
-            if let Some((_, past, _)) = watches.get(n / 40) {
-                let (span, past) = (dice.span(), *past);
-                watches.push((span.clone(), past, StoreView::after(store, span, past).await.unwrap()));
-            }
-        }
-        let txn = model.txn(&mut dice, &leases);
-        model.ran(&txn, &other.txn(txn.clone()).await.unwrap());
-    }
-    for (span, after, mut watch) in watches {
-        for (revision, changes) in model.told(&span, after) {
-            let batch = watch.expect(cx.soon()).await;
-            assert_eq!((batch.revision, batch.changes), (revision, changes), "{span:?} after {after}");
         }
     }
 }

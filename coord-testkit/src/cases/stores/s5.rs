@@ -8,7 +8,6 @@ use coord_api::{ErrorKind, LeaseId, Outcome};
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::model::{Dice, Model};
 use super::{delete, get, head, keys, put, put_leased, told, watch};
 use crate::bad;
 use crate::fixture::Fixture;
@@ -208,34 +207,6 @@ pub(super) async fn a_lookup_tells_the_time_left_and_the_keys(cx: Fixture) {
     store.keep_alive(lease.id).await.unwrap();
     let renewed = other.lease(lease.id).await.unwrap().unwrap();
     assert!(renewed.remaining + second >= lease.ttl && renewed.remaining <= lease.ttl, "{:?} told after a renewal", renewed.remaining);
-}
-
-pub(super) async fn the_keys_of_random_leases_are_what_a_plain_model_says(cx: Fixture) {
-    let (store, other) = (cx.store().await, cx.store().await);
-    let mut leases = Vec::new();
-    for _ in 0..3 {
-        leases.push(store.grant_lease(cx.ttl() * 100).await.unwrap().id);
-    }
-    let (mut model, mut dice) = (Model::at(head(&*store).await), Dice::new(5));
-    for n in 0..150 {
-        let txn = model.txn(&mut dice, &leases);
-        model.ran(&txn, &store.txn(txn.clone()).await.unwrap());
-        let index = dice.roll(leases.len());
-        let lease = leases[index];
-        assert_eq!(other.lease(lease).await.unwrap().unwrap().keys, model.keys_of(lease));
-        if n % 10 == 9 {
-            other.revoke_lease(lease).await.unwrap();
-            model.revoked(lease, head(&*store).await);
-            assert_eq!(store.lease(lease).await.unwrap(), None);
-            assert_eq!(store.keep_alive(lease).await.unwrap_err().kind(), ErrorKind::LeaseLost);
-            // Again, and without a trace.
-            store.revoke_lease(lease).await.unwrap();
-            assert_eq!(head(&*store).await, model.revision);
-            leases[index] = store.grant_lease(cx.ttl() * 100).await.unwrap().id;
-        }
-    }
-    let all = Range::prefix("");
-    model.check(&all, &store.range(all.clone()).await.unwrap());
 }
 
 pub(super) async fn each_key_goes_with_its_own_lease(cx: Fixture) {
