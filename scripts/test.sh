@@ -1,23 +1,87 @@
 #!/usr/bin/env bash
-# The gate: everything that must hold before a change is merged, the same on a laptop and in CI.
+# The gate: what must hold before a change is merged, the same on a laptop and in CI.
+#
+#   scripts/test.sh          the short gate: every crate, every rule on memory and sled, and etcd 3.5 with one server
+#   scripts/test.sh --full   all of it, as CI checks it
 #
 # It reads the tree and never writes to it (formatting is checked, not done); what it builds goes to the target
 # folder, what it downloads to .cache/. It stops at the first thing that does not hold and says what to do.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# The quickstart promises to end by itself within this time.
+# The examples promise to end by themselves within these times.
 readonly QUICKSTART_LIMIT_SECONDS=10
-# So does the example of the gRPC channel.
 readonly GRPC_LIMIT_SECONDS=30
+
+# What is checked, in this order: which gate | which function | what it is called | what to do if it fails.
+# The full gate checks the lines of the short one as well.
+readonly SECTIONS=(
+    "short|set_up|set-up|Something that the gate needs is missing; see above."
+    "short|shell_scripts|shell scripts|Repair what shellcheck found."
+    "short|format|format|Run: cargo fmt --all"
+    "short|spelling|spelling|Repair it: typos --write-changes. What is right as it stands belongs into typos.toml."
+    "short|dependencies|purity and direction of dependencies|A crate imports what it may not; see scripts/dependencies.sh for who may import whom and why."
+    "short|rings|no ring between files|Files use each other in a ring; see scripts/rings.sh. What both need goes into a file below them."
+    "short|licences|licences, bans and sources of dependencies|See deny.toml for what is allowed and why."
+    "short|lints|lints|Repair the warnings; an allow needs its reason."
+    "full|features|features in all combinations|A crate does not compile without one of its features, or with it alone."
+    "full|packages|packages|What would be published is not complete, or does not compile by itself; see scripts/package.sh."
+    "full|oldest_rust|oldest Rust|The crates do not compile with the Rust that Cargo.toml states as the oldest one. Use what that one has, or raise rust-version."
+    "short|tests|tests|Repair the test that failed, or the code that it accuses."
+    "short|doc_tests|doc tests|Repair the example in the documentation."
+    "full|kit_of_itself|the kit fails what is broken|The kit lets a broken backend pass; alone: cargo test --test saboteurs"
+    "full|kit_on_harmless|random cases on harmless backends|The kit fails a backend that keeps the contract, or the code is wrong; alone: cargo test --test saboteurs -- --ignored"
+    "short|etcd_by_script|etcd by script|Repair the test that failed, or the code that it accuses; alone: cargo test -p coord-etcd --test fake"
+    "full|etcd_live|etcd: what only real servers can show|Repair the test that failed, or the code that it accuses; alone: cargo test --test live"
+    "full|etcd_faults|etcd: one of each fault|Repair the test that failed, or the code that it accuses; alone: cargo test --test faults -- --test-threads 2"
+    "short|etcd_single|etcd: the kit on one server|Repair the case that failed, or the code that it accuses; alone: cargo test --test conformance_single r12::"
+    "full|etcd_three|etcd: the kit on three servers|Repair the case that failed, or the code that it accuses; alone: cargo test --test conformance_three r12::"
+    "short|report|conformance report|The program that writes the matrix failed; run it with --help."
+    "short|documentation|documentation|Repair the warnings of rustdoc."
+    "short|quickstart|quickstart|The quickstart failed, or took more than $QUICKSTART_LIMIT_SECONDS s; run: cargo run --example quickstart"
+    "short|grpc_discovery|gRPC discovery|The example failed, or took more than $GRPC_LIMIT_SECONDS s; run: cargo run --example grpc_discovery"
+    "full|fuzzing|fuzzing|An input that broke a property lies where the output above says; cargo run -p coord-fuzz --bin TARGET -- FILE shows it again."
+)
+
+# With other packages selected, cargo would find other features for what they have in common, and build it all once more.
+readonly EVERYTHING=(--workspace --all-features)
+
+# Targets of tests, by name. Those that are named here have a section of their own, or are for people; all others are run by the section "tests".
+readonly SABOTEURS=saboteurs
+readonly ETCD_BY_SCRIPT=fake
+readonly ETCD_LIVE=live
+readonly ETCD_FAULTS=faults
+readonly ETCD_SINGLE=conformance_single
+readonly ETCD_OLD=conformance_old
+readonly ETCD_THREE=conformance_three
+readonly ETCD_OF_SOMEBODY=external
+readonly APART=("$SABOTEURS" "$ETCD_BY_SCRIPT" "$ETCD_LIVE" "$ETCD_FAULTS" "$ETCD_SINGLE" "$ETCD_OLD" "$ETCD_THREE" "$ETCD_OF_SOMEBODY")
+
+# The program that writes the matrix of conformance, below target/debug/.
+readonly REPORT=conformance
+
 readonly RULES=examples/data/ratelimit.json
 
+# How long each target is fuzzed.
+readonly FUZZ_SECONDS=60
+
+full=false
+case "${1:-}" in
+    "") ;;
+    --full) full=true ;;
+    *)
+        echo "usage: scripts/test.sh [--full]" >&2
+        exit 2
+        ;;
+esac
+
 started=$SECONDS
-section_started=$SECONDS
 section=""
 advice=""
 # What could not be checked as it should be. Shown again at the end, so that nobody takes it for done.
 notes=()
+# The names of what only the full gate checks.
+left_out=()
 
 scratch=$(mktemp -d)
 finish() {
@@ -28,22 +92,6 @@ finish() {
     fi
 }
 trap finish EXIT
-
-# begin NAME ADVICE: starts a section; ADVICE is what to do if it fails.
-begin() {
-    end
-    section=$1
-    advice=$2
-    section_started=$SECONDS
-    printf '\n==> %s\n' "$section"
-}
-
-end() {
-    if [ -n "$section" ]; then
-        printf '    ok, %d s\n' "$((SECONDS - section_started))"
-    fi
-    section=""
-}
 
 fail() {
     advice="$*"
@@ -67,6 +115,14 @@ apt_install() {
     "${as_root[@]}" apt-get update -qq && "${as_root[@]}" apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
+# expect TEXT FILE WHAT: FILE holds TEXT, or the gate fails and shows it.
+expect() {
+    if ! grep -qF -- "$1" "$2"; then
+        cat "$2" >&2
+        fail "$3: the output above lacks \"$1\"."
+    fi
+}
+
 set_up() {
     have cargo || fail "There is no cargo here. Install Rust (https://rustup.rs) and run this again."
     have cc || apt_install gcc libc6-dev || fail "Rust needs a linker and there is no cc here. Run: sudo apt-get install gcc libc6-dev"
@@ -79,64 +135,109 @@ set_up() {
     if ! have shellcheck && ! apt_install shellcheck; then
         notes+=("The shell scripts were not checked: shellcheck is missing and could not be installed (sudo apt-get install shellcheck).")
     fi
+    local tools=(typos cargo-deny)
+    if "$full"; then
+        have c++ || apt_install g++ || fail "libFuzzer is C++ and there is no c++ here. Run: sudo apt-get install g++"
+        tools+=(cargo-hack cargo-fuzz)
+    fi
+    scripts/tools.sh "${tools[@]}" || fail "A tool is missing; see above."
+    PATH="$PWD/.cache/tools/bin:$PATH"
     scripts/etcd.sh || fail "Building and testing coord-etcd needs etcd and protoc; see above."
     scripts/prometheus.sh || fail "The alert rules are checked with promtool; see above."
     cargo fetch --locked --quiet || fail "The dependencies could not be fetched as Cargo.lock states them. If Cargo.toml changed, run: cargo update --workspace"
     echo "    $(cargo --version), $(rustc --version)"
 }
 
-quickstart() {
-    timeout "$QUICKSTART_LIMIT_SECONDS" cargo run --quiet --locked --example quickstart -- "$@"
-}
-
-# expect TEXT FILE WHAT: FILE holds TEXT, or the gate fails and shows it.
-expect() {
-    if ! grep -qF -- "$1" "$2"; then
-        cat "$2" >&2
-        fail "$3: the output above lacks \"$1\"."
+shell_scripts() {
+    bash -n scripts/*.sh scripts/protoc .ci/run
+    if have shellcheck; then
+        shellcheck scripts/*.sh scripts/protoc .ci/run
     fi
 }
 
-run_quickstart() {
-    cargo build --quiet --locked --example quickstart
+format() {
+    cargo fmt --all --check
+}
 
-    quickstart | sed 's/^/    | /'
+spelling() {
+    typos
+}
 
-    quickstart --store "sled:$scratch/store" >"$scratch/first" || fail "The first run on sled failed."
-    quickstart --store "sled:$scratch/store" >"$scratch/second" || fail "The second run on sled failed."
-    expect "An empty store" "$scratch/first" "The first run on sled"
-    expect "left by an earlier run" "$scratch/second" "The second run on sled"
+dependencies() {
+    scripts/dependencies.sh
+}
 
-    # One wrong word, far down in the file: the error must name the file, the line and the field.
-    local line
-    line=$(grep -n '"requests"' "$RULES" | tail -n 1 | cut -d: -f1)
-    sed "${line}s/\"requests\": *[0-9]*/\"requests\": \"many\"/" "$RULES" >"$scratch/bad.json"
-    if quickstart --rules "$scratch/bad.json" >"$scratch/out" 2>"$scratch/bad"; then
-        fail "The quickstart took a rules file that is wrong in line $line."
+rings() {
+    scripts/rings.sh
+}
+
+# The advisories are not looked at here: they come from a database that must be fetched, and a gate that needs the network fails without a fault of the change.
+# `cargo deny check advisories` looks at them; .github/workflows/advisories.yml does so every day.
+licences() {
+    cargo deny --offline --all-features --locked check --hide-inclusion-graph bans licenses sources
+}
+
+lints() {
+    cargo clippy --locked --quiet "${EVERYTHING[@]}" --all-targets -- -D warnings
+}
+
+# coordkit needs a store, so that not every combination is one.
+features() {
+    cargo hack clippy --locked --quiet --feature-powerset --exclude-features default --package coordkit --at-least-one-of memory,etcd -- -D warnings
+    cargo hack clippy --locked --quiet --feature-powerset --workspace --ignore-private --exclude coordkit -- -D warnings
+}
+
+packages() {
+    scripts/package.sh
+}
+
+oldest_rust() {
+    scripts/msrv.sh "$scratch/msrv-note"
+    if [ -s "$scratch/msrv-note" ]; then
+        notes+=("$(cat "$scratch/msrv-note")")
     fi
-    expect "$scratch/bad.json:$line" "$scratch/bad" "A bad rules file"
-    expect ".requests" "$scratch/bad" "A bad rules file"
-    sed 's/^/    | /' "$scratch/bad"
 }
 
-# The whole kit runs among the tests; this is about the program that makes the matrix of it, and its verdicts.
-write_report() {
-    local target
-    target=$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-    "$target/debug/conformance" --backend memory,sled,third-party --case s6:: --out "$scratch" >"$scratch/verdicts"
-    expect "memory: 0 of 1 runs failed" "$scratch/verdicts" "The report of durability"
-    expect '| **S6** Durability | – not run | ✔' "$scratch/CONFORMANCE.md" "The matrix"
-    expect '"verdict": "not_run"' "$scratch/conformance.json" "The report as JSON"
-    sed 's/^/    | /' "$scratch/verdicts"
+# tests_but NAME...: options for cargo test that select every target of tests but those.
+tests_but() {
+    local name but=" $* "
+    cargo metadata --locked --no-deps --format-version 1 | grep -oE '\{"kind":\["test"\],"crate_types":\["bin"\],"name":"[^"]*"' |
+        sed 's/.*"name":"//; s/"$//' | sort -u | while IFS= read -r name; do
+        case "$but" in
+            *" $name "*) ;;
+            *) printf -- '--test\n%s\n' "$name" ;;
+        esac
+    done
 }
 
-# etcd_tests TEST THREADS...: tests on real servers of etcd, all that are named at the same time. Most of a case is waiting for leases, so more of them than
+tests() {
+    local selected
+    mapfile -t selected < <(tests_but "${APART[@]}")
+    [ "${#selected[@]}" -gt 0 ] || fail "No targets of tests were found; did cargo change how it describes them?"
+    # Some tests run the programs.
+    cargo build --locked --quiet "${EVERYTHING[@]}" --bins --examples
+    cargo test --locked --quiet "${EVERYTHING[@]}" --lib --bins "${selected[@]}"
+}
+
+doc_tests() {
+    cargo test --locked --quiet "${EVERYTHING[@]}" --doc
+}
+
+kit_of_itself() {
+    cargo test --locked --quiet "${EVERYTHING[@]}" --test "$SABOTEURS"
+}
+
+kit_on_harmless() {
+    COORD_TESTKIT_HISTORIES=1 COORD_TESTKIT_SEQUENCES=3 cargo test --locked --quiet "${EVERYTHING[@]}" --test "$SABOTEURS" -- --ignored
+}
+
+# on_servers TEST THREADS...: tests that wait for servers, all that are named at the same time. Most of a case is waiting for leases, so more of them than
 # there are cores can run at once; with many more, servers of which each wants its turn are late for their own clocks.
-etcd_tests() {
+on_servers() {
     local name pid
     local names=() pids=() failed=()
     while [ $# -gt 0 ]; do
-        cargo test --locked --quiet "${everything[@]}" --test "$1" -- --test-threads "$2" >"$scratch/$1" 2>&1 &
+        cargo test --locked --quiet "${EVERYTHING[@]}" --test "$1" -- --test-threads "$2" >"$scratch/$1" 2>&1 &
         pids+=($!)
         names+=("$1")
         shift 2
@@ -147,77 +248,108 @@ etcd_tests() {
         wait "$pid" || { failed+=("$name"); cat "$scratch/$name" >&2; }
         sed -n "s/^test result/    | $name/p" "$scratch/$name"
     done
-    [ "${#failed[@]}" -eq 0 ]
+    [ "${#failed[@]}" -eq 0 ] || fail "Failed: ${failed[*]}. $advice"
 }
 
-begin "set-up" "Something that the gate needs is missing; see above."
-set_up
+etcd_by_script() {
+    on_servers "$ETCD_BY_SCRIPT" 4
+}
 
-begin "shell scripts" "Repair what shellcheck found."
-bash -n scripts/*.sh scripts/protoc .ci/run
-if have shellcheck; then
-    shellcheck scripts/*.sh scripts/protoc .ci/run
+etcd_live() {
+    on_servers "$ETCD_LIVE" 4
+}
+
+etcd_faults() {
+    on_servers "$ETCD_FAULTS" 2
+}
+
+etcd_single() {
+    if "$full"; then
+        on_servers "$ETCD_SINGLE" 6 "$ETCD_OLD" 6
+    else
+        on_servers "$ETCD_SINGLE" 12
+        left_out+=("etcd: the kit on one server of 3.4")
+    fi
+}
+
+etcd_three() {
+    on_servers "$ETCD_THREE" 8
+}
+
+# The whole kit runs among the tests; this is about the program that makes the matrix of it, and its verdicts.
+report() {
+    local target
+    target=$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    "$target/debug/$REPORT" --backend memory,sled,third-party --case s6:: --out "$scratch" >"$scratch/verdicts"
+    expect "memory: 0 of 1 runs failed" "$scratch/verdicts" "The report of durability"
+    expect '| **S6** Durability | – not run | ✔' "$scratch/CONFORMANCE.md" "The matrix"
+    expect '"verdict": "not_run"' "$scratch/conformance.json" "The report as JSON"
+    sed 's/^/    | /' "$scratch/verdicts"
+}
+
+# As docs.rs makes it, where it says which feature brings what. That is not in stable Rust yet, and docs.rs has another; so rustdoc, and it alone, is told to take it.
+documentation() {
+    printf '#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec rustdoc "$@"\n' >"$scratch/rustdoc"
+    chmod +x "$scratch/rustdoc"
+    RUSTDOC="$scratch/rustdoc" RUSTDOCFLAGS="--cfg docsrs -D warnings" cargo doc --locked --quiet "${EVERYTHING[@]}" --no-deps
+}
+
+run_quickstart() {
+    timeout "$QUICKSTART_LIMIT_SECONDS" cargo run --quiet --locked --example quickstart -- "$@"
+}
+
+quickstart() {
+    cargo build --quiet --locked --example quickstart
+
+    run_quickstart | sed 's/^/    | /'
+
+    run_quickstart --store "sled:$scratch/store" >"$scratch/first" || fail "The first run on sled failed."
+    run_quickstart --store "sled:$scratch/store" >"$scratch/second" || fail "The second run on sled failed."
+    expect "An empty store" "$scratch/first" "The first run on sled"
+    expect "left by an earlier run" "$scratch/second" "The second run on sled"
+
+    # One wrong word, far down in the file: the error must name the file, the line and the field.
+    local line
+    line=$(grep -n '"requests"' "$RULES" | tail -n 1 | cut -d: -f1)
+    sed "${line}s/\"requests\": *[0-9]*/\"requests\": \"many\"/" "$RULES" >"$scratch/bad.json"
+    if run_quickstart --rules "$scratch/bad.json" >"$scratch/out" 2>"$scratch/bad"; then
+        fail "The quickstart took a rules file that is wrong in line $line."
+    fi
+    expect "$scratch/bad.json:$line" "$scratch/bad" "A bad rules file"
+    expect ".requests" "$scratch/bad" "A bad rules file"
+    sed 's/^/    | /' "$scratch/bad"
+}
+
+grpc_discovery() {
+    cargo build --quiet --locked --example grpc_discovery
+    timeout "$GRPC_LIMIT_SECONDS" cargo run --quiet --locked --example grpc_discovery >"$scratch/grpc" || { cat "$scratch/grpc" >&2; exit 1; }
+    expect " 0 failed" "$scratch/grpc" "The example of the gRPC channel"
+    sed 's/^/    | /' "$scratch/grpc"
+}
+
+fuzzing() {
+    scripts/fuzz.sh --seconds "$FUZZ_SECONDS"
+}
+
+for line in "${SECTIONS[@]}"; do
+    IFS='|' read -r gate check name help <<<"$line"
+    if [ "$gate" = full ] && ! "$full"; then
+        left_out+=("$name")
+        continue
+    fi
+    section=$name
+    advice=$help
+    section_started=$SECONDS
+    printf '\n==> %s\n' "$section"
+    "$check"
+    printf '    ok, %d s\n' "$((SECONDS - section_started))"
+done
+section=""
+
+if [ "${#left_out[@]}" -gt 0 ]; then
+    printf '\nLeft out, and checked by scripts/test.sh --full:\n'
+    printf '    %s\n' "${left_out[@]}"
 fi
-
-begin "format" "Run: cargo fmt --all"
-cargo fmt --all --check
-
-begin "purity and direction of dependencies" "A crate imports what it may not; see scripts/dependencies.sh for who may import whom and why."
-scripts/dependencies.sh
-
-begin "lints" "Repair the warnings; an allow needs its reason."
-cargo clippy --locked --quiet --workspace --all-targets --all-features -- -D warnings
-
-# With other packages selected, cargo would find other features for what they have in common, and build it all once more.
-readonly everything=(--workspace --all-features)
-# The tests of coord-tests that need no server, and those of the servers themselves.
-readonly without_etcd=(--test coverage --test histories --test memory --test report --test saboteurs --test servers --test sled --test third_party)
-
-begin "tests" "Repair the test that failed, or the code that it accuses."
-cargo build --locked --quiet "${everything[@]}" --bins --examples
-cargo test --locked --quiet "${everything[@]}" --exclude coord-etcd --exclude coord-tests --lib --bins --tests
-cargo test --locked --quiet "${everything[@]}" --lib --bins "${without_etcd[@]}"
-
-begin "random cases on harmless backends" "The kit fails a backend that keeps the contract, or the code is wrong; alone: cargo test -p coord-tests --test saboteurs -- --ignored"
-COORD_TESTKIT_HISTORIES=1 COORD_TESTKIT_SEQUENCES=3 cargo test --locked --quiet "${everything[@]}" --test saboteurs -- --ignored
-
-begin "doc tests" "Repair the example in the documentation."
-cargo test --locked --quiet "${everything[@]}" --doc
-
-begin "etcd by script" "Repair the test that failed, or the code that it accuses."
-cargo test --locked --quiet "${everything[@]}" --lib --test fake --test secrets -- --test-threads 4
-
-begin "etcd: what only real servers can show" "Repair the test that failed, or the code that it accuses; alone: cargo test -p coord-tests --test live"
-etcd_tests live 4
-
-begin "etcd: one of each fault" "Repair the test that failed, or the code that it accuses; alone: cargo test -p coord-tests --test faults -- --test-threads 2"
-etcd_tests faults 2
-
-begin "etcd: the kit" "Repair the case that failed, or the code that it accuses; alone: cargo test -p coord-tests --test conformance_three r12::"
-etcd_tests conformance_single 6 conformance_old 6
-etcd_tests conformance_three 8
-
-begin "conformance report" "The program that writes the matrix failed; run: cargo run -p coord-tests --bin conformance -- --help"
-write_report
-
-begin "documentation" "Repair the warnings of rustdoc."
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --workspace --all-features --no-deps
-
-begin "oldest Rust" "The crates do not compile with the Rust that Cargo.toml states as the oldest one. Use what that one has, or raise rust-version."
-scripts/msrv.sh "$scratch/msrv-note"
-if [ -s "$scratch/msrv-note" ]; then
-    notes+=("$(cat "$scratch/msrv-note")")
-fi
-
-begin "quickstart" "The quickstart failed, or took more than $QUICKSTART_LIMIT_SECONDS s; run: cargo run --example quickstart"
-run_quickstart
-
-begin "gRPC discovery" "The example failed, or took more than $GRPC_LIMIT_SECONDS s; run: cargo run --example grpc_discovery"
-cargo build --quiet --locked --example grpc_discovery
-timeout "$GRPC_LIMIT_SECONDS" cargo run --quiet --locked --example grpc_discovery >"$scratch/grpc" || { cat "$scratch/grpc" >&2; exit 1; }
-expect " 0 failed" "$scratch/grpc" "The example of the gRPC channel"
-sed 's/^/    | /' "$scratch/grpc"
-end
 
 if [ "${#notes[@]}" -gt 0 ]; then
     printf '\nNOT CHECKED: %s\n' "${notes[@]}" >&2

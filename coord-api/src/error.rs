@@ -96,10 +96,10 @@ pub enum Outcome {
 /// `Display` gives the operation, the kind, a message, and what it was about, where known: the [key](Self::key) and its [holder](Self::holder); the cause is in [`source`](StdError::source). None of them ever holds a value or a
 /// secret.
 #[derive(Clone)]
-pub struct Error(Box<Inner>);
+pub struct Error(Box<ErrorInner>);
 
 #[derive(Clone)]
-struct Inner {
+struct ErrorInner {
     kind: ErrorKind,
     outcome: Outcome,
     operation: &'static str,
@@ -113,7 +113,7 @@ struct Inner {
 impl Error {
     /// An error of `kind` in `operation`, with outcome [`NotApplied`](Outcome::NotApplied).
     pub fn new(kind: ErrorKind, operation: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Error(Box::new(Inner {
+        Error(Box::new(ErrorInner {
             kind,
             outcome: Outcome::NotApplied,
             operation,
@@ -196,7 +196,7 @@ impl Error {
         self
     }
 
-    /// Says who has what was asked for: the name of the provider that holds it.
+    /// Says who has what was asked for: the name of the provider that holds it, or where the instance is reached that does.
     #[must_use]
     pub fn held_by(mut self, holder: &str) -> Self {
         self.0.holder = Some(holder.into());
@@ -238,7 +238,7 @@ impl Error {
         self.0.key.as_deref()
     }
 
-    /// Who has what was asked for, where that is known: the name of the provider that holds it (R27).
+    /// Who has what was asked for, where that is known: the name of the provider that holds it (R27), or where the instance is reached that has the id (R34).
     pub fn holder(&self) -> Option<&str> {
         self.0.holder.as_deref()
     }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::error::Result;
-use crate::registry::ServiceInstance;
 use crate::types::FencingToken;
 
 /// Why a handle stands for nothing any more.
@@ -93,25 +92,14 @@ pub trait Leased: fmt::Debug + Send + Sync + 'static {
     async fn release(&self) -> Result<()>;
 }
 
-/// What a backend provides behind [`Registration`](crate::Registration).
-#[async_trait]
-pub trait LeasedRegistration: Leased {
-    /// Replaces the registered content in place.
-    ///
-    /// # Errors
-    ///
-    /// As [`Registration::update`](crate::Registration::update).
-    async fn update(&self, instance: ServiceInstance) -> Result<()>;
-}
-
 /// A future that resolves once a handle is over for good. It borrows nothing, so it may outlive the handle or move to another task.
 ///
 /// A loss is for ever: polled again, it is ready again, with the same [`Loss`] (R32). So it can stay in a `select!` loop that goes on, to finish what was begun. One
 /// poll in 128 gives way to others first, as tokio's own futures do, so that such a loop does not keep its runtime from everything else.
 #[must_use = "futures do nothing unless polled"]
-pub struct Lost(Waiting);
+pub struct Lost(LostState);
 
-enum Waiting {
+enum LostState {
     For(Pin<Box<dyn Future<Output = Loss> + Send>>),
     Over {
         loss: Loss,
@@ -120,13 +108,13 @@ enum Waiting {
     },
 }
 
-/// Polls without giving way.
+/// How often in a row a `Lost` that is over is ready before it gives way once.
 const IN_A_ROW: u8 = 127;
 
 impl Lost {
     /// Wraps a backend's future.
     pub fn new(future: impl Future<Output = Loss> + Send + 'static) -> Self {
-        Lost(Waiting::For(Box::pin(future)))
+        Lost(LostState::For(Box::pin(future)))
     }
 }
 
@@ -135,19 +123,19 @@ impl Future for Lost {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Loss> {
         let loss = match &mut self.0 {
-            Waiting::Over { polls, .. } if *polls == IN_A_ROW => {
+            LostState::Over { polls, .. } if *polls == IN_A_ROW => {
                 *polls = 0;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            Waiting::Over { loss, polls } => {
+            LostState::Over { loss, polls } => {
                 *polls += 1;
                 return Poll::Ready(*loss);
             }
-            Waiting::For(future) => ready!(future.as_mut().poll(cx)),
+            LostState::For(future) => ready!(future.as_mut().poll(cx)),
         };
         // The backend's future is dropped here, and never polled again.
-        self.0 = Waiting::Over { loss, polls: 0 };
+        self.0 = LostState::Over { loss, polls: 0 };
         Poll::Ready(loss)
     }
 }

@@ -19,10 +19,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::MAX_VALUE_BYTES;
 use crate::types::Value;
 
-/// What some editors put before the text. It says nothing, as there is no other encoding, and RFC 8259 lets a reader skip it.
+/// The byte order mark that some editors put before the text. RFC 8259 lets a reader skip it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// How deep serde_json reads.
+/// How many levels serde_json reads at most.
 const MAX_DEPTH: usize = 127;
 
 /// The JSON of a value.
@@ -32,7 +32,7 @@ const MAX_DEPTH: usize = 127;
 /// `Codec` for what JSON cannot give back, with the place in the value: numbers that are infinite or no numbers, a `None` or `()` inside a `Some`, keys of maps that are no
 /// strings, keys that are there twice, more than 127 levels. No error shows what stands there.
 pub fn encode<T: Serialize + ?Sized>(operation: &'static str, value: &T) -> Result<Value> {
-    let place = Place::default();
+    let place = JsonPath::default();
     let mut text = Vec::new();
     let mut serializer = serde_json::Serializer::new(&mut text);
     let written = value.serialize(Checking { inner: &mut serializer, place: &place, in_some: false });
@@ -68,22 +68,22 @@ pub fn decode<T: DeserializeOwned>(operation: &'static str, text: &[u8]) -> Resu
 
 /// Where the serializer is, and what was wrong there.
 #[derive(Default)]
-struct Place {
+struct JsonPath {
     /// One step for each level of the text.
-    path: RefCell<Vec<Step>>,
+    path: RefCell<Vec<PathStep>>,
     fault: Cell<Option<&'static str>>,
 }
 
 #[derive(Clone, Copy)]
-enum Step {
+enum PathStep {
     Field(&'static str),
-    /// Of a list, or an entry of a map: its key may be a secret.
+    /// The index in a list, or of an entry of a map: the key of an entry may be a secret, and is not shown.
     Index(usize),
 }
 
-impl Place {
-    /// Serializes what is one level, or several, further inside. Where that fails the path remains, for the error.
-    fn inside<R, E>(&self, steps: &[Step], serialize: impl FnOnce() -> std::result::Result<R, E>) -> std::result::Result<R, E> {
+impl JsonPath {
+    /// Serializes a part that lies one or more steps further inside. If that fails the path stays as it is, for the error.
+    fn inside<R, E>(&self, steps: &[PathStep], serialize: impl FnOnce() -> std::result::Result<R, E>) -> std::result::Result<R, E> {
         self.path.borrow_mut().extend_from_slice(steps);
         let done = serialize()?;
         let mut path = self.path.borrow_mut();
@@ -106,14 +106,14 @@ impl Place {
     }
 }
 
-impl Display for Place {
+impl Display for JsonPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.borrow();
-        // The beginning tells where; the rest of a deep one would fill pages.
+        // The beginning of the path is enough to find the place; all of a deep one would fill pages.
         for step in path.iter().take(16) {
             match step {
-                Step::Field(name) => write!(f, ".{name}")?,
-                Step::Index(index) => write!(f, "[{index}]")?,
+                PathStep::Field(name) => write!(f, ".{name}")?,
+                PathStep::Index(index) => write!(f, "[{index}]")?,
             }
         }
         match path.len() {
@@ -124,33 +124,33 @@ impl Display for Place {
     }
 }
 
-/// A part of a value, which is looked at while it is written.
-struct Checked<'a, T: ?Sized> {
+/// A part of a value. Serializing it checks it.
+struct CheckedValue<'a, T: ?Sized> {
     value: &'a T,
-    place: &'a Place,
+    place: &'a JsonPath,
     in_some: bool,
 }
 
-impl<T: Serialize + ?Sized> Serialize for Checked<'_, T> {
+impl<T: Serialize + ?Sized> Serialize for CheckedValue<'_, T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         self.value.serialize(Checking { inner: serializer, place: self.place, in_some: self.in_some })
     }
 }
 
-/// A serializer that passes everything on, but for what could not be read back.
+/// A serializer that passes everything on to another one, and refuses what could not be read back.
 struct Checking<'a, S> {
     inner: S,
-    place: &'a Place,
-    /// Whether what follows is that of a `Some`, which is not written.
+    place: &'a JsonPath,
+    /// Whether the value is the content of a `Some`: JSON does not show that there was one.
     in_some: bool,
 }
 
 impl<'a, S: Serializer> Checking<'a, S> {
-    fn checked<'v, T: ?Sized>(&self, value: &'v T) -> Checked<'v, T>
+    fn checked<'v, T: ?Sized>(&self, value: &'v T) -> CheckedValue<'v, T>
     where
         'a: 'v,
     {
-        Checked { value, place: self.place, in_some: false }
+        CheckedValue { value, place: self.place, in_some: false }
     }
 
     fn null(&self) -> std::result::Result<(), S::Error> {
@@ -220,7 +220,7 @@ impl<'a, S: Serializer> Serializer for Checking<'a, S> {
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> std::result::Result<S::Ok, S::Error> {
-        self.inner.serialize_some(&Checked { value, place: self.place, in_some: true })
+        self.inner.serialize_some(&CheckedValue { value, place: self.place, in_some: true })
     }
 
     fn serialize_unit(self) -> std::result::Result<S::Ok, S::Error> {
@@ -238,8 +238,8 @@ impl<'a, S: Serializer> Serializer for Checking<'a, S> {
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> std::result::Result<S::Ok, S::Error> {
-        // Not written either.
-        self.inner.serialize_newtype_struct(name, &Checked { value, place: self.place, in_some: self.in_some })
+        // A newtype does not show in JSON either.
+        self.inner.serialize_newtype_struct(name, &CheckedValue { value, place: self.place, in_some: self.in_some })
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
@@ -251,7 +251,7 @@ impl<'a, S: Serializer> Serializer for Checking<'a, S> {
     ) -> std::result::Result<S::Ok, S::Error> {
         self.place.open::<S::Error>(1)?;
         let value = self.checked(value);
-        self.place.inside(&[Step::Field(variant)], || self.inner.serialize_newtype_variant(name, index, variant, &value))
+        self.place.inside(&[PathStep::Field(variant)], || self.inner.serialize_newtype_variant(name, index, variant, &value))
     }
 
     fn serialize_seq(self, len: Option<usize>) -> std::result::Result<Self::SerializeSeq, S::Error> {
@@ -313,7 +313,7 @@ impl<'a, S: Serializer> Serializer for Checking<'a, S> {
 /// A list, a map or a structure that is being written.
 struct Compound<'a, C> {
     inner: C,
-    place: &'a Place,
+    place: &'a JsonPath,
     /// The variant that it belongs to, which is a level of its own.
     variant: Option<&'static str>,
     /// Parts so far.
@@ -321,7 +321,7 @@ struct Compound<'a, C> {
 }
 
 impl<'a, C> Compound<'a, C> {
-    fn new(inner: C, place: &'a Place, variant: Option<&'static str>) -> Self {
+    fn new(inner: C, place: &'a JsonPath, variant: Option<&'static str>) -> Self {
         Compound { inner, place, variant, count: 0 }
     }
 
@@ -329,14 +329,14 @@ impl<'a, C> Compound<'a, C> {
         &mut self,
         step: Option<&'static str>,
         value: &T,
-        write: impl FnOnce(&mut C, &Checked<'_, T>) -> std::result::Result<(), E>,
+        write: impl FnOnce(&mut C, &CheckedValue<'_, T>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let step = step.map_or(Step::Index(self.count), Step::Field);
+        let step = step.map_or(PathStep::Index(self.count), PathStep::Field);
         self.count += 1;
         let (inner, place) = (&mut self.inner, self.place);
-        let checked = Checked { value, place, in_some: false };
+        let checked = CheckedValue { value, place, in_some: false };
         match self.variant {
-            Some(variant) => place.inside(&[Step::Field(variant), step], || write(inner, &checked)),
+            Some(variant) => place.inside(&[PathStep::Field(variant), step], || write(inner, &checked)),
             None => place.inside(&[step], || write(inner, &checked)),
         }
     }

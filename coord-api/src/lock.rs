@@ -17,7 +17,7 @@ pub enum Wait {
     /// As long as it takes.
     #[default]
     Forever,
-    /// At most so long in the queue, then `Timeout`. What is free is had however short this is.
+    /// At most so long in the queue, then `Timeout`. What is free is acquired however short this is.
     For(Duration),
     /// Not at all: `Conflict` at once for a lock (R27), `Exhausted` for an id (R42).
     Never,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address;
 use crate::error::{Error, Result};
-use crate::handle::{HandleState, LeasedRegistration, Lost};
+use crate::handle::{HandleState, Leased, Lost};
 use crate::key;
 use crate::types::{FencingToken, Revision};
 use crate::watch::{Invalid, Snapshot, Watch};
@@ -49,8 +49,13 @@ impl ServiceInstance {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for a name or id that is not one good segment, an address under which nobody can be reached ([`address::check`]), port zero.
+    /// `InvalidArgument` for a name or id that is not one good segment, an address under which nobody can be reached ([`address::check`]), port zero. It names
+    /// the instance: `service/id`.
     pub fn validate(&self, operation: &'static str) -> Result<()> {
+        self.check(operation).map_err(|error| error.about(&self.path()))
+    }
+
+    fn check(&self, operation: &'static str) -> Result<()> {
         key::check_segment(operation, &self.name)?;
         key::check_segment(operation, &self.id)?;
         address::check(operation, &self.address)?;
@@ -70,10 +75,14 @@ impl ServiceInstance {
         for instance in instances {
             instance.validate(operation)?;
             if !known.insert((&instance.name, &instance.id)) {
-                return Err(Error::invalid_argument(operation, "one instance twice"));
+                return Err(Error::invalid_argument(operation, "one instance twice").about(&instance.path()));
             }
         }
         Ok(())
+    }
+
+    fn path(&self) -> String {
+        format!("{}/{}", self.name, self.id)
     }
 }
 
@@ -176,7 +185,7 @@ pub trait ServiceRegistry: Debug + Send + Sync + 'static {
 
     /// Registers many instances at once: all of them, or, where one fails, none (R34). The registrations are in the order of the instances.
     ///
-    /// Backends on the recipes send them together, a hundred to a request. This default registers one after the other.
+    /// Backends on the recipes send them together, a hundred to a request.
     ///
     /// # Errors
     ///
@@ -186,14 +195,7 @@ pub trait ServiceRegistry: Debug + Send + Sync + 'static {
     /// # Cancel safety
     ///
     /// Cancel safe: a dropped call leaves no registration behind.
-    async fn register_all(&self, instances: Vec<ServiceInstance>, options: RegisterOptions) -> Result<Vec<Registration>> {
-        ServiceInstance::validate_all("registry.register", &instances)?;
-        let mut registrations = Vec::with_capacity(instances.len());
-        for instance in instances {
-            registrations.push(self.register_with(instance, options).await?);
-        }
-        Ok(registrations)
-    }
+    async fn register_all(&self, instances: Vec<ServiceInstance>, options: RegisterOptions) -> Result<Vec<Registration>>;
 
     /// The live instances of a service, sorted by id (R35). An unknown service has none.
     ///
@@ -231,6 +233,17 @@ pub trait ServiceRegistryExt: ServiceRegistry {
 }
 
 impl<R: ServiceRegistry + ?Sized> ServiceRegistryExt for R {}
+
+/// What a backend provides behind [`Registration`].
+#[async_trait]
+pub trait LeasedRegistration: Leased {
+    /// Replaces the registered content in place.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registration::update`].
+    async fn update(&self, instance: ServiceInstance) -> Result<()>;
+}
 
 /// A registration that is kept alive, and healed, until it is unregistered, dropped or superseded (R36 to R38).
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! The small words that every contract speaks: revisions, leases, tokens and opaque values.
+//! Small types that all contracts use: revisions, leases, tokens and opaque values.
 
 use std::fmt;
 use std::ops::Deref;

@@ -11,8 +11,7 @@ use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-use crate::error::Fault;
-use crate::options::refuse;
+use crate::error::{Fault, refuse};
 use crate::tls::read;
 
 /// How long a refusal is believed. etcd takes a tenth of a second of one of its processors to look at a password.
@@ -81,21 +80,21 @@ impl Credentials {
 #[derive(Debug)]
 pub(crate) struct Account {
     credentials: Credentials,
-    state: Mutex<State>,
+    state: Mutex<AccountState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct AccountState {
     /// The password that was read last.
     password: SecretString,
     /// Why what was read last is not used.
     complaint: Option<String>,
-    refusal: Option<Refusal>,
+    refusal: Option<RefusedPassword>,
 }
 
 /// That etcd does not take a password.
 #[derive(Debug)]
-struct Refusal {
+struct RefusedPassword {
     password: SecretString,
     fault: Fault,
     at: Instant,
@@ -109,7 +108,7 @@ impl Account {
     /// `InvalidArgument`, or what the program's function says.
     pub(crate) fn new(credentials: Credentials) -> Result<Self> {
         let password = credentials.read()?;
-        Ok(Account { credentials, state: Mutex::new(State { password, complaint: None, refusal: None }) })
+        Ok(Account { credentials, state: Mutex::new(AccountState { password, complaint: None, refusal: None }) })
     }
 
     /// As etcd-client takes them, for one sign-in. Its own options are never shown: their `Debug` has the password in it.
@@ -125,7 +124,7 @@ impl Account {
             }
         }
         let state = self.state.lock();
-        let same = |refusal: &&Refusal| refusal.password.expose_secret() == state.password.expose_secret();
+        let same = |refusal: &&RefusedPassword| refusal.password.expose_secret() == state.password.expose_secret();
         match state.refusal.as_ref().filter(same) {
             Some(refusal) if home.now() < refusal.at + BELIEVED => Err(refusal.fault.clone()),
             _ => Ok((self.credentials.user.clone(), state.password.expose_secret().to_owned())),
@@ -161,7 +160,7 @@ impl Account {
                     let (user, why) = (self.credentials.user.clone(), fault.message.clone());
                     coord_home::event!(WARN, user, %why, "etcd does not take the password");
                 }
-                state.refusal = Some(Refusal { password: password.into(), fault: fault.clone(), at: now });
+                state.refusal = Some(RefusedPassword { password: password.into(), fault: fault.clone(), at: now });
             }
             Err(_) => {}
         }

@@ -1,9 +1,8 @@
 //! How a connection is made. It is made, and lives, in the client's home, whoever asks first.
 
-use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,46 +22,10 @@ use tokio_util::either::Either;
 use tonic::transport::{Channel, Endpoint};
 use tower_service::Service;
 
+use crate::error::NotConnected;
 use crate::resolver::Resolver;
+use crate::target::Target;
 use crate::tls::Encryption;
-
-/// Where a member is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
-    /// Without the brackets of an address of version 6.
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    /// The one address of the name that this is about. Without it, any of them.
-    pub(crate) address: Option<IpAddr>,
-    pub(crate) encrypted: bool,
-}
-
-impl Target {
-    /// `host:port`, as in a URL.
-    pub(crate) fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
-    }
-
-    /// The address, where it is known without asking.
-    pub(crate) fn known_address(&self) -> Option<IpAddr> {
-        self.address.or_else(|| self.host.parse().ok())
-    }
-
-    fn uri(&self) -> Result<Uri, http::Error> {
-        let scheme = if self.encrypted { "https" } else { "http" };
-        Uri::builder().scheme(scheme).authority(self.authority()).path_and_query("/").build()
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.authority())?;
-        match self.address {
-            Some(address) => write!(f, " at {address}"),
-            None => Ok(()),
-        }
-    }
-}
 
 /// What connections of one client have in common.
 #[derive(Clone, Debug)]
@@ -159,34 +122,6 @@ impl Service<Uri> for Dialer {
             Ok(TokioIo::new(stream))
         }
         .boxed()
-    }
-}
-
-/// Why a request was not sent.
-#[derive(Debug)]
-pub(crate) enum NotConnected {
-    /// No connection could be made.
-    Failed(io::Error),
-    /// There was a connection, which has ended.
-    Over,
-}
-
-impl fmt::Display for NotConnected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            NotConnected::Failed(error) => error.fmt(f),
-            NotConnected::Over => f.write_str("the connection has ended"),
-        }
-    }
-}
-
-impl std::error::Error for NotConnected {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            // What an `io::Error` says is what its own cause says.
-            NotConnected::Failed(error) => error.source(),
-            NotConnected::Over => None,
-        }
     }
 }
 

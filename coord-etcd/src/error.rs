@@ -1,27 +1,16 @@
 //! What a failure of etcd means: one table from code and message to our kinds.
 //!
-//! etcd's codes are ambiguous, so that the message decides with them. `tests/errors.rs` provokes the rows on real servers of each series.
+//! etcd's codes are ambiguous, so that the message decides with them. The tests on real servers provoke the rows.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
+use std::{fmt, io};
 
 use coord_api::Outcome::{self, NotApplied, Unknown};
-use coord_api::{Error, ErrorKind, Revision};
+use coord_api::store::Effect;
+use coord_api::{Error, ErrorKind, Result, Revision};
 use coord_home::HomeError;
 use tonic::{Code, Status};
-
-use crate::dial::NotConnected;
-
-/// How a request acts on the store, and so what its failure may mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
-    /// It changes nothing.
-    Read,
-    /// It does the same however often it is sent.
-    Idempotent,
-    /// It changes something each time.
-    Write,
-}
 
 /// A failure, understood.
 #[derive(Clone, Debug)]
@@ -33,7 +22,7 @@ pub(crate) struct Fault {
     /// With `Compacted`: the oldest revision that is left.
     pub(crate) oldest: Option<Revision>,
     /// Whether it speaks against the member that was asked, so that another one may do better.
-    pub(crate) accuses: bool,
+    pub(crate) blames_member: bool,
     /// Whether a new token may help.
     pub(crate) stale_token: bool,
     /// Whether it is said as etcd says it, and not just any server.
@@ -51,7 +40,7 @@ impl Fault {
             outcome,
             message: message.into(),
             oldest: None,
-            accuses: false,
+            blames_member: false,
             stale_token: false,
             of_etcd: false,
             over: false,
@@ -61,12 +50,12 @@ impl Fault {
 
     /// The member does not keep up its end, in a way that leaves open what became of a write.
     pub(crate) fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
-        Fault { accuses: true, ..Fault::new(ErrorKind::Unavailable, Unknown, message) }
+        Fault { blames_member: true, ..Fault::new(ErrorKind::Unavailable, Unknown, message) }
     }
 
     /// The member did not answer in time.
     pub(crate) fn silent() -> Self {
-        Fault { accuses: true, ..Fault::new(ErrorKind::Timeout, Unknown, "etcd did not answer in time") }
+        Fault { blames_member: true, ..Fault::new(ErrorKind::Timeout, Unknown, "etcd did not answer in time") }
     }
 
     /// The client was closed while the request was under way.
@@ -85,7 +74,7 @@ impl Fault {
     }
 
     /// The home is none: the runtime that was given for it has ended, there is none, or the process was forked.
-    pub(crate) fn homeless(error: &HomeError) -> Self {
+    pub(crate) fn no_home(error: &HomeError) -> Self {
         match error {
             HomeError::Forked => Fault { outcome: NotApplied, ..Fault::closed() },
             HomeError::NoThread(_) | HomeError::Ended => Fault::new(ErrorKind::Unavailable, NotApplied, error.to_string()),
@@ -99,9 +88,9 @@ impl Fault {
     }
 
     /// Whether the request may be sent to another member at once.
-    pub(crate) fn moves_on(&self, effect: Effect) -> bool {
+    pub(crate) fn may_try_another(&self, effect: Effect) -> bool {
         let passes = matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Timeout);
-        self.accuses && passes && (effect != Effect::Write || self.outcome == NotApplied)
+        self.blames_member && passes && (effect != Effect::Write || self.outcome == NotApplied)
     }
 
     /// The error that the caller sees.
@@ -133,14 +122,14 @@ struct Row {
     text: &'static str,
     kind: ErrorKind,
     outcome: Outcome,
-    accuses: bool,
+    blames_member: bool,
     stale_token: bool,
 }
 
 impl Row {
     fn fault(&self, message: &str) -> Fault {
         Fault {
-            accuses: self.accuses,
+            blames_member: self.blames_member,
             stale_token: self.stale_token,
             of_etcd: !self.text.is_empty() || message.contains("etcdserver"),
             ..Fault::new(self.kind, self.outcome, message.to_owned())
@@ -149,11 +138,11 @@ impl Row {
 }
 
 const fn row(code: Code, text: &'static str, kind: ErrorKind, outcome: Outcome) -> Row {
-    Row { code, text, kind, outcome, accuses: false, stale_token: false }
+    Row { code, text, kind, outcome, blames_member: false, stale_token: false }
 }
 
-const fn accusing(row: Row) -> Row {
-    Row { accuses: true, ..row }
+const fn blaming(row: Row) -> Row {
+    Row { blames_member: true, ..row }
 }
 
 const fn stale(row: Row) -> Row {
@@ -193,25 +182,25 @@ const TABLE: &[Row] = &[
     row(C::ResourceExhausted, "too many requests", K::Unavailable, NotApplied),
     row(C::ResourceExhausted, "", K::Unavailable, Unknown),
     // Whether the member can: refused before it was proposed,
-    accusing(row(C::Unavailable, "etcdserver: no leader", K::Unavailable, NotApplied)),
-    accusing(row(C::Unknown, "raft proposal dropped", K::Unavailable, NotApplied)),
-    accusing(row(C::Unavailable, "etcdserver: not capable", K::Unavailable, NotApplied)),
-    accusing(row(C::Unavailable, "rpc not supported for learner", K::Unavailable, NotApplied)),
+    blaming(row(C::Unavailable, "etcdserver: no leader", K::Unavailable, NotApplied)),
+    blaming(row(C::Unknown, "raft proposal dropped", K::Unavailable, NotApplied)),
+    blaming(row(C::Unavailable, "etcdserver: not capable", K::Unavailable, NotApplied)),
+    blaming(row(C::Unavailable, "rpc not supported for learner", K::Unavailable, NotApplied)),
     // or after it may have been.
-    accusing(row(C::Unavailable, "request timed out", K::Timeout, Unknown)),
-    accusing(row(C::DeadlineExceeded, "", K::Timeout, Unknown)),
-    accusing(row(C::Unavailable, "", K::Unavailable, Unknown)),
+    blaming(row(C::Unavailable, "request timed out", K::Timeout, Unknown)),
+    blaming(row(C::DeadlineExceeded, "", K::Timeout, Unknown)),
+    blaming(row(C::Unavailable, "", K::Unavailable, Unknown)),
     // A connection that was closed while it was idle cancels the request that finds out.
-    accusing(row(C::Cancelled, "", K::Unavailable, Unknown)),
-    accusing(row(C::Aborted, "", K::Unavailable, Unknown)),
-    accusing(row(C::Unknown, "context canceled", K::Unavailable, Unknown)),
-    accusing(row(C::Unknown, "stopped", K::Unavailable, Unknown)),
+    blaming(row(C::Cancelled, "", K::Unavailable, Unknown)),
+    blaming(row(C::Aborted, "", K::Unavailable, Unknown)),
+    blaming(row(C::Unknown, "context canceled", K::Unavailable, Unknown)),
+    blaming(row(C::Unknown, "stopped", K::Unavailable, Unknown)),
     // Or it is no etcd: it knows no such request,
-    accusing(row(C::Unimplemented, "", K::Unavailable, NotApplied)),
+    blaming(row(C::Unimplemented, "", K::Unavailable, NotApplied)),
     // or answers in another language.
-    accusing(row(C::Internal, "protocol error", K::Unavailable, Unknown)),
-    accusing(row(C::Internal, "failed to decode", K::Unavailable, Unknown)),
-    accusing(row(C::Internal, "Missing response message", K::Unavailable, Unknown)),
+    blaming(row(C::Internal, "protocol error", K::Unavailable, Unknown)),
+    blaming(row(C::Internal, "failed to decode", K::Unavailable, Unknown)),
+    blaming(row(C::Internal, "Missing response message", K::Unavailable, Unknown)),
 ];
 
 impl From<etcd_client::Error> for Fault {
@@ -259,10 +248,46 @@ fn transport(error: &(dyn StdError + 'static)) -> Fault {
     }
     let fault = |what: &str| Fault::unavailable(format!("{what}: {innermost}"));
     match unsent {
-        Some(NotConnected::Over) => Fault { outcome: NotApplied, accuses: false, over: true, ..fault("no connection to etcd") },
+        Some(NotConnected::Over) => Fault { outcome: NotApplied, blames_member: false, over: true, ..fault("no connection to etcd") },
         Some(NotConnected::Failed(_)) => Fault { outcome: NotApplied, ..fault("no connection to etcd") },
         None => fault("the connection to etcd failed"),
     }
+}
+
+/// Why a request was not sent.
+#[derive(Debug)]
+pub(crate) enum NotConnected {
+    /// No connection could be made.
+    Failed(io::Error),
+    /// There was a connection, which has ended.
+    Over,
+}
+
+impl fmt::Display for NotConnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotConnected::Failed(error) => error.fmt(f),
+            NotConnected::Over => f.write_str("the connection has ended"),
+        }
+    }
+}
+
+impl std::error::Error for NotConnected {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            // What an `io::Error` says is what its own cause says.
+            NotConnected::Failed(error) => error.source(),
+            NotConnected::Over => None,
+        }
+    }
+}
+
+/// What bad options are refused by.
+pub(crate) const OPTIONS: &str = "etcd.options";
+
+/// Refuses options, before any I/O.
+pub(crate) fn refuse<T>(message: &'static str) -> Result<T> {
+    Err(Error::invalid_argument(OPTIONS, message))
 }
 
 #[cfg(test)]
@@ -310,7 +335,7 @@ mod tests {
         ];
         for (code, message, outcome) in cases {
             let fault = fault(code, message);
-            assert_eq!((fault.kind, fault.outcome, fault.accuses), (K::Unavailable, outcome, true), "{code:?} {message}");
+            assert_eq!((fault.kind, fault.outcome, fault.blames_member), (K::Unavailable, outcome, true), "{code:?} {message}");
         }
     }
 
@@ -323,10 +348,10 @@ mod tests {
     #[test]
     fn a_write_moves_on_only_when_it_was_not_applied() {
         let no_leader = fault(C::Unavailable, "etcdserver: no leader");
-        assert!(no_leader.moves_on(Effect::Write) && no_leader.moves_on(Effect::Read));
-        assert!(!Fault::silent().moves_on(Effect::Write));
-        assert!(Fault::silent().moves_on(Effect::Idempotent));
-        assert!(!fault(C::PermissionDenied, "etcdserver: permission denied").moves_on(Effect::Read));
+        assert!(no_leader.may_try_another(Effect::Write) && no_leader.may_try_another(Effect::Read));
+        assert!(!Fault::silent().may_try_another(Effect::Write));
+        assert!(Fault::silent().may_try_another(Effect::Idempotent));
+        assert!(!fault(C::PermissionDenied, "etcdserver: permission denied").may_try_another(Effect::Read));
     }
 
     #[test]

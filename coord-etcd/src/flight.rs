@@ -29,7 +29,7 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
         if let Some(answer) = already() {
             return Ok(answer);
         }
-        let answer = self.0.join_unless(home, || already().map(Ok), start).map_err(|error| Fault::homeless(&error))?;
+        let answer = self.0.join_unless(home, || already().map(Ok), start).map_err(|error| Fault::no_home(&error))?;
         match answer.await {
             Landed::Done(answer) => answer,
             Landed::Cancelled | Landed::Panicked => Err(Fault::unavailable("what was to be waited for was broken off")),

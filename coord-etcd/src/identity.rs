@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use coord_api::Outcome;
-use etcd_client::proto::{
-    PbLeaseGrantResponse, PbLeaseRevokeResponse, PbLeaseTimeToLiveResponse, PbMemberListResponse, PbPutResponse, PbRangeResponse,
-    PbResponseHeader, PbStatusResponse, PbTxnResponse, PbWatchResponse,
+use etcd_client::proto::PbResponseHeader;
+use etcd_client::{
+    GetResponse, LeaseGrantResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, PutResponse, TxnResponse,
 };
 
 use crate::error::Fault;
@@ -28,7 +28,7 @@ impl Identity {
     }
 
     /// It is this cluster, unless it was known to be another one before. Returns the one that it is.
-    pub(crate) fn settle(&self, cluster: u64) -> u64 {
+    pub(crate) fn fix(&self, cluster: u64) -> u64 {
         match self.cluster.compare_exchange(0, cluster, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => cluster,
             Err(known) => known,
@@ -42,9 +42,9 @@ impl Identity {
     /// That it is of another cluster, or of no etcd at all.
     pub(crate) fn check(&self, header: Option<&PbResponseHeader>) -> Result<(), Fault> {
         let Some(theirs) = header.map(|header| header.cluster_id).filter(|cluster| *cluster != 0) else {
-            return Err(Fault { accuses: true, ..Fault::nonsense("etcd answered without saying which cluster it is of") });
+            return Err(Fault { blames_member: true, ..Fault::nonsense("etcd answered without saying which cluster it is of") });
         };
-        match self.settle(theirs) {
+        match self.fix(theirs) {
             ours if ours == theirs => Ok(()),
             ours => Err(Fault::foreign(ours, theirs)),
         }
@@ -52,32 +52,22 @@ impl Identity {
 }
 
 /// What a member answered.
-pub(crate) trait Answer {
+pub(crate) trait EtcdAnswer {
     /// Where the answer comes from.
-    fn header(&self) -> Option<&PbResponseHeader>;
+    fn pb_header(&self) -> Option<&PbResponseHeader>;
 }
 
 macro_rules! answers {
     ($($answer:ty),+ $(,)?) => {
-        $(impl Answer for $answer {
-            fn header(&self) -> Option<&PbResponseHeader> {
-                self.header.as_ref()
+        $(impl EtcdAnswer for $answer {
+            fn pb_header(&self) -> Option<&PbResponseHeader> {
+                self.0.header.as_ref()
             }
         })+
     };
 }
 
-answers!(
-    PbLeaseGrantResponse,
-    PbLeaseRevokeResponse,
-    PbLeaseTimeToLiveResponse,
-    PbMemberListResponse,
-    PbPutResponse,
-    PbRangeResponse,
-    PbStatusResponse,
-    PbTxnResponse,
-    PbWatchResponse,
-);
+answers!(GetResponse, LeaseGrantResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, PutResponse, TxnResponse,);
 
 impl Fault {
     /// The member belongs to another cluster: nothing that it says is about ours, and nothing was done to ours.
@@ -105,7 +95,7 @@ mod tests {
         assert_eq!(identity.known(), Some(0xa));
         identity.check(header(0xa).as_ref()).unwrap();
         let fault = identity.check(header(0xb).as_ref()).unwrap_err();
-        assert!(fault.accuses && fault.message.contains("cluster b") && fault.message.contains("not to a"), "{fault:?}");
+        assert!(fault.blames_member && fault.message.contains("cluster b") && fault.message.contains("not to a"), "{fault:?}");
         assert_eq!((fault.kind, fault.outcome), (ErrorKind::Unavailable, Outcome::NotApplied));
         assert_eq!(identity.known(), Some(0xa));
     }
@@ -121,7 +111,7 @@ mod tests {
     fn an_answer_without_a_cluster_is_of_no_etcd() {
         let identity = Identity::new(None);
         for nothing in [None, header(0)] {
-            assert!(identity.check(nothing.as_ref()).unwrap_err().accuses);
+            assert!(identity.check(nothing.as_ref()).unwrap_err().blames_member);
         }
         assert_eq!(identity.known(), None);
     }

@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use coord_api::store::{Lease, LeaseInfo};
-use coord_api::{LeaseId, Result};
-use etcd_client::LeaseTimeToLiveOptions;
+use coord_api::store::{Effect, Lease, LeaseInfo};
+use coord_api::{ErrorKind, LeaseId, Result};
+use etcd_client::{Client, LeaseClient, LeaseTimeToLiveOptions};
 use parking_lot::Mutex;
 
-use crate::error::{Effect, Fault};
-use crate::kv::{barrier, lease_id, lease_number};
-use crate::members::{Asked, Members};
+use crate::cluster::Cluster;
+use crate::error::Fault;
+use crate::members::Asked;
+use crate::probe::barrier;
+use crate::wire::{lease_id, lease_number};
 
 /// Leases whose granted TTL is remembered. Beyond that etcd is asked.
 const REMEMBERED: usize = 4_096;
@@ -41,15 +43,13 @@ impl Granted {
 }
 
 /// Grants a lease of whole seconds.
-pub(crate) async fn grant(members: &Members, granted: &Granted, ttl: Duration) -> Result<Lease> {
+pub(crate) async fn grant(cluster: &Cluster, granted: &Granted, ttl: Duration) -> Result<Lease> {
     let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
-    let lease = members
+    let lease = cluster
         .call("store.grant_lease", Effect::Write, |asked| async move {
-            let granted = asked.link.main.ask(Effect::Write, |client| {
-                let mut leases = client.lease_client();
-                async move { Ok(leases.grant(seconds, None).await?.0) }
-            });
-            let granted = granted.await?;
+            let granted =
+                asked.link.main.ask(Effect::Write, Client::lease_client, |mut leases| async move { leases.grant(seconds, None).await });
+            let granted = granted.await?.0;
             if granted.id == 0 || granted.ttl < seconds {
                 return Err(Fault::nonsense("etcd granted no lease, or a shorter one"));
             }
@@ -61,9 +61,9 @@ pub(crate) async fn grant(members: &Members, granted: &Granted, ttl: Duration) -
 }
 
 /// Renews a lease by one request with one answer. A stream that stays open says Ok while nothing is renewed; an answer does not.
-pub(crate) async fn keep_alive(members: &Members, granted: &Granted, id: LeaseId) -> Result<Duration> {
+pub(crate) async fn keep_alive(cluster: &Cluster, granted: &Granted, id: LeaseId) -> Result<Duration> {
     const OPERATION: &str = "store.keep_alive";
-    let renewed = members.call(OPERATION, Effect::Idempotent, |asked| async move {
+    let renewed = cluster.call(OPERATION, Effect::Idempotent, |asked| async move {
         if renew(&asked, id).await? {
             return Ok(());
         }
@@ -72,7 +72,7 @@ pub(crate) async fn keep_alive(members: &Members, granted: &Granted, id: LeaseId
         if renew(&asked, id).await? { Ok(()) } else { Err(Fault::lease_lost()) }
     });
     if let Err(error) = renewed.await {
-        if error.kind() == coord_api::ErrorKind::LeaseLost {
+        if error.kind() == ErrorKind::LeaseLost {
             granted.forget(id);
         }
         return Err(error);
@@ -81,7 +81,7 @@ pub(crate) async fn keep_alive(members: &Members, granted: &Granted, id: LeaseId
         return Ok(ttl);
     }
     // A lease that another client was granted.
-    match look_up(members, OPERATION, id).await? {
+    match look_up(cluster, OPERATION, id).await? {
         Some((ttl, _)) => {
             granted.remember(id, ttl);
             Ok(ttl)
@@ -92,12 +92,10 @@ pub(crate) async fn keep_alive(members: &Members, granted: &Granted, id: LeaseId
 
 /// Whether the lease was there to be renewed.
 async fn renew(asked: &Asked, id: LeaseId) -> Result<bool, Fault> {
-    let number = lease_number(id);
+    let (connection, number) = (&asked.link.leases, lease_number(id));
     // etcd-client keeps it to itself which cluster has answered: it is found out before.
-    asked.link.leases.identify().await?;
-    asked
-        .link
-        .leases
+    connection.identify().await?;
+    connection
         .run(|client| {
             let mut leases = client.lease_client();
             async move {
@@ -113,24 +111,23 @@ async fn renew(asked: &Asked, id: LeaseId) -> Result<bool, Fault> {
 }
 
 /// Looks a lease up, not older than what was acknowledged to anyone.
-pub(crate) async fn lease(members: &Members, id: LeaseId) -> Result<Option<LeaseInfo>> {
-    Ok(look_up(members, "store.lease", id).await?.map(|(_, info)| info))
+pub(crate) async fn lease(cluster: &Cluster, id: LeaseId) -> Result<Option<LeaseInfo>> {
+    Ok(look_up(cluster, "store.lease", id).await?.map(|(_, info)| info))
 }
 
 /// The granted TTL, and what else is known of a live lease.
-async fn look_up(members: &Members, operation: &'static str, id: LeaseId) -> Result<Option<(Duration, LeaseInfo)>> {
+async fn look_up(cluster: &Cluster, operation: &'static str, id: LeaseId) -> Result<Option<(Duration, LeaseInfo)>> {
     let number = lease_number(id);
-    members
+    cluster
         .call(operation, Effect::Read, |asked| async move {
             // The look-up itself is answered by whoever believes to lead.
             barrier(&asked.link.main).await?;
-            let found = asked.link.main.ask(Effect::Read, |client| {
-                let mut leases = client.lease_client();
-                async move { Ok(leases.time_to_live(number, Some(LeaseTimeToLiveOptions::new().with_keys())).await?.0) }
+            let found = asked.link.main.ask(Effect::Read, Client::lease_client, |mut leases| async move {
+                leases.time_to_live(number, Some(LeaseTimeToLiveOptions::new().with_keys())).await
             });
             let found = match found.await {
-                Ok(found) => found,
-                Err(fault) if fault.kind == coord_api::ErrorKind::LeaseLost => return Ok(None),
+                Ok(found) => found.0,
+                Err(fault) if fault.kind == ErrorKind::LeaseLost => return Ok(None),
                 Err(fault) => return Err(fault),
             };
             // One that has expired and is not yet revoked has less than no time left, but was granted some.
@@ -146,18 +143,15 @@ async fn look_up(members: &Members, operation: &'static str, id: LeaseId) -> Res
 }
 
 /// Revokes a lease. One that is gone is revoked.
-pub(crate) async fn revoke(members: &Members, granted: &Granted, id: LeaseId) -> Result<()> {
-    let revoked = members
+pub(crate) async fn revoke(cluster: &Cluster, granted: &Granted, id: LeaseId) -> Result<()> {
+    let revoked = cluster
         .call("store.revoke_lease", Effect::Idempotent, |asked| async move {
-            let revoked = asked.link.main.ask(Effect::Idempotent, |client| {
-                let mut leases = client.lease_client();
-                async move { Ok(leases.revoke(lease_number(id)).await?.0) }
-            });
-            revoked.await.map(drop)
+            let revoke = |mut leases: LeaseClient| async move { leases.revoke(lease_number(id)).await };
+            asked.link.main.ask(Effect::Idempotent, Client::lease_client, revoke).await.map(drop)
         })
         .await;
     match revoked {
-        Err(error) if error.kind() != coord_api::ErrorKind::LeaseLost => Err(error),
+        Err(error) if error.kind() != ErrorKind::LeaseLost => Err(error),
         _ => {
             granted.forget(id);
             Ok(())

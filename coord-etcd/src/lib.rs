@@ -1,24 +1,28 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod choice;
+mod cluster;
 mod connection;
 mod credentials;
 mod dial;
 mod error;
 mod flight;
-mod health;
 mod identity;
 mod kv;
 mod lease;
 mod members;
 mod options;
-mod pace;
+mod probe;
 mod provider;
 mod resolver;
 mod status;
 mod store;
 mod survey;
+mod target;
 mod tls;
 mod watch;
+mod wire;
 
 pub use coord_recipes::Home;
 pub use credentials::Credentials;

@@ -1,81 +1,50 @@
-//! The members of the cluster, and which of them is asked.
+//! The members of the cluster: the links to them, and what failures and trials make of them.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use coord_api::{Error, ErrorKind, Outcome, Result};
+use coord_api::Result;
 use coord_recipes::Home;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::choice::Choice;
 use crate::connection::{Common, Link};
-use crate::dial::{Dialing, Target};
-use crate::error::{Effect, Fault};
-use crate::flight::Flight;
-use crate::health::Health;
+use crate::dial::Dialing;
+use crate::error::{Fault, refuse};
 use crate::identity::Identity;
-use crate::kv::barrier;
-use crate::options::{Discovery, EtcdOptions};
-use crate::pace::Pace;
-use crate::survey::SLACK;
-
-/// A caller who gave up after waiting at least so long had reason to. Renewals are given up long before an attempt's timeout.
-const GIVEN_UP: Duration = Duration::from_millis(250);
-
-/// Longer than anyone waits, and still a time that can be added to the present.
-const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3_600);
+use crate::options::EtcdOptions;
+use crate::probe::barrier;
+use crate::target::Target;
 
 /// How long a member that failed may take to pass a trial, however long calls may take.
 const TRIAL_WITHIN: Duration = Duration::from_secs(5);
 
-/// How often a call takes another link because the one that it had has ended. One of them may end as it is made.
-const NEW_LINKS: usize = 2;
-
-/// The members of one cluster.
-///
-/// One of them is asked until it fails: the first one by chance, so that many clients spread over the cluster. Then another one is, one that has not failed lately if there is any.
-/// A member that failed is tried again in the background, one request at a time and over a new connection, as one that swallowed a request may swallow them all. When the first one
-/// passes it is asked again, or else all clients would be with the same member after each has been restarted.
-///
-/// Who they are, and what becomes of them in the course of time, is found out in `survey`.
+/// The members of one cluster, of which one is asked: which one, [`Choice`] says. A trial goes over a new connection, as one that swallowed a request may swallow them all.
 #[derive(Debug)]
 pub(crate) struct Members {
     /// The endpoints of the options.
     pub(crate) targets: Vec<Target>,
-    pub(crate) discovery: Discovery,
-    list: Mutex<List>,
+    choice: Mutex<Choice<Arc<Member>>>,
     pub(crate) common: Common,
     /// These members, for those who try one again.
     weak: Weak<Members>,
     /// How many links were made.
     links: AtomicU64,
+    /// How long one attempt at a request may take.
     pub(crate) attempt_timeout: Duration,
-    total_timeout: Duration,
-    pace: Pace,
+    /// How long a request may take with all its attempts.
+    pub(crate) total_timeout: Duration,
     closing: CancellationToken,
-    /// Whether it is known who the members are.
-    pub(crate) surveyed: AtomicBool,
-    pub(crate) surveying: Flight<()>,
-    /// A member has failed: perhaps it is none any more.
-    pub(crate) news: Notify,
+    /// Told when a member has failed: perhaps it is none any more.
+    pub(crate) failure: Notify,
 }
 
-#[derive(Debug)]
-struct List {
-    /// Never empty.
-    members: Vec<Arc<Member>>,
-    /// The member that is asked while it answers.
-    usual: Arc<Member>,
-    /// The member that is asked now.
-    preferred: Arc<Member>,
-}
-
-/// A member of the cluster, as it is reached in one way.
+/// A member of the cluster, as it is reached in one way. It is equal to itself alone.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) target: Target,
@@ -84,41 +53,37 @@ pub(crate) struct Member {
     pub(crate) learnt: bool,
     /// Whether the cluster has said that a member is reached so.
     pub(crate) is_advertised: AtomicBool,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    link: Option<Arc<Link>>,
-    health: Health,
-    /// Tries it again, while it counts as failed.
-    trials: Option<JoinHandle<()>>,
-    /// The foreign cluster that it was found in, which was reported.
-    foreign: Option<u64>,
+    link: Mutex<Option<Arc<Link>>>,
+    /// The foreign cluster that it was found in, which was reported. Zero for none.
+    foreign: AtomicU64,
 }
 
 impl Member {
     fn new(target: Target, learnt: bool) -> Arc<Self> {
-        Arc::new(Member { name: target.to_string(), target, learnt, is_advertised: AtomicBool::new(false), state: Mutex::default() })
+        Arc::new(Member {
+            name: target.to_string(),
+            target,
+            learnt,
+            is_advertised: AtomicBool::new(false),
+            link: Mutex::default(),
+            foreign: AtomicU64::new(0),
+        })
     }
 
-    /// When it last failed, unless it has recovered.
-    pub(crate) fn failed(&self) -> Option<Instant> {
-        self.state.lock().health.failed()
+    /// Whether the one at the other end of its link has said that it belongs to the cluster.
+    fn is_identified(&self) -> bool {
+        self.link.lock().as_ref().is_some_and(|link| link.main.is_identified())
     }
 
-    /// It has answered. Where it had failed, it is as one that has passed a trial.
-    pub(crate) fn recover(&self, now: Instant) {
-        let mut state = self.state.lock();
-        if state.health.failed().is_some() {
-            state.health.recover(now);
-        }
+    /// Takes a link away, so that the next request makes another one. Whether it was still the member's.
+    fn unlink(&self, link: &Link) -> bool {
+        self.link.lock().take_if(|current| current.number == link.number).is_some()
     }
+}
 
-    /// Whether it was asked, and answered as one of the cluster.
-    pub(crate) fn has_answered(&self) -> bool {
-        let state = self.state.lock();
-        state.health.failed().is_none() && state.link.as_ref().is_some_and(|link| link.main.is_identified())
+impl PartialEq for Member {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
     }
 }
 
@@ -130,22 +95,23 @@ pub(crate) struct Asked {
 }
 
 impl Members {
+    /// Longer than anyone waits, and still a time that can be added to the present.
+    pub(crate) const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3_600);
+
     /// The members that the options name. No I/O but reading files.
     pub(crate) fn new(options: &EtcdOptions, closing: CancellationToken) -> Result<Arc<Self>> {
         let checked = options.check()?;
-        let home = options.home.clone().unwrap_or_else(|| Home::thread("coord-etcd"));
-        let members: Vec<_> = checked.targets.iter().map(|target| Member::new(target.clone(), false)).collect();
-        let Some(usual) = fastrand::choice(&members).cloned() else { return crate::options::refuse("no endpoint") };
-        let attempt_timeout = checked.attempt_timeout.min(FOR_EVER);
-        let total_timeout = checked.total_timeout.min(FOR_EVER);
+        let members = checked.targets.iter().map(|target| Member::new(target.clone(), false)).collect();
+        let Some(choice) = Choice::new(members, fastrand::f64()) else { return refuse("no endpoint") };
+        let total_timeout = checked.total_timeout.min(Members::FOR_EVER);
         let common = Common {
             dialing: Dialing {
-                home: home.clone(),
+                home: options.home.clone().unwrap_or_else(|| Home::thread("coord-etcd")),
                 resolver: options.resolver.clone(),
                 encryption: checked.encryption,
-                connect_timeout: options.connect_timeout.min(FOR_EVER),
-                keepalive_interval: options.keepalive_interval.min(FOR_EVER),
-                keepalive_timeout: options.keepalive_timeout.min(FOR_EVER),
+                connect_timeout: options.connect_timeout.min(Members::FOR_EVER),
+                keepalive_interval: options.keepalive_interval.min(Members::FOR_EVER),
+                keepalive_timeout: options.keepalive_timeout.min(Members::FOR_EVER),
             },
             account: checked.account,
             identity: Arc::new(Identity::new(checked.cluster)),
@@ -154,18 +120,14 @@ impl Members {
         };
         Ok(Arc::new_cyclic(|weak| Members {
             targets: checked.targets,
-            discovery: options.discovery,
-            list: Mutex::new(List { members, preferred: Arc::clone(&usual), usual }),
+            choice: Mutex::new(choice),
             common,
             weak: Weak::clone(weak),
             links: AtomicU64::new(0),
-            attempt_timeout,
+            attempt_timeout: checked.attempt_timeout.min(Members::FOR_EVER),
             total_timeout,
-            pace: Pace::new(home, attempt_timeout),
             closing,
-            surveyed: AtomicBool::new(false),
-            surveying: Flight::default(),
-            news: Notify::new(),
+            failure: Notify::new(),
         }))
     }
 
@@ -184,107 +146,14 @@ impl Members {
         &self.closing
     }
 
-    pub(crate) fn weak(&self) -> Weak<Members> {
-        Weak::clone(&self.weak)
-    }
-
-    /// Who the members are.
-    pub(crate) fn all(&self) -> Vec<Arc<Member>> {
-        self.list.lock().members.clone()
-    }
-
-    fn count(&self) -> usize {
-        self.list.lock().members.len()
-    }
-
-    /// Makes a request: of the preferred member, and of the others in turn where that is safe and the fault is the member's (R2).
+    /// Waits for what is done for this client: until a deadline, and for as long as the client is not closed.
     ///
-    /// Each attempt is bounded, and all of them together. `Closed` when the client is, or is closed meanwhile. It is polled where the caller is; what it waits for goes on in
-    /// the home.
-    pub(crate) fn call<T, F>(
-        &self,
-        operation: &'static str,
-        effect: Effect,
-        request: impl Fn(Asked) -> F,
-    ) -> impl Future<Output = Result<T>>
-    where
-        F: Future<Output = Result<T, Fault>>,
-    {
-        self.call_within(operation, effect, self.attempt_timeout, request)
-    }
-
-    /// As [`call`](Self::call), with another bound for each attempt.
-    pub(crate) async fn call_within<T, F>(
-        &self,
-        operation: &'static str,
-        effect: Effect,
-        limit: Duration,
-        request: impl Fn(Asked) -> F,
-    ) -> Result<T>
-    where
-        F: Future<Output = Result<T, Fault>>,
-    {
-        self.ready(operation)?;
-        let started = self.home().now();
-        self.pace.keep(started);
-        if !self.surveyed.load(Ordering::Acquire) {
-            // Boxed: it happens once.
-            Box::pin(self.survey(limit.min(self.total_timeout))).await.map_err(|fault| fault.into_error(operation, effect))?;
-        }
-        let (mut since, mut tried, mut links) = (self.home().now(), 1, 0);
-        loop {
-            let left = self.total_timeout.saturating_sub(since - started);
-            let fault = match self.attempt(since, limit.min(left), &request).await {
-                Ok(answer) => return Ok(answer),
-                Err(fault) => fault,
-            };
-            since = self.home().now();
-            if fault.over && links < NEW_LINKS {
-                links += 1;
-                continue;
-            }
-            if tried >= self.count() || !fault.moves_on(effect) || since - started >= self.total_timeout {
-                return Err(fault.into_error(operation, effect));
-            }
-            tried += 1;
-        }
-    }
-
-    /// Refuses what cannot be done any more, or here, before anything is sent.
-    fn ready(&self, operation: &'static str) -> Result<()> {
-        if self.closing.is_cancelled() {
-            return Err(Error::closed(operation));
-        }
-        self.home().ready().map_err(|error| Fault::homeless(&error).into_error(operation, Effect::Read))
-    }
-
-    /// When a request that begins now must have ended.
-    pub(crate) fn deadline(&self) -> Instant {
-        self.home().now() + self.total_timeout
-    }
-
-    async fn attempt<T, F>(&self, since: Instant, limit: Duration, request: impl Fn(Asked) -> F) -> Result<T, Fault>
-    where
-        F: Future<Output = Result<T, Fault>>,
-    {
-        let asked = self.asked()?;
-        let mut patience = Patience { members: self, asked: asked.clone(), since, settled: false };
-        let answer = tokio::select! {
+    /// A future that is handed on by value is stored twice: hand on a large one pinned.
+    pub(crate) async fn until<T>(&self, deadline: Instant, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+        tokio::select! {
             biased;
-            answer = self.home().timeout_at(since + limit, request(asked)) => answer.unwrap_or_else(|_| Err(self.late())),
+            answer = self.home().timeout_at(deadline, work) => answer.unwrap_or_else(|_| Err(self.late())),
             () = self.closing.cancelled() => Err(Fault::closed()),
-        };
-        patience.settled = true;
-        match answer {
-            Err(fault) if fault.over => {
-                self.replace(&patience.asked);
-                Err(fault)
-            }
-            Err(fault) if fault.accuses => {
-                self.accuse(&patience.asked, &fault);
-                Err(Fault { message: format!("{} ({})", fault.message, patience.asked.member.name).into(), ..fault })
-            }
-            answer => answer,
         }
     }
 
@@ -293,24 +162,29 @@ impl Members {
         self.common.account.as_ref().and_then(|account| account.refusal()).unwrap_or_else(Fault::silent)
     }
 
-    /// The preferred member.
-    fn asked(&self) -> Result<Asked, Fault> {
-        self.asking(self.preferred())
+    /// Who the members are.
+    pub(crate) fn all(&self) -> Vec<Arc<Member>> {
+        self.choice.lock().members().cloned().collect()
     }
 
-    /// The member that is asked now.
-    pub(crate) fn preferred(&self) -> Arc<Member> {
-        Arc::clone(&self.list.lock().preferred)
+    pub(crate) fn count(&self) -> usize {
+        self.choice.lock().count()
+    }
+
+    /// The member that is asked now, by the link to it.
+    pub(crate) fn asked(&self) -> Result<Asked, Fault> {
+        let preferred = Arc::clone(self.choice.lock().preferred());
+        self.asking(preferred)
     }
 
     /// A member, by the link to it, which is made where there is none.
     pub(crate) fn asking(&self, member: Arc<Member>) -> Result<Asked, Fault> {
-        let mut state = member.state.lock();
-        let link = match &state.link {
+        let mut current = member.link.lock();
+        let link = match &*current {
             Some(link) => Arc::clone(link),
-            None => Arc::clone(state.link.insert(self.link(&member.target)?)),
+            None => Arc::clone(current.insert(self.link(&member.target)?)),
         };
-        drop(state);
+        drop(current);
         Ok(Asked { member, link })
     }
 
@@ -322,56 +196,38 @@ impl Members {
 
     /// The connection has ended, which says nothing of the member: the next request makes another one.
     pub(crate) fn replace(&self, asked: &Asked) {
-        let mut state = asked.member.state.lock();
-        if state.link.as_ref().is_some_and(|link| link.number == asked.link.number) {
-            state.link = None;
-        }
+        asked.member.unlink(&asked.link);
     }
 
     /// A member failed, or was silent: another one is asked from now on, and this one is tried again by and by, over a new link.
-    pub(crate) fn accuse(&self, asked: &Asked, fault: &Fault) {
+    pub(crate) fn report_failure(&self, asked: &Asked, fault: &Fault) {
         let member = &asked.member;
-        let mut state = member.state.lock();
-        if state.link.as_ref().is_none_or(|link| link.number != asked.link.number) {
+        if !member.unlink(&asked.link) {
             // It speaks of a link that nobody uses any more, and says nothing of how the member does now.
             return;
         }
-        state.link = None;
-        state.health.fail(self.home().now());
-        self.try_again(member, &mut state);
-        let reported = fault.foreign.is_none() || state.foreign == fault.foreign;
-        state.foreign = fault.foreign.or(state.foreign);
-        drop(state);
-        if !reported {
-            let (member, why) = (member.name.clone(), fault.message.clone());
+        let after = self.choice.lock().fail(member, self.home().now(), fastrand::f64());
+        if after.begin_trials {
+            self.begin_trials(member);
+        }
+        let why = &fault.message;
+        if fault.foreign.is_some_and(|cluster| member.foreign.swap(cluster, Ordering::Relaxed) != cluster) {
+            let (member, why) = (member.name.clone(), why.clone());
             coord_home::event!(WARN, member, %why, "a member of another cluster is among the endpoints; it is not used");
         }
-        self.leave(member, fault);
-        self.news.notify_one();
+        if after.moved {
+            let (member, why) = (member.name.clone(), why.clone());
+            coord_home::event!(DEBUG, member, %why, "another member is asked from now on");
+        }
+        self.failure.notify_one();
     }
 
-    /// Prefers another member, if this one was preferred.
-    fn leave(&self, member: &Arc<Member>, fault: &Fault) {
-        let mut list = self.list.lock();
-        if !Arc::ptr_eq(&list.preferred, member) {
-            return;
-        }
-        let Some(next) = another_than(member, &list.members) else { return };
-        list.preferred = next;
-        drop(list);
-        let (member, why) = (member.name.clone(), fault.message.clone());
-        coord_home::event!(DEBUG, member, %why, "another member is asked from now on");
-    }
-
-    /// Sees to it that a member that failed is tried again, if there is another one to ask meanwhile.
-    fn try_again(&self, member: &Arc<Member>, state: &mut State) {
-        if self.count() == 1 || state.trials.as_ref().is_some_and(|trials| !trials.is_finished()) {
-            return;
-        }
-        let trials = try_until_it_answers(self.weak(), Arc::downgrade(member));
+    /// Tries a member again, in the background, until it passes or is none any more.
+    fn begin_trials(&self, member: &Arc<Member>) {
+        let trials = Trials { members: Weak::clone(&self.weak), member: Arc::downgrade(member), ended: false };
         let closing = self.closing.clone();
-        // Without a home there are no calls, and then the next failure begins the trials.
-        state.trials = self.home().spawn(async move { closing.run_until_cancelled(trials).await.unwrap_or_default() }).ok();
+        // Without a home the trials are dropped, and abandoned by that.
+        drop(self.home().spawn(async move { closing.run_until_cancelled(trials.run()).await }));
     }
 
     /// Tries a member once, over a link of its own. Whether it has passed, so that no further trials are needed.
@@ -380,28 +236,18 @@ impl Members {
             let link = self.link(&member.target)?;
             link.main.identify().await?;
             match barrier(&link.main).await {
-                Err(fault) if fault.accuses => Err(fault),
+                Err(fault) if fault.blames_member => Err(fault),
                 // Whatever else it says, it has come as far as the others.
                 _ => Ok(()),
             }
         });
-        let passed = matches!(answered.await, Ok(Ok(())));
         // The link is not kept: until it is needed it might break unseen, and whoever moves here has just lost one.
-        let mut state = member.state.lock();
-        if !passed {
-            state.health.fail_trial();
+        if !matches!(answered.await, Ok(Ok(()))) {
+            self.choice.lock().fail_trial(member);
             return false;
         }
-        state.health.recover(self.home().now());
-        state.foreign = None;
-        state.trials = None;
-        drop(state);
-        let mut list = self.list.lock();
-        let goes_home = Arc::ptr_eq(&list.usual, member);
-        if goes_home {
-            list.preferred = Arc::clone(member);
-        }
-        drop(list);
+        member.foreign.store(0, Ordering::Relaxed);
+        let goes_home = self.choice.lock().pass_trial(member, self.home().now());
         let member = member.name.clone();
         coord_home::event!(DEBUG, member, goes_home, "a member that had failed answers again");
         true
@@ -409,115 +255,117 @@ impl Members {
 
     /// From now on, this member is asked while it answers.
     pub(crate) fn prefer(&self, member: &Arc<Member>) {
-        let mut list = self.list.lock();
-        list.usual = Arc::clone(member);
-        list.preferred = Arc::clone(member);
+        self.choice.lock().prefer(member);
     }
 
     /// The member that is asked while it answers.
     pub(crate) fn usual(&self) -> Arc<Member> {
-        Arc::clone(&self.list.lock().usual)
+        Arc::clone(self.choice.lock().usual())
+    }
+
+    /// A member has answered. Where it had failed, it is as one that has passed a trial.
+    pub(crate) fn recover(&self, member: &Arc<Member>) {
+        self.choice.lock().recover(member, self.home().now());
+    }
+
+    /// Whether a member was asked, and answered as one of the cluster.
+    pub(crate) fn has_answered(&self, member: &Arc<Member>) -> bool {
+        member.is_identified() && self.choice.lock().failed(member).is_none()
     }
 
     /// These are the members from now on, each with whether the cluster alone names it. One that is asked now and answers stays, whatever is said of it.
     pub(crate) fn become_these(&self, targets: &[(Target, bool)]) {
-        let mut list = self.list.lock();
-        let known = |target: &Target| list.members.iter().find(|member| member.target == *target).cloned();
+        let (mut choice, names) =
+            (self.choice.lock(), |choice: &Choice<Arc<Member>>| choice.members().map(|member| member.name.clone()).collect::<Vec<_>>());
+        let known = |target: &Target| choice.members().find(|member| member.target == *target).cloned();
         let mut members: Vec<Arc<Member>> = Vec::new();
         for (target, learnt) in targets {
             if !members.iter().any(|member| member.target == *target) {
                 members.push(known(target).unwrap_or_else(|| Member::new(target.clone(), *learnt)));
             }
         }
-        let stays = |member: &&Arc<Member>| Arc::ptr_eq(member, &list.preferred) && member.has_answered();
-        let staying: Vec<_> = list.members.iter().filter(|member| !members.contains_same(member)).filter(stays).cloned().collect();
-        members.extend(staying);
-        let Some(any) = members.iter().min_by_key(|member| member.failed()).cloned() else { return };
-        let names = |members: &[Arc<Member>]| members.iter().map(|member| member.name.clone()).collect::<Vec<_>>();
-        let (before, now) = (names(&list.members), names(&members));
-        if !members.contains_same(&list.usual) {
-            let by_chance = || fastrand::choice(&members).unwrap_or(&any);
-            list.usual = Arc::clone(if members.contains_same(&list.preferred) { &list.preferred } else { by_chance() });
+        // A member's link is locked after the choice here, and never the other way round.
+        let preferred = choice.preferred();
+        if !members.contains(preferred) && choice.failed(preferred).is_none() && preferred.is_identified() {
+            members.push(Arc::clone(preferred));
         }
-        if !members.contains_same(&list.preferred) {
-            list.preferred = Arc::clone(if list.usual.failed().is_none() { &list.usual } else { &any });
-        }
-        list.members = members;
-        drop(list);
+        let before = names(&choice);
+        choice.become_these(&members, fastrand::f64());
+        let now = names(&choice);
+        drop(choice);
         if before != now {
             coord_home::event!(INFO, ?before, ?now, "the members of the cluster have changed");
         }
     }
-
-    /// How long to wait before a member that failed is tried again; `None` where it is none any more.
-    fn pause(&self, member: &Arc<Member>) -> Option<Duration> {
-        let is_member = self.list.lock().members.contains_same(member);
-        is_member.then(|| member.state.lock().health.pause(fastrand::f64()))
-    }
-
-    /// Succeeds when a member answers, and prefers it (R3). Fails when none did within `limit`.
-    pub(crate) async fn connect(&self, operation: &'static str, limit: Duration) -> Result<()> {
-        self.ready(operation)?;
-        let limit = limit.min(FOR_EVER);
-        let connected = tokio::select! {
-            biased;
-            connected = self.home().timeout(limit + SLACK, self.connect_insistently(limit)) => connected.unwrap_or_else(|_| Err(self.late())),
-            () = self.closing.cancelled() => Err(Fault::closed()),
-        };
-        connected.map_err(|fault| {
-            // What a member refuses it refuses for good; all else is one that is out of reach.
-            let kind = match fault.kind {
-                ErrorKind::Timeout | ErrorKind::Internal => ErrorKind::Unavailable,
-                kind => kind,
-            };
-            Fault { kind, outcome: Outcome::NotApplied, ..fault }.into_error(operation, Effect::Read)
-        })
-    }
 }
 
-/// One of the other members that have not failed, by chance; else the one that has not failed for the longest time.
-fn another_than(failed: &Arc<Member>, members: &[Arc<Member>]) -> Option<Arc<Member>> {
-    let start = fastrand::usize(..members.len().max(1));
-    let others = members.iter().cycle().skip(start).take(members.len()).filter(|member| !Arc::ptr_eq(member, failed));
-    others.min_by_key(|member| member.failed()).cloned()
+/// The trials of one member that failed.
+struct Trials {
+    members: Weak<Members>,
+    member: Weak<Member>,
+    /// Whether they came to their end, and were not dropped with the runtime that they were in.
+    ended: bool,
 }
 
-/// Whether the very same member is among these.
-pub(crate) trait ContainsSame {
-    fn contains_same(&self, member: &Arc<Member>) -> bool;
-}
-
-impl ContainsSame for Vec<Arc<Member>> {
-    fn contains_same(&self, member: &Arc<Member>) -> bool {
-        self.iter().any(|known| Arc::ptr_eq(known, member))
-    }
-}
-
-/// Ends when the member has passed a trial, or when nobody needs it any more.
-async fn try_until_it_answers(members: Weak<Members>, member: Weak<Member>) {
-    loop {
-        let both = || Some((members.upgrade()?, member.upgrade()?));
-        let Some(pause) = both().and_then(|(members, member)| members.pause(&member)) else { return };
-        tokio::time::sleep(pause).await;
-        let Some((members, member)) = both() else { return };
-        if members.trial(&member).await {
-            return;
+impl Trials {
+    /// Ends when the member has passed a trial, or when nobody needs it any more.
+    async fn run(mut self) {
+        while let Some((members, member)) = self.both() {
+            let Some(pause) = members.choice.lock().next_trial(&member, fastrand::f64()) else { break };
+            drop((members, member));
+            tokio::time::sleep(pause).await;
+            let Some((members, member)) = self.both() else { break };
+            if members.trial(&member).await {
+                break;
+            }
         }
+        self.ended = true;
+    }
+
+    fn both(&self) -> Option<(Arc<Members>, Arc<Member>)> {
+        Some((self.members.upgrade()?, self.member.upgrade()?))
     }
 }
 
-/// Accuses a member whose caller lost patience and dropped the call, as one does whose lease runs out meanwhile.
-struct Patience<'a> {
-    members: &'a Members,
-    asked: Asked,
-    since: Instant,
-    settled: bool,
-}
-
-impl Drop for Patience<'_> {
+impl Drop for Trials {
     fn drop(&mut self) {
-        if !self.settled && self.members.home().now().saturating_duration_since(self.since) >= GIVEN_UP {
-            self.members.accuse(&self.asked, &Fault::unavailable("its caller gave up waiting"));
+        if let Some((members, member)) = self.both().filter(|_| !self.ended) {
+            members.choice.lock().abandon_trials(&member);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    /// Each thread takes the locks that the other one takes.
+    #[test]
+    fn who_accuses_a_member_and_who_learns_of_all_of_them_do_not_wait_for_each_other() {
+        let closing = CancellationToken::new();
+        let members = Members::new(&EtcdOptions::new(["127.0.0.1:1", "127.0.0.1:2"]), closing.clone()).unwrap();
+        let targets: Vec<_> = members.targets.iter().map(|target| (target.clone(), false)).collect();
+        let (tell, done) = mpsc::channel();
+        let (accusing, told) = (Arc::clone(&members), tell.clone());
+        thread::spawn(move || {
+            for _ in 0..3_000 {
+                let asked = accusing.asked().unwrap();
+                accusing.report_failure(&asked, &Fault::silent());
+            }
+            told.send(()).unwrap();
+        });
+        thread::spawn(move || {
+            for _ in 0..100_000 {
+                members.become_these(&targets);
+            }
+            tell.send(()).unwrap();
+        });
+        for _ in 0..2 {
+            done.recv_timeout(Duration::from_secs(60)).expect("neither waits for ever");
+        }
+        closing.cancel();
     }
 }

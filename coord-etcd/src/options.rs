@@ -1,20 +1,17 @@
 //! What a connection needs to know, checked before any I/O.
 
-use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coord_api::{Error, Result};
+use coord_api::Result;
 use coord_recipes::Home;
 use coord_recipes::layers::RetryPolicy;
-use http::Uri;
 
 use crate::credentials::{Account, Credentials};
-use crate::dial::Target;
+use crate::error::{OPTIONS, refuse};
 use crate::resolver::Resolver;
+use crate::target::Target;
 use crate::tls::{Encryption, Tls};
-
-pub(crate) const OPERATION: &str = "etcd.options";
 
 /// The port that etcd listens on where nobody says otherwise.
 const DEFAULT_PORT: u16 = 2379;
@@ -204,9 +201,9 @@ impl EtcdOptions {
     }
 
     /// Checks everything, and reads what is to be read.
-    pub(crate) fn check(&self) -> Result<Checked> {
+    pub(crate) fn check(&self) -> Result<CheckedOptions> {
         if let Some(namespace) = &self.namespace {
-            coord_api::key::check(OPERATION, namespace)?;
+            coord_api::key::check(OPTIONS, namespace)?;
         }
         if self.connect_timeout.is_zero() || self.keepalive_timeout.is_zero() {
             return refuse("a timeout of zero");
@@ -226,7 +223,7 @@ impl EtcdOptions {
         }
         let mut targets: Vec<Target> = Vec::new();
         for endpoint in &self.endpoints {
-            let target = target(endpoint, self.tls.is_some())?;
+            let target = Target::parse(endpoint, self.tls.is_some())?;
             if !targets.iter().any(|known| known.authority() == target.authority()) {
                 targets.push(target);
             }
@@ -244,45 +241,19 @@ impl EtcdOptions {
             None => None,
         };
         let account = self.credentials.clone().map(Account::new).transpose()?.map(Arc::new);
-        Ok(Checked { targets, encryption, account, cluster, attempt_timeout: attempt, total_timeout: total })
+        Ok(CheckedOptions { targets, encryption, account, cluster, attempt_timeout: attempt, total_timeout: total })
     }
 }
 
 /// What the options come to.
 #[derive(Debug)]
-pub(crate) struct Checked {
+pub(crate) struct CheckedOptions {
     pub(crate) targets: Vec<Target>,
     pub(crate) encryption: Option<Arc<Encryption>>,
     pub(crate) account: Option<Arc<Account>>,
     pub(crate) cluster: Option<u64>,
     pub(crate) attempt_timeout: Duration,
     pub(crate) total_timeout: Duration,
-}
-
-/// Where an endpoint is.
-pub(crate) fn target(text: &str, encrypts: bool) -> Result<Target> {
-    // Not repeated in the error: somebody may have written a password into it.
-    const FAULT: &str = "an endpoint that is no `host:port`, `http://host:port` or `https://host:port`";
-    let (encrypted, rest) = match text.split_once("://") {
-        Some(("http", rest)) => (false, rest),
-        Some(("https", rest)) => (true, rest),
-        Some(_) => return refuse(FAULT),
-        None => (encrypts, text),
-    };
-    if encrypts && !encrypted {
-        return refuse("an `http://` endpoint although TLS is asked for");
-    }
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    let Ok(uri) = format!("http://{authority}").parse::<Uri>() else { return refuse(FAULT) };
-    let (Some(host), Some(port)) = (uri.host(), uri.port_u16()) else { return refuse(FAULT) };
-    if host.is_empty() || port == 0 || authority.contains(['@', '/', '?', '#']) {
-        return refuse(FAULT);
-    }
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    if bare.is_some_and(|host| host.parse::<Ipv6Addr>().is_err()) {
-        return refuse(FAULT);
-    }
-    Ok(Target { host: bare.unwrap_or(host).to_owned(), port, address: None, encrypted })
 }
 
 /// Whether members of the cluster are used that no endpoint names. The cluster is asked for them by and by, so that one whose members were all replaced over time is still reached.
@@ -297,10 +268,6 @@ pub enum Discovery {
     Agreeing,
     /// Always. Addresses that cannot be reached from here are tried in vain, when others fail.
     Always,
-}
-
-pub(crate) fn refuse<T>(message: &'static str) -> Result<T> {
-    Err(Error::invalid_argument(OPERATION, message))
 }
 
 #[cfg(test)]

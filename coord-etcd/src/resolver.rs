@@ -9,21 +9,21 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-/// Finds the addresses of a host's name. By default the system is asked, as for any other connection.
+/// Finds the addresses of a host name. By default it asks the system's resolver.
 #[derive(Clone)]
 pub struct Resolver(Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>);
 
 impl Resolver {
-    /// The system's.
+    /// The system's resolver.
     pub fn system() -> Self {
         Resolver::from_fn(|host| async move {
-            // The port is needed to ask, and then of no use.
+            // `lookup_host` wants a port; it is not used.
             let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
             Ok(found.map(|address| address.ip()).collect())
         })
     }
 
-    /// Asks a function, which is called within a tokio runtime. What it returns is given up after the connect timeout.
+    /// Asks a function. It is called within a tokio runtime, and the future that it returns is dropped after the connect timeout.
     pub fn from_fn<F>(resolve: impl Fn(String) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,

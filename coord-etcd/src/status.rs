@@ -3,36 +3,34 @@
 use coord_api::ErrorKind;
 use coord_api::store::StoreStatus;
 use etcd_client::proto::PbResponseHeader;
+use etcd_client::{Client, StatusResponse, TxnResponse};
 
-use crate::connection::{Connection, nothing};
+use crate::connection::{MemberConnection, kv, nothing};
 use crate::error::Fault;
 
 /// What a member says of itself.
 #[derive(Clone, Debug)]
-pub(crate) struct Told {
+pub(crate) struct MemberStatus {
     pub(crate) header: Option<PbResponseHeader>,
     version: String,
 }
 
 /// Asks one member, of whatever cluster. It need not have a leader.
-pub(crate) async fn ask(connection: &Connection) -> Result<Told, Fault> {
-    let asked = connection.ask_anybody(|client| {
-        let mut maintenance = client.maintenance_client();
-        async move { Ok(maintenance.status().await?.0) }
-    });
-    match asked.await {
-        Ok(status) => Ok(Told { header: status.header, version: status.version }),
+pub(crate) async fn ask(connection: &MemberConnection) -> Result<MemberStatus, Fault> {
+    let status = connection.ask_anybody(Client::maintenance_client, |mut maintenance| async move { maintenance.status().await });
+    match status.await {
+        Ok(StatusResponse(status)) => Ok(MemberStatus { header: status.header, version: status.version }),
         // Newer servers tell their state to administrators alone, and some proxies nobody.
         Err(fault) if fault.kind == ErrorKind::PermissionDenied => {
-            let answer = connection.ask_anybody(nothing).await?;
-            Ok(Told { header: answer.header, version: String::new() })
+            let TxnResponse(answer) = connection.ask_anybody(kv, nothing).await?;
+            Ok(MemberStatus { header: answer.header, version: String::new() })
         }
         Err(fault) => Err(fault),
     }
 }
 
 /// Asks one member of the cluster.
-pub(crate) async fn status(connection: &Connection) -> Result<StoreStatus, Fault> {
+pub(crate) async fn status(connection: &MemberConnection) -> Result<StoreStatus, Fault> {
     let told = ask(connection).await?;
     connection.recognise(told.header.as_ref())?;
     let cluster = told.header.map(|header| header.cluster_id).unwrap_or_default();

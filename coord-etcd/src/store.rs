@@ -5,19 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply, round_ttl};
+use coord_api::store::{Effect, Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply, round_ttl};
 use coord_api::{LeaseId, Result, Revision};
 use coord_recipes::Home;
-use futures_util::future::BoxFuture;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::error::Effect;
+use crate::cluster::Cluster;
 use crate::kv;
 use crate::lease::{self, Granted};
-use crate::members::Members;
 use crate::options::EtcdOptions;
 use crate::status;
-use crate::watch::{self, Watermark};
+use crate::watch::Watches;
 
 /// One client of an etcd cluster, as a [`Store`].
 ///
@@ -36,14 +34,14 @@ use crate::watch::{self, Watermark};
 /// ([`EtcdOptions::home`]). So it may be opened in one runtime and used in another one, or outside of any.
 #[derive(Clone)]
 pub struct EtcdStore {
-    inner: Arc<Inner>,
+    inner: Arc<EtcdClient>,
 }
 
-struct Inner {
-    members: Arc<Members>,
+struct EtcdClient {
+    cluster: Arc<Cluster>,
     granted: Granted,
-    watermark: Watermark,
-    /// Ends the streams of a client that nobody holds any more.
+    watches: Watches,
+    /// Cancels everything that runs for the client when its last clone is dropped.
     _closes: DropGuard,
 }
 
@@ -55,10 +53,9 @@ impl EtcdStore {
     /// `InvalidArgument` for options that [`EtcdOptions::validate`] refuses.
     pub fn connect_lazy(options: &EtcdOptions) -> Result<Self> {
         let closing = CancellationToken::new();
-        let members = Members::new(options, closing.clone())?;
-        Ok(EtcdStore {
-            inner: Arc::new(Inner { members, granted: Granted::default(), watermark: Watermark::default(), _closes: closing.drop_guard() }),
-        })
+        let cluster = Arc::new(Cluster::new(options, closing.clone())?);
+        let watches = Watches::new(Arc::clone(&cluster));
+        Ok(EtcdStore { inner: Arc::new(EtcdClient { cluster, granted: Granted::default(), watches, _closes: closing.drop_guard() }) })
     }
 
     /// A client that is connected: one member answered within the connect timeout (R3).
@@ -78,69 +75,77 @@ impl EtcdStore {
 
     /// Where connections, watches and timers live.
     pub fn home(&self) -> &Home {
-        self.inner.members.home()
+        self.inner.cluster.home()
     }
 
     /// Waits until one member has answered.
     pub(crate) async fn reach(&self, options: &EtcdOptions) -> Result<()> {
-        self.inner.members.connect("etcd.connect", options.connect_timeout).await
+        self.inner.cluster.connect("etcd.connect", options.connect_timeout).await
     }
 }
 
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Store for EtcdStore {
-    // What `#[async_trait]` makes of an `async fn`, written out: its future would hold the request twice, and be too large for the allocator's fast way.
-    fn range<'a, 'r>(&'a self, range: Range) -> BoxFuture<'r, Result<RangeReply>>
-    where
-        'a: 'r,
-        Self: 'r,
-    {
-        Box::pin(async move {
-            range.validate()?;
-            kv::range(&self.inner.members, &range).await
-        })
+    async fn range(&self, range: Range) -> Result<RangeReply> {
+        range.validate()?;
+        kv::range(&self.inner.cluster, &range).await
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply> {
         txn.validate()?;
-        kv::txn(&self.inner.members, &txn).await
+        kv::txn(&self.inner.cluster, &txn).await
     }
 
     async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
         span.validate("store.watch")?;
-        watch::open(&self.inner.members, &self.inner.watermark, &span, after).await
+        self.inner.watches.open(&self.inner.cluster, &span, after).await
     }
 
     async fn grant_lease(&self, ttl: Duration) -> Result<Lease> {
         let ttl = round_ttl("store.grant_lease", ttl)?;
-        lease::grant(&self.inner.members, &self.inner.granted, ttl).await
+        lease::grant(&self.inner.cluster, &self.inner.granted, ttl).await
     }
 
     async fn keep_alive(&self, id: LeaseId) -> Result<Duration> {
-        lease::keep_alive(&self.inner.members, &self.inner.granted, id).await
+        lease::keep_alive(&self.inner.cluster, &self.inner.granted, id).await
     }
 
     async fn lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
-        lease::lease(&self.inner.members, id).await
+        lease::lease(&self.inner.cluster, id).await
     }
 
     async fn revoke_lease(&self, id: LeaseId) -> Result<()> {
-        lease::revoke(&self.inner.members, &self.inner.granted, id).await
+        lease::revoke(&self.inner.cluster, &self.inner.granted, id).await
     }
 
     async fn status(&self) -> Result<StoreStatus> {
-        self.inner.members.call("store.status", Effect::Read, |asked| async move { status::status(&asked.link.main).await }).await
+        self.inner.cluster.call("store.status", Effect::Read, |asked| async move { status::status(&asked.link.main).await }).await
     }
 
     async fn close(&self) -> Result<()> {
-        self.inner.members.closing().cancel();
+        self.inner.cluster.closing().cancel();
         Ok(())
     }
 }
 
 impl fmt::Debug for EtcdStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EtcdStore").field("members", &self.inner.members.names()).finish_non_exhaustive()
+        f.debug_struct("EtcdStore").field("members", &self.inner.cluster.members().names()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coord_api::store::Op;
+
+    use super::*;
+
+    #[test]
+    fn the_future_of_a_request_is_small() {
+        let store = EtcdStore::connect_lazy(&EtcdOptions::default()).unwrap();
+        // In a debug build. A request, or a future that makes one, that is stored once more than it must be makes it larger.
+        let sizes = [size_of_val(&*store.range(Range::key("k"))), size_of_val(&*store.txn(Txn::new().then(Op::put("k", "v"))))];
+        assert!(sizes.iter().all(|size| *size <= 1_600), "{sizes:?} bytes");
     }
 }

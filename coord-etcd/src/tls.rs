@@ -16,7 +16,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::options::{OPERATION, refuse};
+use crate::error::{OPTIONS, refuse};
 
 /// How long a new connection waits for files to be read, or for the program's function. Then it is made with what was read before.
 const READ_WITHIN: Duration = Duration::from_secs(1);
@@ -38,15 +38,15 @@ const READ_WITHIN: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    authorities: Option<Source<String>>,
-    identity: Option<(Source<String>, Source<SecretString>)>,
+    authorities: Option<PemSource<String>>,
+    identity: Option<(PemSource<String>, PemSource<SecretString>)>,
     server_name: Option<String>,
     renewal: Option<Renewal>,
 }
 
 /// Where something is.
 #[derive(Clone, Debug)]
-enum Source<T> {
+enum PemSource<T> {
     Given(T),
     File(PathBuf),
 }
@@ -76,28 +76,28 @@ impl Tls {
     /// Trusts these authorities, and no others.
     #[must_use]
     pub fn with_authorities(mut self, certificates: impl Into<String>) -> Self {
-        self.authorities = Some(Source::Given(certificates.into()));
+        self.authorities = Some(PemSource::Given(certificates.into()));
         self
     }
 
     /// Trusts the authorities in this file, and no others. It is read again for each new connection.
     #[must_use]
     pub fn with_authorities_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.authorities = Some(Source::File(path.into()));
+        self.authorities = Some(PemSource::File(path.into()));
         self
     }
 
     /// Shows who the client is: its certificates, and the private key.
     #[must_use]
     pub fn with_identity(mut self, certificates: impl Into<String>, private_key: impl Into<SecretString>) -> Self {
-        self.identity = Some((Source::Given(certificates.into()), Source::Given(private_key.into())));
+        self.identity = Some((PemSource::Given(certificates.into()), PemSource::Given(private_key.into())));
         self
     }
 
     /// Shows who the client is, by a file with its certificates and one with the private key. Both are read again for each new connection.
     #[must_use]
     pub fn with_identity_files(mut self, certificates: impl Into<PathBuf>, private_key: impl Into<PathBuf>) -> Self {
-        self.identity = Some((Source::File(certificates.into()), Source::File(private_key.into())));
+        self.identity = Some((PemSource::File(certificates.into()), PemSource::File(private_key.into())));
         self
     }
 
@@ -110,10 +110,10 @@ impl Tls {
 
     /// Whether it may be another one for the next connection.
     fn changes(&self) -> bool {
-        let file = |source: &Source<String>| matches!(source, Source::File(_));
+        let file = |source: &PemSource<String>| matches!(source, PemSource::File(_));
         self.renewal.is_some()
             || self.authorities.as_ref().is_some_and(file)
-            || self.identity.as_ref().is_some_and(|(certificates, key)| file(certificates) || matches!(key, Source::File(_)))
+            || self.identity.as_ref().is_some_and(|(certificates, key)| file(certificates) || matches!(key, PemSource::File(_)))
     }
 
     /// Reads the files, or asks the function. Blocks.
@@ -138,11 +138,11 @@ impl Tls {
     }
 }
 
-impl<T: for<'a> From<&'a str> + Clone> Source<T> {
+impl<T: for<'a> From<&'a str> + Clone> PemSource<T> {
     fn read(&self, what: &'static str) -> Result<T> {
         match self {
-            Source::Given(given) => Ok(given.clone()),
-            Source::File(path) => read(what, path).map(|text| T::from(&text)),
+            PemSource::Given(given) => Ok(given.clone()),
+            PemSource::File(path) => read(what, path).map(|text| T::from(&text)),
         }
     }
 }
@@ -150,7 +150,7 @@ impl<T: for<'a> From<&'a str> + Clone> Source<T> {
 /// The text of a file.
 pub(crate) fn read(what: &'static str, path: &Path) -> Result<String> {
     fs::read_to_string(path)
-        .map_err(|error| Error::invalid_argument(OPERATION, format!("the file with {what}, {}, cannot be read: {error}", path.display())))
+        .map_err(|error| Error::invalid_argument(OPTIONS, format!("the file with {what}, {}, cannot be read: {error}", path.display())))
 }
 
 /// What was read.
@@ -215,12 +215,12 @@ fn certificates(pem: &str, fault: &'static str) -> Result<Vec<CertificateDer<'st
 /// What encrypts the connections of one client.
 pub(crate) struct Encryption {
     tls: Tls,
-    current: Mutex<Current>,
+    current: Mutex<CurrentTls>,
     /// Whether somebody reads, who may be held up.
     reading: AtomicBool,
 }
 
-struct Current {
+struct CurrentTls {
     material: Material,
     config: Arc<ClientConfig>,
     /// Why what was read last is not used.
@@ -239,7 +239,7 @@ impl Encryption {
         }
         let material = tls.read()?;
         let config = material.config()?;
-        Ok(Encryption { tls, current: Mutex::new(Current { material, config, complaint: None }), reading: AtomicBool::new(false) })
+        Ok(Encryption { tls, current: Mutex::new(CurrentTls { material, config, complaint: None }), reading: AtomicBool::new(false) })
     }
 
     /// The name that a server must show which is reached as `host`.

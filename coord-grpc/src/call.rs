@@ -16,11 +16,12 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::retry::budget::Budget;
 
-use crate::channel::Inner;
-use crate::connection::{Connection, root};
+use crate::connection::EndpointConnection;
 use crate::draft::Draft;
+use crate::error::root;
 use crate::options::{CallOptions, Readiness, RetryOptions};
 use crate::recorded::Recorded;
+use crate::shared::ChannelShared;
 
 /// Up to how many bytes of a request are kept in case that the server does not look at it. A request of a call that may be repeated has a bound of its own.
 const KEPT: usize = 64 << 10;
@@ -30,7 +31,7 @@ const MOST_REFUSALS: u32 = 3;
 
 /// How this call is made.
 #[derive(Clone, Copy)]
-struct Plan {
+struct CallPlan {
     readiness: Readiness,
     attempt_timeout: Option<Duration>,
     deadline: Option<Duration>,
@@ -38,11 +39,11 @@ struct Plan {
     retry: Option<RetryOptions>,
 }
 
-impl Plan {
-    fn of(channel: &Inner, request: &Request<Body>) -> Self {
+impl CallPlan {
+    fn of(channel: &ChannelShared, request: &Request<Body>) -> Self {
         let options = &channel.pool.options;
         let call = request.extensions().get::<CallOptions>().copied().unwrap_or_default();
-        Plan {
+        CallPlan {
             readiness: call.readiness.unwrap_or(options.readiness),
             attempt_timeout: call.attempt_timeout.unwrap_or(options.attempt_timeout),
             deadline: request.headers().get("grpc-timeout").and_then(grpc_timeout).or(options.deadline),
@@ -52,9 +53,9 @@ impl Plan {
 }
 
 /// Makes a call, up to the head of its answer.
-pub(crate) fn make(channel: Arc<Inner>, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Status>> + Send {
-    let plan = Plan::of(&channel, &request);
-    let mut draft = Draft::of(request, plan.retry.map_or(KEPT, |retry| retry.buffer), channel.pool.drawing.as_ref());
+pub(crate) fn make(channel: Arc<ChannelShared>, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Status>> + Send {
+    let plan = CallPlan::of(&channel, &request);
+    let mut draft = Draft::of(request, plan.retry.map_or(KEPT, |retry| retry.buffer), channel.pool.body_home.as_ref());
     async move {
         // A request is large, and so is a future that holds one at each of its levels: it stays where it is, and is lent.
         let draft = draft.as_mut().map_err(|status| status.clone())?;
@@ -90,23 +91,23 @@ async fn within<F: Future>(home: &Home, limit: Option<Duration>, mut future: Pin
 }
 
 /// Why an attempt failed, and where.
-struct Failure {
+struct AttemptFailure {
     status: Status,
     /// Where it failed; `None` when there was nowhere to go, and so nothing to gain from going elsewhere.
-    tried: Option<Arc<Connection>>,
+    tried: Option<Arc<EndpointConnection>>,
     /// Whether the request is still there.
     kept: bool,
     /// What the server said, if it is the one who refused.
     answer: Option<Box<Response<Body>>>,
 }
 
-impl Failure {
-    fn at(tried: Arc<Connection>, kept: bool, status: Status) -> Self {
-        Failure { status, tried: Some(tried), kept, answer: None }
+impl AttemptFailure {
+    fn at(tried: Arc<EndpointConnection>, kept: bool, status: Status) -> Self {
+        AttemptFailure { status, tried: Some(tried), kept, answer: None }
     }
 
     fn nowhere(status: Status) -> Self {
-        Failure { status, tried: None, kept: true, answer: None }
+        AttemptFailure { status, tried: None, kept: true, answer: None }
     }
 }
 
@@ -114,27 +115,27 @@ impl Failure {
 ///
 /// A request that never left for one endpoint, or that the server says it did not look at, goes to the next: that is no second attempt.
 async fn once(
-    channel: &Arc<Inner>,
+    channel: &Arc<ChannelShared>,
     draft: &mut Draft,
-    plan: &Plan,
-    mut avoid: Option<Arc<Connection>>,
-) -> Result<(Response<Incoming>, Arc<Connection>), Failure> {
+    plan: &CallPlan,
+    mut avoid: Option<Arc<EndpointConnection>>,
+) -> Result<(Response<Incoming>, Arc<EndpointConnection>), AttemptFailure> {
     let mut refusals = 0;
     loop {
-        let connection = channel.pool.connection(plan.readiness, avoid.as_ref()).await.map_err(Failure::nowhere)?;
+        let connection = channel.pool.connection(plan.readiness, avoid.as_ref()).await.map_err(AttemptFailure::nowhere)?;
         let Some(sender) = connection.sender() else {
             connection.note_nothing();
             avoid = Some(connection);
             continue;
         };
-        let mut attempt = Attempt { channel, connection: &connection, patience: plan.attempt_timeout };
+        let mut attempt = AttemptGuard { channel, connection: &connection, patience: plan.attempt_timeout };
         let (request, kept) = draft.request();
         let mut sending = pin!(connection.send(sender, request));
         let Some(sent) = within(&channel.pool.home, plan.attempt_timeout, sending.as_mut()).await else {
             drop(attempt);
             let limit = plan.attempt_timeout.unwrap_or_default();
             let status = Status::deadline_exceeded(format!("no answer from {connection} within {limit:?}"));
-            return Err(Failure::at(connection, kept, status));
+            return Err(AttemptFailure::at(connection, kept, status));
         };
         // From here on the connection has answered, or is known to be broken: silence proves nothing.
         attempt.patience = None;
@@ -154,7 +155,7 @@ async fn once(
                 let error = failed.into_error();
                 refusals += 1;
                 if !kept || refusals > MOST_REFUSALS || !was_ignored(&error) {
-                    return Err(Failure::at(connection, kept, broken(&error)));
+                    return Err(AttemptFailure::at(connection, kept, broken(&error)));
                 }
             }
         }
@@ -163,14 +164,14 @@ async fn once(
 }
 
 /// A request that is out. Dropped without an answer, by a timeout or by the caller, it says so of the connection.
-struct Attempt<'a> {
-    channel: &'a Inner,
-    connection: &'a Arc<Connection>,
+struct AttemptGuard<'a> {
+    channel: &'a ChannelShared,
+    connection: &'a Arc<EndpointConnection>,
     /// After what time silence means something; `None` if never.
     patience: Option<Duration>,
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for AttemptGuard<'_> {
     fn drop(&mut self) {
         match self.patience {
             Some(patience) => self.channel.pool.unanswered(self.connection, patience),
@@ -180,7 +181,12 @@ impl Drop for Attempt<'_> {
 }
 
 /// Attempts until one succeeds, fails for good, or there have been enough.
-async fn repeatedly(channel: &Arc<Inner>, draft: &mut Draft, plan: &Plan, retry: RetryOptions) -> Result<Response<Body>, Status> {
+async fn repeatedly(
+    channel: &Arc<ChannelShared>,
+    draft: &mut Draft,
+    plan: &CallPlan,
+    retry: RetryOptions,
+) -> Result<Response<Body>, Status> {
     channel.budget.deposit();
     let mut avoid = None;
     let mut attempts_left = retry.attempts;
@@ -203,12 +209,12 @@ async fn repeatedly(channel: &Arc<Inner>, draft: &mut Draft, plan: &Plan, retry:
 
 /// One attempt, up to the end of its answer: one that breaks off half-way is a failed attempt and not the caller's problem.
 async fn whole(
-    channel: &Arc<Inner>,
+    channel: &Arc<ChannelShared>,
     draft: &mut Draft,
-    plan: &Plan,
+    plan: &CallPlan,
     retry: RetryOptions,
-    avoid: Option<Arc<Connection>>,
-) -> Result<Response<Body>, Failure> {
+    avoid: Option<Arc<EndpointConnection>>,
+) -> Result<Response<Body>, AttemptFailure> {
     let (response, connection) = once(channel, draft, plan, avoid).await?;
     let kept = draft.is_kept();
     let tried = Arc::clone(&connection);
@@ -219,13 +225,13 @@ async fn whole(
         Err(Status::deadline_exceeded(format!("no end of the answer from {tried} within {limit:?}")))
     });
     match read {
-        Err(status) => Err(Failure::at(tried, kept, status)),
+        Err(status) => Err(AttemptFailure::at(tried, kept, status)),
         Ok(body) => {
             let refused = refuses(head.status, &head.headers) || body.trailers().is_some_and(|trailers| refuses(StatusCode::OK, trailers));
             let response = Response::from_parts(head, body.into_body());
             if refused {
                 let status = Status::unavailable("the server said so");
-                return Err(Failure { answer: Some(Box::new(response)), ..Failure::at(tried, kept, status) });
+                return Err(AttemptFailure { answer: Some(Box::new(response)), ..AttemptFailure::at(tried, kept, status) });
             }
             Ok(response)
         }
@@ -246,22 +252,22 @@ fn may_repeat(status: &Status) -> bool {
 
 /// An answer that keeps what it needs: the connection, so that an endpoint that was removed finishes its calls, and the channel, whose last handle may
 /// be dropped while a stream goes on.
-fn held(response: Response<Incoming>, connection: Arc<Connection>, channel: &Arc<Inner>) -> Response<Body> {
-    let held = Held { _connection: connection, _channel: Arc::clone(channel) };
-    response.map(|body| Body::new(Answer { body, held: Some(held) }))
+fn held(response: Response<Incoming>, connection: Arc<EndpointConnection>, channel: &Arc<ChannelShared>) -> Response<Body> {
+    let held = HeldByAnswer { _connection: connection, _channel: Arc::clone(channel) };
+    response.map(|body| Body::new(AnswerBody { body, held: Some(held) }))
 }
 
-struct Held {
-    _connection: Arc<Connection>,
-    _channel: Arc<Inner>,
+struct HeldByAnswer {
+    _connection: Arc<EndpointConnection>,
+    _channel: Arc<ChannelShared>,
 }
 
-struct Answer {
+struct AnswerBody {
     body: Incoming,
-    held: Option<Held>,
+    held: Option<HeldByAnswer>,
 }
 
-impl http_body::Body for Answer {
+impl http_body::Body for AnswerBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -325,13 +331,13 @@ fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channel::Channel;
     use crate::options::ChannelOptions;
+    use crate::pool::EndpointPool;
 
     #[tokio::test]
     async fn a_call_is_small() {
-        let channel = Channel::fixed([], ChannelOptions::default()).unwrap();
-        let call = make(channel.inner(), Request::default());
+        let pool = EndpointPool::new(ChannelOptions::default(), Home::callers());
+        let call = make(ChannelShared::new(pool, None), Request::default());
         // Beyond 1,032 bytes glibc's allocator leaves its fast path, which costs more than all that the balancer does.
         let size = size_of_val(&call);
         assert!(size <= 1_032, "{size} bytes");

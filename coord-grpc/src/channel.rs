@@ -5,27 +5,21 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use coord_api::{Error, ErrorKind, Result};
-use coord_home::HomeError;
+use coord_api::Result;
 use http::{Request, Response};
 use tonic::Status;
 use tonic::body::Body;
-use tower::retry::budget::TpsBudget;
 use tower_service::Service;
 
 use crate::call;
-use crate::discovery::Discovery;
+use crate::discovery::RegistryDiscovery;
 use crate::endpoint::Endpoint;
+use crate::error::{OPERATION, no_home};
 use crate::options::{ChannelOptions, Readiness};
-use crate::pool::Pool;
+use crate::pool::EndpointPool;
+use crate::shared::ChannelShared;
 use crate::state::{ChannelState, Skipped};
-
-const OPERATION: &str = "grpc.channel";
-
-/// How long repetitions count against the budget.
-const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 
 /// A channel to a set of endpoints, of which it calls only those that are ready: a service for the clients that tonic generates. Cheap to clone.
 ///
@@ -49,20 +43,7 @@ const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 /// A call may be dropped at any time; its stream is then reset.
 #[derive(Clone)]
 pub struct Channel {
-    inner: Arc<Inner>,
-}
-
-/// What the clones of a channel share.
-pub(crate) struct Inner {
-    pub(crate) pool: Arc<Pool>,
-    pub(crate) budget: TpsBudget,
-    discovery: Option<Discovery>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.pool.close();
-    }
+    shared: Arc<ChannelShared>,
 }
 
 impl Channel {
@@ -86,19 +67,20 @@ impl Channel {
     /// Those of [`fixed`](Self::fixed).
     pub fn dynamic(options: ChannelOptions) -> Result<(Self, EndpointSet)> {
         let channel = Channel::with(options, |_| Ok(None))?;
-        let set = EndpointSet { pool: Arc::downgrade(&channel.inner.pool) };
+        let set = EndpointSet { pool: Arc::downgrade(&channel.shared.pool) };
         Ok((channel, set))
     }
 
-    pub(crate) fn with(options: ChannelOptions, discovery: impl FnOnce(&Arc<Pool>) -> Result<Option<Discovery>>) -> Result<Self> {
+    pub(crate) fn with(
+        options: ChannelOptions,
+        discovery: impl FnOnce(&Arc<EndpointPool>) -> Result<Option<RegistryDiscovery>>,
+    ) -> Result<Self> {
         options.validate(OPERATION)?;
         let home = options.home();
-        home.ready().map_err(homeless)?;
-        let retry = options.retry.unwrap_or_default();
-        let budget = TpsBudget::new(BUDGET_WINDOW, retry.reserve_per_second, retry.budget);
-        let pool = Pool::new(options, home);
+        home.ready().map_err(no_home)?;
+        let pool = EndpointPool::new(options, home);
         let discovery = discovery(&pool)?;
-        Ok(Channel { inner: Arc::new(Inner { pool, budget, discovery }) })
+        Ok(Channel { shared: ChannelShared::new(pool, discovery) })
     }
 
     /// Waits until an endpoint is ready.
@@ -111,34 +93,20 @@ impl Channel {
     ///
     /// Cancel safe.
     pub async fn ready(&self, readiness: Readiness) -> std::result::Result<(), Status> {
-        self.inner.pool.ready(readiness).await
-    }
-
-    #[cfg(test)]
-    pub(crate) fn inner(&self) -> Arc<Inner> {
-        Arc::clone(&self.inner)
+        self.shared.pool.ready(readiness).await
     }
 
     /// Picks the endpoint of a call that is not made. Whether there is one.
     #[doc(hidden)]
     pub fn pick_for_benchmarks(&self) -> bool {
-        self.inner.pool.pick(None).is_some()
+        self.shared.pool.pick(None).is_some()
     }
 
     /// How the channel is doing at this moment.
     pub fn state(&self) -> ChannelState {
-        let (endpoints, skipped, age, unread) = self.inner.pool.states();
-        let discovery = self.inner.discovery.as_ref().map(|discovery| discovery.state(unread));
+        let (endpoints, skipped, age, unread) = self.shared.pool.states();
+        let discovery = self.shared.discovery.as_ref().map(|discovery| discovery.state(unread));
         ChannelState { endpoints, skipped, age, discovery }
-    }
-}
-
-/// Why a channel has nowhere to live.
-pub(crate) fn homeless(error: HomeError) -> Error {
-    match error {
-        HomeError::Forked => Error::closed(OPERATION).with_source(error),
-        HomeError::NoRuntime => Error::new(ErrorKind::Internal, OPERATION, "called outside of a tokio runtime").with_source(error),
-        error => Error::new(ErrorKind::Unavailable, OPERATION, error.to_string()).with_source(error),
     }
 }
 
@@ -160,7 +128,7 @@ impl Service<Request<Body>> for Channel {
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        ResponseFuture(Box::pin(call::make(Arc::clone(&self.inner), request)))
+        ResponseFuture(Box::pin(call::make(Arc::clone(&self.shared), request)))
     }
 }
 
@@ -185,7 +153,7 @@ impl fmt::Debug for ResponseFuture {
 /// Sets the endpoints of a [dynamic](Channel::dynamic) channel. Dropped, it leaves them as they are.
 #[derive(Clone, Debug)]
 pub struct EndpointSet {
-    pool: Weak<Pool>,
+    pool: Weak<EndpointPool>,
 }
 
 impl EndpointSet {

@@ -24,9 +24,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::body::Body;
 
 use crate::endpoint::Endpoint;
-use crate::files::{Files, Taken};
+use crate::error::root;
+use crate::files::{FileGuard, OpenFiles};
 use crate::options::ChannelOptions;
-use crate::wire::{Line, Wire};
+use crate::wire::{Wire, WireState};
 
 const OPERATION: &str = "grpc.connect";
 const USER_AGENT: &str = concat!("coord-grpc/", env!("CARGO_PKG_VERSION"));
@@ -49,7 +50,7 @@ mod trust {
 pub(crate) struct Manner<'a> {
     pub(crate) options: &'a ChannelOptions,
     pub(crate) home: &'a Home,
-    pub(crate) files: &'a Files,
+    pub(crate) files: &'a OpenFiles,
     /// Whether the connection has to prove itself by a call.
     pub(crate) on_trial: bool,
     /// How long it may be silent before it is asked for a sign of life.
@@ -60,14 +61,14 @@ pub(crate) struct Manner<'a> {
 ///
 /// It lives as long as someone holds it: the pool, while the endpoint is in use, and every call that is under way. With the last of them the socket closes; that
 /// is how an endpoint that was removed is drained.
-pub(crate) struct Connection {
+pub(crate) struct EndpointConnection {
     /// Where it lives. It is driven there for as long as a call of it is under way, also when the channel is gone.
     home: Home,
     address: SocketAddr,
     /// Gone once HTTP/2 has ended. Whoever sends at that very moment may leave requests in hyper's queue that nobody takes out any more, not even to say so, until the
     /// last sender is dropped: while one thread has a place in the queue and has not filled it, what others put behind it is not seen.
     sender: Arc<RwLock<Option<SendRequest<Body>>>>,
-    line: Line,
+    line: WireState,
     /// HTTP/2 on this connection has ended, for whatever reason.
     ended: CancellationToken,
     /// The server has said goodbye because it was asked for too much, such as signs of life.
@@ -84,7 +85,7 @@ pub(crate) struct Connection {
     answered: AtomicU64,
 }
 
-impl Connection {
+impl EndpointConnection {
     /// Connects to one address of an endpoint: TCP, TLS, HTTP/2, and the server's first frame. Takes as long as it takes.
     ///
     /// # Errors
@@ -101,13 +102,13 @@ impl Connection {
         #[cfg(feature = "tls")]
         if let Some(tls) = manner.options.tls() {
             let stream = tls.connect(endpoint.host(), tcp).await.map_err(|error| unavailable("no TLS", error))?;
-            return Connection::over((stream, file), Scheme::HTTPS, address, endpoint, manner).await;
+            return EndpointConnection::over((stream, file), Scheme::HTTPS, address, endpoint, manner).await;
         }
-        Connection::over((tcp, file), Scheme::HTTP, address, endpoint, manner).await
+        EndpointConnection::over((tcp, file), Scheme::HTTP, address, endpoint, manner).await
     }
 
     async fn over<S>(
-        (stream, file): (S, Taken),
+        (stream, file): (S, FileGuard),
         scheme: Scheme,
         address: SocketAddr,
         endpoint: &Endpoint,
@@ -120,7 +121,7 @@ impl Connection {
             .to_string()
             .parse::<Authority>()
             .map_err(|_| Error::invalid_argument(OPERATION, "an endpoint that cannot be the authority of a request"))?;
-        let line = Line::default();
+        let line = WireState::default();
         let tasks = Tasks::default();
         let keep_alive = manner.options.keep_alive;
         let (sender, driver) = http2::Builder::new(tasks.clone())
@@ -134,7 +135,7 @@ impl Connection {
         let ended = CancellationToken::new();
         let sender = Arc::new(RwLock::new(Some(sender)));
         let overdone = Arc::new(AtomicBool::new(false));
-        let end = End { sender: Arc::downgrade(&sender), _ended: ended.clone().drop_guard() };
+        let end = ConnectionEnd { sender: Arc::downgrade(&sender), _ended: ended.clone().drop_guard() };
         let complaint = Arc::clone(&overdone);
         // Ends with the last sender, which this connection owns, or with the socket.
         tokio::spawn(async move {
@@ -144,7 +145,7 @@ impl Connection {
                 coord_home::event!(DEBUG, %error, "connection failed");
             }
         });
-        let connection = Connection {
+        let connection = EndpointConnection {
             home: manner.home.clone(),
             address,
             sender,
@@ -179,7 +180,7 @@ impl Connection {
     }
 
     /// Waits until it is over.
-    pub(crate) async fn over_and_why(&self) -> Error {
+    pub(crate) async fn until_ended(&self) -> Error {
         tokio::select! {
             () = self.line.down.cancelled() => {}
             () = self.ended.cancelled() => {}
@@ -277,7 +278,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for EndpointConnection {
     fn drop(&mut self) {
         // Nobody calls here any more. Asking HTTP/2 to say goodbye could take for ever where the peer does not read.
         self.tasks.abort();
@@ -285,13 +286,13 @@ impl Drop for Connection {
 }
 
 /// The endpoint's address.
-impl fmt::Display for Connection {
+impl fmt::Display for EndpointConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.authority.fmt(f)
     }
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for EndpointConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").field("authority", &self.authority).field("open", &self.is_open()).finish_non_exhaustive()
     }
@@ -299,15 +300,6 @@ impl fmt::Debug for Connection {
 
 fn unavailable(what: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::Unavailable, OPERATION, format!("{what}: {}", root(&error))).with_source(error)
-}
-
-/// The innermost cause, which is what people want to read.
-pub(crate) fn root<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error
 }
 
 /// Has the kernel look whether a connection leads anywhere: after so long without a word, …
@@ -335,12 +327,12 @@ fn was_too_much(error: &hyper::Error) -> bool {
 }
 
 /// What follows the end of HTTP/2 on a connection, however it comes: also when the runtime that it lived in has ended.
-struct End {
+struct ConnectionEnd {
     sender: Weak<RwLock<Option<SendRequest<Body>>>>,
     _ended: DropGuard,
 }
 
-impl Drop for End {
+impl Drop for ConnectionEnd {
     fn drop(&mut self) {
         if let Some(sender) = self.sender.upgrade() {
             drop(sender.write().take());

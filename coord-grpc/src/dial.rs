@@ -9,8 +9,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::connection::{Connection, Manner, root};
+use crate::connection::{EndpointConnection, Manner};
 use crate::endpoint::Endpoint;
+use crate::error::root;
 use crate::files;
 use crate::resolver::Lookup;
 
@@ -30,7 +31,7 @@ const MOST: usize = 100;
 
 /// Connects within the connect timeout.
 ///
-/// `shunned` is tried last: it was no good. `round` counts the times before.
+/// `last_failed` is tried last: it was no good. `round` counts the times before.
 ///
 /// # Errors
 ///
@@ -39,9 +40,9 @@ pub(crate) async fn dial(
     endpoint: &Endpoint,
     lookup: &Lookup,
     manner: Manner<'_>,
-    shunned: Option<SocketAddr>,
+    last_failed: Option<SocketAddr>,
     round: usize,
-) -> Result<Connection> {
+) -> Result<EndpointConnection> {
     let limit = manner.options.connect_timeout;
     let deadline = Instant::now() + limit;
     let late = || Error::new(ErrorKind::Timeout, OPERATION, format!("no connection within {limit:?}"));
@@ -56,10 +57,10 @@ pub(crate) async fn dial(
             Err(_) => return Err(Error::new(ErrorKind::Timeout, OPERATION, format!("the host name was not resolved within {limit:?}"))),
         },
     };
-    let addresses = in_order(found, endpoint.port(), shunned, round);
+    let addresses = in_order(found, endpoint.port(), last_failed, round);
     let count = addresses.len();
     let mut last = None;
-    let racing = race(addresses, deadline, &mut last, |address| Connection::open(address, endpoint, manner));
+    let racing = race(addresses, deadline, &mut last, |address| EndpointConnection::open(address, endpoint, manner));
     match timeout_at(deadline, racing).await {
         Ok(Some(connection)) => return Ok(connection),
         Ok(None) => {}
@@ -141,7 +142,7 @@ fn step(count: usize, time: Duration) -> Duration {
 
 /// The addresses in the order in which they are tried: as the resolver prefers them, IPv6 and IPv4 in turn, so that a family which leads nowhere costs one step (RFC
 /// 8305, section 4); the one that was no good at last. Addresses of nobody, such as the 0.0.0.0 of a filter, are left out.
-fn in_order(found: Vec<IpAddr>, port: u16, shunned: Option<SocketAddr>, round: usize) -> Vec<SocketAddr> {
+fn in_order(found: Vec<IpAddr>, port: u16, last_failed: Option<SocketAddr>, round: usize) -> Vec<SocketAddr> {
     let mut known = HashSet::new();
     let usable = found.into_iter().filter(|ip| coord_api::address::is_of_somebody(*ip) && known.insert(*ip));
     let (mut first, mut second) = (Vec::new(), Vec::new());
@@ -165,9 +166,9 @@ fn in_order(found: Vec<IpAddr>, port: u16, shunned: Option<SocketAddr>, round: u
         ordered.rotate_left(skip);
         ordered.truncate(MOST);
     }
-    if let Some(shunned) = shunned {
+    if let Some(last_failed) = last_failed {
         // Stable: the others keep their order.
-        ordered.sort_by_key(|address| *address == shunned);
+        ordered.sort_by_key(|address| *address == last_failed);
     }
     ordered
 }

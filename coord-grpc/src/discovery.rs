@@ -4,19 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coord_api::{Error, ErrorKind, Result, ServiceChange, ServiceEvent, ServiceInstance, ServiceRegistry, Watch, WatchState, key};
+use coord_api::{Error, ErrorKind, Result, ServiceChange, ServiceEvent, ServiceInstance, ServiceRegistry, Watch, WatchState};
+use coord_home::BackoffPolicy;
 use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::backoff::Backoff;
-use crate::channel::{Channel, homeless};
 use crate::endpoint::Endpoint;
-use crate::options::ChannelOptions;
-use crate::pool::Pool;
+use crate::error::no_home;
+use crate::pool::EndpointPool;
 use crate::state::{DiscoveryState, Skipped};
 
-const OPERATION: &str = "grpc.discover";
+pub(crate) const OPERATION: &str = "grpc.discover";
 
 /// How exactly the age of the set is known.
 const TICK: Duration = Duration::from_millis(500);
@@ -24,80 +23,50 @@ const TICK: Duration = Duration::from_millis(500);
 /// How long opening a watch may take before it is tried anew: a registry that never answers must not stop the trying.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
-/// A failed read is tried again after at most this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// The pauses before a failed read is tried again.
+const PAUSES: BackoffPolicy = BackoffPolicy::new(Duration::from_millis(100), Duration::from_secs(2));
 
 /// How many records that cannot be read are remembered, beyond those of a full set.
 const MOST_INVALID: usize = 1_000;
 
-/// Channels from any registry.
-pub trait RegistryChannelExt {
-    /// A channel to the instances of a service, with the default [`ChannelOptions`].
-    ///
-    /// # Errors
-    ///
-    /// Those of [`channel_with`](Self::channel_with).
-    fn channel(&self, service: &str) -> Result<Channel> {
-        self.channel_with(service, ChannelOptions::default())
-    }
-
-    /// A channel to the instances of a service, which follows the registry (R40):
-    ///
-    /// - A change among the instances reaches the channel within a second; endpoints that stay keep their connections.
-    /// - Only a set that the registry says is empty empties the channel. While the registry is out of reach the last set stays in use, and
-    ///   [`ChannelState::age`](crate::ChannelState::age) says how old it is; it stays in use also after the provider is closed.
-    /// - A first read that fails is tried again, for as long as it takes.
-    /// - Without an endpoint calls fail at once with `Unavailable`, or wait until their deadline if asked to ([`Readiness`](crate::Readiness)).
-    /// - An instance whose address is none, or is another's, is skipped; [`ChannelState::skipped`](crate::ChannelState::skipped) says why.
-    ///
-    /// The call itself does no I/O. The channel keeps the registry alive, and owns the task that follows it.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidArgument` for a bad name of a service (R4); and those of [`Channel::fixed`].
-    fn channel_with(&self, service: &str, options: ChannelOptions) -> Result<Channel>;
-}
-
-impl<R: ServiceRegistry + ?Sized> RegistryChannelExt for Arc<R> {
-    fn channel_with(&self, service: &str, options: ChannelOptions) -> Result<Channel> {
-        key::check_segment(OPERATION, service)?;
-        let mut options = options;
-        options.name.get_or_insert_with(|| service.to_owned());
-        Channel::with(options, |pool| {
-            let watch = Arc::new(Mutex::new(WatchState::Suspended));
-            let follower = Follower {
-                registry: Arc::clone(self),
-                service: service.to_owned(),
-                pool: Arc::clone(pool),
-                watch: Arc::clone(&watch),
-                instances: BTreeMap::new(),
-                invalid: BTreeMap::new(),
-            };
-            let task = pool.home.spawn(follower.run()).map_err(homeless)?;
-            Ok(Some(Discovery { service: service.to_owned(), watch, _task: AbortOnDropHandle::new(task) }))
-        })
-    }
-}
-
 /// The channel's end of a follower.
 #[derive(Debug)]
-pub(crate) struct Discovery {
+pub(crate) struct RegistryDiscovery {
     service: String,
     watch: Arc<Mutex<WatchState>>,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Discovery {
+impl RegistryDiscovery {
+    /// Follows a service of a registry, and keeps the pool's endpoints the same as its instances.
+    ///
+    /// # Errors
+    ///
+    /// There is no home for the task.
+    pub(crate) fn start<R: ServiceRegistry + ?Sized>(registry: Arc<R>, service: &str, pool: &Arc<EndpointPool>) -> Result<Self> {
+        let watch = Arc::new(Mutex::new(WatchState::Suspended));
+        let follower = RegistryFollower {
+            registry,
+            service: service.to_owned(),
+            pool: Arc::clone(pool),
+            watch: Arc::clone(&watch),
+            instances: BTreeMap::new(),
+            invalid: BTreeMap::new(),
+        };
+        let task = pool.home.spawn(follower.run()).map_err(no_home)?;
+        Ok(RegistryDiscovery { service: service.to_owned(), watch, _task: AbortOnDropHandle::new(task) })
+    }
+
     pub(crate) fn state(&self, failure: Option<Error>) -> DiscoveryState {
         DiscoveryState { service: self.service.clone(), watch: *self.watch.lock(), failure }
     }
 }
 
 /// Follows the instances of a service.
-struct Follower<R: ?Sized> {
+struct RegistryFollower<R: ?Sized> {
     registry: Arc<R>,
     service: String,
-    pool: Arc<Pool>,
+    pool: Arc<EndpointPool>,
     watch: Arc<Mutex<WatchState>>,
     instances: BTreeMap<String, ServiceInstance>,
     /// Records that cannot be read, by their key.
@@ -105,22 +74,22 @@ struct Follower<R: ?Sized> {
 }
 
 /// Speaks for a follower that was dropped: the runtime that it lived in is gone, or the channel.
-struct End {
+struct DiscoveryEnd {
     watch: Arc<Mutex<WatchState>>,
-    pool: Arc<Pool>,
+    pool: Arc<EndpointPool>,
     by_itself: bool,
 }
 
-impl Drop for End {
+impl Drop for DiscoveryEnd {
     fn drop(&mut self) {
         if !self.by_itself {
             *self.watch.lock() = WatchState::Ended;
-            self.pool.abandoned(None);
+            self.pool.abandon(None);
         }
     }
 }
 
-impl<R: ServiceRegistry + ?Sized> Follower<R> {
+impl<R: ServiceRegistry + ?Sized> RegistryFollower<R> {
     /// Runs until it is dropped.
     async fn run(self) {
         let pool = Arc::clone(&self.pool);
@@ -128,8 +97,8 @@ impl<R: ServiceRegistry + ?Sized> Follower<R> {
     }
 
     async fn follow_all(mut self) {
-        let mut end = End { watch: Arc::clone(&self.watch), pool: Arc::clone(&self.pool), by_itself: false };
-        let mut backoff = Backoff::new(Duration::from_millis(50), LONGEST_PAUSE, self.pool.options.jitter_seed);
+        let mut end = DiscoveryEnd { watch: Arc::clone(&self.watch), pool: Arc::clone(&self.pool), by_itself: false };
+        let mut backoff = self.pool.options.backoff(PAUSES, 0);
         loop {
             let error = match timeout(ATTEMPT, self.registry.watch(&self.service)).await {
                 Ok(Ok(watch)) => {

@@ -1,4 +1,4 @@
-//! What to do when the process may open no more files.
+//! Open files, of which a process may have only so many: counting those of a channel, and giving some back when there are no more.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,22 +9,36 @@ use coord_api::Error;
 use parking_lot::Mutex;
 use tokio::net::TcpSocket;
 
-use crate::connection::root;
-use crate::pool::Pool;
+use crate::error::root;
 
 /// The codes for "too many open files", in this process and in the system. They are the same on every Unix; std has no name for them.
 const OUT_OF_FILES: &[i32] = if cfg!(windows) { &[10_024] } else { &[24, 23] };
 
-/// A channel may have so many connections whatever others here need.
+/// How many connections a channel may have even if the process is short of files.
 pub(crate) const LEAST: usize = 4;
 
-/// What channels give back has to take effect before they give back more.
+/// Channels give back connections at most once in this time, so that what they gave back takes effect before they give back more.
 const ONCE_IN: Duration = Duration::from_secs(1);
 
-/// The channels of this process, and when they gave back connections the last time.
-static CHANNELS: Mutex<(Vec<Weak<Pool>>, Option<Instant>)> = Mutex::new((Vec::new(), None));
+/// A channel that can give back a part of its connections.
+pub(crate) trait Holder: Send + Sync {
+    /// Whether it belongs to the process that this one was forked from.
+    fn is_left_behind(&self) -> bool;
 
-/// Whether something failed because no file was to be had.
+    /// Gives back a part of the connections, and tries no others for a while. How many it gave back.
+    fn give_back(self: Arc<Self>) -> usize;
+}
+
+/// The channels of this process.
+static CHANNELS: Mutex<Channels> = Mutex::new(Channels { known: Vec::new(), gave_back: None });
+
+struct Channels {
+    known: Vec<Weak<dyn Holder>>,
+    /// When they gave back connections the last time.
+    gave_back: Option<Instant>,
+}
+
+/// Whether something failed because the process, or the system, may open no more files.
 pub(crate) fn is_out_of_files(error: &Error) -> bool {
     root(error).downcast_ref().is_some_and(is_shortage)
 }
@@ -35,13 +49,13 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
 
 /// How many files a channel has open, or is about to.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Files(Arc<AtomicUsize>);
+pub(crate) struct OpenFiles(Arc<AtomicUsize>);
 
-impl Files {
-    /// One more, until what is returned is dropped.
-    pub(crate) fn take(&self) -> Taken {
+impl OpenFiles {
+    /// Counts one more file, until the guard that is returned is dropped.
+    pub(crate) fn take(&self) -> FileGuard {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Taken(self.clone())
+        FileGuard(self.clone())
     }
 
     /// Makes sure that a socket that was just made leaves room for others in this process: beyond a few, channels take no file of the last eighth.
@@ -78,33 +92,33 @@ fn is_of_the_last(_: &TcpSocket) -> bool {
 
 /// A file of a channel.
 #[derive(Debug)]
-pub(crate) struct Taken(Files);
+pub(crate) struct FileGuard(OpenFiles);
 
-impl Drop for Taken {
+impl Drop for FileGuard {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Remembers a channel, so that it gives back connections when others have none.
-pub(crate) fn enrol(pool: Weak<Pool>) {
+pub(crate) fn enrol(channel: Weak<dyn Holder>) {
     let mut channels = CHANNELS.lock();
-    channels.0.retain(|known| known.strong_count() > 0);
-    channels.0.push(pool);
+    channels.known.retain(|known| known.strong_count() > 0);
+    channels.known.push(channel);
 }
 
-/// No file was to be had: all channels of the process give back a part of their connections, and try no others for a while.
+/// Has all channels of the process give back a part of their connections, because one of them could open no file.
 pub(crate) fn give_back() {
     let channels: Vec<_> = {
         let mut channels = CHANNELS.lock();
         let now = Instant::now();
-        if channels.1.is_some_and(|last| now.duration_since(last) < ONCE_IN) {
+        if channels.gave_back.is_some_and(|last| now.duration_since(last) < ONCE_IN) {
             return;
         }
-        channels.1 = Some(now);
-        channels.0.iter().filter_map(Weak::upgrade).filter(|pool| !pool.home.is_left_behind()).collect()
+        channels.gave_back = Some(now);
+        channels.known.iter().filter_map(Weak::upgrade).filter(|channel| !channel.is_left_behind()).collect()
     };
-    let given: usize = channels.iter().map(|pool| pool.give_back()).sum();
+    let given: usize = channels.into_iter().map(|channel| channel.give_back()).sum();
     coord_home::event!(WARN, given, "the process may open no more files; channels gave back connections");
 }
 

@@ -19,19 +19,19 @@ const PHASES: [(Phase, &str); 4] =
     [(Phase::Connecting, "connecting"), (Phase::Ready, "ready"), (Phase::Ejected, "ejected"), (Phase::Idle, "idle")];
 
 /// What the channels of one name show, by that name: a gauge has one value, however many channels there are.
-static SHOWN: LazyLock<Mutex<HashMap<String, Weak<Shown>>>> = LazyLock::new(Mutex::default);
+static SHOWN: LazyLock<Mutex<HashMap<String, Weak<MeterShown>>>> = LazyLock::new(Mutex::default);
 
 /// What one channel contributes. It is taken back when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Meter {
-    shown: Arc<Shown>,
+pub(crate) struct ChannelMeter {
+    shown: Arc<MeterShown>,
     /// Who this is among those of one name.
     id: u64,
     counts: Mutex<[i64; PHASES.len()]>,
 }
 
 #[derive(Debug)]
-struct Shown {
+struct MeterShown {
     endpoints: [(Gauge, AtomicI64); PHASES.len()],
     age: Gauge,
     ages: Mutex<HashMap<u64, Duration>>,
@@ -41,17 +41,17 @@ struct Shown {
     heard: bool,
 }
 
-impl Meter {
+impl ChannelMeter {
     pub(crate) fn new(channel: &str) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut all = SHOWN.lock();
         all.retain(|_, shown| shown.strong_count() > 0);
         let shown = all.get(channel).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let shown = Arc::new(Shown::new(channel));
+            let shown = Arc::new(MeterShown::new(channel));
             all.insert(channel.to_owned(), Arc::downgrade(&shown));
             shown
         });
-        Meter { shown, id: NEXT.fetch_add(1, Ordering::Relaxed), counts: Mutex::default() }
+        ChannelMeter { shown, id: NEXT.fetch_add(1, Ordering::Relaxed), counts: Mutex::default() }
     }
 
     /// Whether it is of use to anyone.
@@ -108,7 +108,7 @@ impl Meter {
     }
 }
 
-impl Drop for Meter {
+impl Drop for ChannelMeter {
     fn drop(&mut self) {
         if self.is_heard() {
             self.change([0; PHASES.len()]);
@@ -120,7 +120,7 @@ impl Drop for Meter {
     }
 }
 
-impl Shown {
+impl MeterShown {
     fn new(channel: &str) -> Self {
         metrics::describe_gauge!(ENDPOINTS, metrics::Unit::Count, "Endpoints of gRPC channels, by phase");
         metrics::describe_gauge!(AGE, metrics::Unit::Seconds, "For how long the set of endpoints was not known to be the registry's");
@@ -129,7 +129,7 @@ impl Shown {
             (gauge, AtomicI64::new(0))
         });
         let heard = endpoints.iter().any(|(gauge, _)| meter::is_gauge_heard(gauge));
-        Shown {
+        MeterShown {
             endpoints,
             age: metrics::gauge!(AGE, "channel" => channel.to_owned()),
             ages: Mutex::default(),

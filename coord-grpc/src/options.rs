@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coord_api::{Error, Result};
-use coord_home::Home;
+use coord_home::{Backoff, BackoffPolicy, Home};
 
 use crate::resolver::Resolver;
 #[cfg(feature = "tls")]
@@ -330,6 +330,14 @@ impl ChannelOptions {
         return self.tls.is_some();
         #[cfg(not(feature = "tls"))]
         false
+    }
+
+    /// Pauses by a policy. Where the options have a seed, those of each `user` are the same each time, and others than those of the others.
+    pub(crate) fn backoff(&self, policy: BackoffPolicy, user: u64) -> Backoff {
+        match self.jitter_seed {
+            Some(seed) => Backoff::with_seed(policy, seed.wrapping_add(user)),
+            None => Backoff::new(policy),
+        }
     }
 
     pub(crate) fn is_idempotent(&self, method: &str) -> bool {

@@ -4,8 +4,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,53 +17,51 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
-use crate::channel::homeless;
-use crate::connection::Connection;
+use crate::connection::{EndpointConnection, Manner};
 use crate::endpoint::{Endpoint, Scheme};
-use crate::files::{self, Files, LEAST};
-use crate::meter::Meter;
+use crate::error::{OPERATION, no_home};
+use crate::files::{self, Holder, LEAST, OpenFiles};
+use crate::meter::ChannelMeter;
 use crate::options::{ChannelOptions, Policy, Readiness};
 use crate::resolver::Lookup;
 use crate::state::{EndpointState, Phase, Skipped};
-use crate::worker;
+use crate::worker::{self, WorkerHost};
 
-const OPERATION: &str = "grpc.channel";
-
-/// So many endpoints that cannot be used are told one by one each time.
+/// How many endpoints that cannot be used are logged one by one when the set changes. Of further ones only the number is logged.
 const MOST_TOLD: usize = 10;
 
-/// After a shortage of files a channel makes do with fewer connections for so long; twice as long after each further one, …
+/// How long a channel has fewer connections after the process ran out of files. Each further shortage doubles it, …
 const SHORTEST_SHORTAGE: Duration = Duration::from_secs(30);
 
-/// … up to this. One that comes so long after the last one is the first again.
+/// … up to this. A shortage that comes at least this long after the end of the last one counts as the first again.
 const LONGEST_SHORTAGE: Duration = Duration::from_secs(600);
 
 /// The endpoints of a channel.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub(crate) struct EndpointPool {
     pub(crate) options: ChannelOptions,
     pub(crate) home: Home,
-    /// Where the messages of requests that come bit by bit are drawn, so that one that blocks holds up no connection; `None` where whoever gave the home has several threads
-    /// there, or wants no more.
-    pub(crate) drawing: Option<Home>,
+    /// Where the bodies of streaming requests are polled, so that a body that blocks delays no connection. `None` if the channel's home was given
+    /// by the user, who may have several threads there, or wants no further thread.
+    pub(crate) body_home: Option<Home>,
     pub(crate) lookup: Lookup,
-    /// Those of its connections, and of those to be.
-    pub(crate) files: Files,
-    meter: Meter,
+    /// The files of its connections, and of connections that are being made.
+    pub(crate) files: OpenFiles,
+    meter: ChannelMeter,
     made: Instant,
-    /// Which endpoints this channel prefers, where it cannot have all.
-    taste: u64,
-    set: Mutex<Set>,
+    /// Decides which endpoints this channel connects where it may not connect all of them.
+    preference_seed: u64,
+    set: Mutex<EndpointEntries>,
     /// The connections of the endpoints that are ready, in the order of the set.
-    ready: ArcSwap<Vec<Arc<Connection>>>,
+    ready: ArcSwap<Vec<Arc<EndpointConnection>>>,
     turn: AtomicUsize,
-    /// Who waits for an endpoint looks again.
+    /// Wakes the calls that wait for an endpoint.
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Set {
-    members: Vec<Member>,
+struct EndpointEntries {
+    members: Vec<EndpointEntry>,
     skipped: Vec<Skipped>,
     /// When the set was known to be the present one.
     confirmed: Option<Instant>,
@@ -71,14 +69,14 @@ struct Set {
     unread: Option<Error>,
     next_id: u64,
     shortage: Option<Shortage>,
-    /// When others were looked for because none of those in use was ready.
+    /// When other endpoints were connected the last time because none of those in use was ready.
     looked_elsewhere: Option<Instant>,
     closed: bool,
     /// The runtime that the channel lived in is gone.
-    homeless: bool,
+    home_ended: bool,
 }
 
-/// No file was to be had.
+/// The process ran out of files.
 #[derive(Debug)]
 struct Shortage {
     /// How many connections are made at most; `None` once it is over.
@@ -91,26 +89,26 @@ struct Shortage {
 }
 
 #[derive(Debug)]
-struct Member {
+struct EndpointEntry {
     /// Unique in the pool, so that a worker never speaks for a successor with the same address.
     id: u64,
     endpoint: Endpoint,
-    /// Of more endpoints than may be connected, those with the highest rank are. It depends on the endpoint and the channel alone (rendezvous hashing): so a change of the set
-    /// changes only as many connections, and each channel prefers others.
+    /// If there are more endpoints than may be connected, those with the highest ranks are. The rank depends on the endpoint and the channel alone
+    /// (rendezvous hashing): so a change of the set changes no more connections than it must, and different channels connect different endpoints.
     rank: u64,
     phase: Phase,
     since: Instant,
     failure: Option<Error>,
-    connection: Option<Arc<Connection>>,
+    connection: Option<Arc<EndpointConnection>>,
     connections: u64,
     ping_after: Duration,
     /// Ends the worker; `None` while it is not to be connected.
     worker: Option<DropGuard>,
 }
 
-impl Member {
-    /// How little there is to be hoped for: those that failed are used where there are no others, and those that just did last.
-    fn despair(&self) -> u8 {
+impl EndpointEntry {
+    /// The order in which endpoints are connected where not all are: those that failed come after those that did not, and those that just failed come last.
+    fn failure_rank(&self) -> u8 {
         match self.phase {
             Phase::Ejected => 2,
             Phase::Idle if self.failure.is_some() => 1,
@@ -118,25 +116,25 @@ impl Member {
         }
     }
 
-    fn enter(&mut self, home: &Home, phase: Phase, connection: Option<Arc<Connection>>) {
+    fn enter(&mut self, home: &Home, phase: Phase, connection: Option<Arc<EndpointConnection>>) {
         (self.phase, self.since, self.connection) = (phase, home.now(), connection);
     }
 }
 
-impl Set {
-    fn member(&mut self, id: u64) -> Option<&mut Member> {
+impl EndpointEntries {
+    fn member(&mut self, id: u64) -> Option<&mut EndpointEntry> {
         self.members.iter_mut().find(|member| member.id == id)
     }
 }
 
-impl Pool {
+impl EndpointPool {
     pub(crate) fn new(options: ChannelOptions, home: Home) -> Arc<Self> {
-        let pool = Arc::new(Pool {
-            taste: options.jitter_seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
-            drawing: options.has_own_home().then(|| Home::thread("coord-grpc-body")),
+        let pool = Arc::new(EndpointPool {
+            preference_seed: options.jitter_seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
+            body_home: options.has_own_home().then(|| Home::thread("coord-grpc-body")),
             lookup: Lookup::by(options.resolver.clone()),
-            files: Files::default(),
-            meter: Meter::new(options.name.as_deref().unwrap_or("unnamed")),
+            files: OpenFiles::default(),
+            meter: ChannelMeter::new(options.name.as_deref().unwrap_or("unnamed")),
             made: home.now(),
             options,
             home,
@@ -145,12 +143,13 @@ impl Pool {
             turn: AtomicUsize::new(0),
             changed: Notify::new(),
         });
-        files::enrol(Arc::downgrade(&pool));
+        let holder: Weak<dyn Holder> = Arc::downgrade(&pool) as _;
+        files::enrol(holder);
         pool
     }
 
     /// The connection for the next call, other than `avoid` if there is any other.
-    pub(crate) fn pick(&self, avoid: Option<&Arc<Connection>>) -> Option<Arc<Connection>> {
+    pub(crate) fn pick(&self, avoid: Option<&Arc<EndpointConnection>>) -> Option<Arc<EndpointConnection>> {
         let ready = self.ready.load();
         let first = match self.options.policy {
             Policy::RoundRobin if ready.len() > 1 => self.turn.fetch_add(1, Ordering::Relaxed) % ready.len(),
@@ -158,8 +157,8 @@ impl Pool {
         };
         let (before, from) = ready.split_at(first);
         let open = || from.iter().chain(before).filter(|connection| connection.is_open());
-        let other = |connection: &&Arc<Connection>| avoid.is_none_or(|avoid| !Arc::ptr_eq(avoid, connection));
-        // One that is on trial and busy is better than none.
+        let other = |connection: &&Arc<EndpointConnection>| avoid.is_none_or(|avoid| !Arc::ptr_eq(avoid, connection));
+        // A connection that is on trial, and busy with the call that tries it, is better than none.
         let picked = open().filter(other).find(|connection| connection.admits()).or_else(|| open().find(other)).or_else(|| open().next());
         picked.map(Arc::clone)
     }
@@ -167,11 +166,15 @@ impl Pool {
     /// As [`pick`](Self::pick), and waits for one where that makes sense.
     ///
     /// Cancel safe.
-    pub(crate) async fn connection(&self, readiness: Readiness, avoid: Option<&Arc<Connection>>) -> Result<Arc<Connection>, Status> {
+    pub(crate) async fn connection(
+        &self,
+        readiness: Readiness,
+        avoid: Option<&Arc<EndpointConnection>>,
+    ) -> Result<Arc<EndpointConnection>, Status> {
         self.until(readiness, || self.pick(avoid)).await
     }
 
-    /// Waits until an endpoint is ready, and leaves it alone.
+    /// Waits until an endpoint is ready, and sends nothing to it.
     pub(crate) async fn ready(&self, readiness: Readiness) -> Result<(), Status> {
         self.until(readiness, || self.ready.load().iter().any(|connection| connection.is_open()).then_some(())).await
     }
@@ -189,23 +192,23 @@ impl Pool {
             if let Some(found) = find() {
                 return Ok(found);
             }
-            self.hope(readiness)?;
+            self.check_waiting(readiness)?;
             changed.await;
         }
     }
 
     /// Whether to wait for an endpoint; if not, why there is none.
-    fn hope(&self, readiness: Readiness) -> Result<(), Status> {
+    fn check_waiting(&self, readiness: Readiness) -> Result<(), Status> {
         let set = self.set.lock();
         if set.closed {
             return Err(Status::unavailable("the channel was dropped"));
         }
-        if set.homeless {
+        if set.home_ended {
             return Err(Status::unavailable("the runtime that the channel lived in has ended"));
         }
         let open = match (&set.confirmed, &set.unread) {
             (None, unread) => unread.is_none(),
-            // One that counts as ready here has just dropped its connection, and its worker is about to say what comes of it.
+            // An endpoint that still counts as ready here has just lost its connection; its worker is about to report what became of it.
             (Some(_), _) => set.members.iter().any(|member| matches!(member.phase, Phase::Connecting | Phase::Ready)),
         };
         if open || readiness == Readiness::Wait {
@@ -226,7 +229,7 @@ impl Pool {
         if set.closed {
             return;
         }
-        let mut old: HashMap<Endpoint, Member> = set.members.drain(..).map(|member| (member.endpoint.clone(), member)).collect();
+        let mut old: HashMap<Endpoint, EndpointEntry> = set.members.drain(..).map(|member| (member.endpoint.clone(), member)).collect();
         let mut taken: HashMap<Endpoint, String> = HashMap::new();
         let mut added = 0;
         for (id, endpoint) in wanted {
@@ -247,7 +250,7 @@ impl Pool {
         let news = newly_skipped(&set.skipped, &skipped);
         set.skipped = skipped;
         (set.confirmed, set.unread) = (Some(self.home.now()), None);
-        self.allot(&mut set);
+        self.choose_connected(&mut set);
         self.publish(&set);
         let skipped = set.skipped.len();
         drop(set);
@@ -272,11 +275,11 @@ impl Pool {
         Some(Error::invalid_argument(OPERATION, wrong))
     }
 
-    fn member(&self, set: &mut Set, endpoint: Endpoint) -> Member {
+    fn member(&self, set: &mut EndpointEntries, endpoint: Endpoint) -> EndpointEntry {
         set.next_id += 1;
         let mut hasher = DefaultHasher::new();
-        (self.taste, &endpoint).hash(&mut hasher);
-        Member {
+        (self.preference_seed, &endpoint).hash(&mut hasher);
+        EndpointEntry {
             id: set.next_id,
             rank: hasher.finish(),
             endpoint,
@@ -291,7 +294,7 @@ impl Pool {
     }
 
     /// Connects the members that the channel may have, and leaves the others, which finish the calls that they have.
-    fn allot(self: &Arc<Self>, set: &mut Set) {
+    fn choose_connected(self: &Arc<Self>, set: &mut EndpointEntries) {
         let shortage = set.shortage.as_ref().and_then(|shortage| shortage.limit);
         let limit = self.options.max_connections.min(shortage.unwrap_or(usize::MAX));
         let wanted: Option<HashSet<u64>> = (set.members.len() > limit).then(|| {
@@ -300,48 +303,48 @@ impl Pool {
                 // In a shortage those that are connected go on: another one would need a file.
                 let connected = shortage.is_some() && member.connection.is_some();
                 let rank = if self.options.policy == Policy::PickFirst { *place as u64 } else { !member.rank };
-                (member.despair(), !connected, rank)
+                (member.failure_rank(), !connected, rank)
             });
             ranked.into_iter().take(limit).map(|(_, member)| member.id).collect()
         });
         for member in &mut set.members {
             let wanted = wanted.as_ref().is_none_or(|wanted| wanted.contains(&member.id));
             if wanted && member.worker.is_none() {
-                self.hire(member);
+                self.start_worker(member);
             } else if !wanted && member.worker.take().is_some() {
                 member.enter(&self.home, Phase::Idle, None);
             }
         }
     }
 
-    fn hire(self: &Arc<Self>, member: &mut Member) {
+    fn start_worker(self: &Arc<Self>, member: &mut EndpointEntry) {
         let stop = CancellationToken::new();
         let work = worker::run(Arc::clone(self), member.id, member.endpoint.clone(), stop.clone());
         match self.home.spawn(work) {
             Ok(_) => member.enter(&self.home, Phase::Connecting, None),
             Err(error) => {
-                member.failure = Some(homeless(error));
+                member.failure = Some(no_home(error));
                 member.enter(&self.home, Phase::Ejected, None);
             }
         }
         member.worker = Some(stop.drop_guard());
     }
 
-    /// A worker, or who follows the registry, was dropped: the runtime that it lived in is gone, and so are all connections.
-    pub(crate) fn abandoned(&self, worker: Option<u64>) {
+    /// Whoever works for this channel was dropped: the runtime that it lived in is gone, and so are all connections.
+    pub(crate) fn abandon(&self, worker: Option<u64>) {
         let mut set = self.set.lock();
-        set.homeless = true;
+        set.home_ended = true;
         if let Some(member) = worker.and_then(|id| set.member(id)) {
-            member.failure = Some(homeless(coord_home::HomeError::Ended));
+            member.failure = Some(no_home(coord_home::HomeError::Ended));
             member.enter(&self.home, Phase::Ejected, None);
         }
         self.publish(&set);
     }
 
-    /// No file was to be had: makes do with fewer connections for a while, so that others in this process have some. How many are given back.
-    pub(crate) fn give_back(self: &Arc<Self>) -> usize {
+    /// The process ran out of files: has fewer connections for a while, so that others in this process get some. Returns how many it gives back.
+    fn make_do_with_fewer(self: &Arc<Self>) -> usize {
         let mut set = self.set.lock();
-        if set.closed || set.homeless {
+        if set.closed || set.home_ended {
             return 0;
         }
         let now = self.home.now();
@@ -367,10 +370,10 @@ impl Pool {
         };
         // Where there is no home there are no connections either.
         let _ = self.home.spawn(over);
-        // A quarter is for others.
+        // A quarter of the connections is given back.
         let limit = LEAST.max(held - held / 4);
         set.shortage = Some(Shortage { limit: Some(limit), pause, since: now, _timer: timer.drop_guard() });
-        self.allot(&mut set);
+        self.choose_connected(&mut set);
         self.publish(&set);
         held.saturating_sub(limit)
     }
@@ -382,7 +385,7 @@ impl Pool {
             shortage.limit = None;
         }
         if !set.closed {
-            self.allot(&mut set);
+            self.choose_connected(&mut set);
             self.publish(&set);
         }
     }
@@ -399,33 +402,7 @@ impl Pool {
         self.publish(&set);
     }
 
-    /// A worker has a connection that takes calls.
-    pub(crate) fn admit(&self, id: u64, connection: &Arc<Connection>) {
-        self.update(id, |member| {
-            let endpoint = member.endpoint.to_string();
-            coord_home::event!(DEBUG, endpoint, "endpoint ready");
-            member.connections += 1;
-            member.enter(&self.home, Phase::Ready, Some(Arc::clone(connection)));
-        });
-    }
-
-    /// A worker's connection dropped, or it could not get one. `again` says whether it tries again at once.
-    pub(crate) fn fail(self: &Arc<Self>, id: u64, failure: Error, again: bool) {
-        self.update(id, |member| {
-            let (endpoint, why) = (member.endpoint.to_string(), failure.to_string());
-            coord_home::event!(DEBUG, endpoint, why, "endpoint not ready");
-            member.failure = Some(failure);
-            let phase = if again { Phase::Connecting } else { Phase::Ejected };
-            if (member.phase, member.connection.is_some()) != (phase, false) {
-                member.enter(&self.home, phase, None);
-            }
-        });
-        if !again {
-            self.look_elsewhere();
-        }
-    }
-
-    /// Tries endpoints that are not in use where all that are have failed; not more often than a dead endpoint is probed.
+    /// If all endpoints that are in use have failed, connects others; not more often than a dead endpoint is probed.
     fn look_elsewhere(self: &Arc<Self>) {
         let mut set = self.set.lock();
         let all = |phases: [Phase; 2]| set.members.iter().all(|member| phases.contains(&member.phase));
@@ -437,16 +414,11 @@ impl Pool {
             return;
         }
         set.looked_elsewhere = Some(now);
-        self.allot(&mut set);
+        self.choose_connected(&mut set);
         self.publish(&set);
     }
 
-    /// A worker asks for signs of life less often.
-    pub(crate) fn pings_after(&self, id: u64, after: Duration) {
-        self.update(id, |member| member.ping_after = after);
-    }
-
-    fn update(&self, id: u64, change: impl FnOnce(&mut Member)) {
+    fn update(&self, id: u64, change: impl FnOnce(&mut EndpointEntry)) {
         let mut set = self.set.lock();
         // A worker may be about to end.
         if let Some(member) = set.member(id).filter(|member| member.worker.is_some()) {
@@ -457,16 +429,16 @@ impl Pool {
 
     /// A call got no answer on this connection. If nobody does, and other endpoints are ready, its endpoint is ejected here and now, so that the next call goes
     /// elsewhere; and its worker tries it with a new connection.
-    pub(crate) fn unanswered(&self, connection: &Arc<Connection>, patience: Duration) {
+    pub(crate) fn unanswered(&self, connection: &Arc<EndpointConnection>, patience: Duration) {
         let limit = self.options.attempt_timeout.map_or(patience, |usual| usual.max(patience));
         let silence = connection.silence();
-        // Half of it: the last answer may have come while this call was waiting already.
+        // Half of the limit, because the last answer may have come when this call had already waited for a while.
         if silence < limit / 2 {
             return connection.note_nothing();
         }
         let failure = Error::new(ErrorKind::Timeout, OPERATION, format!("calls have gone unanswered for {silence:?}"));
         let mut set = self.set.lock();
-        let mine = |member: &Member| member.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection));
+        let mine = |member: &EndpointEntry| member.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection));
         let others = set.members.iter().any(|member| !mine(member) && member.connection.as_ref().is_some_and(|other| other.is_open()));
         if let Some(member) = set.members.iter_mut().find(|member| mine(member)) {
             member.failure = Some(failure);
@@ -481,7 +453,7 @@ impl Pool {
         coord_home::event!(DEBUG, endpoint, ?silence, ejected = others, "calls go unanswered");
     }
 
-    fn publish(&self, set: &Set) {
+    fn publish(&self, set: &EndpointEntries) {
         let ready: Vec<_> = set.members.iter().filter_map(|member| member.connection.clone()).collect();
         self.ready.store(Arc::new(ready));
         self.meter.show_phases(set.members.iter().map(|member| member.phase));
@@ -522,6 +494,62 @@ impl Pool {
     }
 }
 
+impl WorkerHost for EndpointPool {
+    fn options(&self) -> &ChannelOptions {
+        &self.options
+    }
+
+    fn lookup(&self) -> &Lookup {
+        &self.lookup
+    }
+
+    fn manner(&self, on_trial: bool, ping_after: Duration) -> Manner<'_> {
+        Manner { options: &self.options, home: &self.home, files: &self.files, on_trial, ping_after }
+    }
+
+    fn admit(&self, id: u64, connection: &Arc<EndpointConnection>) {
+        self.update(id, |member| {
+            let endpoint = member.endpoint.to_string();
+            coord_home::event!(DEBUG, endpoint, "endpoint ready");
+            member.connections += 1;
+            member.enter(&self.home, Phase::Ready, Some(Arc::clone(connection)));
+        });
+    }
+
+    fn fail(self: &Arc<Self>, id: u64, failure: Error, again: bool) {
+        self.update(id, |member| {
+            let (endpoint, why) = (member.endpoint.to_string(), failure.to_string());
+            coord_home::event!(DEBUG, endpoint, why, "endpoint not ready");
+            member.failure = Some(failure);
+            let phase = if again { Phase::Connecting } else { Phase::Ejected };
+            if (member.phase, member.connection.is_some()) != (phase, false) {
+                member.enter(&self.home, phase, None);
+            }
+        });
+        if !again {
+            self.look_elsewhere();
+        }
+    }
+
+    fn pings_after(&self, id: u64, after: Duration) {
+        self.update(id, |member| member.ping_after = after);
+    }
+
+    fn abandoned(&self, id: u64) {
+        self.abandon(Some(id));
+    }
+}
+
+impl Holder for EndpointPool {
+    fn is_left_behind(&self) -> bool {
+        self.home.is_left_behind()
+    }
+
+    fn give_back(self: Arc<Self>) -> usize {
+        self.make_do_with_fewer()
+    }
+}
+
 /// What is skipped now, and was not before or for another reason.
 fn newly_skipped(before: &[Skipped], now: &[Skipped]) -> Vec<Skipped> {
     let known: HashSet<_> = before.iter().map(|skipped| (skipped.id.as_str(), skipped.error.message())).collect();
@@ -547,13 +575,13 @@ mod tests {
         }
     }
 
-    fn pool(endpoints: usize) -> Arc<Pool> {
-        let pool = Pool::new(ChannelOptions::default().with_resolver(Arc::new(Silent)), Home::callers());
+    fn pool(endpoints: usize) -> Arc<EndpointPool> {
+        let pool = EndpointPool::new(ChannelOptions::default().with_resolver(Arc::new(Silent)), Home::callers());
         pool.replace((0..endpoints).map(|n| (n.to_string(), Endpoint::new(&format!("e{n}"), 80).unwrap())), Vec::new());
         pool
     }
 
-    fn idle(pool: &Pool) -> usize {
+    fn idle(pool: &EndpointPool) -> usize {
         pool.states().0.iter().filter(|state| state.phase == Phase::Idle).count()
     }
 
@@ -562,7 +590,7 @@ mod tests {
         let pool = pool(10);
         assert_eq!(idle(&pool), 0);
         for pause in [30, 60, 120, 240, 480, 600, 600] {
-            pool.give_back();
+            pool.make_do_with_fewer();
             assert_eq!(idle(&pool), 10 - LEAST);
             tokio::time::sleep(Duration::from_secs(pause - 1)).await;
             assert_eq!(idle(&pool), 10 - LEAST, "{pause}");
@@ -570,7 +598,7 @@ mod tests {
             assert_eq!(idle(&pool), 0, "{pause}");
         }
         tokio::time::sleep(LONGEST_SHORTAGE * 2).await;
-        pool.give_back();
+        pool.make_do_with_fewer();
         tokio::time::sleep(SHORTEST_SHORTAGE + Duration::from_secs(1)).await;
         assert_eq!(idle(&pool), 0, "after a long time it is the first again");
         pool.close();

@@ -27,7 +27,7 @@ pub(crate) fn pump(home: &Home, mut body: Body) -> Body {
         return body;
     }
     let (tell, pieces) = mpsc::channel(1);
-    let drawing = async move {
+    let pumping = async move {
         loop {
             let piece = tokio::select! {
                 biased;
@@ -43,7 +43,7 @@ pub(crate) fn pump(home: &Home, mut body: Body) -> Body {
         }
     };
     // Without a task nothing is told, which ends the body with an error.
-    let _ = home.spawn(drawing);
+    let _ = home.spawn(pumping);
     Body::new(Pumped { pieces, ended: false })
 }
 

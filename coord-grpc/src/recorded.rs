@@ -41,7 +41,8 @@ impl Recorded {
         Ok(recorded)
     }
 
-    /// Reads what of a body is there already, at most `limit` bytes: the whole request of a unary call, the beginning of a stream.
+    /// Reads the part of a body that is there without waiting, at most `limit` bytes: all of a unary call's request, or the
+    /// beginning of a stream.
     pub(crate) fn read_ready(mut body: Body, limit: usize) -> Result<Self, Status> {
         let mut recorded = Recorded::default();
         let mut size = 0;
@@ -65,7 +66,7 @@ impl Recorded {
         Ok(recorded)
     }
 
-    /// Keeps a frame; how many bytes it has.
+    /// Keeps a frame, and returns how many bytes it has.
     fn take(&mut self, frame: Frame<Bytes>) -> usize {
         match frame.into_data() {
             Ok(data) => {
@@ -83,7 +84,7 @@ impl Recorded {
         }
     }
 
-    /// The same again; `None` when not all of it was read.
+    /// A copy of the body; `None` if not all of it was read.
     pub(crate) fn copy(&self) -> Option<Self> {
         match self.rest {
             None => Some(Recorded { first: self.first.clone(), more: self.more.clone(), trailers: self.trailers.clone(), rest: None }),
@@ -91,7 +92,7 @@ impl Recorded {
         }
     }
 
-    /// Has what was not read, if there is more, come in another way.
+    /// Replaces the part of the body that was not read, if there is one.
     pub(crate) fn map_rest(mut self, make: impl FnOnce(Body) -> Body) -> Self {
         self.rest = self.rest.map(|rest| if rest.is_end_stream() { rest } else { make(rest) });
         self

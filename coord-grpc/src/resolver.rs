@@ -38,23 +38,25 @@ pub trait Resolver: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub(crate) enum Lookup {
     System,
-    Given(Given),
+    GivenResolver(GivenResolver),
 }
 
 /// A resolver that was given to one channel.
 #[derive(Debug)]
-pub(crate) struct Given {
+pub(crate) struct GivenResolver {
     resolver: Arc<dyn Resolver>,
     turns: Arc<Semaphore>,
     /// What is being looked up, for as long as somebody waits for it.
-    under_way: Mutex<HashMap<String, WeakShared<BoxFuture<'static, Answer>>>>,
+    under_way: Mutex<HashMap<String, WeakShared<BoxFuture<'static, LookedUp>>>>,
 }
 
 impl Lookup {
     pub(crate) fn by(resolver: Option<Arc<dyn Resolver>>) -> Self {
         match resolver {
             None => Lookup::System,
-            Some(resolver) => Lookup::Given(Given { resolver, turns: Arc::new(Semaphore::new(AT_ONCE)), under_way: Mutex::default() }),
+            Some(resolver) => {
+                Lookup::GivenResolver(GivenResolver { resolver, turns: Arc::new(Semaphore::new(AT_ONCE)), under_way: Mutex::default() })
+            }
         }
     }
 
@@ -62,7 +64,7 @@ impl Lookup {
     pub(crate) async fn look_up(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         let found = match self {
             Lookup::System => ask_system(host).await,
-            Lookup::Given(given) => given.ask(host).await,
+            Lookup::GivenResolver(given) => given.ask(host).await,
         };
         let found = found.map_err(|(kind, code, text)| match code {
             // The code is worth more than the text: from it one sees that there was no file to be had.
@@ -78,14 +80,14 @@ impl Lookup {
 }
 
 /// Errors of I/O cannot be cloned.
-type Answer = Result<Vec<IpAddr>, (io::ErrorKind, Option<i32>, String)>;
+type LookedUp = Result<Vec<IpAddr>, (io::ErrorKind, Option<i32>, String)>;
 
 /// The look-ups that the system was asked for. It blocks a thread for each, for half a minute where a server of names is silent, and cannot be told to stop; so the threads
 /// are few and nobody else's, and who asks for a name that is being looked up waits for the same answer.
 #[derive(Debug, Default)]
 struct Lookups {
     /// Those that wait or are under way.
-    names: HashMap<String, Arc<watch::Sender<Option<Answer>>>>,
+    names: HashMap<String, Arc<watch::Sender<Option<LookedUp>>>>,
     waiting: VecDeque<String>,
     threads: usize,
 }
@@ -102,7 +104,7 @@ fn with_lookups<T>(act: impl FnOnce(&mut Lookups) -> T) -> T {
     act(current)
 }
 
-async fn ask_system(host: &str) -> Answer {
+async fn ask_system(host: &str) -> LookedUp {
     let mut answer = with_lookups(|lookups| lookups.ask(host, serve)).map_err(|error| told(&error))?;
     let answered = answer.wait_for(Option::is_some).await.map(|answer| (*answer).clone());
     answered.ok().flatten().unwrap_or_else(|| Err((io::ErrorKind::Other, None, "the look-up was given up".to_owned())))
@@ -113,8 +115,8 @@ fn told(error: &io::Error) -> (io::ErrorKind, Option<i32>, String) {
     (error.kind(), error.raw_os_error(), error.to_string())
 }
 
-impl Given {
-    async fn ask(&self, host: &str) -> Answer {
+impl GivenResolver {
+    async fn ask(&self, host: &str) -> LookedUp {
         let asked = {
             let mut under_way = self.under_way.lock();
             match under_way.get(host).and_then(WeakShared::upgrade) {
@@ -140,7 +142,7 @@ impl Given {
 
 impl Lookups {
     /// Where the answer will come. `serve` is what a new thread does.
-    fn ask(&mut self, host: &str, serve: fn()) -> io::Result<watch::Receiver<Option<Answer>>> {
+    fn ask(&mut self, host: &str, serve: fn()) -> io::Result<watch::Receiver<Option<LookedUp>>> {
         if let Some(asked) = self.names.get(host) {
             return Ok(asked.subscribe());
         }
@@ -158,7 +160,7 @@ impl Lookups {
     }
 
     /// The next name that somebody still waits for. Without one the thread that asks is to end.
-    fn next(&mut self) -> Option<(String, Arc<watch::Sender<Option<Answer>>>)> {
+    fn next(&mut self) -> Option<(String, Arc<watch::Sender<Option<LookedUp>>>)> {
         while let Some(host) = self.waiting.pop_front() {
             let Some(tell) = self.names.get(&host) else { continue };
             if tell.receiver_count() > 0 {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
-use crate::files::Taken;
+use crate::files::FileGuard;
 
 /// An HTTP/2 frame begins with three bytes of length and one of type; the server's first frame is its settings.
 const HEAD: usize = 4;
@@ -18,7 +18,7 @@ const SETTINGS: u8 = 4;
 
 /// What the owner of a connection sees.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Line {
+pub(crate) struct WireState {
     /// The server's settings came. Until then a peer may be paused, or speak something else: the kernel accepts connections for both.
     pub(crate) up: CancellationToken,
     /// The socket dropped. Seen here before HTTP/2 gets to tell its streams.
@@ -28,7 +28,7 @@ pub(crate) struct Line {
     why: Arc<Mutex<Option<io::Error>>>,
 }
 
-impl Line {
+impl WireState {
     fn drop_with(&self, why: io::Error) {
         self.why.lock().get_or_insert(why);
         self.dropped.store(true, Ordering::Relaxed);
@@ -45,21 +45,21 @@ impl Line {
     }
 }
 
-/// A stream of bytes that tells its [`Line`] what passes.
+/// A stream of bytes that tells its [`WireState`] what passes.
 pub(crate) struct Wire<S> {
     stream: S,
-    line: Line,
+    line: WireState,
     /// The first bytes from the server, until there are enough.
     head: Option<Vec<u8>>,
     /// A write has failed.
-    unheard: bool,
+    write_broken: bool,
     /// What counts as long as the stream is open; dropped after it.
-    _file: Taken,
+    _file: FileGuard,
 }
 
 impl<S> Wire<S> {
-    pub(crate) fn new(stream: S, line: Line, file: Taken) -> Self {
-        Wire { stream, line, head: Some(Vec::with_capacity(HEAD)), unheard: false, _file: file }
+    pub(crate) fn new(stream: S, line: WireState, file: FileGuard) -> Self {
+        Wire { stream, line, head: Some(Vec::with_capacity(HEAD)), write_broken: false, _file: file }
     }
 
     fn heard(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -95,7 +95,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         if let Err(error) = &result {
             // A failed read has read nothing.
             buffer.set_filled(before);
-            self.line.drop_with(retold(error));
+            self.line.drop_with(copy_of(error));
         }
         Poll::Ready(result)
     }
@@ -105,28 +105,28 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
 /// at, may still lie in the socket. HTTP/2 would drop them with its first failed write. So from there on what is written goes nowhere, and the
 /// connection ends with what is read.
 impl<S: AsyncWrite + Unpin> Wire<S> {
-    fn unless_unheard<T>(&mut self, written: impl FnOnce(Pin<&mut S>) -> Poll<io::Result<T>>, unheard: T) -> Poll<io::Result<T>> {
-        if !self.unheard {
+    fn write_unless_broken<T>(&mut self, written: impl FnOnce(Pin<&mut S>) -> Poll<io::Result<T>>, answer: T) -> Poll<io::Result<T>> {
+        if !self.write_broken {
             match ready!(written(Pin::new(&mut self.stream))) {
                 Ok(written) => return Poll::Ready(Ok(written)),
                 Err(error) => {
-                    self.unheard = true;
+                    self.write_broken = true;
                     self.line.drop_with(error);
                 }
             }
         }
-        Poll::Ready(Ok(unheard))
+        Poll::Ready(Ok(answer))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.unless_unheard(|stream| stream.poll_write(cx, bytes), bytes.len())
+        self.write_unless_broken(|stream| stream.poll_write(cx, bytes), bytes.len())
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let all = bytes.iter().map(|part| part.len()).sum();
-        self.unless_unheard(|stream| stream.poll_write_vectored(cx, bytes), all)
+        self.write_unless_broken(|stream| stream.poll_write_vectored(cx, bytes), all)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -134,7 +134,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.unless_unheard(|stream| stream.poll_flush(cx), ())
+        self.write_unless_broken(|stream| stream.poll_flush(cx), ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -143,7 +143,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 }
 
 /// The same error again, for two who want to know; errors of I/O cannot be cloned.
-fn retold(error: &io::Error) -> io::Error {
+fn copy_of(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), error.to_string())
 }
 
@@ -152,13 +152,13 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
-    use crate::files::Files;
+    use crate::files::OpenFiles;
 
     /// What a peer's first bytes, one by one, lead to.
-    async fn first(bytes: &[u8]) -> (Line, io::Result<usize>) {
+    async fn first(bytes: &[u8]) -> (WireState, io::Result<usize>) {
         let (mut peer, ours) = duplex(1);
-        let line = Line::default();
-        let mut wire = Wire::new(ours, line.clone(), Files::default().take());
+        let line = WireState::default();
+        let mut wire = Wire::new(ours, line.clone(), OpenFiles::default().take());
         let told = bytes.to_vec();
         let writing = tokio::spawn(async move {
             let _ = peer.write_all(&told).await;
@@ -197,8 +197,8 @@ mod tests {
         let (mut peer, ours) = duplex(100);
         peer.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
         drop(peer);
-        let line = Line::default();
-        let mut wire = Wire::new(ours, line.clone(), Files::default().take());
+        let line = WireState::default();
+        let mut wire = Wire::new(ours, line.clone(), OpenFiles::default().take());
         wire.write_all(b"into the void").await.unwrap();
         wire.flush().await.unwrap();
         assert!(line.is_down() && !line.up.is_cancelled());

@@ -15,10 +15,10 @@ use crate::{Home, HomeError};
 /// The run is a task of the [`Home`], so that no caller holds it up: not one that goes away, nor one that is left alone after its first poll, nor one whose
 /// runtime stands still.
 pub struct SingleFlight<T: Clone> {
-    running: Mutex<Option<Running<T>>>,
+    running: Mutex<Option<RunningFlight<T>>>,
 }
 
-struct Running<T: Clone> {
+struct RunningFlight<T: Clone> {
     task: AbortHandle,
     answer: Answer<T>,
 }
@@ -87,7 +87,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
             }
         };
         let answer = answer.boxed().shared();
-        *running = Some(Running { task: abort, answer: answer.clone() });
+        *running = Some(RunningFlight { task: abort, answer: answer.clone() });
         Ok(answer)
     }
 }

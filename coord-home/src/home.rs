@@ -43,18 +43,18 @@ pub struct Elapsed;
 ///
 /// It is chosen when it is first needed, by a task, a timer or a deadline, and then stays. See the [crate's documentation](crate) for what it is for.
 #[derive(Clone)]
-pub struct Home(Arc<Inner>);
+pub struct Home(Arc<HomeInner>);
 
-struct Inner {
-    kind: Kind,
+struct HomeInner {
+    kind: HomeKind,
     process: Process,
-    place: OnceLock<Place>,
+    place: OnceLock<HomeRuntime>,
     /// Held while the place is chosen.
     choosing: Mutex<()>,
 }
 
 #[derive(Clone, Debug)]
-enum Kind {
+enum HomeKind {
     /// A thread of its own, with this name, unless the clock is paused.
     Own(String),
     /// The thread that all such homes of the process share, unless the clock is paused.
@@ -63,13 +63,13 @@ enum Kind {
     Callbacks,
     /// A thread of its own, with this name, whatever the clock does.
     Thread(String),
-    Runtime(Given),
+    Runtime(GivenRuntime),
     Callers,
 }
 
 /// A given runtime, and whether it has ended.
 #[derive(Clone, Debug)]
-struct Given {
+struct GivenRuntime {
     handle: Handle,
     ended: Arc<AtomicBool>,
 }
@@ -83,7 +83,7 @@ impl Drop for Sentinel {
     }
 }
 
-impl Given {
+impl GivenRuntime {
     fn new(handle: Handle) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
         let sentinel = Sentinel(Arc::clone(&ended));
@@ -92,53 +92,53 @@ impl Given {
             let _sentinel = sentinel;
             std::future::pending::<()>().await;
         }));
-        Given { handle, ended }
+        GivenRuntime { handle, ended }
     }
 }
 
 #[derive(Debug)]
-enum Place {
+enum HomeRuntime {
     Thread(Arc<HomeThread>),
-    Runtime(Given),
+    Runtime(GivenRuntime),
     Callers,
 }
 
 impl Home {
-    fn of(kind: Kind) -> Self {
-        Home(Arc::new(Inner { kind, process: Process::current(), place: OnceLock::new(), choosing: Mutex::new(()) }))
+    fn of(kind: HomeKind) -> Self {
+        Home(Arc::new(HomeInner { kind, process: Process::current(), place: OnceLock::new(), choosing: Mutex::new(()) }))
     }
 
     /// A thread of its own, with this name; or, where the clock of the runtime that first needs it is paused, the runtime of whoever calls. The thread is started
     /// when it is first needed.
     pub fn new(name: impl Into<String>) -> Self {
-        Home::of(Kind::Own(name.into()))
+        Home::of(HomeKind::Own(name.into()))
     }
 
     /// As [`new`](Home::new), but the thread is one that all such homes of the process share: for what does no I/O, such as stores in memory, of which
     /// a program may have thousands.
     pub fn shared() -> Self {
-        Home::of(Kind::Shared)
+        Home::of(HomeKind::Shared)
     }
 
     /// As [`shared`](Home::shared), but a thread apart, where the user's code may run, and block for a while: nothing is renewed there. What is recorded on it is not put
     /// [aside](fn@crate::aside).
     pub fn for_callbacks() -> Self {
-        Home::of(Kind::Callbacks)
+        Home::of(HomeKind::Callbacks)
     }
 
     /// A thread of its own, also where the clock is paused: for what talks to the world outside, where time passes by itself.
     pub fn thread(name: impl Into<String>) -> Self {
-        Home::of(Kind::Thread(name.into()))
+        Home::of(HomeKind::Thread(name.into()))
     }
 
     /// A given runtime, with its timers enabled. Whoever gives it keeps it running: what lives there dies and starves with it.
     pub fn runtime(runtime: Handle) -> Self {
-        Home::of(Kind::Runtime(Given::new(runtime)))
+        Home::of(HomeKind::Runtime(GivenRuntime::new(runtime)))
     }
 
     /// The runtime of whoever calls, always, with its timers enabled: for tests that pause the clock after they began.
     pub fn callers() -> Self {
-        Home::of(Kind::Callers)
+        Home::of(HomeKind::Callers)
     }
 
     /// Makes sure that tasks can be spawned and timers started here.
@@ -148,8 +148,8 @@ impl Home {
     /// See [`HomeError`].
     pub fn ready(&self) -> Result<(), HomeError> {
         match self.place()? {
-            Place::Callers if Handle::try_current().is_err() => Err(HomeError::NoRuntime),
-            Place::Runtime(given) if given.ended.load(Ordering::Acquire) => Err(HomeError::Ended),
+            HomeRuntime::Callers if Handle::try_current().is_err() => Err(HomeError::NoRuntime),
+            HomeRuntime::Runtime(given) if given.ended.load(Ordering::Acquire) => Err(HomeError::Ended),
             _ => Ok(()),
         }
     }
@@ -159,7 +159,7 @@ impl Home {
         !self.0.process.is_current()
     }
 
-    fn place(&self) -> Result<&Place, HomeError> {
+    fn place(&self) -> Result<&HomeRuntime, HomeError> {
         if self.is_left_behind() {
             return Err(HomeError::Forked);
         }
@@ -171,15 +171,17 @@ impl Home {
             return Ok(place);
         }
         let place = match &self.0.kind {
-            Kind::Own(_) | Kind::Shared | Kind::Callbacks if clock::is_paused() => Place::Callers,
-            Kind::Own(name) | Kind::Thread(name) => Place::Thread(Arc::new(HomeThread::start(name).map_err(HomeError::NoThread)?)),
-            Kind::Shared => Place::Thread(shared_thread(&SHARED, || HomeThread::start("coord")).map_err(HomeError::NoThread)?),
-            Kind::Callbacks => {
-                let start = || HomeThread::start_for_callbacks("coord-callbacks");
-                Place::Thread(shared_thread(&CALLBACKS, start).map_err(HomeError::NoThread)?)
+            HomeKind::Own(_) | HomeKind::Shared | HomeKind::Callbacks if clock::is_paused() => HomeRuntime::Callers,
+            HomeKind::Own(name) | HomeKind::Thread(name) => {
+                HomeRuntime::Thread(Arc::new(HomeThread::start(name).map_err(HomeError::NoThread)?))
             }
-            Kind::Runtime(runtime) => Place::Runtime(runtime.clone()),
-            Kind::Callers => Place::Callers,
+            HomeKind::Shared => HomeRuntime::Thread(shared_thread(&SHARED, || HomeThread::start("coord")).map_err(HomeError::NoThread)?),
+            HomeKind::Callbacks => {
+                let start = || HomeThread::start_for_callbacks("coord-callbacks");
+                HomeRuntime::Thread(shared_thread(&CALLBACKS, start).map_err(HomeError::NoThread)?)
+            }
+            HomeKind::Runtime(runtime) => HomeRuntime::Runtime(runtime.clone()),
+            HomeKind::Callers => HomeRuntime::Callers,
         };
         Ok(self.0.place.get_or_init(|| place))
     }
@@ -187,10 +189,10 @@ impl Home {
     /// The runtime, where it is not that of whoever calls.
     fn handle(&self) -> Result<Option<&Handle>, HomeError> {
         Ok(match self.place()? {
-            Place::Thread(thread) => Some(thread.handle()),
-            Place::Runtime(given) if given.ended.load(Ordering::Acquire) => return Err(HomeError::Ended),
-            Place::Runtime(given) => Some(&given.handle),
-            Place::Callers => None,
+            HomeRuntime::Thread(thread) => Some(thread.handle()),
+            HomeRuntime::Runtime(given) if given.ended.load(Ordering::Acquire) => return Err(HomeError::Ended),
+            HomeRuntime::Runtime(given) => Some(&given.handle),
+            HomeRuntime::Callers => None,
         })
     }
 
@@ -242,13 +244,13 @@ impl Home {
     /// A home that was not needed yet tells the time of whoever asks, which is the same but under a paused clock.
     pub fn now(&self) -> Instant {
         match self.0.place.get() {
-            Some(Place::Thread(_)) => clock::real_now(),
-            Some(Place::Runtime(given)) => {
+            Some(HomeRuntime::Thread(_)) => clock::real_now(),
+            Some(HomeRuntime::Runtime(given)) => {
                 let _entered = given.handle.enter();
                 Instant::now()
             }
-            None if matches!(self.0.kind, Kind::Thread(_)) => clock::real_now(),
-            Some(Place::Callers) | None => Instant::now(),
+            None if matches!(self.0.kind, HomeKind::Thread(_)) => clock::real_now(),
+            Some(HomeRuntime::Callers) | None => Instant::now(),
         }
     }
 
@@ -259,7 +261,7 @@ impl Home {
     pub async fn sleep_until(&self, deadline: Instant) {
         match self.place() {
             // A timer must not be polled after its runtime has ended, which may be at any moment: so it is a task of that runtime, and ends with it.
-            Ok(Place::Runtime(given)) => {
+            Ok(HomeRuntime::Runtime(given)) => {
                 let mut timer = Timer(given.handle.spawn(async move { tokio::time::sleep_until(deadline).await }));
                 let _ = (&mut timer.0).await;
             }

@@ -11,13 +11,16 @@
 //!   runtime that calls, so that virtual time is exact and passes at once.
 //! - **Nothing of the user's runs there.** A log or metrics sink may block, for example on a full pipe; [`aside`] has such calls made on a thread of their own, and
 //!   [`meter`] sums up what is to be counted until the recorder takes it.
+//! - **Back-off** ([`Backoff`]) is the same for everyone who tries again.
 //! - **After a fork** the child has no home ([`HomeError::Forked`]): it holds nothing, and sends nothing on its parent's connections.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
 mod aside;
+mod backoff;
 mod clock;
 mod flight;
 mod fork;
@@ -26,6 +29,7 @@ pub mod meter;
 mod thread;
 
 pub use aside::aside;
+pub use backoff::{Backoff, BackoffPolicy};
 pub use flight::{Answer, Landed, SingleFlight};
 pub use fork::Process;
 pub use home::{Elapsed, Home, HomeError};

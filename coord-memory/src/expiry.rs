@@ -1,16 +1,11 @@
 //! The one task of a store: it expires leases on time, so that watchers hear of it though nobody calls.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use coord_home::Home;
 use tokio::sync::Notify;
-
-use crate::shared::Shared;
-
-/// The longest sleep; tokio's timers do not reach as far as leases do.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+use tokio::time::Instant;
 
 /// Whether the task runs, and its bell.
 #[derive(Debug, Default)]
@@ -21,13 +16,20 @@ pub(crate) struct Expiry {
 
 impl Expiry {
     /// Starts the task unless it runs. Where there is no place for it nothing happens, and the next operation tries again.
-    pub(crate) fn ensure(self: &Arc<Self>, home: &Home, shared: &Weak<Shared>) {
+    ///
+    /// The task calls what `look` makes: it expires what is to be expired, and says when there will be more to do, or `None` once the store is gone. When the task ends, also with its
+    /// runtime before the store, it calls what `ended` makes.
+    pub(crate) fn ensure<L, E>(self: &Arc<Self>, home: &Home, look: impl FnOnce() -> L, ended: impl FnOnce() -> E)
+    where
+        L: Fn() -> Option<Option<Instant>> + Send + 'static,
+        E: FnOnce() + Send + 'static,
+    {
         if self.running.load(Ordering::Acquire) || self.running.swap(true, Ordering::AcqRel) {
             return;
         }
-        let task = Task { expiry: Arc::clone(self), shared: Weak::clone(shared) };
+        let running = RunningTask { expiry: Arc::clone(self), ended: Some(ended()) };
         // A task that is not taken is dropped, and with that does not run.
-        let _ = home.spawn(task.run());
+        let _ = home.spawn(run(running, home.clone(), look()));
     }
 
     /// Makes the task look again: a lease was granted, or the store is gone.
@@ -36,38 +38,30 @@ impl Expiry {
     }
 }
 
-/// The task. It holds the store weakly and ends with it.
-struct Task {
-    expiry: Arc<Expiry>,
-    shared: Weak<Shared>,
-}
-
-impl Task {
-    async fn run(self) {
-        // A store that let go of its directory has nothing left to expire.
-        while let Some(shared) = self.shared.upgrade().filter(|shared| !shared.is_released()) {
-            let (next, _) = shared.write(|state| state.engine.next_expiry());
-            shared.start_flush();
-            let wake_at = next.and_then(|next| shared.instant(next.min(shared.now() + LONGEST_SLEEP)));
-            let home = shared.home().clone();
-            drop(shared);
-            match wake_at {
-                Some(at) => tokio::select! {
-                    () = home.sleep_until(at) => {}
-                    () = self.expiry.bell.notified() => {}
-                },
-                None => self.expiry.bell.notified().await,
-            }
+async fn run<E: FnOnce()>(running: RunningTask<E>, home: Home, look: impl Fn() -> Option<Option<Instant>>) {
+    let bell = &running.expiry.bell;
+    while let Some(next) = look() {
+        match next {
+            Some(at) => tokio::select! {
+                () = home.sleep_until(at) => {}
+                () = bell.notified() => {}
+            },
+            None => bell.notified().await,
         }
     }
 }
 
-impl Drop for Task {
-    /// Also when its runtime ends before the store. The watchers, which may live in another runtime, start it anew there.
+/// That the task runs. Dropped, it does not.
+struct RunningTask<E: FnOnce()> {
+    expiry: Arc<Expiry>,
+    ended: Option<E>,
+}
+
+impl<E: FnOnce()> Drop for RunningTask<E> {
     fn drop(&mut self) {
         self.expiry.running.store(false, Ordering::Release);
-        if let Some(shared) = self.shared.upgrade() {
-            shared.wake_all();
+        if let Some(ended) = self.ended.take() {
+            ended();
         }
     }
 }

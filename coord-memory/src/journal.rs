@@ -2,9 +2,10 @@
 
 #![cfg_attr(not(feature = "sled"), allow(dead_code, reason = "only a durable store has a journal"))]
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use coord_api::{Error, ErrorKind, Result, Revision};
@@ -13,9 +14,8 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
 use crate::engine::Counters;
-use crate::shared::{Shared, wake};
-use crate::storage::{Mutation, Storage, Write};
-use crate::watchers::Watcher;
+use crate::storage::{Mutation, Storage, StorageWrite};
+use crate::watchers::{Watcher, wake};
 
 /// How many bytes may wait for the disk before further writes wait with applying.
 const MAX_BACKLOG: usize = 32 * 1024 * 1024;
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Journal {
     storage: Mutex<Option<Arc<dyn Storage>>>,
-    queue: Mutex<Queue>,
+    queue: Mutex<CommitQueue>,
     /// Rings when the queue holds as many commits as the last flush carried.
     gathered: Condvar,
     /// The number of the last commit that was queued; and of the last one that is durable.
@@ -40,12 +40,24 @@ pub(crate) struct Journal {
     /// The revision of the last durable commit: what watchers may see.
     visible: AtomicU64,
     failure: OnceLock<Error>,
+    told: OnFailure,
+    /// Where flushes run, and whose timers bound the waiting for them.
+    home: Home,
     /// Ticks whenever one of the above changed.
     ticks: watch::Sender<()>,
 }
 
+/// Whoever is told that nothing works any more.
+struct OnFailure(Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for OnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Told")
+    }
+}
+
 #[derive(Debug, Default)]
-struct Queue {
+struct CommitQueue {
     mutations: Vec<Mutation>,
     bytes: usize,
     counters: Option<Counters>,
@@ -58,7 +70,8 @@ struct Queue {
 }
 
 impl Journal {
-    pub(crate) fn new(storage: Arc<dyn Storage>, revision: Revision) -> Self {
+    /// A journal of a store that is at `revision`. `failed` is called, without a lock held, when the storage fails.
+    pub(crate) fn new(home: Home, storage: Arc<dyn Storage>, revision: Revision, failed: impl Fn() + Send + Sync + 'static) -> Self {
         Journal {
             storage: Mutex::new(Some(storage)),
             queue: Mutex::default(),
@@ -67,6 +80,8 @@ impl Journal {
             durable: AtomicU64::new(0),
             visible: AtomicU64::new(revision.get()),
             failure: OnceLock::new(),
+            told: OnFailure(Box::new(failed)),
+            home,
             ticks: watch::Sender::new(()),
         }
     }
@@ -110,14 +125,8 @@ impl Journal {
     /// # Errors
     ///
     /// The journal's failure, with outcome `NotApplied`; `Closed`; `Timeout` when the disk does not answer.
-    pub(crate) async fn durable(
-        self: &Arc<Self>,
-        home: &Home,
-        shared: &Weak<Shared>,
-        number: u64,
-        closed: impl Fn() -> bool,
-    ) -> Result<()> {
-        self.until(home, shared, closed, || self.durable.load(Ordering::Acquire) >= number).await
+    pub(crate) async fn durable(self: &Arc<Self>, number: u64, closed: impl Fn() -> bool) -> Result<()> {
+        self.until(closed, || self.durable.load(Ordering::Acquire) >= number).await
     }
 
     /// Waits until there is room for further commits.
@@ -125,17 +134,18 @@ impl Journal {
     /// # Errors
     ///
     /// As [`durable`](Self::durable).
-    pub(crate) async fn room(self: &Arc<Self>, home: &Home, shared: &Weak<Shared>, closed: impl Fn() -> bool) -> Result<()> {
-        self.until(home, shared, closed, || self.queue.lock().bytes < MAX_BACKLOG).await
+    pub(crate) async fn room(self: &Arc<Self>, closed: impl Fn() -> bool) -> Result<()> {
+        self.until(closed, || self.queue.lock().bytes < MAX_BACKLOG).await
     }
 
-    async fn until(self: &Arc<Self>, home: &Home, shared: &Weak<Shared>, closed: impl Fn() -> bool, done: impl Fn() -> bool) -> Result<()> {
+    async fn until(self: &Arc<Self>, closed: impl Fn() -> bool, done: impl Fn() -> bool) -> Result<()> {
         if done() {
             return Ok(());
         }
-        let waiting = self.wait(home, shared, closed, done);
-        match home.ready() {
-            Ok(()) => home
+        let waiting = self.wait(closed, done);
+        match self.home.ready() {
+            Ok(()) => self
+                .home
                 .timeout(PATIENCE, waiting)
                 .await
                 .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "store", "the disk does not answer"))),
@@ -144,7 +154,7 @@ impl Journal {
         }
     }
 
-    async fn wait(self: &Arc<Self>, home: &Home, shared: &Weak<Shared>, closed: impl Fn() -> bool, done: impl Fn() -> bool) -> Result<()> {
+    async fn wait(self: &Arc<Self>, closed: impl Fn() -> bool, done: impl Fn() -> bool) -> Result<()> {
         let mut ticks = self.ticks.subscribe();
         loop {
             ticks.mark_unchanged();
@@ -158,7 +168,7 @@ impl Journal {
                 return Err(Error::closed("store"));
             }
             // Also when a flush is lost with the runtime that was to run it: whoever waits starts it again.
-            self.start_flush(home, shared);
+            self.start_flush();
             if ticks.changed().await.is_err() {
                 return Err(Error::closed("store"));
             }
@@ -171,7 +181,7 @@ impl Journal {
     }
 
     /// Sees to it that a flush runs if anything waits for one. Where there is no thread for it, it runs here and blocks.
-    pub(crate) fn start_flush(self: &Arc<Self>, home: &Home, shared: &Weak<Shared>) {
+    pub(crate) fn start_flush(self: &Arc<Self>) {
         let Some(storage) = self.storage.lock().clone() else { return };
         {
             let mut queue = self.queue.lock();
@@ -180,10 +190,10 @@ impl Journal {
             }
             queue.flushing = true;
         }
-        let flush = Flush { journal: Arc::clone(self), storage, shared: Weak::clone(shared), finished: false };
-        match home.ready() {
+        let flush = Flush { journal: Arc::clone(self), storage, finished: false };
+        match self.home.ready() {
             // A blocking task also keeps paused time from running ahead of the disk. One that is not taken is dropped, and whoever waits starts another.
-            Ok(()) => drop(home.spawn_blocking(move || flush.run())),
+            Ok(()) => drop(self.home.spawn_blocking(move || flush.run())),
             Err(_) => flush.run(),
         }
     }
@@ -213,7 +223,6 @@ impl Journal {
 struct Flush {
     journal: Arc<Journal>,
     storage: Arc<dyn Storage>,
-    shared: Weak<Shared>,
     finished: bool,
 }
 
@@ -234,20 +243,18 @@ impl Flush {
                     self.journal.fail(error);
                     self.journal.tick();
                     wake(watchers);
-                    if let Some(shared) = self.shared.upgrade() {
-                        shared.wake_all();
-                    }
+                    (self.journal.told.0)();
                     return;
                 }
             }
         }
     }
 
-    fn take(&self) -> Option<(Write, Vec<Arc<Watcher>>, u64)> {
+    fn take(&self) -> Option<(StorageWrite, Vec<Arc<Watcher>>, u64)> {
         let mut queue = self.journal.queue.lock();
         // Only among concurrent writers: one alone never waits.
         if queue.carried > 1 {
-            let scattered = |queue: &mut Queue| queue.commits < queue.carried;
+            let scattered = |queue: &mut CommitQueue| queue.commits < queue.carried;
             let _ = self.journal.gathered.wait_while_for(&mut queue, scattered, LINGER);
         }
         let Some(counters) = queue.counters.take() else {
@@ -258,7 +265,7 @@ impl Flush {
         };
         queue.bytes = 0;
         queue.carried = std::mem::take(&mut queue.commits);
-        let write = Write { mutations: std::mem::take(&mut queue.mutations), counters };
+        let write = StorageWrite { mutations: std::mem::take(&mut queue.mutations), counters };
         let watchers = std::mem::take(&mut queue.watchers);
         for watcher in &watchers {
             watcher.set_listed(false);

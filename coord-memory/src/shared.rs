@@ -1,7 +1,6 @@
 //! The store that all its clients share: the engine and the watchers under one lock, the clock, and what follows a commit.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,55 +10,71 @@ use coord_home::Home;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
-use crate::engine::{Engine, LeaseChange, Window};
+use crate::engine::{Engine, HistoryWindow, LeaseChange};
 use crate::expiry::Expiry;
 use crate::journal::Journal;
-use crate::storage::Mutation;
-use crate::watchers::{Watcher, Watchers};
+use crate::storage::{Mutation, Storage, new_store_id};
+use crate::watchers::{Watcher, Watchers, wake};
+
+/// The longest sleep of who expires leases; tokio's timers do not reach as far as leases do.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The history that a store keeps: 16,384 changes and 64 MiB at most.
-pub(crate) const WINDOW: Window = Window { changes: 16_384, bytes: 64 * 1024 * 1024 };
+pub(crate) const WINDOW: HistoryWindow = HistoryWindow { changes: 16_384, bytes: 64 * 1024 * 1024 };
 
-pub(crate) struct Shared {
-    state: RwLock<State>,
+pub(crate) struct SharedStore {
+    state: RwLock<StoreState>,
     epoch: Instant,
     home: Home,
     expiry: Arc<Expiry>,
     journal: Option<Arc<Journal>>,
     clients: Mutex<usize>,
     next_client: AtomicU64,
-    me: Weak<Shared>,
+    me: Weak<SharedStore>,
     pub(crate) store_id: String,
     pub(crate) version: &'static str,
 }
 
 /// What the lock guards.
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct StoreState {
     pub(crate) engine: Engine,
     pub(crate) watchers: Watchers,
 }
 
 /// What an operation saw or made, and so what must be durable before it is answered.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct SeenCommit {
     number: u64,
     /// Whether the operation itself changed the store.
     pub(crate) wrote: bool,
 }
 
-impl Shared {
+impl SharedStore {
     pub(crate) fn volatile(home: Home) -> Arc<Self> {
-        Shared::new(home, Engine::new(WINDOW), None, random_id(), concat!("coord-memory ", env!("CARGO_PKG_VERSION"), " (volatile)"))
+        SharedStore::new(
+            home,
+            Engine::new(WINDOW),
+            None,
+            new_store_id(),
+            concat!("coord-memory ", env!("CARGO_PKG_VERSION"), " (volatile)"),
+        )
     }
 
-    pub(crate) fn new(home: Home, engine: Engine, journal: Option<Journal>, store_id: String, version: &'static str) -> Arc<Self> {
-        Arc::new_cyclic(|me| Shared {
-            state: RwLock::new(State { engine, watchers: Watchers::default() }),
+    /// A store, which keeps its commits in `storage` where there is one.
+    pub(crate) fn new(home: Home, engine: Engine, storage: Option<Arc<dyn Storage>>, store_id: String, version: &'static str) -> Arc<Self> {
+        let (journals_home, revision) = (home.clone(), engine.revision());
+        let journal = |storage, me: &Weak<SharedStore>| {
+            let me = Weak::clone(me);
+            let failed = move || me.upgrade().iter().for_each(|shared| shared.wake_all());
+            Arc::new(Journal::new(journals_home, storage, revision, failed))
+        };
+        Arc::new_cyclic(|me| SharedStore {
+            journal: storage.map(|storage| journal(storage, me)),
+            state: RwLock::new(StoreState { engine, watchers: Watchers::default() }),
             epoch: home.now(),
             home,
             expiry: Arc::default(),
-            journal: journal.map(Arc::new),
             clients: Mutex::new(0),
             next_client: AtomicU64::new(0),
             me: Weak::clone(me),
@@ -121,33 +136,28 @@ impl Shared {
         self.home.now().saturating_duration_since(self.epoch)
     }
 
-    /// The instant that lies `time` after the epoch.
-    pub(crate) fn instant(&self, time: Duration) -> Option<Instant> {
-        self.epoch.checked_add(time)
-    }
-
     /// Reads, after whatever has expired by now is gone.
-    pub(crate) fn read<T>(&self, read: impl FnOnce(&State) -> T) -> (T, Seen) {
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&StoreState) -> T) -> (T, SeenCommit) {
         let mut state = self.state.read();
         if let Some(expiry) = state.engine.next_expiry() {
             // Not under the lock: a runtime that is ending drops the task at once, and that looks at the watchers.
             drop(state);
-            self.expiry.ensure(&self.home, &self.me);
+            self.ensure_expiry();
             if expiry <= self.now() {
                 self.write(|_| ());
             }
             state = self.state.read();
         }
-        (read(&state), Seen { number: self.queued(), wrote: false })
+        (read(&state), SeenCommit { number: self.queued(), wrote: false })
     }
 
     /// Reads as it stands.
-    pub(crate) fn peek<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+    pub(crate) fn peek<T>(&self, read: impl FnOnce(&StoreState) -> T) -> T {
         read(&self.state.read())
     }
 
     /// Writes, after whatever has expired by now is gone, and sees to what follows a write: the journal, the watchers, the history's window.
-    pub(crate) fn write<T>(&self, write: impl FnOnce(&mut State) -> T) -> (T, Seen) {
+    pub(crate) fn write<T>(&self, write: impl FnOnce(&mut StoreState) -> T) -> (T, SeenCommit) {
         let mut woken = Vec::new();
         let mut granted = false;
         let (result, seen, leases) = {
@@ -160,10 +170,10 @@ impl Shared {
             let before = state.engine.revision();
             let result = write(&mut state);
             let wrote = self.publish(&mut state, before, &mut woken, &mut granted);
-            (result, Seen { number: self.queued(), wrote }, state.engine.next_expiry().is_some())
+            (result, SeenCommit { number: self.queued(), wrote }, state.engine.next_expiry().is_some())
         };
         if leases {
-            self.expiry.ensure(&self.home, &self.me);
+            self.ensure_expiry();
         }
         if granted {
             self.expiry.poke();
@@ -177,9 +187,9 @@ impl Shared {
     /// # Errors
     ///
     /// The failure of the storage; `Closed` when `closed` says so.
-    pub(crate) async fn durable(&self, seen: Seen, closed: impl Fn() -> bool) -> Result<()> {
+    pub(crate) async fn durable(&self, seen: SeenCommit, closed: impl Fn() -> bool) -> Result<()> {
         match &self.journal {
-            Some(journal) => journal.durable(&self.home, &self.me, seen.number, closed).await,
+            Some(journal) => journal.durable(seen.number, closed).await,
             None => Ok(()),
         }
     }
@@ -191,15 +201,15 @@ impl Shared {
     /// As [`durable`](Self::durable).
     pub(crate) async fn room(&self, closed: impl Fn() -> bool) -> Result<()> {
         match &self.journal {
-            Some(journal) => journal.room(&self.home, &self.me, closed).await,
+            Some(journal) => journal.room(closed).await,
             None => Ok(()),
         }
     }
 
     /// Writes to the disk what nobody waits for.
-    pub(crate) fn start_flush(&self) {
+    fn start_flush(&self) {
         if let Some(journal) = &self.journal {
-            journal.start_flush(&self.home, &self.me);
+            journal.start_flush();
         }
     }
 
@@ -216,8 +226,30 @@ impl Shared {
     /// Sees to it that somebody expires leases while there are any.
     pub(crate) fn keep_expiring(&self) {
         if self.state.read().engine.next_expiry().is_some() {
-            self.expiry.ensure(&self.home, &self.me);
+            self.ensure_expiry();
         }
+    }
+
+    /// Sees to it that somebody expires leases.
+    fn ensure_expiry(&self) {
+        let look = || {
+            let me = Weak::clone(&self.me);
+            // A store that let go of its directory has nothing left to expire.
+            move || me.upgrade().filter(|shared| !shared.is_released()).map(|shared| shared.expire())
+        };
+        let ended = || {
+            let me = Weak::clone(&self.me);
+            // The watchers, which may live in another runtime, start the task anew there.
+            move || me.upgrade().iter().for_each(|shared| shared.wake_all())
+        };
+        self.expiry.ensure(&self.home, look, ended);
+    }
+
+    /// Ends what has expired. When there will be more to do, if it is known.
+    fn expire(&self) -> Option<Instant> {
+        let (next, _) = self.write(|state| state.engine.next_expiry());
+        self.start_flush();
+        next.and_then(|next| self.epoch.checked_add(next.min(self.now() + LONGEST_SLEEP)))
     }
 
     /// Forgets a watcher.
@@ -226,14 +258,14 @@ impl Shared {
     }
 
     /// Makes every watcher look again.
-    pub(crate) fn wake_all(&self) {
+    fn wake_all(&self) {
         let watchers: Vec<_> = self.state.read().watchers.all().map(Arc::clone).collect();
         wake(watchers);
     }
 
     /// What follows a write. Says whether it changed anything.
-    fn publish(&self, state: &mut State, before: Revision, woken: &mut Vec<Arc<Watcher>>, granted: &mut bool) -> bool {
-        let State { engine, watchers } = state;
+    fn publish(&self, state: &mut StoreState, before: Revision, woken: &mut Vec<Arc<Watcher>>, granted: &mut bool) -> bool {
+        let StoreState { engine, watchers } = state;
         let first = woken.len();
         let mut changed = engine.revision() != before;
         if changed {
@@ -264,28 +296,15 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedStore {
     fn drop(&mut self) {
         // So that the task sees that it is over.
         self.expiry.poke();
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for SharedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("store_id", &self.store_id).field("version", &self.version).finish_non_exhaustive()
     }
-}
-
-/// Wakes watchers. Never under a lock: a waker may run anything.
-pub(crate) fn wake(watchers: Vec<Arc<Watcher>>) {
-    for waker in watchers.iter().filter_map(|watcher| watcher.take_waker()) {
-        waker.wake();
-    }
-}
-
-/// 128 bits that no other store has, from the seeds that the standard library draws for its hash maps.
-pub(crate) fn random_id() -> String {
-    let draw = || RandomState::new().build_hasher().finish();
-    format!("{:016x}{:016x}", draw(), draw())
 }

@@ -1,18 +1,18 @@
-//! The store as its users see it.
+//! The public type: one client of a store in memory.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply, round_ttl};
-use coord_api::{Error, LeaseId, Outcome, Result, Revision};
+use coord_api::{Error, LeaseId, Result, Revision};
 use coord_home::Home;
 
+use crate::client::{StoreClient, unavailable};
 use crate::engine::Engine;
-use crate::shared::{Seen, Shared};
-use crate::watch::WatchStream;
+use crate::shared::SharedStore;
+use crate::watch::EngineWatch;
 
 /// One client of an embedded store (S1 to S6).
 ///
@@ -42,7 +42,7 @@ use crate::watch::WatchStream;
 /// ```
 #[derive(Clone)]
 pub struct MemoryStore {
-    handle: Arc<Handle>,
+    handle: Arc<ClientHandle>,
 }
 
 impl MemoryStore {
@@ -56,7 +56,7 @@ impl MemoryStore {
 
     /// As [`new`](MemoryStore::new), in this [`Home`]: for tests that pause the clock after they began, [`Home::callers`].
     pub fn new_in(home: Home) -> Self {
-        MemoryStore::of(Shared::volatile(home))
+        MemoryStore::of(SharedStore::volatile(home))
     }
 
     /// Where the store's work lives.
@@ -69,8 +69,8 @@ impl MemoryStore {
     /// - **S6** What was acknowledged is there again. Revisions and lease numbers go on rising. Leases resume with their full TTL.
     /// - History starts empty: older reads and watches get `Compacted`.
     /// - The store lives in memory as a whole; opening reads all of it, and blocks the thread meanwhile: in async code use [`open_async`](Self::open_async).
-    /// - A directory that is open elsewhere is not waited for. Only where this process has let go of it less than half a second ago, the few milliseconds are waited for that
-    ///   it takes the database's threads to end.
+    /// - It does not wait for a directory that is open elsewhere. Only if this process has closed it less than half a second ago, it waits for the few milliseconds that
+    ///   the database's threads take to end.
     ///
     /// One process opens a directory once; several clients of it are made with [`client`](Self::client). The directory is let go when the last
     /// client ends.
@@ -81,7 +81,7 @@ impl MemoryStore {
     /// full; `Internal` when what it holds is damaged or not a store: the message says what to do.
     #[cfg(feature = "sled")]
     pub fn open(path: impl AsRef<std::path::Path>) -> Result<Self> {
-        Ok(MemoryStore::of(open(path.as_ref(), crate::storage::sled::Patience::Own)?.into_shared()))
+        Ok(MemoryStore::of(open(path.as_ref(), crate::storage::sled::OpenPatience::Own)?.into_shared()))
     }
 
     /// As [`open`](Self::open), without blocking the thread: the directory is read on a thread for blocking work. A directory that is open elsewhere, perhaps in a process
@@ -96,22 +96,19 @@ impl MemoryStore {
     /// Cancel safe. What was begun goes on to its end, and the directory is let go of then.
     #[cfg(feature = "sled")]
     pub async fn open_async(path: impl AsRef<std::path::Path>) -> Result<Self> {
-        use crate::storage::sled::Patience;
+        use crate::storage::sled::OpenPatience;
 
         let path = path.as_ref().to_owned();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return Ok(MemoryStore::of(open(&path, Patience::Anyone)?.into_shared()));
+            return Ok(MemoryStore::of(open(&path, OpenPatience::Anyone)?.into_shared()));
         };
-        let opened = runtime.spawn_blocking(move || open(&path, Patience::Anyone)).await;
+        let opened = runtime.spawn_blocking(move || open(&path, OpenPatience::Anyone)).await;
         let opened = opened.map_err(|_| Error::closed("store.open"))??;
         Ok(MemoryStore::of(opened.into_shared()))
     }
 
-    pub(crate) fn of(shared: Arc<Shared>) -> Self {
-        let id = shared.enter();
-        let closed = AtomicBool::new(id.is_none());
-        let client = Client { id: id.unwrap_or(u64::MAX), closed, connection: AtomicU64::new(0), shared };
-        MemoryStore { handle: Arc::new(Handle(Arc::new(client))) }
+    pub(crate) fn of(shared: Arc<SharedStore>) -> Self {
+        MemoryStore { handle: Arc::new(ClientHandle(Arc::new(StoreClient::new(shared)))) }
     }
 
     /// A further client of the same store, independent of this one: closing or abandoning either leaves the other alone.
@@ -136,19 +133,12 @@ impl MemoryStore {
     /// `Unavailable`, also those that are first polled after [`reconnect`](Self::reconnect). No lease is renewed, so that they run out. Closing says `Unavailable` and closes all
     /// the same. A client that is cut off already, or closed, stays as it is.
     pub fn disconnect(&self) {
-        let client = self.client_ref();
-        let cut = client
-            .connection
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |number| (number % 2 == 0).then_some(number.wrapping_add(1)));
-        if cut.is_ok() && !client.is_closed() {
-            client.shared.disturb(client.id);
-        }
+        self.client_ref().disconnect();
     }
 
     /// Ends what [`disconnect`](Self::disconnect) began. A client that is not cut off stays as it is.
     pub fn reconnect(&self) {
-        let connection = &self.client_ref().connection;
-        let _ = connection.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |number| (number % 2 == 1).then_some(number.wrapping_add(1)));
+        self.client_ref().reconnect();
     }
 
     /// Forgets the history up to revision `through`, or up to the present one where that is later: older reads and watches get `Compacted` (S4).
@@ -163,7 +153,7 @@ impl MemoryStore {
     pub async fn compact(&self, through: Revision) -> Result<()> {
         let client = self.client_ref();
         client.check("store.compact")?;
-        // Not before everything is durable that this makes unreadable; a watcher might still be waiting for it.
+        // Waits first until everything is durable whose history goes: a watcher may not have seen it yet.
         let (head, seen) = client.shared.read(|state| state.engine.revision());
         client.seen("store.compact", seen).await?;
         client.shared.write(|state| state.engine.compact(through.min(head)));
@@ -176,7 +166,7 @@ impl MemoryStore {
         self.client_ref().shared.peek(|state| state.engine.revision())
     }
 
-    fn client_ref(&self) -> &Arc<Client> {
+    fn client_ref(&self) -> &Arc<StoreClient> {
         &self.handle.0
     }
 }
@@ -195,121 +185,32 @@ impl fmt::Debug for MemoryStore {
 }
 
 /// What the handles of one client share: with the last one the client ends.
-struct Handle(Arc<Client>);
+struct ClientHandle(Arc<StoreClient>);
 
-impl Drop for Handle {
+impl Drop for ClientHandle {
     fn drop(&mut self) {
         self.0.close();
     }
 }
 
-/// A client, held by its handle and by its streams.
-#[derive(Debug)]
-pub(crate) struct Client {
-    shared: Arc<Shared>,
-    id: u64,
-    closed: AtomicBool,
-    /// Counts how often the client was cut off and connected again: odd while it is cut off.
-    connection: AtomicU64,
-}
-
-impl Client {
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-
-    /// Whether operations can be begun.
-    pub(crate) fn check(&self, operation: &'static str) -> Result<()> {
-        if self.is_closed() {
-            return Err(closed(operation));
-        }
-        if self.is_cut_off() {
-            return Err(unavailable(operation));
-        }
-        match self.shared.failure() {
-            Some(failure) => Err(failure.clone().in_operation(operation)),
-            None => Ok(()),
-        }
-    }
-
-    /// The number of the connection, for a stream: it ends with its connection.
-    pub(crate) fn connection(&self) -> u64 {
-        self.connection.load(Ordering::SeqCst)
-    }
-
-    /// Whether a stream of connection number `connection` can go on.
-    pub(crate) fn check_stream(&self, operation: &'static str, connection: u64) -> Result<()> {
-        self.check(operation)?;
-        if self.connection() == connection { Ok(()) } else { Err(unavailable(operation)) }
-    }
-
-    fn is_cut_off(&self) -> bool {
-        self.connection() % 2 == 1
-    }
-
-    fn is_gone(&self) -> bool {
-        self.is_closed() || self.is_cut_off()
-    }
-
-    fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
-    }
-
-    fn close(&self) {
-        if !self.closed.swap(true, Ordering::SeqCst) {
-            self.shared.leave(self.id);
-        }
-    }
-
-    /// Waits until an answer may be given.
-    async fn seen(&self, operation: &'static str, seen: Seen) -> Result<()> {
-        self.shared.durable(seen, || self.is_gone()).await.map_err(|error| {
-            let outcome = if seen.wrote { Outcome::Unknown } else { Outcome::NotApplied };
-            self.failed(operation, error).with_outcome(outcome)
-        })
-    }
-
-    /// Waits until a write may be begun.
-    async fn room(&self, operation: &'static str) -> Result<()> {
-        self.shared.room(|| self.is_gone()).await.map_err(|error| self.failed(operation, error))
-    }
-
-    fn failed(&self, operation: &'static str, error: Error) -> Error {
-        match (self.is_closed(), self.is_cut_off()) {
-            (true, _) => closed(operation),
-            (_, true) => unavailable(operation),
-            _ => error.in_operation(operation),
-        }
-    }
-}
-
-fn closed(operation: &'static str) -> Error {
-    Error::new(coord_api::ErrorKind::Closed, operation, "the store's client is closed")
-}
-
-fn unavailable(operation: &'static str) -> Error {
-    Error::new(coord_api::ErrorKind::Unavailable, operation, "the store's client is cut off from it")
-}
-
-/// What was opened, and has no clock yet.
+/// A store that was read from its directory. It has no clock and no home yet.
 #[cfg(feature = "sled")]
-struct Opened {
+struct OpenedStore {
     engine: Engine,
     storage: crate::storage::sled::SledStorage,
     store_id: String,
 }
 
 #[cfg(feature = "sled")]
-impl Opened {
-    fn into_shared(self) -> Arc<Shared> {
-        let journal = crate::journal::Journal::new(Arc::new(self.storage), self.engine.revision());
+impl OpenedStore {
+    fn into_shared(self) -> Arc<SharedStore> {
         let version = concat!("coord-memory ", env!("CARGO_PKG_VERSION"), " (sled 0.34)");
-        Shared::new(Home::shared(), self.engine, Some(journal), self.store_id, version)
+        SharedStore::new(Home::shared(), self.engine, Some(Arc::new(self.storage)), self.store_id, version)
     }
 }
 
 #[cfg(feature = "sled")]
-fn open(path: &std::path::Path, patience: crate::storage::sled::Patience) -> Result<Opened> {
+fn open(path: &std::path::Path, patience: crate::storage::sled::OpenPatience) -> Result<OpenedStore> {
     use crate::storage::sled::{SledStorage, damaged};
 
     let (storage, contents) = SledStorage::open(path, patience)?;
@@ -320,7 +221,7 @@ fn open(path: &std::path::Path, patience: crate::storage::sled::Patience) -> Res
             return Err(damaged(path, "its entries do not fit each other"));
         }
     }
-    Ok(Opened { engine, storage, store_id: contents.store_id })
+    Ok(OpenedStore { engine, storage, store_id: contents.store_id })
 }
 
 #[async_trait]
@@ -370,7 +271,7 @@ impl Store for MemoryStore {
             Ok((after.map_or(head, |after| after.min(head)), watcher))
         });
         // From here on dropping the stream, also by dropping this future, ends the watch.
-        let armed = armed.map(|(armed, watcher)| StoreWatch::new(armed, WatchStream::new(Arc::clone(client), connection, watcher)));
+        let armed = armed.map(|(armed, watcher)| StoreWatch::new(armed, EngineWatch::new(Arc::clone(client), connection, watcher)));
         client.seen(OPERATION, seen).await?;
         armed
     }
@@ -435,7 +336,7 @@ impl Store for MemoryStore {
     }
 }
 
-/// Reads a range; one key of the present, which is asked for most, without a walk.
+/// Reads a range. The present state of one key, which is asked for most often, is looked up directly.
 fn read(engine: &Engine, range: Range) -> Result<RangeReply> {
     let Range { span: Span::Key(key), after_key: None, at: None, max_created: None, keys_only: false, .. } = range else {
         return engine.range(&range);

@@ -8,29 +8,29 @@ use coord_api::store::StoreEvent;
 use coord_api::{Error, Result};
 use futures_core::Stream;
 
-use crate::store::Client;
-use crate::watchers::{Pending, Watcher};
+use crate::client::StoreClient;
+use crate::watchers::{PendingLookup, Watcher};
 
 const OPERATION: &str = "store.watch";
 
 /// Ends with its first error. Holds its client, but does not keep it open.
 #[derive(Debug)]
-pub(crate) struct WatchStream {
-    client: Arc<Client>,
+pub(crate) struct EngineWatch {
+    client: Arc<StoreClient>,
     connection: u64,
     watcher: Arc<Watcher>,
     ended: bool,
 }
 
-impl WatchStream {
-    pub(crate) fn new(client: Arc<Client>, connection: u64, watcher: Arc<Watcher>) -> Self {
-        WatchStream { client, connection, watcher, ended: false }
+impl EngineWatch {
+    pub(crate) fn new(client: Arc<StoreClient>, connection: u64, watcher: Arc<Watcher>) -> Self {
+        EngineWatch { client, connection, watcher, ended: false }
     }
 
     /// What to deliver next; `None` when nothing is pending.
     fn next_event(&self) -> Result<Option<StoreEvent>> {
         self.client.check_stream(OPERATION, self.connection)?;
-        let shared = self.client.shared();
+        let shared = &self.client.shared;
         let Some(pending) = self.watcher.pending() else {
             shared.keep_expiring();
             return Ok(None);
@@ -38,8 +38,8 @@ impl WatchStream {
         shared.peek(|state| {
             let engine = &state.engine;
             let (from, through) = match pending {
-                Pending::At(revision) => (revision, revision),
-                Pending::Search(from, through) => (from, through),
+                PendingLookup::At(revision) => (revision, revision),
+                PendingLookup::Search(from, through) => (from, through),
             };
             if from <= engine.oldest() {
                 return Err(Error::compacted(OPERATION, Some(engine.oldest())));
@@ -58,12 +58,12 @@ impl WatchStream {
     fn end(&mut self) {
         if !self.ended {
             self.ended = true;
-            self.client.shared().unwatch(&self.watcher);
+            self.client.shared.unwatch(&self.watcher);
         }
     }
 }
 
-impl Stream for WatchStream {
+impl Stream for EngineWatch {
     type Item = Result<StoreEvent>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -83,7 +83,7 @@ impl Stream for WatchStream {
     }
 }
 
-impl Drop for WatchStream {
+impl Drop for EngineWatch {
     fn drop(&mut self) {
         self.end();
     }

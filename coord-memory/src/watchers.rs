@@ -14,7 +14,7 @@ const NOTED: usize = 64;
 
 /// Where a watcher finds what it has not delivered yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pending {
+pub(crate) enum PendingLookup {
     /// This revision holds a change of its span.
     At(Revision),
     /// Any revision from the first to the second, both inclusive, may.
@@ -28,11 +28,11 @@ pub(crate) struct Watcher {
     pub(crate) span: Span,
     id: u64,
     client: u64,
-    state: Mutex<State>,
+    state: Mutex<WatcherState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct WatcherState {
     noted: VecDeque<Revision>,
     /// What lies beyond `noted`.
     search: Option<(Revision, Revision)>,
@@ -60,10 +60,10 @@ impl Watcher {
     }
 
     /// What to look up next.
-    pub(crate) fn pending(&self) -> Option<Pending> {
+    pub(crate) fn pending(&self) -> Option<PendingLookup> {
         let state = self.state.lock();
-        let search = || state.search.map(|(from, through)| Pending::Search(from, through));
-        state.noted.front().map(|revision| Pending::At(*revision)).or_else(search)
+        let search = || state.search.map(|(from, through)| PendingLookup::Search(from, through));
+        state.noted.front().map(|revision| PendingLookup::At(*revision)).or_else(search)
     }
 
     /// Everything up to `revision` was looked up.
@@ -119,7 +119,7 @@ impl Watchers {
         let search = after.map(Revision::next).filter(|from| *from <= head).map(|from| (from, head));
         let id = self.next;
         self.next = self.next.wrapping_add(1);
-        let watcher = Arc::new(Watcher { span, id, client, state: Mutex::new(State { search, ..State::default() }) });
+        let watcher = Arc::new(Watcher { span, id, client, state: Mutex::new(WatcherState { search, ..WatcherState::default() }) });
         let bucket = match &watcher.span {
             Span::Key(key) => self.keys.entry(key.clone()).or_default(),
             Span::Prefix(prefix) if is_directory(prefix) => self.directories.entry(prefix.clone()).or_default(),
@@ -177,6 +177,13 @@ impl Watchers {
     }
 }
 
+/// Wakes watchers. Never under a lock: a waker may run anything.
+pub(crate) fn wake(watchers: Vec<Arc<Watcher>>) {
+    for waker in watchers.iter().filter_map(|watcher| watcher.take_waker()) {
+        waker.wake();
+    }
+}
+
 /// Whether the prefix ends where a key's segment ends, so that walking a key's `/` finds it.
 fn is_directory(prefix: &[u8]) -> bool {
     prefix.last() == Some(&b'/')
@@ -227,14 +234,14 @@ mod tests {
         }
         assert_eq!(watcher.state.lock().noted.len(), NOTED);
         let mut seen = 0;
-        while let Some(Pending::At(revision)) = watcher.pending() {
+        while let Some(PendingLookup::At(revision)) = watcher.pending() {
             watcher.looked_up(revision);
             seen += 1;
         }
         assert_eq!(seen, NOTED);
-        assert_eq!(watcher.pending(), Some(Pending::Search(Revision::new(66), Revision::new(999))));
+        assert_eq!(watcher.pending(), Some(PendingLookup::Search(Revision::new(66), Revision::new(999))));
         watcher.looked_up(Revision::new(100));
-        assert_eq!(watcher.pending(), Some(Pending::Search(Revision::new(101), Revision::new(999))));
+        assert_eq!(watcher.pending(), Some(PendingLookup::Search(Revision::new(101), Revision::new(999))));
         watcher.looked_up(Revision::new(999));
         assert_eq!(watcher.pending(), None);
     }
@@ -244,7 +251,7 @@ mod tests {
         let mut watchers = Watchers::default();
         let head = Revision::new(9);
         let mut pending = |after: u64| watchers.add(1, Span::key("a"), Some(Revision::new(after)), head).pending();
-        assert_eq!(pending(4), Some(Pending::Search(Revision::new(5), head)));
+        assert_eq!(pending(4), Some(PendingLookup::Search(Revision::new(5), head)));
         assert_eq!(pending(9), None);
         assert_eq!(pending(12), None);
     }

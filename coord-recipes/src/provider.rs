@@ -1,22 +1,18 @@
 //! All contracts over one store, put together.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::store::Store;
-use coord_api::{ConfigCenter, DistributedLock, Error, ErrorKind, InstanceIdAllocator, Loss, Outcome, Provider, Result, ServiceRegistry};
+use coord_api::{ConfigCenter, DistributedLock, InstanceIdAllocator, Provider, Result, ServiceRegistry};
 
-use coord_home::Home;
+use coord_core::{Client, Home};
 
-use crate::allocator::Allocators;
 use crate::config::Config;
-use crate::core::Core;
+use crate::ids::Allocators;
 use crate::lock::Locks;
 use crate::registry::Registry;
-
-/// How long closing waits for the store (R8).
-const CLOSE_WITHIN: Duration = Duration::from_millis(4_500);
+use crate::{ids, lock, registry};
 
 /// How a provider presents itself.
 #[derive(Clone, Debug)]
@@ -68,7 +64,7 @@ impl ProviderOptions {
 /// more is revoked at once.
 #[derive(Debug)]
 pub struct StoreProvider {
-    core: Arc<Core>,
+    client: Client,
     config: Arc<dyn ConfigCenter>,
     lock: Arc<dyn DistributedLock>,
     registry: Arc<dyn ServiceRegistry>,
@@ -79,22 +75,17 @@ pub struct StoreProvider {
 impl StoreProvider {
     /// The contracts over `store`. No I/O; may be called outside of a runtime.
     pub fn new(store: Arc<dyn Store>, options: ProviderOptions) -> Arc<Self> {
-        let core = Core::new(store, options.name, options.home);
-        let registrations = Arc::new(Registry::new(Arc::clone(&core)));
+        let client = Client::new(store, options.name, options.home);
+        client.telemetry().declare(&[lock::CONTRACT, ids::CONTRACT, registry::CONTRACT]);
+        let registrations = Arc::new(Registry::new(client.clone()));
         Arc::new(StoreProvider {
-            config: Arc::new(Config::new(Arc::clone(&core))),
-            lock: Arc::new(Locks::new(Arc::clone(&core))),
+            config: Arc::new(Config::new(client.clone())),
+            lock: Arc::new(Locks::new(client.clone())),
             registry: Arc::clone(&registrations) as Arc<dyn ServiceRegistry>,
             registrations,
-            allocator: Arc::new(Allocators::new(Arc::clone(&core))),
-            core,
+            allocator: Arc::new(Allocators::new(client.clone())),
+            client,
         })
-    }
-
-    /// Revokes every lease that may be alive, all at once.
-    async fn revoke_all(&self) -> Result<()> {
-        let revocations = self.core.alive_leases().into_iter().map(|lease| self.core.revoke(lease));
-        futures_util::future::join_all(revocations).await.into_iter().collect()
     }
 }
 
@@ -117,38 +108,18 @@ impl Provider for StoreProvider {
     }
 
     async fn close(&self) -> Result<()> {
-        const OPERATION: &str = "provider.close";
-        // The child of a fork has nothing to give back, and nothing to say on its parent's connections.
-        if self.core.home.is_left_behind() {
+        if self.client.home().is_left_behind() {
             return Ok(());
         }
-        self.core.begin_close();
+        self.client.begin_close();
         // Told first: nobody may believe to hold what is about to be free.
         self.registrations.close();
-        self.core.sessions.lose_all(Loss::Closed);
-        let revoked = match self.core.home.timeout(CLOSE_WITHIN, self.revoke_all()).await {
-            Ok(Ok(())) => Ok(()),
-            // The store's client is closed: by an earlier close, or because it is gone. What it held ends with its leases.
-            Ok(Err(error)) if error.kind() == ErrorKind::Closed => Ok(()),
-            Ok(Err(error)) => {
-                Err(Error::new(ErrorKind::Unavailable, OPERATION, "what was held could not be revoked, and expires").with_source(error))
-            }
-            Err(_) => Err(Error::new(ErrorKind::Unavailable, OPERATION, "the store did not answer; what was held expires")),
-        };
-        if revoked.is_ok() {
-            self.core.alive_leases().into_iter().for_each(|lease| self.core.forget(lease));
-            self.core.store.close().await.map_err(|error| error.in_operation(OPERATION))?;
-        }
-        revoked.map_err(|error| error.with_outcome(Outcome::Unknown))
+        self.client.close().await
     }
 }
 
 impl Drop for StoreProvider {
     fn drop(&mut self) {
-        // Its tasks are another process's.
-        if self.core.home.is_left_behind() {
-            return;
-        }
-        self.core.abandoned.cancel();
+        self.client.abandon();
     }
 }

@@ -333,9 +333,25 @@ async fn errors_name_the_key_and_who_holds_it() {
     assert_eq!((error.kind(), error.key(), error.holder()), (ErrorKind::Timeout, Some("jobs/nightly"), Some("billing:1")));
 
     let instance = ServiceInstance::new("api", "a1", "10.0.0.1", 80);
-    let _mine = coord.registry().register(instance.clone()).await.unwrap();
-    let error = other.registry().register_with(instance, RegisterOptions::default().with_takeover(Takeover::Exclusive)).await.unwrap_err();
-    assert_eq!((error.kind(), error.key()), (ErrorKind::Conflict, Some("api/a1")));
+    let mine = coord.registry().register(instance.clone()).await.unwrap();
+    let exclusive = RegisterOptions::default().with_takeover(Takeover::Exclusive);
+    let error = other.registry().register_with(instance.clone(), exclusive).await.unwrap_err();
+    assert_eq!((error.kind(), error.key(), error.holder()), (ErrorKind::Conflict, Some("api/a1"), Some("10.0.0.1:80")));
+    let _six = coord.registry().register(ServiceInstance::new("api", "a6", "::1", 80)).await.unwrap();
+    let error = other.registry().register_with(ServiceInstance::new("api", "a6", "10.0.0.2", 80), exclusive).await.unwrap_err();
+    assert_eq!(error.holder(), Some("[::1]:80"));
+    let bad = ServiceInstance::new("api", "a2", "nowhere:80", 80);
+    let good = ServiceInstance::new("api", "a3", "10.0.0.3", 80);
+    for error in [
+        other.registry().register(bad.clone()).await.unwrap_err(),
+        other.registry().register_all(vec![good.clone(), bad], exclusive).await.unwrap_err(),
+    ] {
+        assert_eq!((error.kind(), error.key()), (ErrorKind::InvalidArgument, Some("api/a2")));
+    }
+    let twice = other.registry().register_all(vec![good.clone(), good], exclusive).await.unwrap_err();
+    assert_eq!((twice.kind(), twice.key()), (ErrorKind::InvalidArgument, Some("api/a3")));
+    let other_id = mine.update(ServiceInstance::new("api", "a4", "10.0.0.4", 80)).await.unwrap_err();
+    assert_eq!((other_id.kind(), other_id.key()), (ErrorKind::InvalidArgument, Some("api/a1")));
 
     let _only = coord.allocator().acquire_id("api", 1).await.unwrap();
     let options = IdOptions::default().with_range(1..=1).with_wait(Wait::Never);

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -251,6 +251,41 @@ fn when_the_runtime_that_was_given_as_home_ends_everyone_is_told() {
         let error = soon("unregister", registration.unregister()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "nobody can say that it was removed");
     });
+}
+
+/// Makes calls in the very moment in which a runtime drops its tasks: it takes no more of them, and has not ended.
+struct Asking {
+    coord: Arc<OnceLock<Arc<MemoryProvider>>>,
+    done: mpsc::Sender<()>,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let coord = self.coord.get().unwrap();
+        poll_once(pin!(coord.allocator().acquire_id("svc", 9)));
+        poll_once(pin!(coord.lock().acquire("job", TTL)));
+        poll_once(pin!(coord.registry().register(instance("1"))));
+        poll_once(pin!(coord.config().watch_raw("k", WatchStart::Now)));
+        self.done.send(()).unwrap();
+    }
+}
+
+#[test]
+fn who_asks_while_the_given_runtime_ends_is_not_held_up() {
+    let (ending, coord, (done, asked)) = (lazy_runtime(), Arc::new(OnceLock::new()), mpsc::channel());
+    let asking = Asking { coord: Arc::clone(&coord), done };
+    // The oldest task is dropped first.
+    ending.spawn(async move {
+        let _asking = asking;
+        std::future::pending::<()>().await;
+    });
+    let given = Arc::clone(coord.get_or_init(|| in_given(&ending)));
+    thread::spawn(move || drop(ending));
+    asked.recv_timeout(LONG).expect("no call blocks or turns in circles");
+    eventually(
+        "the end is known",
+        || matches!(block_on(given.allocator().acquire_id("svc", 9)), Err(error) if error.kind() == ErrorKind::Unavailable),
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use coord_api::prelude::*;
-use coord_api::{ConfigEvent, InstanceId, LockGuard, ServiceInstance, Version, WatchStart};
+use coord_api::{ConfigEvent, ErrorKind, InstanceId, LockGuard, RegisterOptions, ServiceInstance, Takeover, Version, WatchStart};
 use coord_memory::MemoryStore;
 use coord_recipes::{ProviderOptions, StoreProvider};
 use futures_util::future::join_all;
@@ -65,6 +65,26 @@ async fn a_contended_lock_is_held_by_one_and_lost_by_none() {
     });
     let turns = timeout(LIMIT, join_all(turns)).await.expect("someone waits for ever");
     assert_eq!(turns.into_iter().map(Result::unwrap).sum::<u64>(), 400);
+}
+
+/// R34: who asks for an id just as an earlier call for it ends in vain is answered as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_registration_that_is_refused_holds_up_no_later_one() {
+    let store = MemoryStore::new();
+    let (owner, other) = (provider(&store), provider(&store));
+    let exclusive = RegisterOptions::default().with_takeover(Takeover::Exclusive);
+    let instance = || ServiceInstance::new("web", "one", "10.0.0.1", 80);
+    let _held = owner.registry().register_with(instance(), exclusive).await.unwrap();
+    let refused = (0..8).map(|_| {
+        let registry = Arc::clone(other.registry());
+        tokio::spawn(async move {
+            for _ in 0..500 {
+                let error = registry.register_with(instance(), exclusive).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Conflict);
+            }
+        })
+    });
+    timeout(LIMIT, join_all(refused)).await.expect("someone waits for ever").into_iter().for_each(Result::unwrap);
 }
 
 /// R41, R43: 64 callers of 4 providers at once hold exactly the 64 smallest ids, twice over.

@@ -1,7 +1,7 @@
 //! What a case is given: a fresh store, clients of it, and the times that are right for it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use coord_api::store::Store;
@@ -18,12 +18,32 @@ pub struct Fixture {
     seed: u64,
     /// The case that it is for: its rule, and its sentence.
     case: (&'static str, &'static str),
+    progress: Progress,
+}
+
+/// What a case is at, for the verdict of one that hangs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress(Arc<Mutex<Option<String>>>);
+
+impl Progress {
+    fn note(&self, step: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(step);
+    }
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(step) => write!(f, ", at {step}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Fixture {
     /// The fixture of a harness: for programs that run cases, or histories, by themselves.
     pub fn new(harness: Arc<dyn Harness>) -> Self {
-        Fixture { harness, seed: 0, case: ("", "") }
+        Fixture { harness, seed: 0, progress: Progress::default(), case: ("", "") }
     }
 
     /// Makes what is left to chance come out in another way, the same for the same seed.
@@ -31,6 +51,17 @@ impl Fixture {
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
+    }
+
+    /// Notes there what it is at.
+    pub(crate) fn with_progress(mut self, progress: Progress) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// The case is about to do this, which its verdict names should it hang.
+    pub(crate) fn doing(&self, step: String) {
+        self.progress.note(step);
     }
 
     /// Says which case it is for.

@@ -14,11 +14,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::case::Case;
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, Progress};
 use crate::harness::{Harness, NotRun, Time};
 
 /// How long a case may take by the clock on the wall. A case that hangs fails by name.
 const REAL_LIMIT: Duration = Duration::from_secs(300);
+
+/// How much longer it is waited for, so that a case that waits for what never comes is told from one that blocks its thread.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// How long a case may take by the store's clock, where that is virtual. Idle time passes at once, so that a case that waits for what never comes
 /// fails here.
@@ -78,9 +81,11 @@ pub fn run(case: &Case, harness: impl Future<Output = Arc<dyn Harness>> + Send +
 pub fn run_with_seed(case: &Case, seed: u64, harness: impl Future<Output = Arc<dyn Harness>> + Send + 'static) -> Verdict {
     let case = *case;
     let (report, reported) = mpsc::channel();
+    let progress = Progress::default();
+    let noted = progress.clone();
     // A thread of its own: a case that spins or blocks cannot be stopped, but its name can still be told.
     let spawned = thread::Builder::new().name(format!("{}::{}", case.rule, case.sentence)).spawn(move || {
-        let verdict = match catch_unwind(AssertUnwindSafe(|| drive(&case, seed, harness))) {
+        let verdict = match catch_unwind(AssertUnwindSafe(|| drive(&case, seed, noted, harness))) {
             Ok(verdict) => verdict,
             Err(panic) => match panic.downcast_ref() {
                 Some(NotRun(why)) => Verdict::NotRun((*why).to_owned()),
@@ -91,7 +96,10 @@ pub fn run_with_seed(case: &Case, seed: u64, harness: impl Future<Output = Arc<d
     });
     match spawned {
         Err(error) => Verdict::Failed(format!("no thread for the case: {error}")),
-        Ok(_) => reported.recv_timeout(REAL_LIMIT).unwrap_or_else(|_| Verdict::Failed(format!("it hung for {REAL_LIMIT:?}"))),
+        Ok(_) => {
+            let hung = || Verdict::Failed(format!("it hung for {:?}, and blocks its thread{progress}", REAL_LIMIT + GRACE));
+            reported.recv_timeout(REAL_LIMIT + GRACE).unwrap_or_else(|_| hung())
+        }
     }
 }
 
@@ -110,7 +118,7 @@ pub fn test<'a>(
     assert!(verdict == Verdict::Passed, "{rule}::{sentence} {verdict}");
 }
 
-fn drive(case: &Case, seed: u64, harness: impl Future<Output = Arc<dyn Harness>>) -> Verdict {
+fn drive(case: &Case, seed: u64, progress: Progress, harness: impl Future<Output = Arc<dyn Harness>>) -> Verdict {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Verdict::Failed(format!("no runtime for the case: {error}")),
@@ -127,9 +135,10 @@ fn drive(case: &Case, seed: u64, harness: impl Future<Output = Arc<dyn Harness>>
             }
             Time::Real => REAL_LIMIT,
         };
-        match tokio::time::timeout(limit, (case.program)(Fixture::new(harness).with_seed(seed).of(case))).await {
+        let fixture = Fixture::new(harness).with_seed(seed).with_progress(progress.clone()).of(case);
+        match tokio::time::timeout(limit, (case.program)(fixture)).await {
             Ok(()) => Verdict::Passed,
-            Err(_) => Verdict::Failed(format!("it was not done after {limit:?} of its own time")),
+            Err(_) => Verdict::Failed(format!("it was not done after {limit:?} of its own time{progress}")),
         }
     });
     drop(runtime);

@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(any(feature = "memory", feature = "etcd")))]
 compile_error!("coordkit needs a store: switch on one of its features `memory`, `sled` and `etcd`");

@@ -5,7 +5,7 @@ use coord_api::store::{Batch, Change};
 use etcd_client::proto::{PbEvent, PbWatchResponse};
 
 use crate::error::Fault;
-use crate::kv::{entry, revision};
+use crate::wire::{entry, revision};
 
 /// Number of the event type of a deletion. Anything else but a put is none that we know.
 const DELETE: i32 = 1;
@@ -13,7 +13,7 @@ const PUT: i32 = 0;
 
 /// What one response came to.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Taken {
+pub(super) struct Assembled {
     /// Whole revisions, in order.
     pub(super) batches: Vec<Batch>,
     /// Everything up to here was delivered.
@@ -41,8 +41,8 @@ impl Assembler {
     /// # Errors
     ///
     /// What ends the watch: that it was canceled, that history is gone, or that revisions go back within what belongs together.
-    pub(super) fn take(&mut self, response: PbWatchResponse) -> Result<Taken, Fault> {
-        let mut taken = Taken::default();
+    pub(super) fn take(&mut self, response: PbWatchResponse) -> Result<Assembled, Fault> {
+        let mut taken = Assembled::default();
         if response.canceled {
             return Err(canceled(&response));
         }
@@ -121,7 +121,7 @@ mod tests {
     }
 
     /// The revisions of what came out, each with its keys.
-    fn told(taken: Result<Taken, Fault>) -> Vec<(u64, String)> {
+    fn told(taken: Result<Assembled, Fault>) -> Vec<(u64, String)> {
         let keys = |batch: &Batch| batch.changes.iter().map(|change| String::from_utf8_lossy(change.key()).into_owned()).collect();
         taken.unwrap().batches.iter().map(|batch| (batch.revision.get(), keys(batch))).collect()
     }

@@ -18,7 +18,7 @@ const MUTE: Duration = Duration::from_millis(900);
 pub(super) const PROBE_WITHIN: Duration = Duration::from_millis(700);
 
 /// How long a stream may take to tell what is known to have happened.
-const OWING: Duration = Duration::from_millis(600);
+const DELIVER_WITHIN: Duration = Duration::from_millis(600);
 
 /// What is to be done about a stream unless something happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,13 +49,13 @@ pub(super) struct Liveness {
     /// Whether it is being read what happened.
     probing: bool,
     /// Since when something is known to have happened in the range of a watch that it has not told of.
-    owing: Option<Instant>,
+    undelivered_since: Option<Instant>,
 }
 
 impl Liveness {
     /// A new stream. `answers` where another one on the same connection has answered a request for progress.
     pub(super) fn new(now: Instant, answers: bool) -> Self {
-        Liveness { reached: Revision::ZERO, wanted: None, marked: now, answers, probing: false, owing: None }
+        Liveness { reached: Revision::ZERO, wanted: None, marked: now, answers, probing: false, undelivered_since: None }
     }
 
     /// The store is as far as `revision`. Whether the member is to be asked how far it has come.
@@ -93,19 +93,19 @@ impl Liveness {
         self.probing = true;
     }
 
-    /// It was read what happened, as of a revision, and since when the stream owes word of it, if it does.
-    pub(super) fn probed(&mut self, as_of: Revision, owing: Option<Instant>, now: Instant) {
+    /// It was read what happened, up to revision `as_of`. `undelivered_since` says since when something is known to have happened that was not delivered.
+    pub(super) fn probed(&mut self, as_of: Revision, undelivered_since: Option<Instant>, now: Instant) {
         self.probing = false;
-        self.owes(owing);
+        self.set_undelivered_since(undelivered_since);
         self.told(as_of);
         if let Some((_, since)) = &mut self.wanted {
             *since = now;
         }
     }
 
-    /// Since when the stream owes word of something.
-    pub(super) fn owes(&mut self, owing: Option<Instant>) {
-        self.owing = owing;
+    /// Since when something is known to have happened that was not delivered.
+    pub(super) fn set_undelivered_since(&mut self, undelivered_since: Option<Instant>) {
+        self.undelivered_since = undelivered_since;
     }
 
     /// A watch joined that has the past to deliver, from `after` on.
@@ -125,8 +125,8 @@ impl Liveness {
             true => (since + CATCH_UP, Due::Deaf),
             false => (since + MUTE, Due::Probe),
         });
-        let owing = self.owing.map(|since| (since + OWING, Due::Deaf));
-        [late, owing].into_iter().flatten().fold(blind, |first, due| first.min(due))
+        let undelivered_since = self.undelivered_since.map(|since| (since + DELIVER_WITHIN, Due::Deaf));
+        [late, undelivered_since].into_iter().flatten().fold(blind, |first, due| first.min(due))
     }
 }
 
@@ -211,9 +211,9 @@ mod tests {
         liveness.mark(at(13), later);
         liveness.probing();
         liveness.probed(at(13), Some(later), later);
-        assert_eq!(liveness.due(), (later + OWING, Due::Deaf));
+        assert_eq!(liveness.due(), (later + DELIVER_WITHIN, Due::Deaf));
         // Now it is.
-        liveness.owes(None);
+        liveness.set_undelivered_since(None);
         assert_eq!(liveness.due(), (later + BLIND, Due::Deaf));
         // Once it has answered, its word counts.
         liveness.answered(at(13));

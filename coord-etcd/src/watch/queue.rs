@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use coord_api::store::{Change, StoreEvent};
+use coord_api::store::StoreEvent;
 use coord_api::{Error, Result};
 use futures_util::Stream;
 use parking_lot::Mutex;
@@ -21,7 +21,7 @@ const BYTES: usize = 16 << 20;
 
 /// What the two ends share.
 #[derive(Debug, Default)]
-struct Shared {
+struct QueueState {
     bytes: AtomicUsize,
     /// Why there is nothing more to come.
     end: Mutex<Option<Error>>,
@@ -29,7 +29,7 @@ struct Shared {
 
 pub(super) fn new() -> (Feeder, Events) {
     let (sender, receiver) = mpsc::channel(EVENTS);
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(QueueState::default());
     (Feeder { sender, shared: Arc::clone(&shared) }, Events { receiver, shared })
 }
 
@@ -37,7 +37,7 @@ pub(super) fn new() -> (Feeder, Events) {
 #[derive(Debug)]
 pub(super) struct Feeder {
     sender: mpsc::Sender<StoreEvent>,
-    shared: Arc<Shared>,
+    shared: Arc<QueueState>,
 }
 
 impl Feeder {
@@ -66,14 +66,14 @@ impl Feeder {
 }
 
 fn full() -> Fault {
-    Fault { accuses: false, ..Fault::unavailable("the watcher does not keep up") }
+    Fault { blames_member: false, ..Fault::unavailable("the watcher does not keep up") }
 }
 
 /// The end that is read.
 #[derive(Debug)]
 pub(super) struct Events {
     receiver: mpsc::Receiver<StoreEvent>,
-    shared: Arc<Shared>,
+    shared: Arc<QueueState>,
 }
 
 impl Stream for Events {
@@ -91,17 +91,15 @@ impl Stream for Events {
 }
 
 fn size(event: &StoreEvent) -> usize {
-    let StoreEvent::Batch(batch) = event else { return 0 };
-    let change = |change: &Change| match change {
-        Change::Put(entry) => entry.key.len() + entry.value.len(),
-        Change::Delete { key } => key.len(),
-    };
-    batch.changes.iter().map(change).sum()
+    match event {
+        StoreEvent::Batch(batch) => batch.bytes(),
+        StoreEvent::Progress(_) => 0,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use coord_api::store::Batch;
+    use coord_api::store::{Batch, Change};
     use coord_api::{ErrorKind, Revision};
     use futures_util::StreamExt;
 

@@ -1,92 +1,58 @@
-//! Which response is whose, on a stream of many watches. Pure: time comes in.
+//! Which response belongs to which watch, on a stream of many watches. Pure: time is an argument.
 
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use coord_api::Revision;
-use coord_api::store::StoreEvent;
-use etcd_client::WatchOptions;
+use coord_api::store::{Effect, StoreEvent};
 use etcd_client::proto::PbWatchResponse;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::assemble::{Assembler, canceled};
 use super::liveness::Liveness;
-use super::probe::{Finding, Question};
 use super::queue::{self, Feeder};
-use super::stream::Seat;
-use super::{OPERATION, Opened, Seated, Target};
-use crate::error::{Effect, Fault};
-use crate::kv::{head, revision};
+use super::request::{OPERATION, WatchRequest};
+use crate::error::Fault;
+use crate::probe::{Finding, Question};
+use crate::wire::{head, revision};
 
-/// The number that answers to a request for progress carry, which are about all watches of a stream.
+/// The watch id in answers to a request for progress, which are about all watches of a stream.
 const ALL_WATCHES: i64 = -1;
-
-/// A watch that the server is to make.
-#[derive(Debug)]
-pub(super) struct Wanted {
-    target: Target,
-    /// Whether changes are known to have come since.
-    from_past: bool,
-    seat: Seat,
-    opened: oneshot::Sender<Result<Opened, Fault>>,
-}
-
-impl Wanted {
-    pub(super) fn new(target: Target, seat: Seat, opened: oneshot::Sender<Result<Opened, Fault>>) -> Self {
-        Wanted { target, from_past: false, seat, opened }
-    }
-
-    /// What to ask the server for. From the present on first and, only where changes came since, from the past: etcd looks at the past every 100 ms.
-    pub(super) fn request(&self) -> (Bytes, WatchOptions) {
-        self.target.request(self.from_past)
-    }
-
-    /// A key that is to be watched.
-    pub(super) fn key(&self) -> &Bytes {
-        &self.target.span.0
-    }
-
-    pub(super) fn refuse(self, fault: Fault) {
-        // Who does not wait any more does not care.
-        let _ = self.opened.send(Err(fault));
-    }
-}
 
 /// What a response makes necessary.
 #[derive(Debug)]
 pub(super) enum Reply {
     /// Ask for this watch.
-    Watch(Wanted),
+    Watch(WatchRequest),
     /// Cancel the watch of this number.
     Cancel(i64),
-    /// Make no further watch on this stream, for the token that it signed in with is not taken any more, and then tell who wanted this one.
-    Retire(Wanted, Fault),
+    /// Make no further watch on this stream, because its token is not accepted any more, and refuse this one.
+    Retire(WatchRequest, Fault),
 }
 
 /// The watches of one stream.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// What was asked for and is not answered. A server answers in the order in which it was asked.
-    asked: VecDeque<Wanted>,
-    watches: HashMap<i64, Watching>,
+    /// The watches that were asked for and are not answered yet. A server answers in the order in which it was asked.
+    asked: VecDeque<WatchRequest>,
+    watches: HashMap<i64, OpenWatch>,
 }
 
 #[derive(Debug)]
-struct Watching {
+struct OpenWatch {
     span: (Bytes, Option<Bytes>),
     assembler: Assembler,
     feeder: Feeder,
-    /// All that happened up to here was delivered, or was nothing, as was read.
+    /// Up to this revision every change was delivered, or a read has shown that there was none.
     checked: Revision,
-    /// Since when it is known that something happened which was not delivered.
-    owing: Option<Instant>,
+    /// Since when a change is known that was not delivered.
+    undelivered_since: Option<Instant>,
 }
 
 impl Table {
     /// The server is asked for this next.
-    pub(super) fn ask(&mut self, wanted: Wanted) {
-        self.asked.push_back(wanted);
+    pub(super) fn ask(&mut self, request: WatchRequest) {
+        self.asked.push_back(request);
     }
 
     /// Nobody reads this watch any more.
@@ -103,18 +69,19 @@ impl Table {
         if response.created {
             return self.created(&response, liveness);
         }
-        // Some servers answer before the changes that they tell of are sent, so that this is no progress of any watch.
+        // Some servers answer a request for progress before they have sent the changes up to that revision. So it says that
+        // the member lives, and not that any watch has come so far.
         if response.watch_id == ALL_WATCHES && !response.canceled {
             liveness.answered(response.header.as_ref().map(|header| revision(header.revision)).unwrap_or_default());
             return Ok(Vec::new());
         }
         let id = response.watch_id;
-        // What is left of a watch that was canceled.
+        // A late response for a watch that was canceled.
         let Some(watching) = self.watches.get_mut(&id) else { return Ok(Vec::new()) };
-        let was_owing = watching.owing.is_some();
+        let was_undelivered = watching.undelivered_since.is_some();
         let taken = watching.take(response, liveness, now);
-        if was_owing && watching.owing.is_none() {
-            liveness.owes(self.owing());
+        if was_undelivered && watching.undelivered_since.is_none() {
+            liveness.set_undelivered_since(self.undelivered_since());
         }
         let Err(fault) = taken else { return Ok(Vec::new()) };
         if let Some(ended) = self.watches.remove(&id) {
@@ -123,68 +90,66 @@ impl Table {
         Ok(vec![Reply::Cancel(id)])
     }
 
-    /// The server has made a watch, or refuses to: that it says `created` is not enough, it may say `canceled` in the same breath.
+    /// The server has made a watch or refuses to: one response may say both `created` and `canceled`, and then it refuses.
     fn created(&mut self, response: &PbWatchResponse, liveness: &mut Liveness) -> Result<Vec<Reply>, Fault> {
-        let Some(mut wanted) = self.asked.pop_front() else { return Err(Fault::unavailable("etcd made a watch that nobody asked for")) };
+        let Some(request) = self.asked.pop_front() else { return Err(Fault::unavailable("etcd made a watch that nobody asked for")) };
         if response.canceled {
             let fault = canceled(response);
             if fault.stale_token {
-                return Ok(vec![Reply::Retire(wanted, fault)]);
+                return Ok(vec![Reply::Retire(request, fault)]);
             }
-            wanted.refuse(fault);
+            request.refuse(fault);
             return Ok(Vec::new());
         }
         let (id, present) = (response.watch_id, head(response.header.as_ref())?);
-        let after = wanted.target.after.unwrap_or(present);
-        if after < present && !wanted.from_past {
-            wanted.from_past = true;
-            return Ok(vec![Reply::Cancel(id), Reply::Watch(wanted)]);
+        let after = request.after(present);
+        if after < present && !request.is_from_past() {
+            return Ok(vec![Reply::Cancel(id), Reply::Watch(request.with_past())]);
         }
         liveness.told(present);
         if after < present {
             liveness.behind(after);
         }
         let (feeder, events) = queue::new();
-        let Wanted { target, seat, opened, .. } = wanted;
-        let watching = Watching { span: target.span, assembler: Assembler::new(after), feeder, checked: after, owing: None };
+        let span = request.span().clone();
+        let watching = OpenWatch { span, assembler: Assembler::new(after), feeder, checked: after, undelivered_since: None };
         self.watches.insert(id, watching);
-        // Should nobody wait any more, what is dropped here cancels the watch.
-        let _ = opened.send(Ok(Opened { armed: after.min(present), events: Seated { events, _seat: seat.of(id) } }));
+        request.open(id, after.min(present), events);
         Ok(Vec::new())
     }
 
-    /// What is to be read, to see whether there is anything to tell.
+    /// What to read, to see whether a watch has changes that were not delivered.
     pub(super) fn questions(&self) -> Vec<Question> {
-        let question = |(id, watching): (&i64, &Watching)| Question { id: *id, span: watching.span.clone(), after: watching.checked };
+        let question = |(id, watching): (&i64, &OpenWatch)| Question { id: *id, span: watching.span.clone(), after: watching.checked };
         self.watches.iter().map(question).collect()
     }
 
-    /// It was read what happened. Since when the stream owes word of it, if it does.
-    pub(super) fn settle(&mut self, findings: &[Finding], now: Instant) -> Option<Instant> {
+    /// Takes note of what was read to have happened. Returns since when something is known to have happened that was not delivered.
+    pub(super) fn note_findings(&mut self, findings: &[Finding], now: Instant) -> Option<Instant> {
         for finding in findings {
             let Some(watching) = self.watches.get_mut(&finding.id) else { continue };
             if !finding.happened {
                 watching.checked = watching.checked.max(finding.as_of);
-                watching.owing = None;
+                watching.undelivered_since = None;
             } else if finding.as_of > watching.checked {
-                watching.owing.get_or_insert(now);
+                watching.undelivered_since.get_or_insert(now);
             }
         }
-        self.owing()
+        self.undelivered_since()
     }
 
-    fn owing(&self) -> Option<Instant> {
-        self.watches.values().filter_map(|watching| watching.owing).min()
+    fn undelivered_since(&self) -> Option<Instant> {
+        self.watches.values().filter_map(|watching| watching.undelivered_since).min()
     }
 
     /// The stream is over, and with it every watch.
     pub(super) fn end(&mut self, fault: &Fault) {
         self.watches.drain().for_each(|(_, watching)| watching.end(fault.clone()));
-        self.asked.drain(..).for_each(|wanted| wanted.refuse(fault.clone()));
+        self.asked.drain(..).for_each(|request| request.refuse(fault.clone()));
     }
 }
 
-impl Watching {
+impl OpenWatch {
     fn take(&mut self, response: PbWatchResponse, liveness: &mut Liveness, now: Instant) -> Result<(), Fault> {
         let taken = self.assembler.take(response)?;
         if let Some(told) = taken.told {
@@ -193,7 +158,7 @@ impl Watching {
         for batch in taken.batches {
             liveness.delivered(batch.revision, now);
             self.checked = self.checked.max(batch.revision);
-            self.owing = None;
+            self.undelivered_since = None;
             self.feeder.push(StoreEvent::Batch(batch))?;
         }
         if let Some(progress) = taken.progress {

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coord_api::Revision;
-use coord_api::store::Range;
-use etcd_client::GetOptions;
+use coord_api::store::Effect;
 use parking_lot::Mutex;
 use tokio::sync::watch::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use crate::error::{Effect, Fault};
-use crate::kv::head;
-use crate::members::Members;
+use crate::cluster::Cluster;
+use crate::error::Fault;
+use crate::members::Asked;
+use crate::probe::present;
 
 /// How often the store is asked.
 const EVERY: Duration = Duration::from_secs(1);
@@ -30,13 +30,14 @@ pub(super) struct Mark {
 }
 
 /// Asks how far the store is, for as long as anyone wants to know.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Watermark {
-    running: Arc<Mutex<Option<Running>>>,
+    cluster: Arc<Cluster>,
+    running: Arc<Mutex<Option<RunningWatermark>>>,
 }
 
 #[derive(Debug)]
-struct Running {
+struct RunningWatermark {
     marks: Arc<Sender<Mark>>,
     /// A key that may be read: one that is watched.
     key: Bytes,
@@ -44,30 +45,35 @@ struct Running {
 }
 
 impl Watermark {
+    /// Asks nothing yet.
+    pub(super) fn new(cluster: Arc<Cluster>) -> Self {
+        Watermark { cluster, running: Arc::default() }
+    }
+
     /// The marks, for a watch that begins at `key`. The store is asked until the last receiver is dropped.
     ///
     /// # Errors
     ///
     /// There is no home for the task.
-    pub(super) fn subscribe(&self, members: &Arc<Members>, key: &Bytes) -> Result<Receiver<Mark>, Fault> {
+    pub(super) fn subscribe(&self, key: &Bytes) -> Result<Receiver<Mark>, Fault> {
         let mut running = self.running.lock();
         // One that ended was taken away by the end of its runtime.
         if let Some(running) = running.as_mut().filter(|running| !running.task.is_finished()) {
             running.key = key.clone();
             return Ok(running.marks.subscribe());
         }
-        let home = members.home();
+        let home = self.cluster.home();
         let (marks, receiver) = channel(Mark { revision: Revision::ZERO, read_at: home.now() });
         let marks = Arc::new(marks);
-        let task = home.spawn(ask(Arc::clone(&self.running), Arc::clone(&marks), Arc::clone(members)));
-        let task = task.map_err(|error| Fault::homeless(&error))?;
-        *running = Some(Running { marks, key: key.clone(), task });
+        let task = home.spawn(ask(Arc::clone(&self.running), Arc::clone(&marks), Arc::clone(&self.cluster)));
+        let task = task.map_err(|error| Fault::no_home(&error))?;
+        *running = Some(RunningWatermark { marks, key: key.clone(), task });
         Ok(receiver)
     }
 }
 
-async fn ask(running: Arc<Mutex<Option<Running>>>, marks: Arc<Sender<Mark>>, members: Arc<Members>) {
-    let closing = members.closing().clone();
+async fn ask(running: Arc<Mutex<Option<RunningWatermark>>>, marks: Arc<Sender<Mark>>, cluster: Arc<Cluster>) {
+    let closing = cluster.closing().clone();
     loop {
         tokio::select! {
             () = sleep(EVERY) => {}
@@ -83,7 +89,7 @@ async fn ask(running: Arc<Mutex<Option<Running>>>, marks: Arc<Sender<Mark>>, mem
         }
         let Some(key) = running.lock().as_ref().map(|running| running.key.clone()) else { return };
         let read_at = Instant::now();
-        match read(&members, key).await {
+        match read(&cluster, key).await {
             Ok(revision) => {
                 marks.send_replace(Mark { revision, read_at });
             }
@@ -92,18 +98,10 @@ async fn ask(running: Arc<Mutex<Option<Running>>>, marks: Arc<Sender<Mark>>, mem
     }
 }
 
-async fn read(members: &Members, key: Bytes) -> coord_api::Result<Revision> {
-    let key = Range::key(key);
-    members
-        .call_within("store.watch", Effect::Read, ANSWER_WITHIN, |asked| {
-            let key = key.span.start();
-            async move {
-                let answer = asked.link.main.ask(Effect::Read, |client| {
-                    let mut kv = client.kv_client();
-                    async move { Ok(kv.get(key, Some(GetOptions::new().with_keys_only())).await?.0) }
-                });
-                head(answer.await?.header.as_ref())
-            }
-        })
-        .await
+async fn read(cluster: &Cluster, key: Bytes) -> coord_api::Result<Revision> {
+    let read = |asked: Asked| {
+        let key = key.clone();
+        async move { present(&asked.link.main, key).await }
+    };
+    cluster.call_within("store.watch", Effect::Read, ANSWER_WITHIN, read).await
 }

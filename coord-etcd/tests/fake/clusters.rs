@@ -1,7 +1,5 @@
 //! Endpoints of two clusters: one of them is chosen, and the other one is never believed, nor written to.
 
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use coord_api::store::{Op, Range, Store, Txn};
@@ -9,6 +7,7 @@ use coord_api::{ErrorKind, Outcome};
 use coord_etcd::EtcdStore;
 use coord_testkit::wait::eventually;
 
+use crate::log::Log;
 use crate::server::{CLUSTER, Fake};
 use crate::{SOON, options};
 
@@ -18,40 +17,12 @@ fn put() -> Txn {
     Txn::new().then(Op::put("k", "v"))
 }
 
-/// What is logged while this is the thread's subscriber, and on homes that were started then.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn listen() -> (Log, tracing::subscriber::DefaultGuard) {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(move || writer.clone()).finish();
-    (log, tracing::subscriber::set_default(subscriber))
-}
-
 #[tokio::test]
 async fn the_cluster_of_most_endpoints_is_used_and_the_member_of_another_one_is_reported_once() {
     // In every order, lazily or not: who is asked first does not decide.
     for place in 0..3 {
         for lazily in [true, false] {
-            let (log, _listening) = listen();
+            let (log, _listening) = Log::listen(tracing::Level::WARN);
             let mut fakes = vec![Fake::start(10).await, Fake::start(10).await];
             fakes.insert(place, Fake::start_in(FOREIGN, 10).await);
             let store = match lazily {
@@ -73,12 +44,12 @@ async fn the_cluster_of_most_endpoints_is_used_and_the_member_of_another_one_is_
             assert!(stranger.iter().all(|asked| *asked == "range"), "{stranger:?}");
             let both = format!("cluster {FOREIGN:x}, and not to {CLUSTER:x}");
             // Of two that agree, the third one's answer may come too late to be looked at before it is needed.
-            eventually(SOON, "it is reported", async || log.text().contains(&both).then_some(())).await;
+            eventually(SOON, "it is reported", async || (log.count(&both) > 0).then_some(())).await;
             for _ in 0..3 {
                 store.range(Range::key("k")).await.unwrap_err();
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            assert_eq!(log.text().matches(&both).count(), 1, "{}", log.text());
+            log.written().await;
+            assert_eq!(log.count(&both), 1, "{}", log.text());
         }
     }
 }

@@ -5,6 +5,7 @@ mod answers;
 mod clusters;
 mod homes;
 mod leases;
+mod log;
 mod members;
 mod names;
 mod server;

@@ -1,14 +1,15 @@
 //! Names of several addresses, and members that only the cluster names.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use coord_api::store::{Range, Store};
 use coord_etcd::{Discovery, EtcdOptions, EtcdStore, Resolver};
 use coord_testkit::wait::eventually;
 use tokio::net::TcpListener;
 
+use crate::log::Log;
 use crate::server::{Answer, CLUSTER, Fake};
 use crate::{SOON, options};
 
@@ -26,6 +27,7 @@ fn silence(fake: &Fake) {
 /// What a name stands for, and fakes at all these addresses and one port.
 struct Name {
     addresses: Arc<Mutex<Vec<IpAddr>>>,
+    looked_up: Arc<AtomicUsize>,
     port: u16,
     fakes: Vec<Fake>,
 }
@@ -45,7 +47,7 @@ impl Name {
             for listener in listeners {
                 fakes.push(Fake::start_on(listener, CLUSTER, 10).await);
             }
-            return Name { addresses: Arc::default(), port, fakes };
+            return Name { addresses: Arc::default(), looked_up: Arc::default(), port, fakes };
         }
     }
 
@@ -55,8 +57,9 @@ impl Name {
     }
 
     fn options(&self) -> EtcdOptions {
-        let addresses = Arc::clone(&self.addresses);
+        let (addresses, looked_up) = (Arc::clone(&self.addresses), Arc::clone(&self.looked_up));
         let resolver = Resolver::from_fn(move |name| {
+            looked_up.fetch_add(1, Ordering::SeqCst);
             let addresses = addresses.lock().unwrap().clone();
             async move {
                 assert_eq!(name, NAME);
@@ -109,10 +112,13 @@ async fn an_address_that_a_name_gets_later_is_a_member_then() {
     assert_eq!(after[2] + after[3], before[2] + before[3] + 10, "{before:?} {after:?}");
     // And when nobody knows the name any more, what is known stays.
     name.stands_for(&[]);
+    let before = name.looked_up.load(Ordering::SeqCst);
     silence(&name.fakes[2]);
+    eventually(SOON, "the other one is asked", async || store.range(Range::key("k")).await.ok()).await;
+    let again = async || (name.looked_up.load(Ordering::SeqCst) > before).then_some(());
+    eventually(SOON, "the name is looked up in vain", again).await;
     for _ in 0..3 {
-        eventually(SOON, "the other one is asked", async || store.range(Range::key("k")).await.ok()).await;
-        tokio::time::sleep(Duration::from_millis(600)).await;
+        eventually(SOON, "the other one is still asked", async || store.range(Range::key("k")).await.ok()).await;
     }
 }
 
@@ -154,29 +160,27 @@ async fn is_asked_in_place_of(store: &EtcdStore, fake: &Fake, others: &[&Fake]) 
     false
 }
 
-async fn learnt(fakes: &[&Fake]) {
-    let before: usize = fakes.iter().map(|fake| fake.asked("members")).sum();
-    let now = async || (fakes.iter().map(|fake| fake.asked("members")).sum::<usize>() > before).then_some(());
-    eventually(SOON * 2, "it is asked who the members are", now).await;
-    // The answer is on its way.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+/// Waits until it was learnt so many times that the members are others.
+async fn learnt(log: &Log, times: usize) {
+    let changed = async || (log.count("the members of the cluster have changed") >= times).then_some(());
+    eventually(SOON * 2, "it is learnt who the members are", changed).await;
 }
 
 #[tokio::test]
 async fn a_cluster_whose_members_were_all_replaced_by_and_by_is_still_reached() {
+    let (log, _listening) = Log::listen(tracing::Level::INFO);
     let fakes = [Fake::start(10).await, Fake::start(10).await, Fake::start(10).await, Fake::start(10).await];
     let [a, b, c, d] = &fakes;
     let all: Vec<_> = fakes.iter().collect();
     advertise(&all, &[a, b]);
     let store = EtcdStore::connect(&options([a])).await.unwrap();
-    eventually(SOON, "the members are learnt", async || (a.asked("members") > 0).then_some(())).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    learnt(&log, 1).await;
     assert!(is_asked_in_place_of(&store, b, &[a]).await);
     advertise(&all, &[b, c]);
-    learnt(&all).await;
+    learnt(&log, 2).await;
     assert!(is_asked_in_place_of(&store, c, &[a, b]).await);
     advertise(&all, &[c, d]);
-    learnt(&all).await;
+    learnt(&log, 3).await;
     assert!(is_asked_in_place_of(&store, d, &[a, b, c]).await);
 }
 
@@ -196,7 +200,7 @@ async fn what_the_cluster_says_of_its_members_is_believed_only_where_it_agrees()
         }
         let store = EtcdStore::connect(&options([&configured])).await.unwrap();
         eventually(SOON, "it is asked", async || (configured.asked("members") > 0).then_some(())).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        // Its answer is there long before three calls have got none.
         assert!(!is_asked_in_place_of(&store, &other, &[&configured]).await, "{members:?}");
         assert_eq!(other.asked("range"), 0);
     }
@@ -206,22 +210,21 @@ async fn what_the_cluster_says_of_its_members_is_believed_only_where_it_agrees()
             script.members = vec![url(&other)];
             script.ranges.clear();
         });
+        let (log, _listening) = Log::listen(tracing::Level::INFO);
         let store = EtcdStore::connect(&options([&configured]).with_discovery(discovery)).await.unwrap();
-        let asked = configured.asked("members");
         if expected {
-            eventually(SOON, "it is asked", async || (configured.asked("members") > asked).then_some(())).await;
+            learnt(&log, 1).await;
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
         assert_eq!(is_asked_in_place_of(&store, &other, &[&configured]).await, expected, "{discovery:?}");
     }
 }
 
 #[tokio::test]
 async fn a_learnt_member_of_another_cluster_is_not_believed() {
+    let (log, _listening) = Log::listen(tracing::Level::INFO);
     let (configured, foreign) = (Fake::start(10).await, Fake::start_in(0xbad, 10).await);
     advertise(&[&configured], &[&configured, &foreign]);
     let store = EtcdStore::connect(&options([&configured])).await.unwrap();
-    eventually(SOON, "it is asked", async || (configured.asked("members") > 0).then_some(())).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    learnt(&log, 1).await;
     assert!(!is_asked_in_place_of(&store, &foreign, &[&configured]).await);
 }

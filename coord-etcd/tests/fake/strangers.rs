@@ -1,5 +1,7 @@
 //! Endpoints that are no etcd: a client that has another one works as if they were not there (R3).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coord_api::ErrorKind;
@@ -103,4 +105,26 @@ async fn where_no_endpoint_is_etcd_none_is_connected_to_and_the_reason_is_told()
         let error = EtcdStore::connect(&options).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{what}: {error}");
     }
+}
+
+/// A server that says what is wrong with it, and then nothing any more: what is told is what it said, and not that it was silent when time ran out.
+#[tokio::test]
+async fn what_was_heard_is_told_and_not_the_silence_after_it() {
+    let said = Arc::new(AtomicBool::new(false));
+    let server = listener(move |mut stream| {
+        let said = Arc::clone(&said);
+        async move {
+            let mut heard = [0; 1_024];
+            let _ = stream.read(&mut heard).await;
+            if !said.swap(true, Ordering::SeqCst) {
+                let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
+            }
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            drop(stream);
+        }
+    })
+    .await;
+    let error = EtcdStore::connect(&EtcdOptions::new([server]).with_connect_timeout(Duration::from_secs(1))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(!error.to_string().contains("did not answer in time"), "{error}");
 }

@@ -11,7 +11,7 @@ use super::keys::Stored;
 
 /// How much history is kept: the oldest revisions go first, always whole.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Window {
+pub(crate) struct HistoryWindow {
     pub(crate) changes: usize,
     pub(crate) bytes: usize,
 }
@@ -45,12 +45,12 @@ pub(crate) struct History {
     records: VecDeque<Record>,
     bytes: usize,
     compacted: Revision,
-    window: Window,
+    window: HistoryWindow,
 }
 
 impl History {
     /// An empty history that begins after `oldest`.
-    pub(crate) fn new(oldest: Revision, window: Window) -> Self {
+    pub(crate) fn new(oldest: Revision, window: HistoryWindow) -> Self {
         History { records: VecDeque::new(), bytes: 0, compacted: oldest, window }
     }
 
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_window_drops_whole_revisions_by_number_and_by_bytes() {
-        let mut history = History::new(Revision::new(1), Window { changes: 3, bytes: 10_000 });
+        let mut history = History::new(Revision::new(1), HistoryWindow { changes: 3, bytes: 10_000 });
         for (revision, key) in [(2, "a"), (2, "b"), (3, "a"), (4, "a")] {
             history.push(record(revision, key, 1));
         }
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_batch_holds_the_changes_of_one_revision_inside_the_span() {
-        let mut history = History::new(Revision::new(1), Window { changes: 100, bytes: 100_000 });
+        let mut history = History::new(Revision::new(1), HistoryWindow { changes: 100, bytes: 100_000 });
         for (revision, key) in [(2, "b"), (3, "a/1"), (3, "b"), (3, "a/2"), (4, "a/1")] {
             history.push(record(revision, key, 1));
         }

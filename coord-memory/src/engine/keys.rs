@@ -26,14 +26,14 @@ impl Stored {
 /// All keys. What they hold stands in slots; a hash index serves the reads and writes of one key, which are most, and a tree the ranges. An
 /// overwrite touches the hash index alone.
 #[derive(Debug, Default)]
-pub(crate) struct Keys {
+pub(crate) struct KeyTable {
     slots: Vec<Option<Arc<Stored>>>,
     free: Vec<usize>,
     index: HashMap<Bytes, usize, foldhash::fast::RandomState>,
     order: BTreeMap<Bytes, usize>,
 }
 
-impl Keys {
+impl KeyTable {
     pub(crate) fn len(&self) -> usize {
         self.index.len()
     }
@@ -104,13 +104,13 @@ mod tests {
         Arc::new(Stored { value: value.into(), created: Revision::new(2), modified: Revision::new(2), lease: None })
     }
 
-    fn keys_of(keys: &Keys, span: Span, after: Option<&[u8]>) -> Vec<String> {
+    fn keys_of(keys: &KeyTable, span: Span, after: Option<&[u8]>) -> Vec<String> {
         keys.range(&span, after).map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect()
     }
 
     #[test]
     fn keys_come_in_byte_order_and_their_slots_are_used_again() {
-        let mut keys = Keys::default();
+        let mut keys = KeyTable::default();
         for key in ["b", "a/x", "a", "ab", "a/"] {
             keys.insert_new(key.into(), stored("1"));
         }
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn intervals_that_are_empty_or_turned_round_hold_nothing() {
-        let mut keys = Keys::default();
+        let mut keys = KeyTable::default();
         for key in ["a", "b", "c"] {
             keys.insert_new(key.into(), stored("1"));
         }

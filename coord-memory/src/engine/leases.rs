@@ -12,23 +12,23 @@ use coord_api::store::LeaseInfo;
 pub(crate) const LAG: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
-struct State {
+struct LiveLease {
     ttl: Duration,
     deadline: Duration,
     keys: BTreeSet<Bytes>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Leases {
-    live: HashMap<LeaseId, State>,
+pub(crate) struct LeaseTable {
+    live: HashMap<LeaseId, LiveLease>,
     deadlines: BTreeSet<(Duration, LeaseId)>,
     next: u64,
 }
 
-impl Leases {
+impl LeaseTable {
     /// No leases; the next one gets the number `next`.
     pub(crate) fn new(next: u64) -> Self {
-        Leases { live: HashMap::new(), deadlines: BTreeSet::new(), next }
+        LeaseTable { live: HashMap::new(), deadlines: BTreeSet::new(), next }
     }
 
     /// The number of the next lease: every number below was given out.
@@ -55,7 +55,7 @@ impl Leases {
     pub(crate) fn restore(&mut self, now: Duration, id: LeaseId, ttl: Duration) {
         let deadline = now.saturating_add(ttl);
         self.deadlines.insert((deadline, id));
-        self.live.insert(id, State { ttl, deadline, keys: BTreeSet::new() });
+        self.live.insert(id, LiveLease { ttl, deadline, keys: BTreeSet::new() });
     }
 
     /// Starts the TTL anew and returns it; `None` when the lease is gone.

@@ -16,10 +16,10 @@ use coord_api::store::{Batch, Compare, Lease, LeaseInfo, Op, OpReply, Span, Txn,
 use coord_api::{Error, LeaseId, Result, Revision, Value};
 
 use history::History;
-pub(crate) use history::{Record, Window};
-use keys::Keys;
+pub(crate) use history::{HistoryWindow, Record};
+use keys::KeyTable;
 pub(crate) use keys::Stored;
-use leases::Leases;
+use leases::LeaseTable;
 
 /// The revision of an empty store, so that [`Revision::ZERO`] is before everything.
 const FIRST_REVISION: Revision = Revision::new(1);
@@ -35,8 +35,8 @@ pub(crate) enum LeaseChange {
 #[derive(Debug)]
 pub(crate) struct Engine {
     revision: Revision,
-    keys: Keys,
-    leases: Leases,
+    keys: KeyTable,
+    leases: LeaseTable,
     history: History,
     lease_changes: Vec<LeaseChange>,
 }
@@ -52,18 +52,18 @@ pub(crate) struct Counters {
 
 impl Engine {
     /// An empty store.
-    pub(crate) fn new(window: Window) -> Self {
+    pub(crate) fn new(window: HistoryWindow) -> Self {
         Engine::at(FIRST_REVISION, 1, window)
     }
 
     /// A store that stands at `revision` and is about to be filled with [`restore_lease`](Self::restore_lease) and then [`restore_key`](Self::restore_key).
-    pub(crate) fn at(revision: Revision, next_lease: u64, window: Window) -> Self {
+    pub(crate) fn at(revision: Revision, next_lease: u64, window: HistoryWindow) -> Self {
         // Nothing ever happened in a store that is still at its first revision, so its history is complete.
         let oldest = if revision > FIRST_REVISION { revision } else { Revision::ZERO };
         Engine {
             revision: revision.max(FIRST_REVISION),
-            keys: Keys::default(),
-            leases: Leases::new(next_lease),
+            keys: KeyTable::default(),
+            leases: LeaseTable::new(next_lease),
             history: History::new(oldest, window),
             lease_changes: Vec::new(),
         }

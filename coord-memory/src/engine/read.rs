@@ -12,7 +12,7 @@ use super::Engine;
 use super::keys::Stored;
 
 impl Engine {
-    /// Reads a range that [`Range::validate`] found good.
+    /// Reads a range, which [`Range::validate`] has accepted.
     pub(crate) fn range(&self, range: &Range) -> Result<RangeReply> {
         let present = self.keys.range(&range.span, range.after_key.as_deref());
         let revision = range.at.unwrap_or(self.revision);
@@ -93,7 +93,7 @@ fn select<'a>(range: &Range, found: impl Iterator<Item = (&'a Bytes, &'a Arc<Sto
     };
     let more = all.len() > limit;
     if more {
-        // Only the first few are sorted: a long queue is read by its ends.
+        // Sorts only as many as are asked for: of a long queue usually just the first or the last few.
         all.select_nth_unstable_by(limit, by_age);
         all.truncate(limit);
     }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const WINDOW: Window = Window { changes: 1_000, bytes: 1_000_000 };
+const WINDOW: HistoryWindow = HistoryWindow { changes: 1_000, bytes: 1_000_000 };
 const SECOND: Duration = Duration::from_secs(1);
 
 fn engine() -> Engine {
@@ -203,12 +203,12 @@ fn a_restored_key_must_fit() {
 }
 
 /// The plainest store: every revision's whole state.
-struct Model {
+struct EngineModel {
     states: Vec<BTreeMap<Bytes, Stored>>,
     leases: BTreeSet<LeaseId>,
 }
 
-impl Model {
+impl EngineModel {
     fn head(&self) -> u64 {
         self.states.len() as u64 - 1
     }
@@ -247,7 +247,7 @@ impl Model {
 type AnyWrite = Option<(u8, Option<usize>)>;
 
 #[derive(Clone, Debug)]
-enum Step {
+enum EngineStep {
     Write(Vec<(Bytes, AnyWrite)>),
     Grant,
     Revoke(usize),
@@ -281,13 +281,13 @@ fn any_range() -> impl Strategy<Value = Range> {
     )
 }
 
-fn any_step() -> impl Strategy<Value = Step> {
+fn any_step() -> impl Strategy<Value = EngineStep> {
     let write = prop::option::of((any::<u8>(), prop::option::of(0_usize..3)));
     prop_oneof![
-        4 => prop::collection::btree_map(any_key(), write, 0..4).prop_map(|writes| Step::Write(writes.into_iter().collect())),
-        1 => Just(Step::Grant),
-        1 => (0_usize..3).prop_map(Step::Revoke),
-        4 => (any_range(), any::<u8>()).prop_map(|(range, back)| Step::Read(range, back)),
+        4 => prop::collection::btree_map(any_key(), write, 0..4).prop_map(|writes| EngineStep::Write(writes.into_iter().collect())),
+        1 => Just(EngineStep::Grant),
+        1 => (0_usize..3).prop_map(EngineStep::Revoke),
+        4 => (any_range(), any::<u8>()).prop_map(|(range, back)| EngineStep::Read(range, back)),
     ]
 }
 
@@ -295,11 +295,11 @@ proptest! {
     #[test]
     fn the_engine_does_what_the_plainest_store_does(steps in prop::collection::vec(any_step(), 1..60)) {
         let mut engine = engine();
-        let mut model = Model { states: vec![BTreeMap::new(), BTreeMap::new()], leases: BTreeSet::new() };
+        let mut model = EngineModel { states: vec![BTreeMap::new(), BTreeMap::new()], leases: BTreeSet::new() };
         let mut granted = vec![LeaseId::new(99)];
         for step in steps {
             match step {
-                Step::Write(writes) => {
+                EngineStep::Write(writes) => {
                     let lease_of = |index: usize| granted[index % granted.len()];
                     let dead = writes.iter().any(|(_, write)| {
                         matches!(write, Some((_, Some(index))) if !model.leases.contains(&lease_of(*index)))
@@ -328,13 +328,13 @@ proptest! {
                         model.commit(state, changed);
                     }
                 }
-                Step::Grant => {
+                EngineStep::Grant => {
                     let id = engine.grant(Duration::ZERO, SECOND).id;
                     prop_assert!(!granted.contains(&id));
                     granted.push(id);
                     model.leases.insert(id);
                 }
-                Step::Revoke(index) => {
+                EngineStep::Revoke(index) => {
                     let id = granted[index % granted.len()];
                     engine.revoke(id);
                     let mut state = model.states.last().unwrap().clone();
@@ -343,7 +343,7 @@ proptest! {
                     let changed = model.leases.remove(&id) && state.len() != before;
                     model.commit(state, changed);
                 }
-                Step::Read(mut range, back) => {
+                EngineStep::Read(mut range, back) => {
                     let at = model.head().saturating_sub(u64::from(back) % model.head()).max(1);
                     range.at = (back % 2 == 0).then_some(Revision::new(at));
                     prop_assert_eq!(engine.range(&range).unwrap(), model.range(&range), "{:?}", range);

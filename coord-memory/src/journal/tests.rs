@@ -12,7 +12,7 @@ use parking_lot::Condvar;
 use super::*;
 use crate::MemoryStore;
 use crate::engine::Engine;
-use crate::shared::WINDOW;
+use crate::shared::{SharedStore, WINDOW};
 
 /// A storage that keeps nothing, and writes only when it is let.
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ impl Gate {
 }
 
 impl Storage for Gate {
-    fn write(&self, _: &Write) -> Result<()> {
+    fn write(&self, _: &StorageWrite) -> Result<()> {
         self.writes.fetch_add(1, Ordering::SeqCst);
         let mut passes = self.passes.lock();
         while *passes == 0 {
@@ -61,8 +61,8 @@ impl Storage for Gate {
 
 fn store(gate: &Arc<Gate>) -> MemoryStore {
     let engine = Engine::new(WINDOW);
-    let journal = Journal::new(Arc::clone(gate) as Arc<dyn Storage>, engine.revision());
-    MemoryStore::of(Shared::new(Home::callers(), engine, Some(journal), "id".to_owned(), "test"))
+    let storage = Arc::clone(gate) as Arc<dyn Storage>;
+    MemoryStore::of(SharedStore::new(Home::callers(), engine, Some(storage), "id".to_owned(), "test"))
 }
 
 fn put(key: &'static str) -> Txn {

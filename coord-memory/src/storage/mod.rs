@@ -6,6 +6,7 @@
 pub(crate) mod sled;
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -45,10 +46,10 @@ impl From<&Record> for Mutation {
 
 /// One or more commits, written as one.
 #[derive(Debug)]
-pub(crate) struct Write {
-    /// In the order of the commits: of several mutations of one key the last one counts.
+pub(crate) struct StorageWrite {
+    /// In the order of the commits: if there are several mutations of one key, the last one counts.
     pub(crate) mutations: Vec<Mutation>,
-    /// How the store stands after them.
+    /// The counters of the store after these commits.
     pub(crate) counters: Counters,
 }
 
@@ -58,10 +59,10 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// The storage is then never written again: it is not known what it holds.
-    fn write(&self, write: &Write) -> Result<()>;
+    /// After an error it is not known what the storage holds, and it is never written again.
+    fn write(&self, write: &StorageWrite) -> Result<()>;
 
-    /// Is told when the last client has ended, a moment before the storage is dropped.
+    /// Called when the last client has ended, shortly before the storage is dropped.
     fn let_go(&self);
 }
 
@@ -72,4 +73,10 @@ pub(crate) struct Contents {
     pub(crate) counters: Counters,
     pub(crate) leases: Vec<Lease>,
     pub(crate) keys: Vec<(Bytes, Stored)>,
+}
+
+/// The identity of a new store: 128 bits that no other one has, from the seeds that the standard library draws for its hash maps.
+pub(crate) fn new_store_id() -> String {
+    let draw = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", draw(), draw())
 }

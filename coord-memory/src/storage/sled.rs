@@ -19,14 +19,13 @@ use coord_api::{Result, Revision};
 use parking_lot::Mutex;
 use sled::IVec;
 
-pub(crate) use self::directory::{Patience, damaged};
+pub(crate) use self::directory::{OpenPatience, damaged};
 use self::directory::{open_database, storage_error, unreadable};
 use self::format::{FORMATS, KEY, LEASE, META, PART, RECORD};
-use self::log::{Assembly, Log};
-use self::records::{Fault, Records};
-use super::{Contents, Storage, Write};
+use self::log::{Assembly, RecordLog};
+use self::records::{Records, RecordsError};
+use super::{Contents, Storage, StorageWrite, new_store_id};
 use crate::engine::Counters;
-use crate::shared::random_id;
 
 const OPERATION: &str = "store.open";
 
@@ -40,7 +39,7 @@ pub(crate) struct SledStorage {
     path: PathBuf,
     store_id: String,
     fold: Bounds,
-    written: Mutex<(Log, Records)>,
+    written: Mutex<(RecordLog, Records)>,
 }
 
 /// How much there is to be folded at most: bytes of records, and entries that they change.
@@ -57,7 +56,7 @@ impl SledStorage {
     ///
     /// `Unavailable` when it is open already or cannot be read, `PermissionDenied`, `Exhausted` when the disk is full, `Internal` when what it holds
     /// is damaged or not ours.
-    pub(crate) fn open(path: &Path, patience: Patience) -> Result<(Self, Contents)> {
+    pub(crate) fn open(path: &Path, patience: OpenPatience) -> Result<(Self, Contents)> {
         // sled panics on some damaged files. Nothing is shared with the closure, so nothing is left half done outside it.
         catch_unwind(AssertUnwindSafe(|| open(path, patience))).unwrap_or_else(|_| {
             directory::let_go(path);
@@ -67,7 +66,7 @@ impl SledStorage {
 }
 
 impl Storage for SledStorage {
-    fn write(&self, write: &Write) -> Result<()> {
+    fn write(&self, write: &StorageWrite) -> Result<()> {
         let failed = |fault| storage_error("store", "the store's directory cannot be written; reopen the store", fault);
         let mut written = self.written.lock();
         let (log, records) = &mut *written;
@@ -94,7 +93,7 @@ impl Storage for SledStorage {
     }
 }
 
-fn open(path: &Path, patience: Patience) -> Result<(SledStorage, Contents)> {
+fn open(path: &Path, patience: OpenPatience) -> Result<(SledStorage, Contents)> {
     let (db, ours) = open_database(path, patience)?;
     let opened = read_or_create(path, &db, ours);
     if opened.is_err() {
@@ -111,7 +110,7 @@ fn open(path: &Path, patience: Patience) -> Result<(SledStorage, Contents)> {
     Ok((storage, contents))
 }
 
-fn read_or_create(path: &Path, db: &sled::Db, ours: bool) -> Result<(Contents, Log, Records)> {
+fn read_or_create(path: &Path, db: &sled::Db, ours: bool) -> Result<(Contents, RecordLog, Records)> {
     let read = match db.contains_key(META).map_err(|fault| unreadable(path, fault))? {
         true => load(path, db)?,
         false if ours || !db.is_empty() => return Err(damaged(path, "it holds no store, or lost what it held")),
@@ -123,34 +122,34 @@ fn read_or_create(path: &Path, db: &sled::Db, ours: bool) -> Result<(Contents, L
     Ok(read)
 }
 
-fn create(path: &Path, db: &sled::Db) -> Result<(Contents, Log, Records)> {
+fn create(path: &Path, db: &sled::Db) -> Result<(Contents, RecordLog, Records)> {
     // The records first: a store without them has lost them.
     let records = Records::create(path, 0).map_err(|fault| unreadable(path, fault.into()))?;
-    let store_id = random_id();
+    let store_id = new_store_id();
     let counters = Counters { revision: Revision::new(1), next_lease: 1, keys: 0, leases: 0 };
     let written = db.insert(META, format::encode_meta(&store_id, counters, 0)).and_then(|_| db.flush());
     written.map_err(|fault| unreadable(path, fault))?;
-    Ok((Contents { store_id, counters, leases: Vec::new(), keys: Vec::new() }, Log::default(), records))
+    Ok((Contents { store_id, counters, leases: Vec::new(), keys: Vec::new() }, RecordLog::default(), records))
 }
 
 /// Writes all that changed since the last fold into the tree, and begins the records anew. Whatever is done of it when the process ends: what is in the tree by then is not
 /// taken from the records again.
-fn fold(db: &sled::Db, log: &mut Log, records: &mut Records) -> sled::Result<()> {
+fn fold(db: &sled::Db, log: &mut RecordLog, records: &mut Records) -> sled::Result<()> {
     db.apply_batch(log.fold())?;
     db.flush()?;
     Ok(records.restart(log.first)?)
 }
 
 /// Reads the entries, and over them the records, one after the other. These are folded then, so that what the next opening has to read is the tree.
-fn load(path: &Path, db: &sled::Db) -> Result<(Contents, Log, Records)> {
-    let mut log = Log::default();
+fn load(path: &Path, db: &sled::Db) -> Result<(Contents, RecordLog, Records)> {
+    let mut log = RecordLog::default();
     let (mut entries, old_records) = read_tree(path, db, &mut log)?;
     let meta = entries.get(META).and_then(|meta| format::decode_meta(meta)).ok_or_else(|| damaged(path, "its head does not decode"))?;
     (log.first, log.next) = (meta.next_record, meta.next_record);
     let outdated = meta.format < *FORMATS.end();
     let opened = Records::open(path).map_err(|fault| match fault {
-        Fault::Io(fault) => unreadable(path, fault.into()),
-        Fault::Damaged(what) => damaged(path, what),
+        RecordsError::Io(fault) => unreadable(path, fault.into()),
+        RecordsError::Damaged(what) => damaged(path, what),
     })?;
     let (mut records, found) = match opened {
         Some((records, found)) => (records, Some(found)),
@@ -201,7 +200,7 @@ fn load(path: &Path, db: &sled::Db) -> Result<(Contents, Log, Records)> {
 type OldRecords = Vec<(Option<u64>, IVec)>;
 
 /// Everything in the tree: the entries, and the records of an earlier format.
-fn read_tree(path: &Path, db: &sled::Db, log: &mut Log) -> Result<(BTreeMap<IVec, IVec>, OldRecords)> {
+fn read_tree(path: &Path, db: &sled::Db, log: &mut RecordLog) -> Result<(BTreeMap<IVec, IVec>, OldRecords)> {
     let (mut entries, mut records, mut assembly) = (BTreeMap::new(), Vec::new(), Assembly::default());
     let mut assembled = |entries: &mut BTreeMap<IVec, IVec>, name: IVec, value, number, parts| {
         log.found_in_parts(name.clone(), number, parts);

@@ -41,6 +41,7 @@ mod application;
 mod builder;
 mod changes;
 mod guard;
+mod metrics;
 mod reader;
 mod same;
 mod status;
@@ -177,7 +178,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManager<T> {
     }
 
     fn homeless(&self, error: HomeError) -> ConfigStatus {
-        let error = crate::core::homeless("config_manager.start", error);
+        let error = coord_core::homeless("config_manager.start", error);
         self.reader.cell.failed(ConfigFault::new(FaultStage::Load, None, error));
         self.status()
     }

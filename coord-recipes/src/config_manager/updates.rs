@@ -8,10 +8,10 @@ use coord_api::{Error, ErrorKind, Value, Version, json};
 use serde::de::DeserializeOwned;
 
 use super::guard::{Panicked, discard, guarded};
+use super::metrics;
 use super::reader::Cell;
 use super::same::same;
 use super::status::{ConfigFault, ConfigSource, FaultStage};
-use crate::telemetry;
 
 const OPERATION: &str = "config_manager.update";
 
@@ -40,7 +40,7 @@ pub(super) struct Updates<T> {
 
 impl<T: DeserializeOwned> Updates<T> {
     pub(super) fn new(default: T) -> Self {
-        let _ = guarded(telemetry::describe_config);
+        let _ = guarded(metrics::describe);
         Updates { default: Arc::new(default), validate: None, callback: None, listener: None, on_delete: DeletePolicy::default() }
     }
 
@@ -187,7 +187,7 @@ impl<T: DeserializeOwned> Follower<T> {
 
 /// Counts what became of an update. The recorder is the user's.
 pub(super) fn counted(result: &'static str, stage: &'static str) {
-    let _ = guarded(|| telemetry::config_updated(result, stage));
+    let _ = guarded(|| metrics::updated(result, stage));
 }
 
 /// Records an event. The sink is the user's.

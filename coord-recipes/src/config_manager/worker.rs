@@ -8,7 +8,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use coord_api::{ConfigCenter, ConfigEvent, Error, ErrorKind, Invalid, Result, WatchStart};
-use coord_home::Home;
+use coord_core::{Home, backoff};
+use coord_home::Backoff;
 use futures_util::{FutureExt, Stream};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -19,7 +20,6 @@ use super::guard::discard;
 use super::reader::{Cell, ConfigReader, Watching};
 use super::status::{ConfigFault, FaultStage};
 use super::updates::{Follower, Updates, counted, log, reason};
-use crate::backoff::Backoff;
 
 const OPERATION: &str = "config_manager.load";
 
@@ -55,17 +55,7 @@ impl<T: DeserializeOwned> Worker<T> {
         let follower = Follower::new(Arc::clone(&cell), updates);
         let _ = cell.set_watch(Watching::Opening);
         cell.announcer.running(true);
-        Worker {
-            config,
-            cell,
-            follower,
-            home,
-            application: Application::current(),
-            stop,
-            backoff: Backoff::new(),
-            unreachable: false,
-            loaded,
-        }
+        Worker { config, cell, follower, home, application: Application::current(), stop, backoff: backoff(), unreachable: false, loaded }
     }
 
     /// Runs until it is stopped or the config centre is closed.

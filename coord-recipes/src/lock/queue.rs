@@ -13,15 +13,13 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::core::{Core, homeless};
-use crate::keys;
-use crate::sweep::SweptMap;
-use crate::watch::{Feed, Resuming};
+use coord_core::watch::Delivery;
+use coord_core::{Client, SweptMap, homeless, keys};
 
 /// The queues in which someone waits.
 #[derive(Debug, Default)]
-pub(crate) struct Queues {
-    by_prefix: Mutex<SweptMap<Bytes, Weak<Queue>>>,
+pub(crate) struct LockQueues {
+    by_prefix: Mutex<SweptMap<Bytes, Weak<LockQueue>>>,
 }
 
 /// What a waiter is told.
@@ -33,7 +31,7 @@ pub(crate) enum Turn {
     Gone,
 }
 
-impl Queues {
+impl LockQueues {
     /// Waits for the turn of the entry `key`, created at `created`, in the queue `prefix`.
     ///
     /// # Errors
@@ -43,19 +41,19 @@ impl Queues {
     /// # Cancel safety
     ///
     /// Cancel safe. The entry itself is the caller's.
-    pub(crate) async fn wait(&self, core: &Arc<Core>, prefix: &Bytes, created: Revision, key: &Bytes) -> Result<Turn> {
+    pub(crate) async fn wait(&self, client: &Client, prefix: &Bytes, created: Revision, key: &Bytes) -> Result<Turn> {
         loop {
-            let queue = self.queue(core, prefix)?;
+            let queue = self.queue(client, prefix)?;
             let (tell, told) = oneshot::channel();
             queue.view.lock().admit(created, key.clone(), tell);
-            let waiting = Waiting { queue, key: key.clone() };
+            let waiting = Waiter { queue, key: key.clone() };
             let turn = told.await;
             drop(waiting);
             match turn {
                 Ok(turn) => return turn,
-                Err(_) if core.is_closed() => return Err(Error::closed("lock.acquire")),
-                // The view went down with the runtime that its task ran on: another one is made.
-                Err(_) => {}
+                Err(_) if client.is_closed() => return Err(Error::closed("lock.acquire")),
+                // The view went down with the runtime that its task ran on, which may take a while to end: another one is made.
+                Err(_) => tokio::task::yield_now().await,
             }
         }
     }
@@ -65,15 +63,15 @@ impl Queues {
     /// # Errors
     ///
     /// No place for its task is to be had.
-    pub(super) fn queue(&self, core: &Arc<Core>, prefix: &Bytes) -> Result<Arc<Queue>> {
+    pub(super) fn queue(&self, client: &Client, prefix: &Bytes) -> Result<Arc<LockQueue>> {
         let mut queues = self.by_prefix.lock();
         if let Some(queue) = queues.get(prefix).and_then(Weak::upgrade).filter(|queue| !queue.view.lock().ended) {
             return Ok(queue);
         }
-        let queue = Arc::new(Queue { view: Mutex::new(View::default()), driver: OnceLock::new() });
+        let queue = Arc::new(LockQueue { view: Mutex::new(QueueView::default()), driver: OnceLock::new() });
         // Started once the queue is complete: another thread may run the task at once, and a queue that it cannot reach yet looks deserted to it.
         let guard = DismissWhenEnded(Arc::downgrade(&queue));
-        let task = core.home.spawn(follow(guard, Arc::clone(core), prefix.clone())).map_err(|error| homeless("lock.acquire", error))?;
+        let task = client.home().spawn(follow(guard, client.clone(), prefix.clone())).map_err(|error| homeless("lock.acquire", error))?;
         let _ = queue.driver.set(AbortOnDropHandle::new(task));
         queues.insert(prefix.clone(), Arc::downgrade(&queue), |queue| queue.strong_count() > 0);
         Ok(queue)
@@ -82,12 +80,12 @@ impl Queues {
 
 /// A queue, as far as its watch has come. Dropped with its last waiter, and its task with it.
 #[derive(Debug)]
-pub(super) struct Queue {
-    view: Mutex<View>,
+pub(super) struct LockQueue {
+    view: Mutex<QueueView>,
     driver: OnceLock<AbortOnDropHandle<()>>,
 }
 
-impl Queue {
+impl LockQueue {
     /// Who holds the lock, as far as the view has come.
     pub(super) fn holder(&self) -> Option<String> {
         let view = self.view.lock();
@@ -97,7 +95,7 @@ impl Queue {
 }
 
 /// Lets the waiters of a view go when what moves it ends, so that none of them waits for ever. They look for another view.
-struct DismissWhenEnded(Weak<Queue>);
+struct DismissWhenEnded(Weak<LockQueue>);
 
 impl Drop for DismissWhenEnded {
     fn drop(&mut self) {
@@ -109,24 +107,24 @@ impl Drop for DismissWhenEnded {
 }
 
 #[derive(Debug, Default)]
-struct View {
+struct QueueView {
     /// The revision of the view; `None` until it was read.
     at: Option<Revision>,
     /// The entries, the oldest first.
     entries: BTreeSet<(Revision, Bytes)>,
-    known: HashMap<Bytes, Known>,
+    known: HashMap<Bytes, QueueEntry>,
     waiters: BTreeMap<Bytes, oneshot::Sender<Result<Turn>>>,
     ended: bool,
 }
 
 /// What a view knows of an entry.
 #[derive(Debug)]
-struct Known {
+struct QueueEntry {
     created: Revision,
     owner: Option<String>,
 }
 
-impl View {
+impl QueueView {
     /// Takes a waiter in, whose entry may have come and gone before the view was read.
     fn admit(&mut self, created: Revision, key: Bytes, tell: oneshot::Sender<Result<Turn>>) {
         if self.ended {
@@ -147,9 +145,9 @@ impl View {
         std::mem::take(&mut self.waiters)
     }
 
-    fn apply(&mut self, prefix: &Bytes, feed: Feed) {
-        match feed {
-            Feed::Batch(batch) => {
+    fn apply(&mut self, prefix: &Bytes, news: Delivery) {
+        match news {
+            Delivery::Batch(batch) => {
                 for change in batch.changes {
                     match change {
                         Change::Put(entry) => self.add(prefix, entry),
@@ -158,7 +156,7 @@ impl View {
                 }
                 self.at = Some(batch.revision);
             }
-            Feed::Resync { state, .. } => {
+            Delivery::Resync { state, .. } => {
                 // What was here and is not there any more is gone; what the view has not seen yet may still come.
                 let known = std::mem::take(&mut self.known);
                 self.entries.clear();
@@ -179,12 +177,12 @@ impl View {
         // Deeper keys are the queues of other names.
         if keys::segment(prefix, &key).is_some() {
             self.entries.insert((created, key.clone()));
-            self.known.insert(key, Known { created, owner: keys::owner(&value) });
+            self.known.insert(key, QueueEntry { created, owner: keys::owner(&value) });
         }
     }
 
     fn remove(&mut self, key: &Bytes) {
-        if let Some(Known { created, .. }) = self.known.remove(key) {
+        if let Some(QueueEntry { created, .. }) = self.known.remove(key) {
             self.entries.remove(&(created, key.clone()));
             self.tell(key, Turn::Gone);
         }
@@ -207,22 +205,22 @@ impl View {
 }
 
 /// A waiter's place in the view.
-struct Waiting {
-    queue: Arc<Queue>,
+struct Waiter {
+    queue: Arc<LockQueue>,
     key: Bytes,
 }
 
-impl Drop for Waiting {
+impl Drop for Waiter {
     fn drop(&mut self) {
         self.queue.view.lock().waiters.remove(&self.key);
     }
 }
 
 /// Follows a queue until nobody waits in it any more.
-async fn follow(guard: DismissWhenEnded, core: Arc<Core>, prefix: Bytes) {
-    let mut feed = Resuming::from_snapshot(core, Span::prefix(prefix.clone()));
+async fn follow(guard: DismissWhenEnded, client: Client, prefix: Bytes) {
+    let mut watch = client.follow(Span::prefix(prefix.clone()));
     loop {
-        let news = feed.next().await;
+        let news = watch.next().await;
         let Some(queue) = guard.0.upgrade() else { return };
         match news {
             Ok(news) => queue.view.lock().apply(&prefix, news),

@@ -1,30 +1,32 @@
-//! Keeps one instance registered: one task, one mailbox, one entry in the store (R34, R37, R38).
+//! Keeps one instance registered: one mailbox, one entry in the store (R34, R37, R38).
 //!
-//! All that happens to an entry happens in its keeper's task, one thing after the other, so that a heal under way and an unregister can never cross.
+//! All that happens to an entry happens in its keeper, one thing after the other, so that a heal under way and an unregister can never cross.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use coord_api::handle::{Leased, LeasedRegistration};
+use coord_api::handle::Leased;
+use coord_api::registry::LeasedRegistration;
 use coord_api::{
     Error, ErrorKind, FencingToken, HandleState, Loss, Lost, Outcome, RegisterOptions, Result, Revision, ServiceInstance, Takeover, Value,
 };
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use super::entry::{Event, RegisteredEntry, Wanted};
+use super::entry::{EntryEvent, RegisteredEntry, Wanted};
+use super::follower::Interest;
 use super::record;
-use crate::core::{Core, homeless};
-use crate::flight::SingleFlight;
-use crate::session::{Holding, LossCell};
+use coord_core::session::{LeasedEntry, LossCell};
+use coord_core::{Client, SingleFlight};
 
 const UNREGISTER: &str = "registry.unregister";
 
 /// An order to a keeper. Bounded: one for each call under way, and one for each handle that was dropped.
-enum Order {
+enum Command {
     /// Register this content, for a new handle.
     Register { content: Value, ttl: Duration, takeover: Takeover, answer: oneshot::Sender<Result<Handle>> },
     /// Replace the content, for the handle whose end this is.
@@ -34,16 +36,16 @@ enum Order {
 }
 
 /// An order that is being carried out.
-enum Pending {
+enum PendingCommand {
     Register { previous: Option<Wanted>, answer: oneshot::Sender<Result<Handle>> },
     Update { answer: oneshot::Sender<Result<()>> },
 }
 
-impl Pending {
+impl PendingCommand {
     /// Resolves when nobody waits for a registration any more. An update is carried out all the same.
-    async fn abandoned(pending: &mut Option<Pending>) {
+    async fn abandoned(pending: &mut Option<PendingCommand>) {
         match pending {
-            Some(Pending::Register { answer, .. }) => answer.closed().await,
+            Some(PendingCommand::Register { answer, .. }) => answer.closed().await,
             _ => std::future::pending().await,
         }
     }
@@ -52,14 +54,14 @@ impl Pending {
 /// How to reach a keeper, and what can be seen of it.
 #[derive(Clone)]
 pub(super) struct Mailbox {
-    orders: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedSender<Command>,
     status: Arc<Mutex<Status>>,
 }
 
 /// What handles read.
 #[derive(Default)]
 struct Status {
-    holding: Option<Arc<Holding>>,
+    entry: Option<Arc<LeasedEntry>>,
     /// The last create revision; it stays readable while the registration heals.
     created: Revision,
     /// The end of the present owner's handle.
@@ -78,11 +80,24 @@ impl Mailbox {
         }
     }
 
+    /// Gives an order and waits for its answer; `None` when the keeper takes no more orders.
+    ///
+    /// That the keeper has ended is looked for besides: an order that is sent in the very moment in
+    /// which the mailbox is dropped stays in the channel, unread, for as long as anyone may send.
+    async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (answer, mut answered) = oneshot::channel();
+        self.orders.send(order(answer)).ok()?;
+        tokio::select! {
+            biased;
+            answer = &mut answered => answer.ok(),
+            // A keeper answers before it ends.
+            () = self.orders.closed() => answered.try_recv().ok(),
+        }
+    }
+
     /// Registers, for a new handle; `None` when the keeper takes no more orders.
     pub(super) async fn register(&self, content: Value, ttl: Duration, options: RegisterOptions) -> Option<Result<Handle>> {
-        let (answer, answered) = oneshot::channel();
-        self.orders.send(Order::Register { content, ttl, takeover: options.takeover, answer }).ok()?;
-        answered.await.ok()
+        self.order(|answer| Command::Register { content, ttl, takeover: options.takeover, answer }).await
     }
 }
 
@@ -92,58 +107,56 @@ impl fmt::Debug for Mailbox {
     }
 }
 
-/// The task that keeps an entry.
+/// What keeps an entry.
 pub(super) struct Keeper {
-    core: Arc<Core>,
-    mailbox: mpsc::UnboundedReceiver<Order>,
+    client: Client,
+    mailbox: mpsc::UnboundedReceiver<Command>,
     /// For the handles that it makes; weak, so that the mailbox closes with the last handle.
-    orders: mpsc::WeakUnboundedSender<Order>,
+    orders: mpsc::WeakUnboundedSender<Command>,
     status: Arc<Mutex<Status>>,
     owner: Option<Arc<LossCell>>,
     entry: RegisteredEntry,
-    pending: Option<Pending>,
+    pending: Option<PendingCommand>,
 }
 
 /// Whether a keeper goes on.
-#[derive(PartialEq, Eq)]
-enum Next {
-    GoOn,
-    End,
-}
+type Next = ControlFlow<()>;
+
+const GO_ON: Next = ControlFlow::Continue(());
+const END: Next = ControlFlow::Break(());
 
 impl Keeper {
-    pub(super) fn start(core: Arc<Core>, key: Bytes, name: String) -> Result<Mailbox> {
+    /// A keeper of `key`, and how to reach it. It takes orders once it [runs](Self::run).
+    pub(super) fn new(client: Client, key: Bytes, name: String, interest: Interest) -> (Self, Mailbox) {
         let (orders, mailbox) = mpsc::unbounded_channel();
         let status = Arc::new(Mutex::new(Status::default()));
         let keeper = Keeper {
-            entry: RegisteredEntry::new(Arc::clone(&core), key, name),
-            core,
+            entry: RegisteredEntry::new(client.clone(), key, name, interest),
+            client,
             mailbox,
             orders: orders.downgrade(),
             status: Arc::clone(&status),
             owner: None,
             pending: None,
         };
-        // Ends with the registration.
-        let home = keeper.core.home.clone();
-        home.spawn(keeper.run()).map_err(|error| homeless("registry.register", error))?;
-        Ok(Mailbox { orders, status })
+        (keeper, Mailbox { orders, status })
     }
 
-    async fn run(mut self) {
-        let core = Arc::clone(&self.core);
+    /// Keeps the entry until its registration ends.
+    pub(super) async fn run(mut self) {
+        let client = self.client.clone();
         loop {
             let next = tokio::select! {
                 biased;
-                () = core.closing.cancelled() => self.end(Loss::Closed),
-                () = Pending::abandoned(&mut self.pending) => self.on_abandoned().await,
+                () = client.closing() => self.end(Loss::Closed),
+                () = PendingCommand::abandoned(&mut self.pending) => self.on_abandoned().await,
                 order = self.mailbox.recv(), if self.pending.is_none() => match order {
                     Some(order) => self.obey(order).await,
                     None => self.end(Loss::Released),
                 },
-                event = self.entry.next() => self.on_event(event).await,
+                news = self.entry.next() => self.on_news(news).await,
             };
-            if next == Next::End {
+            if next.is_break() {
                 return;
             }
             self.show();
@@ -153,34 +166,34 @@ impl Keeper {
     /// Shows the handles how the entry is.
     fn show(&self) {
         let mut status = self.status.lock();
-        status.holding = self.entry.holding().cloned();
-        if let Some(created) = status.holding.as_ref().and_then(|holding| holding.created()) {
+        status.entry = self.entry.entry().cloned();
+        if let Some(created) = status.entry.as_ref().and_then(|entry| entry.number()) {
             status.created = created;
         }
     }
 
-    async fn obey(&mut self, order: Order) -> Next {
+    async fn obey(&mut self, order: Command) -> Next {
         match order {
-            Order::Register { content, ttl, takeover, answer } => {
+            Command::Register { content, ttl, takeover, answer } => {
                 let previous = self.entry.wanted().cloned();
-                self.pending = Some(Pending::Register { previous, answer });
-                self.entry.want(Wanted { content, ttl, takeover: Some(takeover) });
-                Next::GoOn
+                self.pending = Some(PendingCommand::Register { previous, answer });
+                self.entry.want(Wanted { content, ttl }, Some(takeover));
+                GO_ON
             }
-            Order::Update { owner, content, answer } => {
+            Command::Update { owner, content, answer } => {
                 let Some(wanted) = self.entry.wanted().cloned().filter(|_| self.is_owner(&owner)) else {
                     let _ = answer.send(Err(ended("registry.update")));
-                    return Next::GoOn;
+                    return GO_ON;
                 };
-                self.pending = Some(Pending::Update { answer });
-                self.entry.want(Wanted { content, ..wanted });
-                Next::GoOn
+                self.pending = Some(PendingCommand::Update { answer });
+                self.entry.want(Wanted { content, ..wanted }, None);
+                GO_ON
             }
-            Order::Unregister { owner, answer } => {
+            Command::Unregister { owner, answer } => {
                 if !self.is_owner(&owner) {
                     // A later handle of this provider owns the entry now.
                     answer.map(|answer| answer.send(Ok(())));
-                    return Next::GoOn;
+                    return GO_ON;
                 }
                 let removed = self.entry.remove().await;
                 answer.map(|answer| answer.send(removed));
@@ -189,27 +202,30 @@ impl Keeper {
         }
     }
 
-    async fn on_event(&mut self, event: Event) -> Next {
-        match event {
-            Event::Held => {
+    async fn on_news(&mut self, news: EntryEvent) -> Next {
+        match news {
+            EntryEvent::Held => {
                 self.show();
                 match self.pending.take() {
-                    Some(Pending::Register { answer, .. }) => self.hand_over(answer),
-                    Some(Pending::Update { answer }) => {
+                    Some(PendingCommand::Register { answer, .. }) => self.hand_over(answer),
+                    Some(PendingCommand::Update { answer }) => {
                         let _ = answer.send(Ok(()));
                     }
                     None => {}
                 }
-                Next::GoOn
+                GO_ON
             }
-            Event::Lost => Next::GoOn,
-            Event::Foreign => {
+            EntryEvent::Lost => GO_ON,
+            EntryEvent::Foreign(reached_at) => {
                 match self.pending.take() {
-                    Some(Pending::Register { answer, .. }) => {
+                    Some(PendingCommand::Register { answer, .. }) => {
                         let conflict = Error::new(ErrorKind::Conflict, "registry.register", "a live foreign owner holds the id");
-                        let _ = answer.send(Err(conflict));
+                        let _ = answer.send(Err(match reached_at {
+                            Some(reached_at) => conflict.held_by(&reached_at),
+                            None => conflict,
+                        }));
                     }
-                    Some(Pending::Update { answer }) => {
+                    Some(PendingCommand::Update { answer }) => {
                         let _ = answer.send(Err(ended("registry.update")));
                     }
                     None => {}
@@ -217,7 +233,7 @@ impl Keeper {
                 self.entry.superseded();
                 self.end(Loss::Superseded)
             }
-            Event::Failed(error) => self.on_failure(error).await,
+            EntryEvent::Failed(error) => self.on_failure(error).await,
         }
     }
 
@@ -225,46 +241,57 @@ impl Keeper {
         self.entry.retry_later();
         // A lease that died under the write is no answer: the next attempt makes a new one.
         if error.kind() == ErrorKind::LeaseLost {
-            return Next::GoOn;
+            return GO_ON;
         }
         let (kind, healing) = (error.kind(), self.pending.is_none());
         coord_home::event!(DEBUG, kind = %kind, healing, "registration could not be written");
         match self.pending.take() {
-            Some(Pending::Register { previous, answer }) => {
+            Some(PendingCommand::Register { previous, answer }) => {
                 let next = self.back_to(previous).await;
                 let _ = answer.send(Err(error));
-                next
+                self.end_if(next)
             }
-            Some(Pending::Update { answer }) => {
+            Some(PendingCommand::Update { answer }) => {
                 // The content stays wanted, and is written as soon as the store answers.
                 let _ = answer.send(Err(error.with_outcome(Outcome::Unknown)));
-                Next::GoOn
+                GO_ON
             }
-            None => Next::GoOn,
+            None => GO_ON,
         }
     }
 
     /// The caller that registered went away.
     async fn on_abandoned(&mut self) -> Next {
         match self.pending.take() {
-            Some(Pending::Register { previous, .. }) => self.back_to(previous).await,
+            Some(PendingCommand::Register { previous, .. }) => {
+                let next = self.back_to(previous).await;
+                self.end_if(next)
+            }
             pending => {
                 self.pending = pending;
-                Next::GoOn
+                GO_ON
             }
         }
     }
 
-    /// Undoes a registration that came to nothing: what was registered before stays, else nothing may be left.
+    /// Undoes a registration that came to nothing: what was registered before stays, else nothing may be left, and the keeper is to end.
     async fn back_to(&mut self, previous: Option<Wanted>) -> Next {
         if let Some(previous) = previous {
-            self.entry.want(previous);
+            self.entry.want(previous, None);
             self.entry.retry_later();
-            return Next::GoOn;
+            return GO_ON;
         }
         // A failure leaves a debt behind.
         let _ = self.entry.remove().await;
-        self.end(Loss::Released)
+        END
+    }
+
+    /// Ends, once it was answered, where that is what comes next.
+    fn end_if(&mut self, next: Next) -> Next {
+        match next {
+            GO_ON => GO_ON,
+            END => self.end(Loss::Released),
+        }
     }
 
     /// Gives the registration to its new handle; the old one ends as superseded (R34).
@@ -287,22 +314,22 @@ impl Keeper {
     /// No order is taken any more, and the handle is over.
     fn end(&mut self, loss: Loss) -> Next {
         self.mailbox.close();
-        self.status.lock().holding = None;
+        self.status.lock().entry = None;
         if let Some(owner) = self.owner.take() {
             owner.set(loss);
         }
-        Next::End
+        END
     }
 }
 
 impl Drop for Keeper {
-    /// Also when the task ends by accident, with the runtime that it runs on or by a panic of the store: then nothing keeps the entry any more. Its holding
+    /// Also when it ends by accident, with the runtime that it runs on or by a panic of the store: then nothing keeps the entry any more. Its entry
     /// is dropped with it, and so released by the session.
     fn drop(&mut self) {
-        if self.owner.is_some() && !self.core.is_closed() {
+        if self.owner.is_some() && !self.client.is_closed() {
             self.entry.deserted();
         }
-        self.end(Loss::Expired);
+        let _ = self.end(Loss::Expired);
     }
 }
 
@@ -318,9 +345,9 @@ pub(super) struct Handle {
 
 impl Handle {
     /// The handle for this instance.
-    pub(super) fn of(self, core: &Arc<Core>, instance: ServiceInstance) -> RegisteredInstance {
+    pub(super) fn of(self, client: &Client, instance: ServiceInstance) -> RegisteredInstance {
         RegisteredInstance {
-            core: Arc::clone(core),
+            client: client.clone(),
             name: instance.name,
             id: instance.id,
             handle: self,
@@ -333,14 +360,14 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         if self.owner.set(Loss::Released) {
-            let _ = self.mailbox.orders.send(Order::Unregister { owner: Arc::clone(&self.owner), answer: None });
+            let _ = self.mailbox.orders.send(Command::Unregister { owner: Arc::clone(&self.owner), answer: None });
         }
     }
 }
 
 /// What is behind a [`Registration`](coord_api::Registration).
 pub(super) struct RegisteredInstance {
-    core: Arc<Core>,
+    client: Client,
     name: String,
     id: String,
     handle: Handle,
@@ -366,17 +393,17 @@ impl Leased for RegisteredInstance {
         if let Some(loss) = self.handle.owner.get() {
             return HandleState::Ended(loss);
         }
-        let holding = self.handle.mailbox.status.lock().holding.clone();
-        match holding.is_some_and(|holding| holding.state().is_held()) {
+        let entry = self.handle.mailbox.status.lock().entry.clone();
+        match entry.is_some_and(|entry| entry.state().is_held()) {
             true => HandleState::Held,
             false => HandleState::Lost,
         }
     }
 
     fn ttl(&self) -> Duration {
-        let holding = self.handle.mailbox.status.lock().holding.clone();
-        match (self.state(), holding) {
-            (HandleState::Held, Some(holding)) => holding.ttl(),
+        let entry = self.handle.mailbox.status.lock().entry.clone();
+        match (self.state(), entry) {
+            (HandleState::Held, Some(entry)) => entry.ttl(),
             _ => Duration::ZERO,
         }
     }
@@ -386,10 +413,10 @@ impl Leased for RegisteredInstance {
     }
 
     async fn release(&self) -> Result<()> {
-        let remove = self.removing.run(&self.core.home, UNREGISTER, || {
-            remove(self.handle.mailbox.clone(), Arc::clone(&self.handle.owner), Arc::clone(&self.removed), self.core.is_closed())
+        let remove = self.removing.run(self.client.home(), UNREGISTER, || {
+            remove(self.handle.mailbox.clone(), Arc::clone(&self.handle.owner), Arc::clone(&self.removed), self.client.is_closed())
         });
-        self.core.run_on(UNREGISTER, &self.path(), Outcome::Unknown, remove).await
+        self.client.run_on(UNREGISTER, &self.path(), Outcome::Unknown, remove).await
     }
 }
 
@@ -398,15 +425,11 @@ async fn remove(mailbox: Mailbox, owner: Arc<LossCell>, removed: Arc<Mutex<Optio
     if let Some(removed) = &*removed.lock() {
         return removed.clone();
     }
-    let (answer, answered) = oneshot::channel();
-    let answer = match mailbox.orders.send(Order::Unregister { owner: Arc::clone(&owner), answer: Some(answer) }) {
-        Ok(()) => answered.await.ok(),
-        Err(_) => None,
-    };
+    let answer = mailbox.order(|answer| Command::Unregister { owner: Arc::clone(&owner), answer: Some(answer) }).await;
     let result = match (answer, owner.get()) {
         (Some(answer), _) => answer,
         (None, _) if closed => Err(Error::closed(UNREGISTER)),
-        // The keeper's task ended by accident.
+        // The keeper ended by accident.
         (None, Some(Loss::Expired)) => {
             let error = Error::new(
                 ErrorKind::Unavailable,
@@ -428,16 +451,15 @@ impl LeasedRegistration for RegisteredInstance {
         const OPERATION: &str = "registry.update";
         instance.validate(OPERATION)?;
         if instance.name != self.name || instance.id != self.id {
-            return Err(Error::invalid_argument(OPERATION, "another name or id than the registration's"));
+            return Err(Error::invalid_argument(OPERATION, "another name or id than the registration's").about(&self.path()));
         }
-        let content = record::encode(OPERATION, &instance)?;
-        let (answer, answered) = oneshot::channel();
-        let order = Order::Update { owner: Arc::clone(&self.handle.owner), content, answer };
+        let content = record::encode(OPERATION, &instance).map_err(|error| error.about(&self.path()))?;
+        let owner = Arc::clone(&self.handle.owner);
         let answered = async {
-            self.handle.mailbox.orders.send(order).map_err(|_| ended(OPERATION))?;
-            answered.await.unwrap_or_else(|_| Err(ended(OPERATION)))
+            let answer = self.handle.mailbox.order(|answer| Command::Update { owner, content, answer }).await;
+            answer.unwrap_or_else(|| Err(ended(OPERATION)))
         };
-        self.core.run_on(OPERATION, &self.path(), Outcome::Unknown, answered).await
+        self.client.run_on(OPERATION, &self.path(), Outcome::Unknown, answered).await
     }
 }
 
@@ -448,5 +470,36 @@ impl fmt::Debug for RegisteredInstance {
             .field("id", &self.id)
             .field("state", &self.state())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_that_a_keeper_leaves_unread_as_it_ends_is_given_up() {
+        let (orders, mut unread) = mpsc::unbounded_channel();
+        let mailbox = Mailbox { orders, status: Arc::default() };
+        let update = mailbox.order(|answer| Command::Update { owner: Arc::default(), content: Value::from("v"), answer });
+        let (answer, ()) = tokio::join!(timeout(Duration::from_secs(1), update), async { unread.close() });
+        assert_eq!(answer.expect("it is waited for").map(|answer| answer.map_err(|error| error.kind())), None);
+        assert_eq!(unread.len(), 1, "the order is there, and so is the way to answer it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_answered_before_the_end_counts() {
+        let (orders, mut read) = mpsc::unbounded_channel();
+        let mailbox = Mailbox { orders, status: Arc::default() };
+        let update = mailbox.order(|answer| Command::Update { owner: Arc::default(), content: Value::from("v"), answer });
+        let keeper = async {
+            let Some(Command::Update { answer, .. }) = read.recv().await else { panic!("an update was ordered") };
+            answer.send(Ok(())).unwrap();
+            read.close();
+        };
+        let (answer, ()) = tokio::join!(update, keeper);
+        assert!(matches!(answer, Some(Ok(()))));
     }
 }

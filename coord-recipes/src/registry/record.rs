@@ -4,7 +4,7 @@ use bytes::Bytes;
 use coord_api::store::Entry;
 use coord_api::{Error, ErrorKind, Invalid, Result, Revision, ServiceInstance, Snapshot, Value, address};
 
-use crate::keys;
+use coord_core::keys;
 
 /// The record of an instance.
 pub(super) fn encode(operation: &'static str, instance: &ServiceInstance) -> Result<Value> {
@@ -31,6 +31,13 @@ pub(super) fn decode(directory: &Bytes, entry: &Entry) -> std::result::Result<Se
             Ok(instance)
         });
     decoded.map_err(|error| Invalid { key: relative(directory, &entry.key), value: entry.value.clone(), version: entry.modified, error })
+}
+
+/// Where the instance of a record is reached, as whoever owns it wrote: what can be said of a foreign owner.
+pub(super) fn reached_at(entry: &Entry) -> Option<String> {
+    let instance = serde_json::from_slice::<ServiceInstance>(&entry.value).ok()?;
+    let ServiceInstance { address, port, .. } = instance;
+    Some(if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") })
 }
 
 /// A key without its directory.

@@ -11,7 +11,7 @@ use coord_api::{Result, Revision, ServiceChange, ServiceEvent, ServiceInstance, 
 use futures_util::Stream;
 
 use super::record;
-use crate::watch::{Item, Subscription};
+use coord_core::watch::{SharedDelivery, Subscription};
 
 /// Turns what a directory's watch delivers into changes of a set; it keeps the set, so that a removal carries the last content.
 pub(super) struct ServiceWatch {
@@ -26,14 +26,14 @@ impl ServiceWatch {
         ServiceWatch { directory, subscription, instances: BTreeMap::new(), ready: VecDeque::new() }
     }
 
-    fn take(&mut self, item: Item) {
+    fn take(&mut self, item: SharedDelivery) {
         match item {
-            Item::Resync { state, .. } => {
+            SharedDelivery::Resync { state, .. } => {
                 let snapshot = record::snapshot(&self.directory, state.revision, &state.entries);
                 self.instances = snapshot.items.iter().map(|instance| (Bytes::from(instance.id.clone()), instance.clone())).collect();
                 self.ready.push_back(ServiceEvent::Resync(snapshot));
             }
-            Item::Batch(batch) => {
+            SharedDelivery::Batch(batch) => {
                 let changes: Vec<ServiceChange> = batch.changes.iter().flat_map(|change| self.apply(change)).collect();
                 self.announce(batch.revision, changes);
             }
@@ -72,7 +72,7 @@ impl Stream for ServiceWatch {
             if let Some(event) = self.ready.pop_front() {
                 return Poll::Ready(Some(Ok(event)));
             }
-            match ready!(self.subscription.poll_item(cx)) {
+            match ready!(self.subscription.poll_next_delivery(cx)) {
                 Some(Ok(item)) => self.take(item),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.in_operation("registry.watch")))),
                 None => return Poll::Ready(None),

@@ -147,6 +147,25 @@ impl Model {
         Ok(())
     }
 
+    /// What a step is about, where there is that.
+    fn about(&self, step: Step) -> Option<String> {
+        match step {
+            Step::Get(name)
+            | Step::Set(name, _)
+            | Step::CompareAndSet(name, _, _)
+            | Step::Delete(name)
+            | Step::CompareAndDelete(name, _)
+            | Step::TryLock(name) => Some(self.name(name)),
+            Step::Unlock(number) => self.locks.get(number).map(|given| given.handle.key().to_owned()),
+            Step::ReleaseId(number) => self.ids.get(number).map(|given| format!("id {}", given.handle.id())),
+            Step::Register(id, _, _) => Some(format!("{}/i{id}", self.tag)),
+            Step::Update(number, _) | Step::Unregister(number) => {
+                self.instances.get(number).map(|(_, wanted)| format!("{}/{}", wanted.name, wanted.id))
+            }
+            Step::List(_) | Step::AcquireId | Step::Discover => Some(self.tag.clone()),
+        }
+    }
+
     /// Who holds an instance now.
     fn owner(&self, id: &str) -> Option<usize> {
         self.instances.iter().position(|(given, wanted)| given.held && wanted.id == id)
@@ -353,7 +372,9 @@ pub(crate) async fn contract(cx: Fixture, contract: Contract) {
             instances: Vec::new(),
             tokens: BTreeMap::new(),
         };
-        for (client, step) in steps {
+        for (turn, (client, step)) in steps.iter().enumerate() {
+            let about = model.about(*step).unwrap_or_else(|| "nothing".to_owned());
+            cx.doing(format!("step {turn} of sequence {run}: client {client}, {step:?} on {about}"));
             let provider = &*providers[*client];
             match contract {
                 Contract::Config => model.config(provider, *step).await?,

@@ -210,6 +210,7 @@ async fn sequence(cx: &Fixture, steps: &[Step], run: usize, ttl: Duration) -> Re
     let mut watches: Vec<(StoreWatch, Span, usize)> = Vec::new();
     for (turn, step) in steps.iter().enumerate() {
         let store = &clients[turn % CLIENTS];
+        cx.doing(format!("step {turn} of sequence {run}: {step:?}"));
         match step {
             Step::Range(read) => {
                 let reply = store.range(model.range(*read)).await.map_err(|error| failed("s2", error))?;
@@ -265,6 +266,7 @@ async fn sequence(cx: &Fixture, steps: &[Step], run: usize, ttl: Duration) -> Re
         }
     }
     for (watch, span, after) in watches {
+        cx.doing(format!("reading the watch of {span:?} in sequence {run}"));
         check_watch(cx, &model, watch, &span, after).await?;
     }
     clear(&model, &*clients[0]).await;

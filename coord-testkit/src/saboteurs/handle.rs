@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::handle::{Leased, LeasedRegistration};
+use coord_api::handle::Leased;
+use coord_api::registry::LeasedRegistration;
 use coord_api::store::{Entry, Range, Store};
 use coord_api::{
     Error, FencingToken, HandleState, IdOptions, InstanceId, LockGuard, LockOptions, Loss, Lost, RegisterOptions, Registration, Result,

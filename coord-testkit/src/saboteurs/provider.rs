@@ -64,6 +64,16 @@ pub(super) trait BrokenProvider: Send + Sync + 'static {
         good.provider.registry().register_with(instance, options).await
     }
 
+    /// One after the other by [`register`](Self::register), so that what breaks that breaks this as well.
+    async fn register_all(&self, good: &Good, instances: Vec<ServiceInstance>, options: RegisterOptions) -> Result<Vec<Registration>> {
+        ServiceInstance::validate_all("registry.register", &instances)?;
+        let mut registrations = Vec::with_capacity(instances.len());
+        for instance in instances {
+            registrations.push(self.register(good, instance, options).await?);
+        }
+        Ok(registrations)
+    }
+
     async fn discover(&self, good: &Good, service: &str) -> Result<Snapshot<ServiceInstance>> {
         good.provider.registry().discover(service).await
     }
@@ -140,6 +150,10 @@ impl DistributedLock for Contract {
 impl ServiceRegistry for Contract {
     async fn register_with(&self, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
         self.broken.register(&self.good, instance, options).await
+    }
+
+    async fn register_all(&self, instances: Vec<ServiceInstance>, options: RegisterOptions) -> Result<Vec<Registration>> {
+        self.broken.register_all(&self.good, instances, options).await
     }
 
     async fn discover(&self, service: &str) -> Result<Snapshot<ServiceInstance>> {

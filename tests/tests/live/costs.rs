@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use coord_api::prelude::*;
-use coord_api::{RegisterOptions, ServiceInstance};
-use coord_etcd::{EtcdOptions, EtcdProvider};
+use coord_api::store::{Op, Store, Txn};
+use coord_api::{RegisterOptions, Registration, ServiceInstance};
+use coord_etcd::{EtcdOptions, EtcdProvider, EtcdStore};
+use coord_testkit::wait::eventually;
 use coord_tests::fixture::etcd::{Binary, Cluster, Series};
 use futures_util::future::join_all;
 
-use super::watches::metrics;
+use super::watches::{gauge, metrics};
 
 const TTL: Duration = Duration::from_secs(30);
 
@@ -84,4 +86,54 @@ async fn a_thousand_registrations_together_cost_a_dozen_requests_and_closing_one
     let (closed, closing) = cost(&cluster, provider.close()).await;
     closed.unwrap();
     assert!(closing <= 1, "{closing} requests to close one lease");
+}
+
+/// Removes the entry of a registration of `s` behind its owner's back, and waits until it was written again: its watch has told of it.
+async fn heal(store: &EtcdStore, registration: &Registration) {
+    let token = registration.fencing_token();
+    store.txn(Txn::new().then(Op::delete(format!("/services/s/{}", registration.id())))).await.unwrap();
+    let healed = async || (registration.state().is_held() && registration.fencing_token() > token).then_some(());
+    eventually(Duration::from_secs(60), "it is registered again", healed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_registrations_of_a_service_cost_one_watch() {
+    let cluster = Cluster::single(&Binary::find(Series::V3_5));
+    let (provider, store) = (provider(&cluster).await, EtcdStore::connect(&EtcdOptions::new(cluster.endpoints())).await.unwrap());
+    let all = (0..1_000).map(|n| ServiceInstance::new("s", format!("i{n}"), "localhost", 80)).collect();
+    let held = provider.registry().register_all(all, RegisterOptions::default()).await.unwrap();
+    for registration in held.iter().step_by(300) {
+        heal(&store, registration).await;
+    }
+    // One for the session's own key, and one for all of them.
+    let two = async || (gauge(&cluster, "etcd_debugging_mvcc_watcher_total") == 2.0).then_some(());
+    eventually(Duration::from_secs(60), "the watches that were replaced are gone", two).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_registers_one_instance_is_not_sent_the_changes_of_others() {
+    let cluster = Cluster::single(&Binary::find(Series::V3_5));
+    let (provider, store) = (provider(&cluster).await, EtcdStore::connect(&EtcdOptions::new(cluster.endpoints())).await.unwrap());
+    let sent = || gauge(&cluster, "etcd_debugging_mvcc_events_total");
+    let foreign = async || {
+        for batch in 0..10 {
+            let put = |txn: Txn, n: i32| txn.then(Op::put(format!("/services/s/foreign-{}", batch * 100 + n), "{}"));
+            store.txn((0..100).fold(Txn::new(), put)).await.unwrap();
+        }
+    };
+    let one = provider.registry().register(ServiceInstance::new("s", "i", "localhost", 80)).await.unwrap();
+    heal(&store, &one).await;
+    let before = sent();
+    foreign().await;
+    heal(&store, &one).await;
+    assert!(sent() - before < 10.0, "{} events for one registration", sent() - before);
+
+    // And who registers many is, by one watch, so that the counter counts what it is taken for.
+    let all = (0..10).map(|n| ServiceInstance::new("s", format!("i{n}"), "localhost", 80)).collect();
+    let many = provider.registry().register_all(all, RegisterOptions::default()).await.unwrap();
+    heal(&store, &many[9]).await;
+    let before = sent();
+    foreign().await;
+    heal(&store, &many[9]).await;
+    assert!((1_000.0..1_050.0).contains(&(sent() - before)), "{} events for ten registrations", sent() - before);
 }

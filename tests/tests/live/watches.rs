@@ -85,7 +85,7 @@ pub(super) fn metrics(cluster: &Cluster) -> String {
 }
 
 /// A gauge of the server's.
-fn gauge(cluster: &Cluster, name: &str) -> f64 {
+pub(super) fn gauge(cluster: &Cluster, name: &str) -> f64 {
     let text = metrics(cluster);
     let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).expect("the server has the gauge");
     line.rsplit(' ').next().unwrap().parse().unwrap()

@@ -37,7 +37,7 @@ static LET_GO: Mutex<Vec<(PathBuf, Instant)>> = Mutex::new(Vec::new());
 
 /// For whom opening waits when somebody has the directory open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patience {
+pub(crate) enum OpenPatience {
     /// For this very process, when it has let go of the directory a moment ago. It takes sled's threads some milliseconds to end.
     Own,
     /// Also for another process, which may be about to end.
@@ -49,7 +49,7 @@ pub(crate) enum Patience {
 /// # Errors
 ///
 /// As [`SledStorage::open`](super::SledStorage::open).
-pub(super) fn open_database(path: &Path, patience: Patience) -> Result<(sled::Db, bool)> {
+pub(super) fn open_database(path: &Path, patience: OpenPatience) -> Result<(sled::Db, bool)> {
     fs::create_dir_all(path).map_err(|fault| not_opened(path, fault))?;
     let start = Instant::now();
     loop {
@@ -62,8 +62,8 @@ pub(super) fn open_database(path: &Path, patience: Patience) -> Result<(sled::Db
             }
         }
         let until = match patience {
-            Patience::Own => was_let_go(path).map(|since| since + LOCK_PATIENCE),
-            Patience::Anyone => Some(start + LOCK_PATIENCE),
+            OpenPatience::Own => was_let_go(path).map(|since| since + LOCK_PATIENCE),
+            OpenPatience::Anyone => Some(start + LOCK_PATIENCE),
         };
         if until.is_none_or(|until| Instant::now() >= until) {
             let message = format!("{} is already open, in another process or in this one", path.display());

@@ -9,7 +9,7 @@ use super::format::{self, PART};
 
 /// What has still to be folded, and where the entries lie that are in parts.
 #[derive(Debug, Default)]
-pub(super) struct Log {
+pub(super) struct RecordLog {
     /// The numbers of the first record, and of the one that is written next.
     pub(super) first: u64,
     pub(super) next: u64,
@@ -30,7 +30,7 @@ struct Parted {
     parts: u32,
 }
 
-impl Log {
+impl RecordLog {
     /// Notes a change of an entry, here and at the end of a record.
     pub(super) fn note(&mut self, record: &mut Vec<u8>, name: IVec, value: Option<IVec>) {
         format::put_bytes(record, &name);

@@ -37,14 +37,14 @@ pub(super) struct Found {
 
 /// Why a file cannot be opened.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum RecordsError {
     Io(io::Error),
     Damaged(&'static str),
 }
 
-impl From<io::Error> for Fault {
+impl From<io::Error> for RecordsError {
     fn from(fault: io::Error) -> Self {
-        Fault::Io(fault)
+        RecordsError::Io(fault)
     }
 }
 
@@ -62,14 +62,14 @@ impl Records {
     }
 
     /// Opens the file that is there, and reads it. `None` when there is none.
-    pub(super) fn open(directory: &Path) -> Result<Option<(Self, Found)>, Fault> {
+    pub(super) fn open(directory: &Path) -> Result<Option<(Self, Found)>, RecordsError> {
         let path = directory.join(NAME);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(fault) => return Err(fault.into()),
         };
-        let (found, whole) = decode(&bytes).map_err(Fault::Damaged)?;
+        let (found, whole) = decode(&bytes).map_err(RecordsError::Damaged)?;
         let mut file = OpenOptions::new().write(true).open(&path)?;
         if whole < bytes.len() {
             file.set_len(whole as u64)?;
@@ -167,7 +167,7 @@ mod tests {
         for length in (0..200).chain((200..whole.len()).step_by(97)).chain([whole.len() - 1]) {
             fs::write(dir.path().join(NAME), &whole[..length]).unwrap();
             if length < HEAD {
-                assert!(matches!(Records::open(dir.path()), Err(Fault::Damaged(_))), "{length}");
+                assert!(matches!(Records::open(dir.path()), Err(RecordsError::Damaged(_))), "{length}");
                 continue;
             }
             let left = ends.iter().filter(|end| **end <= length).count() - 1;
@@ -187,7 +187,7 @@ mod tests {
             let mut bytes = whole.clone();
             bytes[place] ^= 0x10;
             fs::write(dir.path().join(NAME), bytes).unwrap();
-            assert!(matches!(Records::open(dir.path()), Err(Fault::Damaged(_))), "{place}");
+            assert!(matches!(Records::open(dir.path()), Err(RecordsError::Damaged(_))), "{place}");
         }
     }
 

@@ -45,13 +45,13 @@ impl Checked {
         let revision = Revision::new(self.counters.revision.get() + 1);
         let (keys, leases) = (self.keys.len() as u64, self.leases.len() as u64);
         self.counters = Counters { revision, next_lease: 100, keys, leases };
-        self.storage().write(&Write { mutations, counters: self.counters }).unwrap();
+        self.storage().write(&StorageWrite { mutations, counters: self.counters }).unwrap();
     }
 
     /// Opens the directory again and compares what it holds.
     fn reopen(&mut self) {
         self.close();
-        let (storage, contents) = SledStorage::open(self.dir.path(), Patience::Own).unwrap();
+        let (storage, contents) = SledStorage::open(self.dir.path(), OpenPatience::Own).unwrap();
         self.storage = Some(SledStorage { fold: self.fold, ..storage });
         assert_eq!(contents.counters, self.counters);
         assert_eq!(contents.keys.into_iter().collect::<BTreeMap<_, _>>(), self.keys);
@@ -68,7 +68,7 @@ impl Checked {
     /// The closed database, as sled sees it.
     fn database(&mut self) -> sled::Db {
         self.close();
-        open_database(self.dir.path(), Patience::Own).unwrap().0
+        open_database(self.dir.path(), OpenPatience::Own).unwrap().0
     }
 
     /// How many records wait to be folded.
@@ -84,7 +84,7 @@ impl Checked {
         db.flush().unwrap();
         directory::let_go(self.dir.path());
         drop(db);
-        SledStorage::open(self.dir.path(), Patience::Own).unwrap_err()
+        SledStorage::open(self.dir.path(), OpenPatience::Own).unwrap_err()
     }
 }
 
@@ -225,7 +225,7 @@ fn a_fold_that_was_not_finished_is_of_no_matter() {
         other.reopen();
         other.close();
         std::fs::copy(store.dir.path().join("records"), other.dir.path().join("records")).unwrap();
-        SledStorage::open(other.dir.path(), Patience::Own).unwrap_err()
+        SledStorage::open(other.dir.path(), OpenPatience::Own).unwrap_err()
     };
     assert!(error.kind() == ErrorKind::Internal && error.message().contains("lost what they held last"), "{error}");
 }
@@ -238,7 +238,7 @@ fn what_does_not_fit_is_damage() {
     store.close();
     let records = store.dir.path().join("records");
     std::fs::remove_file(&records).unwrap();
-    let error = SledStorage::open(store.dir.path(), Patience::Own).unwrap_err();
+    let error = SledStorage::open(store.dir.path(), OpenPatience::Own).unwrap_err();
     assert!(error.kind() == ErrorKind::Internal && error.message().contains("records are missing"), "{error}");
     for entry in [&b"kk"[..], &[LEASE, 0, 0, 0, 0, 0, 0, 0, 1]] {
         let mut store = Checked::new(NEVER);
@@ -300,7 +300,7 @@ fn the_second_format_is_still_read_and_becomes_the_present_one() {
     db.insert(META, meta(counters, 7)).unwrap();
     for (number, record) in (7..).zip(&writes[1..]) {
         let mut bytes = Vec::new();
-        let mut log = Log::default();
+        let mut log = RecordLog::default();
         for mutation in record {
             let (name, value) = format::entry(mutation);
             log.note(&mut bytes, name, value);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! scripts/etcd.sh                                                                                # brings the servers, once
-//! cargo run --release -p coord-tests --bin conformance -- --out .                               # all of it
+//! cargo run --release -p coord-tests --bin conformance -- --out target/conformance            # all of it
 //! cargo run -p coord-tests --bin conformance -- --backend memory,sled                           # some backends
 //! cargo run -p coord-tests --bin conformance -- --backend etcd-3.5-three --case r12::           # some cases on one of them
 //! ```
