@@ -1,11 +1,14 @@
-//! A client that knows its servers by the name of their service alone, while they come, go, die and hang.
+//! A client that knows its servers by the name of their service alone, while they come, go, die and
+//! hang.
 //!
 //! ```console
 //! $ cargo run --example grpc_discovery      # about ten seconds
 //! ```
 //!
-//! Three real gRPC servers on loopback register themselves on the memory backend; eight callers share one channel. Every call may be repeated, so none of them
-//! fails, whatever becomes of a server. To do without `protoc` the service is gRPC's standard health check; yours comes from `tonic-prost-build`.
+//! Three real gRPC servers on loopback register themselves on the memory backend; eight callers
+//! share one channel. Every call may be repeated, so none of them fails, whatever becomes of a
+//! server. To do without `protoc` the service is gRPC's standard health check; yours comes from
+//! `tonic-prost-build`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that shows what happens")]
 
 use std::collections::BTreeMap;
@@ -126,7 +129,10 @@ impl Server {
         runtime.spawn(async move {
             let incoming = TcpIncoming::from(TcpListener::from_std(listener)?).with_nodelay(Some(true));
             let leaving = async move { drop(leaving.await) };
-            tonic::transport::Server::builder().add_service(service).serve_with_incoming_shutdown(incoming, leaving).await?;
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming_shutdown(incoming, leaving)
+                .await?;
             let _ = left.send(());
             Ok::<_, Box<dyn StdError + Send + Sync>>(())
         });
@@ -135,7 +141,8 @@ impl Server {
         Ok(Server { runtime, goodbye, gone, registration, hangs, coord })
     }
 
-    /// As a deployment would end it: first out of the registry, then its calls to the end, then it stops.
+    /// As a deployment would end it: first out of the registry, then its calls to the end, then it
+    /// stops.
     async fn leave(self) -> Result<()> {
         self.registration.unregister().await?;
         let _ = self.goodbye.send(());
@@ -196,7 +203,8 @@ struct Calls {
 impl Calls {
     fn start(channel: &Channel) -> Self {
         let tally = Arc::<Mutex<Tally>>::default();
-        let caller = |_| AbortOnDropHandle::new(tokio::spawn(call_all_the_time(channel.clone(), Arc::clone(&tally))));
+        let caller =
+            |_| AbortOnDropHandle::new(tokio::spawn(call_all_the_time(channel.clone(), Arc::clone(&tally))));
         Calls { callers: (0..CALLERS).map(caller).collect(), total: Mutex::default(), tally }
     }
 
@@ -205,7 +213,13 @@ impl Calls {
         sleep(SCENE).await;
         let tally = std::mem::take(&mut *self.tally.lock());
         let of = |name: &str| tally.served.get(name).copied().unwrap_or_default();
-        println!("{scene:<34}{:>9}{:>9}{:>9}{:>9}", of("users-1"), of("users-2"), of("users-3"), tally.failed);
+        println!(
+            "{scene:<34}{:>9}{:>9}{:>9}{:>9}",
+            of("users-1"),
+            of("users-2"),
+            of("users-3"),
+            tally.failed
+        );
         let answered: usize = tally.served.values().sum();
         let mut total = self.total.lock();
         *total = (total.0 + answered + tally.failed, total.1 + tally.failed);
@@ -226,7 +240,12 @@ async fn call_all_the_time(channel: Channel, tally: Arc<Mutex<Tally>>) {
         request.extensions_mut().insert(CallOptions::default().with_idempotent());
         match client.check(request).await {
             Ok(response) => {
-                let name = response.metadata().get("served-by").and_then(|name| name.to_str().ok()).unwrap_or("nobody").to_owned();
+                let name = response
+                    .metadata()
+                    .get("served-by")
+                    .and_then(|name| name.to_str().ok())
+                    .unwrap_or("nobody")
+                    .to_owned();
                 *tally.lock().served.entry(name).or_default() += 1;
             }
             Err(_) => tally.lock().failed += 1,

@@ -1,4 +1,5 @@
-//! All of coord at work on a set of rate limits: two instances of a service, and an operator who edits their rules while they run.
+//! All of coord at work on a set of rate limits: two instances of a service, and an operator who
+//! edits their rules while they run.
 //!
 //! ```console
 //! $ cargo run --example quickstart
@@ -44,10 +45,12 @@ const CLIENT: Client = Client::Anonymous;
 /// Coord at work: rate limits that change while they are used.
 #[derive(Debug, Parser)]
 struct Options {
-    /// Where the data lives: `memory`, `sled:DIR` to find it again in the next run, or another store by its URL, such as `etcd://host:2379`.
+    /// Where the data lives: `memory`, `sled:DIR` to find it again in the next run, or another
+    /// store by its URL, such as `etcd://host:2379`.
     #[arg(long, default_value = "memory")]
     store: StoreUrl,
-    /// A file with rate limits, instead of those that come with the example. It replaces what the store holds.
+    /// A file with rate limits, instead of those that come with the example. It replaces what the
+    /// store holds.
     #[arg(long)]
     rules: Option<PathBuf>,
 }
@@ -75,7 +78,9 @@ impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.split_once(':') {
             Some(("memory", _)) => f.write_str("in memory"),
-            Some(("sled", directory)) => write!(f, "in {}", directory.strip_prefix("//").unwrap_or(directory)),
+            Some(("sled", directory)) => {
+                write!(f, "in {}", directory.strip_prefix("//").unwrap_or(directory))
+            }
             Some((scheme, _)) => write!(f, "on {scheme}"),
             None => f.write_str("somewhere"),
         }
@@ -111,11 +116,14 @@ async fn run(options: Options) -> Result<()> {
         None => (Path::new(env!("CARGO_MANIFEST_DIR")).join("data/ratelimit.json"), Existing::Keep),
     };
     let rules = RuleFile::read(&path)?;
-    let Some(service) = rules.services.keys().find(|name| *name == SERVICE).or_else(|| rules.services.keys().next()) else {
+    let Some(service) =
+        rules.services.keys().find(|name| *name == SERVICE).or_else(|| rules.services.keys().next())
+    else {
         return Err("the rules are for no service".into());
     };
 
-    // Three clients of one store stand for three processes: two instances of a service, and an operator.
+    // Three clients of one store stand for three processes: two instances of a service, and an
+    // operator.
     let store = Source::open(&options.store.0).await?;
     let operator = store.client().await?;
     let environment = environment()?;
@@ -168,7 +176,9 @@ impl Runs {
         let earlier = provider.config().get::<Runs>(&Runs::key(environment)).await?;
         match earlier {
             None => println!("An empty store {place}."),
-            Some(Runs { count, .. }) => println!("The store {place}, left by an earlier run ({count} so far)."),
+            Some(Runs { count, .. }) => {
+                println!("The store {place}, left by an earlier run ({count} so far).")
+            }
         }
         Ok(earlier.unwrap_or_default())
     }
@@ -179,13 +189,26 @@ impl Runs {
     }
 }
 
-async fn load_rules(provider: &dyn Provider, environment: &str, path: &Path, rules: &RuleFile, existing: Existing) -> Result<()> {
-    println!("\n1. The rules: {} for {} services, from {}", rules.rule_count(), rules.services.len(), near(path).display());
+async fn load_rules(
+    provider: &dyn Provider,
+    environment: &str,
+    path: &Path,
+    rules: &RuleFile,
+    existing: Existing,
+) -> Result<()> {
+    println!(
+        "\n1. The rules: {} for {} services, from {}",
+        rules.rule_count(),
+        rules.services.len(),
+        near(path).display()
+    );
     for (service, loaded) in load(&**provider.config(), environment, rules, existing).await? {
         let what = match loaded {
             Loaded::Written(version) => format!("written, version {version}"),
             Loaded::Same(version) => format!("there already, version {version}"),
-            Loaded::Kept(version) => format!("edited since they were loaded, so left alone: version {version}"),
+            Loaded::Kept(version) => {
+                format!("edited since they were loaded, so left alone: version {version}")
+            }
         };
         println!("   {:<42} {what}", rules_key(environment, &service));
     }
@@ -210,9 +233,15 @@ impl Instance {
     /// Takes the smallest free id and registers under it.
     async fn start(provider: Arc<dyn Provider>, service: &str, port: u16) -> Result<Self> {
         let id = provider.allocator().acquire_id(service, 1023).await?;
-        let instance = ServiceInstance::new(service, format!("{service}-{}", id.id()), "127.0.0.1", port).with_metadata("zone", "a");
+        let instance = ServiceInstance::new(service, format!("{service}-{}", id.id()), "127.0.0.1", port)
+            .with_metadata("zone", "a");
         let registration = provider.registry().register(instance).await?;
-        println!("   {} has instance id {} (generation {}) and is registered at port {port}", registration.id(), id.id(), id.generation());
+        println!(
+            "   {} has instance id {} (generation {}) and is registered at port {port}",
+            registration.id(),
+            id.id(),
+            id.generation()
+        );
         Ok(Instance { provider, id, registration })
     }
 
@@ -222,7 +251,11 @@ impl Instance {
 
     async fn look_around(&self) -> Result<()> {
         let found = self.provider.registry().discover(self.registration.service()).await?;
-        let all: Vec<_> = found.items.iter().map(|instance| format!("{} at {}:{}", instance.id, instance.address, instance.port)).collect();
+        let all: Vec<_> = found
+            .items
+            .iter()
+            .map(|instance| format!("{} at {}:{}", instance.id, instance.address, instance.port))
+            .collect();
         println!("   {} discovers {}", self.name(), all.join(", "));
         Ok(())
     }
@@ -248,7 +281,9 @@ async fn guarded_job(one: &Instance, two: &Instance, earlier: Runs) -> Result<Fe
     let old_token = first.fencing_token();
     println!("   {} holds the lock, fencing token {old_token}", one.name());
     if let Some(earlier) = earlier.token {
-        println!("   that is more than the {earlier} of the earlier run: tokens never go back, not even over a restart");
+        println!(
+            "   that is more than the {earlier} of the earlier run: tokens never go back, not even over a restart"
+        );
     }
     match two.provider.lock().try_acquire(JOB, TTL).await {
         Ok(_) => return Err("two holders of one lock".into()),
@@ -281,33 +316,47 @@ async fn guarded_job(one: &Instance, two: &Instance, earlier: Runs) -> Result<Fe
     Ok(token)
 }
 
-/// A rate limiter under load, whose rules an operator edits meanwhile: well, then badly, then well again.
-async fn changing_limits(instance: &Instance, operator: &dyn Provider, environment: &str, service: &str) -> Result<()> {
-    println!("\n4. Rate limits that change while they are used: {service}, {METHOD} {PATH}, 20 requests in each row");
+/// A rate limiter under load, whose rules an operator edits meanwhile: well, then badly, then well
+/// again.
+async fn changing_limits(
+    instance: &Instance,
+    operator: &dyn Provider,
+    environment: &str,
+    service: &str,
+) -> Result<()> {
+    println!(
+        "\n4. Rate limits that change while they are used: {service}, {METHOD} {PATH}, 20 requests in each row"
+    );
     let limiter = Arc::new(Limiter::new(&RateLimits::default()));
     let apply = Arc::clone(&limiter);
-    let manager = ConfigManager::<RateLimits>::builder(Arc::clone(instance.provider.config()), service, "ratelimit")
-        .env(environment)
-        .on_update(move |_, limits| {
-            apply.apply(limits);
-            Ok::<_, Infallible>(())
-        })
-        .build()?;
+    let manager =
+        ConfigManager::<RateLimits>::builder(Arc::clone(instance.provider.config()), service, "ratelimit")
+            .env(environment)
+            .on_update(move |_, limits| {
+                apply.apply(limits);
+                Ok::<_, Infallible>(())
+            })
+            .build()?;
     manager.start().await;
 
     let mut load = Load { limiter: &limiter, manager: &manager, started: Instant::now() };
     load.rows(4).await;
 
-    let (requests, burst) = if limit_now(&manager.current()).requests.get().get() == 60 { (20, 4) } else { (60, 12) };
-    let version = edit(&**operator.config(), environment, service, |limits| set_limit(limits, requests, burst)).await?;
+    let (requests, burst) =
+        if limit_now(&manager.current()).requests.get().get() == 60 { (20, 4) } else { (60, 12) };
+    let version =
+        edit(&**operator.config(), environment, service, |limits| set_limit(limits, requests, burst)).await?;
     println!("   -- the operator edits the rule: version {version}");
     load.rows(4).await;
 
-    // A wrong edit, as a slip of the hand makes it, past all types: the service keeps the rules that it has.
+    // A wrong edit, as a slip of the hand makes it, past all types: the service keeps the rules
+    // that it has.
     let key = rules_key(environment, service);
     let Some(good) = operator.config().get_raw(&key).await? else { return Err("the rules are gone".into()) };
-    let version =
-        operator.config().set_raw(&key, r#"{"default": {"requests": 0, "per": "second", "burst": 0}, "rules": []}"#.into()).await?;
+    let version = operator
+        .config()
+        .set_raw(&key, r#"{"default": {"requests": 0, "per": "second", "burst": 0}, "rules": []}"#.into())
+        .await?;
     println!("   -- the operator writes a limit of zero by mistake: version {version}");
     load.rows(2).await;
     if let Some(error) = manager.status().last_error {
@@ -322,7 +371,11 @@ async fn changing_limits(instance: &Instance, operator: &dyn Provider, environme
 
 /// The limit that decides on our requests.
 fn limit_now(limits: &RateLimits) -> Limit {
-    limits.rules.iter().find(|rule| rule.fits(METHOD, PATH, CLIENT)).map_or(limits.default, |rule| rule.limit())
+    limits
+        .rules
+        .iter()
+        .find(|rule| rule.fits(METHOD, PATH, CLIENT))
+        .map_or(limits.default, |rule| rule.limit())
 }
 
 fn set_limit(limits: &mut RateLimits, requests: u32, burst: u32) {
@@ -357,7 +410,10 @@ impl Load<'_> {
                 picture.push(if verdict.admitted { '#' } else { '.' });
             }
             let limit = limit_now(&self.manager.current()).to_string();
-            println!("   {:>4.1} s   {limit:<26} {picture}  {admitted:>2} admitted", self.started.elapsed().as_secs_f64());
+            println!(
+                "   {:>4.1} s   {limit:<26} {picture}  {admitted:>2} admitted",
+                self.started.elapsed().as_secs_f64()
+            );
         }
     }
 }

@@ -18,7 +18,8 @@ use crate::types::FencingToken;
 pub struct IdOptions {
     /// The ids to choose from, both ends included. `1..=1023` by default.
     pub range: RangeInclusive<u32>,
-    /// How long the id outlives a holder that died: the TTL of its lease, rounded up to whole seconds (R7). 30 s by default.
+    /// How long the id outlives a holder that died: the TTL of its lease, rounded up to whole
+    /// seconds (R7). 30 s by default.
     pub ttl: Duration,
     /// How long to wait where none is free. Not at all by default.
     pub wait: Wait,
@@ -31,7 +32,8 @@ impl Default for IdOptions {
 }
 
 impl IdOptions {
-    /// Sets the range. `0..=1023` is legal, as is any range that is not empty and whose end is at least 1.
+    /// Sets the range. `0..=1023` is legal, as is any range that is not empty and whose end is at
+    /// least 1.
     #[must_use]
     pub fn with_range(mut self, range: RangeInclusive<u32>) -> Self {
         self.range = range;
@@ -57,8 +59,9 @@ impl IdOptions {
 ///
 /// # Contract
 ///
-/// - **R41** One after the other it gives the smallest free id; `N` at once that all succeed hold exactly the `N` smallest. One service has one range per
-///   provider: another one is `InvalidArgument`.
+/// - **R41** One after the other it gives the smallest free id; `N` at once that all succeed hold
+///   exactly the `N` smallest. One service has one range per provider: another one is
+///   `InvalidArgument`.
 /// - **R42** None free is `Exhausted`; in the waiting variant a freed id goes to one contender.
 /// - **R43** No two live handles share an id; each grant of an id has a larger generation.
 #[async_trait]
@@ -67,8 +70,9 @@ pub trait InstanceIdAllocator: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` (R4, R7, R41) before any I/O; `Exhausted` when none is free and [`Wait::Never`] is asked for; `Timeout` when [`Wait::For`] ran out;
-    /// `LeaseLost`, `Unavailable`, `Closed`, `Unauthenticated`, `PermissionDenied`.
+    /// `InvalidArgument` (R4, R7, R41) before any I/O; `Exhausted` when none is free and
+    /// [`Wait::Never`] is asked for; `Timeout` when [`Wait::For`] ran out; `LeaseLost`,
+    /// `Unavailable`, `Closed`, `Unauthenticated`, `PermissionDenied`.
     ///
     /// # Cancel safety
     ///
@@ -82,7 +86,8 @@ pub trait InstanceIdAllocatorExt: InstanceIdAllocator {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for `max` < 1, `Exhausted` when none is free; those of [`InstanceIdAllocator::acquire_id_with`].
+    /// `InvalidArgument` for `max` < 1, `Exhausted` when none is free; those of
+    /// [`InstanceIdAllocator::acquire_id_with`].
     fn acquire_id(&self, service: &str, max: u32) -> impl Future<Output = Result<InstanceId>> + Send {
         async move { self.acquire_id_with(service, IdOptions::default().with_range(1..=max)).await }
     }
@@ -92,8 +97,19 @@ pub trait InstanceIdAllocatorExt: InstanceIdAllocator {
     /// # Errors
     ///
     /// `Timeout` when it is over; those of [`InstanceIdAllocator::acquire_id_with`].
-    fn acquire_id_timeout(&self, service: &str, max: u32, timeout: Duration) -> impl Future<Output = Result<InstanceId>> + Send {
-        async move { self.acquire_id_with(service, IdOptions::default().with_range(1..=max).with_wait(Wait::For(timeout))).await }
+    fn acquire_id_timeout(
+        &self,
+        service: &str,
+        max: u32,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<InstanceId>> + Send {
+        async move {
+            self.acquire_id_with(
+                service,
+                IdOptions::default().with_range(1..=max).with_wait(Wait::For(timeout)),
+            )
+            .await
+        }
     }
 }
 
@@ -129,7 +145,8 @@ impl InstanceId {
         self.inner.fencing_token()
     }
 
-    /// Whether the id is held at this moment, by this machine's clock (R32). Once `false`, `false` for ever.
+    /// Whether the id is held at this moment, by this machine's clock (R32). Once `false`, `false`
+    /// for ever.
     pub fn is_held(&self) -> bool {
         self.inner.state().is_held()
     }
@@ -153,8 +170,9 @@ impl InstanceId {
     ///
     /// # Errors
     ///
-    /// `LeaseLost` when the id had been lost before; `Unavailable` or `Timeout`, outcome `Unknown`, when the store did not answer: the id is not held any more, and the
-    /// provider repeats the release until it is acknowledged or the lease has expired (R9).
+    /// `LeaseLost` when the id had been lost before; `Unavailable` or `Timeout`, outcome `Unknown`,
+    /// when the store did not answer: the id is not held any more, and the provider repeats the
+    /// release until it is acknowledged or the lease has expired (R9).
     ///
     /// # Cancel safety
     ///

@@ -58,14 +58,16 @@ pub enum ConfigEvent<V = Value> {
         /// Whether it is the last change of its revision (R18).
         last: bool,
     },
-    /// A record was written that does not decode, or whose key no call takes (R4, R21). The stream goes on.
+    /// A record was written that does not decode, or whose key no call takes (R4, R21). The stream
+    /// goes on.
     Invalid {
         /// The record, with its bytes.
         record: Invalid,
         /// Whether it is the last change of its revision (R18).
         last: bool,
     },
-    /// What had been left under a key that no call takes was deleted (R21). The key is as in [`Invalid`], and names none that a call takes.
+    /// What had been left under a key that no call takes was deleted (R21). The key is as in
+    /// [`Invalid`], and names none that a call takes.
     InvalidDeleted {
         /// The key, without a leading `/`; not always UTF-8.
         key: Bytes,
@@ -74,19 +76,22 @@ pub enum ConfigEvent<V = Value> {
         /// Whether it is the last change of its revision (R18).
         last: bool,
     },
-    /// The whole state: the watch starts with it, or history was lost (R17, R19). What is not in it is gone.
+    /// The whole state: the watch starts with it, or history was lost (R17, R19). What is not in it
+    /// is gone.
     Resync(Snapshot<ConfigEntry<V>>),
 }
 
 /// Versioned values under keys.
 ///
-/// Keys obey R4, values R6: both are checked before any I/O and are `InvalidArgument` where they break it. This trait carries bytes and is what a
-/// backend implements; [`ConfigCenterExt`] adds typed values and is what most code calls.
+/// Keys obey R4, values R6: both are checked before any I/O and are `InvalidArgument` where they
+/// break it. This trait carries bytes and is what a backend implements; [`ConfigCenterExt`] adds
+/// typed values and is what most code calls.
 ///
 /// # Contract
 ///
 /// - **R10** Histories of get, set, compare-and-set and delete are linearizable per key.
-/// - **R11** A write's version is greater than every earlier version of its key, also after delete and re-create, also after a restart.
+/// - **R11** A write's version is greater than every earlier version of its key, also after delete
+///   and re-create, also after a restart.
 /// - **R2** A failed write says whether it was applied. None is repeated after an unknown outcome.
 #[async_trait]
 pub trait ConfigCenter: Debug + Send + Sync + 'static {
@@ -94,7 +99,8 @@ pub trait ConfigCenter: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` (R4), `Unavailable`, `Timeout`, `Closed`, `Unauthenticated`, `PermissionDenied`.
+    /// `InvalidArgument` (R4), `Unavailable`, `Timeout`, `Closed`, `Unauthenticated`,
+    /// `PermissionDenied`.
     ///
     /// # Cancel safety
     ///
@@ -112,19 +118,21 @@ pub trait ConfigCenter: Debug + Send + Sync + 'static {
     /// A dropped call may or may not have written (R2).
     async fn set_raw(&self, key: &str, value: Value) -> Result<Version>;
 
-    /// Writes a key if its present version is `expected`; [`Version::ZERO`] means that it must be absent (R12). Returns the new version.
+    /// Writes a key if its present version is `expected`; [`Version::ZERO`] means that it must be
+    /// absent (R12). Returns the new version.
     ///
     /// # Errors
     ///
-    /// `Conflict`, which carries the [current version](crate::Error::current_version); nothing was changed (R11). Otherwise those of
-    /// [`set_raw`](Self::set_raw).
+    /// `Conflict`, which carries the [current version](crate::Error::current_version); nothing was
+    /// changed (R11). Otherwise those of [`set_raw`](Self::set_raw).
     ///
     /// # Cancel safety
     ///
     /// A dropped call may or may not have written (R2).
     async fn compare_and_set_raw(&self, key: &str, value: Value, expected: Version) -> Result<Version>;
 
-    /// Deletes a key and says whether it existed (R13). Deleting what is absent changes no version and emits no event (R11).
+    /// Deletes a key and says whether it existed (R13). Deleting what is absent changes no version
+    /// and emits no event (R11).
     ///
     /// # Errors
     ///
@@ -135,22 +143,24 @@ pub trait ConfigCenter: Debug + Send + Sync + 'static {
     /// A dropped call may or may not have deleted (R2).
     async fn delete(&self, key: &str) -> Result<bool>;
 
-    /// Deletes a key if its present version is `expected`, and says whether it existed: `false` only for [`Version::ZERO`] on an absent key (R12, R13).
+    /// Deletes a key if its present version is `expected`, and says whether it existed: `false`
+    /// only for [`Version::ZERO`] on an absent key (R12, R13).
     ///
     /// # Errors
     ///
-    /// `Conflict`, which carries the [current version](crate::Error::current_version). Otherwise those of [`get_raw`](Self::get_raw).
+    /// `Conflict`, which carries the [current version](crate::Error::current_version). Otherwise
+    /// those of [`get_raw`](Self::get_raw).
     ///
     /// # Cancel safety
     ///
     /// A dropped call may or may not have deleted (R2).
     async fn compare_and_delete(&self, key: &str, expected: Version) -> Result<bool>;
 
-    /// Lists a directory: one snapshot in byte order (R14). The empty prefix lists everything; one trailing `/` is legal.
-    /// `list("a")` never holds `a` itself, nor `ab/…` (R5).
+    /// Lists a directory: one snapshot in byte order (R14). The empty prefix lists everything; one
+    /// trailing `/` is legal. `list("a")` never holds `a` itself, nor `ab/…` (R5).
     ///
-    /// What is listed, [`get_raw`](Self::get_raw) and [`delete`](Self::delete) take. A key that is not UTF-8 or breaks R4 was left by someone else; it is among
-    /// [`Snapshot::invalid`].
+    /// What is listed, [`get_raw`](Self::get_raw) and [`delete`](Self::delete) take. A key that is
+    /// not UTF-8 or breaks R4 was left by someone else; it is among [`Snapshot::invalid`].
     ///
     /// # Errors
     ///
@@ -161,11 +171,13 @@ pub trait ConfigCenter: Debug + Send + Sync + 'static {
     /// Cancel safe.
     async fn list_raw(&self, prefix: &str) -> Result<Snapshot<ConfigEntry>>;
 
-    /// Watches a key, which need not exist (R16). A key with a trailing `/` is a directory: the call is then [`watch_prefix_raw`](Self::watch_prefix_raw).
+    /// Watches a key, which need not exist (R16). A key with a trailing `/` is a directory: the
+    /// call is then [`watch_prefix_raw`](Self::watch_prefix_raw).
     ///
     /// # Errors
     ///
-    /// Those of [`get_raw`](Self::get_raw). Once it returned, transient faults are retried inside (R20).
+    /// Those of [`get_raw`](Self::get_raw). Once it returned, transient faults are retried inside
+    /// (R20).
     ///
     /// # Cancel safety
     ///
@@ -176,7 +188,8 @@ pub trait ConfigCenter: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Those of [`get_raw`](Self::get_raw). Once it returned, transient faults are retried inside (R20).
+    /// Those of [`get_raw`](Self::get_raw). Once it returned, transient faults are retried inside
+    /// (R20).
     ///
     /// # Cancel safety
     ///
@@ -186,9 +199,11 @@ pub trait ConfigCenter: Debug + Send + Sync + 'static {
 
 /// Typed values over any [`ConfigCenter`], JSON underneath (R15).
 ///
-/// What serde_json round-trips comes back equal, exact floats and strings that look like JSON included; what it does not is `Codec` before any I/O, as
-/// [`json::encode`](crate::json::encode) says. A value of another type is `Codec`, and the data is untouched. A byte order mark before a document, as some editors leave it,
-/// is skipped. Errors, cancel safety and rules are otherwise those of the raw method of the same name.
+/// What serde_json round-trips comes back equal, exact floats and strings that look like JSON
+/// included; what it does not is `Codec` before any I/O, as [`json::encode`](crate::json::encode)
+/// says. A value of another type is `Codec`, and the data is untouched. A byte order mark before a
+/// document, as some editors leave it, is skipped. Errors, cancel safety and rules are otherwise
+/// those of the raw method of the same name.
 pub trait ConfigCenterExt: ConfigCenter {
     /// Reads a typed value; `None` when the key is absent.
     ///
@@ -204,10 +219,16 @@ pub trait ConfigCenterExt: ConfigCenter {
     /// # Errors
     ///
     /// `Codec` when the value is not a `T`; those of [`ConfigCenter::get_raw`].
-    fn get_with_version<T: DeserializeOwned>(&self, key: &str) -> impl Future<Output = Result<Option<Versioned<T>>>> + Send {
+    fn get_with_version<T: DeserializeOwned>(
+        &self,
+        key: &str,
+    ) -> impl Future<Output = Result<Option<Versioned<T>>>> + Send {
         async move {
             let Some(Versioned { value, version }) = self.get_raw(key).await? else { return Ok(None) };
-            Ok(Some(Versioned { value: decode("config.get", &value).map_err(|error| error.about(key))?, version }))
+            Ok(Some(Versioned {
+                value: decode("config.get", &value).map_err(|error| error.about(key))?,
+                version,
+            }))
         }
     }
 
@@ -215,17 +236,24 @@ pub trait ConfigCenterExt: ConfigCenter {
     ///
     /// # Errors
     ///
-    /// `Codec` when JSON could not give the value back, before any I/O; those of [`ConfigCenter::set_raw`].
-    fn set<T: Serialize + Sync + ?Sized>(&self, key: &str, value: &T) -> impl Future<Output = Result<Version>> + Send {
+    /// `Codec` when JSON could not give the value back, before any I/O; those of
+    /// [`ConfigCenter::set_raw`].
+    fn set<T: Serialize + Sync + ?Sized>(
+        &self,
+        key: &str,
+        value: &T,
+    ) -> impl Future<Output = Result<Version>> + Send {
         let encoded = encode("config.set", value).map_err(|error| error.about(key));
         async move { self.set_raw(key, encoded?).await }
     }
 
-    /// Writes a typed value if the present version is `expected`; [`Version::ZERO`] means that the key must be absent (R12).
+    /// Writes a typed value if the present version is `expected`; [`Version::ZERO`] means that the
+    /// key must be absent (R12).
     ///
     /// # Errors
     ///
-    /// `Codec` when JSON could not give the value back, before any I/O; those of [`ConfigCenter::compare_and_set_raw`].
+    /// `Codec` when JSON could not give the value back, before any I/O; those of
+    /// [`ConfigCenter::compare_and_set_raw`].
     fn compare_and_set<T: Serialize + Sync + ?Sized>(
         &self,
         key: &str,
@@ -241,11 +269,15 @@ pub trait ConfigCenterExt: ConfigCenter {
     /// # Errors
     ///
     /// Those of [`ConfigCenter::list_raw`].
-    fn list<T: DeserializeOwned>(&self, prefix: &str) -> impl Future<Output = Result<Snapshot<ConfigEntry<T>>>> + Send {
+    fn list<T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+    ) -> impl Future<Output = Result<Snapshot<ConfigEntry<T>>>> + Send {
         async move { Ok(decode_snapshot("config.list", self.list_raw(prefix).await?)) }
     }
 
-    /// Watches a key, or a directory where the key ends in `/`. What is not a `T` arrives as [`ConfigEvent::Invalid`], and the stream goes on (R21).
+    /// Watches a key, or a directory where the key ends in `/`. What is not a `T` arrives as
+    /// [`ConfigEvent::Invalid`], and the stream goes on (R21).
     ///
     /// # Errors
     ///
@@ -258,7 +290,8 @@ pub trait ConfigCenterExt: ConfigCenter {
         async move { Ok(Watch::new(TypedWatch::new(self.watch_raw(key, start).await?))) }
     }
 
-    /// Watches a directory. What is not a `T` arrives as [`ConfigEvent::Invalid`], and the stream goes on (R21).
+    /// Watches a directory. What is not a `T` arrives as [`ConfigEvent::Invalid`], and the stream
+    /// goes on (R21).
     ///
     /// # Errors
     ///
@@ -274,7 +307,10 @@ pub trait ConfigCenterExt: ConfigCenter {
 
 impl<C: ConfigCenter + ?Sized> ConfigCenterExt for C {}
 
-fn decode_entry<T: DeserializeOwned>(operation: &'static str, entry: ConfigEntry) -> std::result::Result<ConfigEntry<T>, Invalid> {
+fn decode_entry<T: DeserializeOwned>(
+    operation: &'static str,
+    entry: ConfigEntry,
+) -> std::result::Result<ConfigEntry<T>, Invalid> {
     let ConfigEntry { key, value, version } = entry;
     match decode(operation, &value) {
         Ok(value) => Ok(ConfigEntry { key, value, version }),
@@ -282,8 +318,12 @@ fn decode_entry<T: DeserializeOwned>(operation: &'static str, entry: ConfigEntry
     }
 }
 
-fn decode_snapshot<T: DeserializeOwned>(operation: &'static str, raw: Snapshot<ConfigEntry>) -> Snapshot<ConfigEntry<T>> {
-    let mut decoded = Snapshot { revision: raw.revision, items: Vec::with_capacity(raw.items.len()), invalid: raw.invalid };
+fn decode_snapshot<T: DeserializeOwned>(
+    operation: &'static str,
+    raw: Snapshot<ConfigEntry>,
+) -> Snapshot<ConfigEntry<T>> {
+    let mut decoded =
+        Snapshot { revision: raw.revision, items: Vec::with_capacity(raw.items.len()), invalid: raw.invalid };
     for entry in raw.items {
         match decode_entry(operation, entry) {
             Ok(entry) => decoded.items.push(entry),
@@ -313,7 +353,9 @@ impl<T: DeserializeOwned> TypedWatch<T> {
             },
             ConfigEvent::Delete { key, version, last } => ConfigEvent::Delete { key, version, last },
             ConfigEvent::Invalid { record, last } => ConfigEvent::Invalid { record, last },
-            ConfigEvent::InvalidDeleted { key, version, last } => ConfigEvent::InvalidDeleted { key, version, last },
+            ConfigEvent::InvalidDeleted { key, version, last } => {
+                ConfigEvent::InvalidDeleted { key, version, last }
+            }
             ConfigEvent::Resync(snapshot) => ConfigEvent::Resync(decode_snapshot(OPERATION, snapshot)),
         }
     }

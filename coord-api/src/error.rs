@@ -1,4 +1,5 @@
-//! One error for everything: what went wrong, whether a write was applied, in which operation, and why.
+//! One error for everything: what went wrong, whether a write was applied, in which operation, and
+//! why.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -10,25 +11,30 @@ use crate::types::Revision;
 /// The result of every operation in coord.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, and so what to do next. The same precondition gives the same kind on every backend (R1).
+/// What went wrong, and so what to do next. The same precondition gives the same kind on every
+/// backend (R1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The caller passed something that no store would take: a bad key, a zero TTL, a value that is too large. Nothing was
-    /// sent. Repair the call; repeating it cannot help.
+    /// The caller passed something that no store would take: a bad key, a zero TTL, a value that is
+    /// too large. Nothing was sent. Repair the call; repeating it cannot help.
     InvalidArgument,
-    /// A precondition on the present state failed: another version, a held lock, a live foreign owner.
-    /// Read again and decide; [`Error::current_version`] says what is there where that is known.
+    /// A precondition on the present state failed: another version, a held lock, a live foreign
+    /// owner. Read again and decide; [`Error::current_version`] says what is there where that is
+    /// known.
     Conflict,
     /// The deadline passed. For a write look at [`Error::outcome`] before repeating it.
     Timeout,
-    /// The store cannot be reached or cannot answer now. It may pass: repeat later with back-off, and look at [`Error::outcome`] first.
+    /// The store cannot be reached or cannot answer now. It may pass: repeat later with back-off,
+    /// and look at [`Error::outcome`] first.
     Unavailable,
     /// The provider (or store) was closed. Make a new one.
     Closed,
-    /// The lease behind a handle is gone, and with it what the handle stood for. Stop the work that it guarded, then acquire again.
+    /// The lease behind a handle is gone, and with it what the handle stood for. Stop the work that
+    /// it guarded, then acquire again.
     LeaseLost,
-    /// Nothing left to give: no free id, or the store is out of space. Free something, or wait for it.
+    /// Nothing left to give: no free id, or the store is out of space. Free something, or wait for
+    /// it.
     Exhausted,
     /// The store does not know who is calling. Repair the credentials.
     Unauthenticated,
@@ -36,8 +42,9 @@ pub enum ErrorKind {
     PermissionDenied,
     /// The bytes are there but are not of the type that was asked for. The data is untouched.
     Codec,
-    /// The history that was asked for is gone (stores only; contracts answer it with a resync). Read the present state anew;
-    /// [`Error::oldest_revision`] says where history begins, where known.
+    /// The history that was asked for is gone (stores only; contracts answer it with a resync).
+    /// Read the present state anew; [`Error::oldest_revision`] says where history begins, where
+    /// known.
     Compacted,
     /// A bug, here or in the store. Report it.
     Internal,
@@ -87,14 +94,16 @@ impl fmt::Display for ErrorKind {
 pub enum Outcome {
     /// It changed nothing, and never will.
     NotApplied,
-    /// It may have been applied, or may yet be: a proposal that timed out can commit after a later read found nothing.
+    /// It may have been applied, or may yet be: a proposal that timed out can commit after a later
+    /// read found nothing.
     Unknown,
 }
 
 /// The one error of coord. Cheap to clone, so that one failure can answer many callers.
 ///
-/// `Display` gives the operation, the kind, a message, and what it was about, where known: the [key](Self::key) and its [holder](Self::holder); the cause is in [`source`](StdError::source). None of them ever holds a value or a
-/// secret.
+/// `Display` gives the operation, the kind, a message, and what it was about, where known: the
+/// [key](Self::key) and its [holder](Self::holder); the cause is in [`source`](StdError::source).
+/// None of them ever holds a value or a secret.
 #[derive(Clone)]
 pub struct Error(Box<ErrorInner>);
 
@@ -140,9 +149,11 @@ impl Error {
         Error::new(ErrorKind::LeaseLost, operation, message)
     }
 
-    /// [`ErrorKind::Conflict`] that carries the version found, [`Revision::ZERO`] for an absent key (R12).
+    /// [`ErrorKind::Conflict`] that carries the version found, [`Revision::ZERO`] for an absent key
+    /// (R12).
     pub fn version_conflict(operation: &'static str, current: Revision) -> Self {
-        let mut error = Error::new(ErrorKind::Conflict, operation, "the current version is not the expected one");
+        let mut error =
+            Error::new(ErrorKind::Conflict, operation, "the current version is not the expected one");
         error.0.revision = Some(current);
         error
     }
@@ -156,7 +167,8 @@ impl Error {
 
     /// [`ErrorKind::Codec`] for JSON that does not decode into `type_name`.
     ///
-    /// It takes over where the fault is and leaves out what stands there: a parser's message quotes the data, which may be a secret.
+    /// It takes over where the fault is and leaves out what stands there: a parser's message quotes
+    /// the data, which may be a secret.
     pub fn json(operation: &'static str, type_name: &str, fault: &serde_json::Error) -> Self {
         let what = match fault.classify() {
             serde_json::error::Category::Syntax => "is not JSON",
@@ -164,7 +176,11 @@ impl Error {
             serde_json::error::Category::Data => "is JSON of another shape",
             serde_json::error::Category::Io => "could not be written",
         };
-        let message = format!("the value {what} (wanted {type_name}; line {}, column {})", fault.line(), fault.column());
+        let message = format!(
+            "the value {what} (wanted {type_name}; line {}, column {})",
+            fault.line(),
+            fault.column()
+        );
         Error::new(ErrorKind::Codec, operation, message)
     }
 
@@ -189,14 +205,16 @@ impl Error {
         self
     }
 
-    /// Says what the operation was about, as its caller named it: a key, a lock, a service. What an error says already stays.
+    /// Says what the operation was about, as its caller named it: a key, a lock, a service. What an
+    /// error says already stays.
     #[must_use]
     pub fn about(mut self, key: &str) -> Self {
         self.0.key.get_or_insert_with(|| key.into());
         self
     }
 
-    /// Says who has what was asked for: the name of the provider that holds it, or where the instance is reached that does.
+    /// Says who has what was asked for: the name of the provider that holds it, or where the
+    /// instance is reached that does.
     #[must_use]
     pub fn held_by(mut self, holder: &str) -> Self {
         self.0.holder = Some(holder.into());
@@ -223,7 +241,8 @@ impl Error {
         &self.0.message
     }
 
-    /// With [`ErrorKind::Conflict`] of a compare-and-set: the version found, [`Revision::ZERO`] for an absent key (R12).
+    /// With [`ErrorKind::Conflict`] of a compare-and-set: the version found, [`Revision::ZERO`] for
+    /// an absent key (R12).
     pub fn current_version(&self) -> Option<Revision> {
         self.0.revision.filter(|_| self.0.kind == ErrorKind::Conflict)
     }
@@ -233,19 +252,23 @@ impl Error {
         self.0.revision.filter(|_| self.0.kind == ErrorKind::Compacted)
     }
 
-    /// What the operation was about, as its caller named it: a key, a lock, a service, `service/id` of an instance. `None` where it was about no single one.
+    /// What the operation was about, as its caller named it: a key, a lock, a service, `service/id`
+    /// of an instance. `None` where it was about no single one.
     pub fn key(&self) -> Option<&str> {
         self.0.key.as_deref()
     }
 
-    /// Who has what was asked for, where that is known: the name of the provider that holds it (R27), or where the instance is reached that has the id (R34).
+    /// Who has what was asked for, where that is known: the name of the provider that holds it
+    /// (R27), or where the instance is reached that has the id (R34).
     pub fn holder(&self) -> Option<&str> {
         self.0.holder.as_deref()
     }
 
-    /// Whether the fault may pass by itself: [`Unavailable`](ErrorKind::Unavailable) or [`Timeout`](ErrorKind::Timeout).
+    /// Whether the fault may pass by itself: [`Unavailable`](ErrorKind::Unavailable) or
+    /// [`Timeout`](ErrorKind::Timeout).
     ///
-    /// A read may then simply be repeated; a write only where its outcome is [`NotApplied`](Outcome::NotApplied) (R2).
+    /// A read may then simply be repeated; a write only where its outcome is
+    /// [`NotApplied`](Outcome::NotApplied) (R2).
     pub fn is_transient(&self) -> bool {
         matches!(self.0.kind, ErrorKind::Unavailable | ErrorKind::Timeout)
     }

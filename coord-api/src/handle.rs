@@ -1,4 +1,5 @@
-//! What everything leased has in common: a fencing number, a state to read, `lost()`, and a release.
+//! What everything leased has in common: a fencing number, a state to read, `lost()`, and a
+//! release.
 
 use std::fmt;
 use std::future::Future;
@@ -15,7 +16,8 @@ use crate::types::FencingToken;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Loss {
-    /// It was not renewed in time: its local deadline passed, or the store said that the lease is gone (R32).
+    /// It was not renewed in time: its local deadline passed, or the store said that the lease is
+    /// gone (R32).
     Expired,
     /// Someone removed its entry from the store (R32).
     Removed,
@@ -58,13 +60,15 @@ impl HandleState {
     }
 }
 
-/// What a backend provides behind [`LockGuard`](crate::LockGuard), [`Registration`](crate::Registration) and [`InstanceId`](crate::InstanceId).
+/// What a backend provides behind [`LockGuard`](crate::LockGuard),
+/// [`Registration`](crate::Registration) and [`InstanceId`](crate::InstanceId).
 ///
 /// # Contract
 ///
-/// - **R9** Dropping never blocks and never panics, also outside a runtime; it hands the release to the provider.
-/// - **R32** `state` compares the clock with the local deadline itself, so that it is right also when nothing else runs. `lost` fires at that deadline, at most
-///   100 ms of scheduling later.
+/// - **R9** Dropping never blocks and never panics, also outside a runtime; it hands the release to
+///   the provider.
+/// - **R32** `state` compares the clock with the local deadline itself, so that it is right also
+///   when nothing else runs. `lost` fires at that deadline, at most 100 ms of scheduling later.
 #[async_trait]
 pub trait Leased: fmt::Debug + Send + Sync + 'static {
     /// The number that orders the grants of this key. It may rise while a registration heals.
@@ -76,15 +80,17 @@ pub trait Leased: fmt::Debug + Send + Sync + 'static {
     /// The time left to the local deadline, zero when not held (R33).
     fn ttl(&self) -> Duration;
 
-    /// Resolves once the handle is over for good, also when it is released or dropped; polled again, it is ready again.
+    /// Resolves once the handle is over for good, also when it is released or dropped; polled
+    /// again, it is ready again.
     fn lost(&self) -> Lost;
 
     /// Gives it back. Idempotent; it never harms a successor.
     ///
     /// # Errors
     ///
-    /// `LeaseLost` when there was nothing left to give back (locks and ids). `Unavailable` or `Timeout`, outcome `Unknown`, when the store did
-    /// not answer: the handle is over all the same, and the provider goes on trying (R9).
+    /// `LeaseLost` when there was nothing left to give back (locks and ids). `Unavailable` or
+    /// `Timeout`, outcome `Unknown`, when the store did not answer: the handle is over all the
+    /// same, and the provider goes on trying (R9).
     ///
     /// # Cancel safety
     ///
@@ -92,10 +98,13 @@ pub trait Leased: fmt::Debug + Send + Sync + 'static {
     async fn release(&self) -> Result<()>;
 }
 
-/// A future that resolves once a handle is over for good. It borrows nothing, so it may outlive the handle or move to another task.
+/// A future that resolves once a handle is over for good. It borrows nothing, so it may outlive the
+/// handle or move to another task.
 ///
-/// A loss is for ever: polled again, it is ready again, with the same [`Loss`] (R32). So it can stay in a `select!` loop that goes on, to finish what was begun. One
-/// poll in 128 gives way to others first, as tokio's own futures do, so that such a loop does not keep its runtime from everything else.
+/// A loss is for ever: polled again, it is ready again, with the same [`Loss`] (R32). So it can
+/// stay in a `select!` loop that goes on, to finish what was begun. One poll in 128 gives way to
+/// others first, as tokio's own futures do, so that such a loop does not keep its runtime from
+/// everything else.
 #[must_use = "futures do nothing unless polled"]
 pub struct Lost(LostState);
 

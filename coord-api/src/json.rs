@@ -1,7 +1,8 @@
 //! Typed values as JSON, such that what was written can be read back (R15).
 //!
-//! serde_json writes what it cannot read: an infinite number becomes `null`, and so does the `None` in a `Some`; what is nested deeper than 127 levels, or has a key
-//! twice, can be read by nobody. All of that is an error here, before anything is sent.
+//! serde_json writes what it cannot read: an infinite number becomes `null`, and so does the `None`
+//! in a `Some`; what is nested deeper than 127 levels, or has a key twice, can be read by nobody.
+//! All of that is an error here, before anything is sent.
 
 use std::any::type_name;
 use std::borrow::Cow;
@@ -9,10 +10,12 @@ use std::cell::{Cell, RefCell};
 use std::fmt::{self, Display, Write};
 
 use serde::Serialize;
-use serde::de::{Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor,
+};
 use serde::ser::{
-    SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant, SerializeTuple, SerializeTupleStruct, SerializeTupleVariant,
-    Serializer,
+    SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant, SerializeTuple,
+    SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
 use crate::error::{Error, ErrorKind, Result};
@@ -29,8 +32,9 @@ const MAX_DEPTH: usize = 127;
 ///
 /// # Errors
 ///
-/// `Codec` for what JSON cannot give back, with the place in the value: numbers that are infinite or no numbers, a `None` or `()` inside a `Some`, keys of maps that are no
-/// strings, keys that are there twice, more than 127 levels. No error shows what stands there.
+/// `Codec` for what JSON cannot give back, with the place in the value: numbers that are infinite
+/// or no numbers, a `None` or `()` inside a `Some`, keys of maps that are no strings, keys that are
+/// there twice, more than 127 levels. No error shows what stands there.
 pub fn encode<T: Serialize + ?Sized>(operation: &'static str, value: &T) -> Result<Value> {
     let place = JsonPath::default();
     let mut text = Vec::new();
@@ -38,7 +42,8 @@ pub fn encode<T: Serialize + ?Sized>(operation: &'static str, value: &T) -> Resu
     let written = value.serialize(Checking { inner: &mut serializer, place: &place, in_some: false });
     if written.is_err() {
         let fault = place.fault.get().unwrap_or("it refuses to be written");
-        let message = format!("JSON cannot give the value back: {fault} ({}, at `{place}`)", type_name::<T>());
+        let message =
+            format!("JSON cannot give the value back: {fault} ({}, at `{place}`)", type_name::<T>());
         return Err(Error::new(ErrorKind::Codec, operation, message));
     }
     // What is larger is refused for its size.
@@ -60,7 +65,8 @@ pub fn encode<T: Serialize + ?Sized>(operation: &'static str, value: &T) -> Resu
 ///
 /// # Errors
 ///
-/// `Codec` for what is no JSON, or not a `T`, with line and column. No error shows what stands there.
+/// `Codec` for what is no JSON, or not a `T`, with line and column. No error shows what stands
+/// there.
 pub fn decode<T: DeserializeOwned>(operation: &'static str, text: &[u8]) -> Result<T> {
     serde_json::from_slice(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text))
         .map_err(|fault| Error::json(operation, type_name::<T>(), &fault))
@@ -77,13 +83,19 @@ struct JsonPath {
 #[derive(Clone, Copy)]
 enum PathStep {
     Field(&'static str),
-    /// The index in a list, or of an entry of a map: the key of an entry may be a secret, and is not shown.
+    /// The index in a list, or of an entry of a map: the key of an entry may be a secret, and is
+    /// not shown.
     Index(usize),
 }
 
 impl JsonPath {
-    /// Serializes a part that lies one or more steps further inside. If that fails the path stays as it is, for the error.
-    fn inside<R, E>(&self, steps: &[PathStep], serialize: impl FnOnce() -> std::result::Result<R, E>) -> std::result::Result<R, E> {
+    /// Serializes a part that lies one or more steps further inside. If that fails the path stays
+    /// as it is, for the error.
+    fn inside<R, E>(
+        &self,
+        steps: &[PathStep],
+        serialize: impl FnOnce() -> std::result::Result<R, E>,
+    ) -> std::result::Result<R, E> {
         self.path.borrow_mut().extend_from_slice(steps);
         let done = serialize()?;
         let mut path = self.path.borrow_mut();
@@ -109,7 +121,8 @@ impl JsonPath {
 impl Display for JsonPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.borrow();
-        // The beginning of the path is enough to find the place; all of a deep one would fill pages.
+        // The beginning of the path is enough to find the place; all of a deep one would fill
+        // pages.
         for step in path.iter().take(16) {
             match step {
                 PathStep::Field(name) => write!(f, ".{name}")?,
@@ -233,13 +246,23 @@ impl<'a, S: Serializer> Serializer for Checking<'a, S> {
         self.inner.serialize_unit_struct(name)
     }
 
-    fn serialize_unit_variant(self, name: &'static str, index: u32, variant: &'static str) -> std::result::Result<S::Ok, S::Error> {
+    fn serialize_unit_variant(
+        self,
+        name: &'static str,
+        index: u32,
+        variant: &'static str,
+    ) -> std::result::Result<S::Ok, S::Error> {
         self.inner.serialize_unit_variant(name, index, variant)
     }
 
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> std::result::Result<S::Ok, S::Error> {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        value: &T,
+    ) -> std::result::Result<S::Ok, S::Error> {
         // A newtype does not show in JSON either.
-        self.inner.serialize_newtype_struct(name, &CheckedValue { value, place: self.place, in_some: self.in_some })
+        self.inner
+            .serialize_newtype_struct(name, &CheckedValue { value, place: self.place, in_some: self.in_some })
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
@@ -251,7 +274,9 @@ impl<'a, S: Serializer> Serializer for Checking<'a, S> {
     ) -> std::result::Result<S::Ok, S::Error> {
         self.place.open::<S::Error>(1)?;
         let value = self.checked(value);
-        self.place.inside(&[PathStep::Field(variant)], || self.inner.serialize_newtype_variant(name, index, variant, &value))
+        self.place.inside(&[PathStep::Field(variant)], || {
+            self.inner.serialize_newtype_variant(name, index, variant, &value)
+        })
     }
 
     fn serialize_seq(self, len: Option<usize>) -> std::result::Result<Self::SerializeSeq, S::Error> {
@@ -264,7 +289,11 @@ impl<'a, S: Serializer> Serializer for Checking<'a, S> {
         Ok(Compound::new(self.inner.serialize_tuple(len)?, self.place, None))
     }
 
-    fn serialize_tuple_struct(self, name: &'static str, len: usize) -> std::result::Result<Self::SerializeTupleStruct, S::Error> {
+    fn serialize_tuple_struct(
+        self,
+        name: &'static str,
+        len: usize,
+    ) -> std::result::Result<Self::SerializeTupleStruct, S::Error> {
         self.place.open::<S::Error>(1)?;
         Ok(Compound::new(self.inner.serialize_tuple_struct(name, len)?, self.place, None))
     }
@@ -277,7 +306,11 @@ impl<'a, S: Serializer> Serializer for Checking<'a, S> {
         len: usize,
     ) -> std::result::Result<Self::SerializeTupleVariant, S::Error> {
         self.place.open::<S::Error>(2)?;
-        Ok(Compound::new(self.inner.serialize_tuple_variant(name, index, variant, len)?, self.place, Some(variant)))
+        Ok(Compound::new(
+            self.inner.serialize_tuple_variant(name, index, variant, len)?,
+            self.place,
+            Some(variant),
+        ))
     }
 
     fn serialize_map(self, len: Option<usize>) -> std::result::Result<Self::SerializeMap, S::Error> {
@@ -285,7 +318,11 @@ impl<'a, S: Serializer> Serializer for Checking<'a, S> {
         Ok(Compound::new(self.inner.serialize_map(len)?, self.place, None))
     }
 
-    fn serialize_struct(self, name: &'static str, len: usize) -> std::result::Result<Self::SerializeStruct, S::Error> {
+    fn serialize_struct(
+        self,
+        name: &'static str,
+        len: usize,
+    ) -> std::result::Result<Self::SerializeStruct, S::Error> {
         self.place.open::<S::Error>(1)?;
         Ok(Compound::new(self.inner.serialize_struct(name, len)?, self.place, None))
     }
@@ -298,7 +335,11 @@ impl<'a, S: Serializer> Serializer for Checking<'a, S> {
         len: usize,
     ) -> std::result::Result<Self::SerializeStructVariant, S::Error> {
         self.place.open::<S::Error>(2)?;
-        Ok(Compound::new(self.inner.serialize_struct_variant(name, index, variant, len)?, self.place, Some(variant)))
+        Ok(Compound::new(
+            self.inner.serialize_struct_variant(name, index, variant, len)?,
+            self.place,
+            Some(variant),
+        ))
     }
 
     fn collect_str<T: Display + ?Sized>(self, value: &T) -> std::result::Result<S::Ok, S::Error> {
@@ -410,7 +451,8 @@ impl<C: SerializeMap> SerializeMap for Compound<'_, C> {
     }
 }
 
-/// Reads any JSON, and keeps nothing of it. A key that is there twice is an error: some types would refuse it, and others keep one of the two.
+/// Reads any JSON, and keeps nothing of it. A key that is there twice is an error: some types would
+/// refuse it, and others keep one of the two.
 #[derive(Clone, Copy)]
 struct Readable;
 
@@ -559,7 +601,14 @@ mod tests {
         comes_back((i128::MIN, i128::MAX, u128::MAX, u64::MAX, i64::MIN));
         comes_back(vec![f32::MIN, f32::MAX, f32::MIN_POSITIVE, 0.1, 1e-45, 16_777_217.0, -0.0]);
         comes_back(vec![f64::MIN, f64::MAX, f64::MIN_POSITIVE, 0.1, 5e-324, -0.0]);
-        comes_back((Some(Some(1)), None::<Option<u8>>, Some(Vec::<u8>::new()), Some(New(Some(1))), New(None), Some(Form::Unit)));
+        comes_back((
+            Some(Some(1)),
+            None::<Option<u8>>,
+            Some(Vec::<u8>::new()),
+            Some(New(Some(1))),
+            New(None),
+            Some(Form::Unit),
+        ));
         comes_back((Unit, (), Pair(1, "é".to_owned())));
         comes_back(vec![Form::Unit, Form::New(1.5), Form::Tuple(1, 2.5), Form::Struct { rate: None }]);
         comes_back(BTreeMap::from([(1_u64, 'a'), (2, 'b')]));
@@ -630,7 +679,12 @@ mod tests {
 
     #[test]
     fn an_error_says_where_and_shows_nothing() {
-        let limits = Limits { tenants: BTreeMap::from([("hunter2".to_owned(), vec![Form::Unit, Form::Struct { rate: Some(f64::NAN) }])]) };
+        let limits = Limits {
+            tenants: BTreeMap::from([(
+                "hunter2".to_owned(),
+                vec![Form::Unit, Form::Struct { rate: Some(f64::NAN) }],
+            )]),
+        };
         let error = refused(&limits);
         assert!(error.contains("at `.tenants[0][1].Struct.rate`"), "{error}");
         assert!(error.contains("NaN") && error.contains("Limits") && !error.contains("hunter2"), "{error}");
@@ -656,7 +710,11 @@ mod tests {
 
     #[test]
     fn an_error_of_reading_names_line_and_column() {
-        let error = decode::<BTreeMap<String, u32>>("test", b"{\n  \"a\": 1,\n  \"b\": \"hunter2\"\n}").unwrap_err();
-        assert!(error.to_string().contains("line 3, column") && !error.to_string().contains("hunter2"), "{error}");
+        let error =
+            decode::<BTreeMap<String, u32>>("test", b"{\n  \"a\": 1,\n  \"b\": \"hunter2\"\n}").unwrap_err();
+        assert!(
+            error.to_string().contains("line 3, column") && !error.to_string().contains("hunter2"),
+            "{error}"
+        );
     }
 }

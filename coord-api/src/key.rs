@@ -12,7 +12,8 @@ pub const MAX_VALUE_BYTES: usize = 1_048_576;
 ///
 /// # Errors
 ///
-/// `InvalidArgument` for an empty or over-long key, an empty segment, `.`, `..` and control characters.
+/// `InvalidArgument` for an empty or over-long key, an empty segment, `.`, `..` and control
+/// characters.
 ///
 /// # Examples
 ///
@@ -29,7 +30,8 @@ pub fn check<'a>(operation: &'static str, key: &'a str) -> Result<&'a str> {
     Ok(relative)
 }
 
-/// Checks a prefix, which is a directory, and returns it with neither leading nor trailing `/`; the empty one is everything (R5, R14).
+/// Checks a prefix, which is a directory, and returns it with neither leading nor trailing `/`; the
+/// empty one is everything (R5, R14).
 ///
 /// # Errors
 ///
@@ -44,7 +46,8 @@ pub fn check_prefix<'a>(operation: &'static str, prefix: &'a str) -> Result<&'a 
     Ok(directory)
 }
 
-/// Checks a name that is one segment of a key: a service's name, an instance's id, a lock's owner (R4).
+/// Checks a name that is one segment of a key: a service's name, an instance's id, a lock's owner
+/// (R4).
 ///
 /// # Errors
 ///
@@ -69,16 +72,23 @@ pub fn check_value(operation: &'static str, value: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Looks at every byte without a branch, which the compiler turns into a few wide instructions: this runs on every call.
+/// Looks at every byte without a branch, which the compiler turns into a few wide instructions:
+/// this runs on every call.
 fn has_ascii_control(bytes: &[u8]) -> bool {
     bytes.iter().fold(false, |found, byte| found | byte.is_ascii_control())
 }
 
-/// Whether a segment is empty or begins with a dot, again without a branch. Nearly no key has one; those that do are looked at closely.
+/// Whether a segment is empty or begins with a dot, again without a branch. Nearly no key has one;
+/// those that do are looked at closely.
 fn may_hold_bad_segment(bytes: &[u8]) -> bool {
-    let (Some((first, rest)), Some((last, _))) = (bytes.split_first(), bytes.split_last()) else { return true };
+    let (Some((first, rest)), Some((last, _))) = (bytes.split_first(), bytes.split_last()) else {
+        return true;
+    };
     let ends = matches!(first, b'/' | b'.') || *last == b'/';
-    let inside = bytes.iter().zip(rest).fold(false, |found, (byte, next)| found | ((*byte == b'/') & ((*next == b'/') | (*next == b'.'))));
+    let inside = bytes
+        .iter()
+        .zip(rest)
+        .fold(false, |found, (byte, next)| found | ((*byte == b'/') & ((*next == b'/') | (*next == b'.'))));
     ends | inside
 }
 
@@ -115,9 +125,15 @@ mod tests {
 
     #[test]
     fn good_keys_come_back_without_their_leading_slash() {
-        for (given, kept) in
-            [("a", "a"), ("/a", "a"), ("a/b", "a/b"), ("...", "..."), (".a/b.", ".a/b."), ("ключ/键", "ключ/键"), ("a b", "a b")]
-        {
+        for (given, kept) in [
+            ("a", "a"),
+            ("/a", "a"),
+            ("a/b", "a/b"),
+            ("...", "..."),
+            (".a/b.", ".a/b."),
+            ("ключ/键", "ключ/键"),
+            ("a b", "a b"),
+        ] {
             assert_eq!(check("t", given).unwrap(), kept);
         }
         assert_eq!(check("t", &"k".repeat(512)).unwrap().len(), 512);
@@ -126,7 +142,10 @@ mod tests {
 
     #[test]
     fn bad_keys_are_invalid_arguments() {
-        for bad in ["", "/", "//a", "a//b", "a/", ".", "..", "a/..", "../a", "a/./b", "a\nb", "a\0", "\u{7f}", "a\u{85}b"] {
+        for bad in [
+            "", "/", "//a", "a//b", "a/", ".", "..", "a/..", "../a", "a/./b", "a\nb", "a\0", "\u{7f}",
+            "a\u{85}b",
+        ] {
             assert_eq!(check("t", bad).unwrap_err().kind(), ErrorKind::InvalidArgument, "{bad:?}");
         }
         assert!(check("t", &"k".repeat(513)).is_err());

@@ -25,7 +25,8 @@ pub use handle::{HandleState, Loss, Lost};
 pub use lock::{DistributedLock, DistributedLockExt, LockGuard, LockOptions, Wait};
 pub use provider::Provider;
 pub use registry::{
-    RegisterOptions, Registration, ServiceChange, ServiceEvent, ServiceInstance, ServiceRegistry, ServiceRegistryExt, Takeover,
+    RegisterOptions, Registration, ServiceChange, ServiceEvent, ServiceInstance, ServiceRegistry,
+    ServiceRegistryExt, Takeover,
 };
 pub use types::{FencingToken, LeaseId, Revision, Value, Version};
 pub use watch::{Invalid, Snapshot, Watch, WatchStart, WatchState};
@@ -33,7 +34,7 @@ pub use watch::{Invalid, Snapshot, Watch, WatchStart, WatchState};
 /// Everything that code using the contracts calls by name: `use coord_api::prelude::*`.
 pub mod prelude {
     pub use crate::{
-        ConfigCenter, ConfigCenterExt, DistributedLock, DistributedLockExt, InstanceIdAllocator, InstanceIdAllocatorExt, Provider,
-        ServiceRegistry, ServiceRegistryExt,
+        ConfigCenter, ConfigCenterExt, DistributedLock, DistributedLockExt, InstanceIdAllocator,
+        InstanceIdAllocatorExt, Provider, ServiceRegistry, ServiceRegistryExt,
     };
 }

@@ -17,7 +17,8 @@ pub enum Wait {
     /// As long as it takes.
     #[default]
     Forever,
-    /// At most so long in the queue, then `Timeout`. What is free is acquired however short this is.
+    /// At most so long in the queue, then `Timeout`. What is free is acquired however short this
+    /// is.
     For(Duration),
     /// Not at all: `Conflict` at once for a lock (R27), `Exhausted` for an id (R42).
     Never,
@@ -27,7 +28,8 @@ pub enum Wait {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockOptions {
-    /// How long the lock outlives a holder that died: the TTL of its lease, rounded up to whole seconds (R7). 30 s by default.
+    /// How long the lock outlives a holder that died: the TTL of its lease, rounded up to whole
+    /// seconds (R7). 30 s by default.
     pub ttl: Duration,
     /// How long to wait in the queue.
     pub wait: Wait,
@@ -59,25 +61,33 @@ impl LockOptions {
 ///
 /// # Contract
 ///
-/// - **R25** Grants of one key never overlap in store order; each carries a fencing token greater than all earlier ones of that key.
-/// - **R26** Not re-entrant: a second acquire by the same task competes like a stranger's. Keys `a` and `a/b` are unrelated.
-/// - **R27** Without waiting, a held lock is `Conflict` at once, no queue entry stays, and waiters are undisturbed.
+/// - **R25** Grants of one key never overlap in store order; each carries a fencing token greater
+///   than all earlier ones of that key.
+/// - **R26** Not re-entrant: a second acquire by the same task competes like a stranger's. Keys `a`
+///   and `a/b` are unrelated.
+/// - **R27** Without waiting, a held lock is `Conflict` at once, no queue entry stays, and waiters
+///   are undisturbed.
 /// - **R28** Waiters are served in the order in which they joined.
-/// - **R30** A guard is handed out only for an entry that is live and has at least half its TTL left.
-/// - **R9a** Locks of one TTL and provider share one lease: the first pays its grant, losing it loses all of them.
+/// - **R30** A guard is handed out only for an entry that is live and has at least half its TTL
+///   left.
+/// - **R9a** Locks of one TTL and provider share one lease: the first pays its grant, losing it
+///   loses all of them.
 #[async_trait]
 pub trait DistributedLock: Debug + Send + Sync + 'static {
     /// Acquires the lock on `key`.
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` (R4, R7) before any I/O; `Conflict` where [`Wait::Never`] finds it held; `Timeout` when [`Wait::For`] ran out, and then no queue entry
-    /// stays; `LeaseLost` when the waiter's lease died in the queue; `Unavailable`, `Closed`, `Unauthenticated`, `PermissionDenied`.
+    /// `InvalidArgument` (R4, R7) before any I/O; `Conflict` where [`Wait::Never`] finds it held;
+    /// `Timeout` when [`Wait::For`] ran out, and then no queue entry stays; `LeaseLost` when the
+    /// waiter's lease died in the queue; `Unavailable`, `Closed`, `Unauthenticated`,
+    /// `PermissionDenied`.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: dropping the call at any await point leaves no lock and no ghost waiter; the next waiter is delayed by at most 1 s while
-    /// the store is connected (R29). The place in the queue is lost.
+    /// Cancel safe: dropping the call at any await point leaves no lock and no ghost waiter; the
+    /// next waiter is delayed by at most 1 s while the store is connected (R29). The place in the
+    /// queue is lost.
     async fn acquire_with(&self, key: &str, options: LockOptions) -> Result<LockGuard>;
 }
 
@@ -97,8 +107,15 @@ pub trait DistributedLockExt: DistributedLock {
     /// # Errors
     ///
     /// `Timeout` when it is over; those of [`DistributedLock::acquire_with`].
-    fn acquire_timeout(&self, key: &str, ttl: Duration, timeout: Duration) -> impl Future<Output = Result<LockGuard>> + Send {
-        async move { self.acquire_with(key, LockOptions::default().with_ttl(ttl).with_wait(Wait::For(timeout))).await }
+    fn acquire_timeout(
+        &self,
+        key: &str,
+        ttl: Duration,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<LockGuard>> + Send {
+        async move {
+            self.acquire_with(key, LockOptions::default().with_ttl(ttl).with_wait(Wait::For(timeout))).await
+        }
     }
 
     /// Takes the lock if it is free (R27).
@@ -115,9 +132,11 @@ impl<L: DistributedLock + ?Sized> DistributedLockExt for L {}
 
 /// A lock that is held, until it is unlocked, dropped or lost.
 ///
-/// Only the store can say who holds a lock, and only the clock can say for how long that is known here. The guard is lost, for ever, when its local
-/// deadline passes unrenewed or the store says so (R32). Under a partition that comes before anyone else is granted the lock, given equal clock
-/// rates. A suspended machine or a broken store can defeat every lock; the [fencing token](Self::fencing_token) protects even then.
+/// Only the store can say who holds a lock, and only the clock can say for how long that is known
+/// here. The guard is lost, for ever, when its local deadline passes unrenewed or the store says so
+/// (R32). Under a partition that comes before anyone else is granted the lock, given equal clock
+/// rates. A suspended machine or a broken store can defeat every lock; the
+/// [fencing token](Self::fencing_token) protects even then.
 #[derive(Debug)]
 #[must_use = "dropping a guard releases the lock"]
 pub struct LockGuard {
@@ -141,7 +160,8 @@ impl LockGuard {
         self.inner.fencing_token()
     }
 
-    /// Whether the lock is held at this moment, by this machine's clock (R32). Once `false`, `false` for ever.
+    /// Whether the lock is held at this moment, by this machine's clock (R32). Once `false`,
+    /// `false` for ever.
     pub fn is_held(&self) -> bool {
         self.inner.state().is_held()
     }
@@ -161,12 +181,14 @@ impl LockGuard {
         self.inner.lost()
     }
 
-    /// Releases the lock (R33). After `Ok`, with no waiter, the next try succeeds. Called again it repeats nothing and harms no successor.
+    /// Releases the lock (R33). After `Ok`, with no waiter, the next try succeeds. Called again it
+    /// repeats nothing and harms no successor.
     ///
     /// # Errors
     ///
-    /// `LeaseLost` when the lock had been lost before. `Unavailable` or `Timeout`, outcome `Unknown`, when the store did not answer: the guard is not held any
-    /// more, and the provider repeats the release until it is acknowledged or the lease has expired (R9).
+    /// `LeaseLost` when the lock had been lost before. `Unavailable` or `Timeout`, outcome
+    /// `Unknown`, when the store did not answer: the guard is not held any more, and the provider
+    /// repeats the release until it is acknowledged or the lease has expired (R9).
     ///
     /// # Cancel safety
     ///

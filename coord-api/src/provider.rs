@@ -15,7 +15,8 @@ use crate::registry::ServiceRegistry;
 ///
 /// # Contract
 ///
-/// - **R8** Closing is idempotent and leaves nothing held. Later calls are `Closed`, without I/O; pending ones and streams end with `Closed` within 5 s.
+/// - **R8** Closing is idempotent and leaves nothing held. Later calls are `Closed`, without I/O;
+///   pending ones and streams end with `Closed` within 5 s.
 /// - **R9** A provider and its handles may be dropped anywhere, also outside a runtime.
 #[async_trait]
 pub trait Provider: Debug + Send + Sync + 'static {
@@ -31,16 +32,19 @@ pub trait Provider: Debug + Send + Sync + 'static {
     /// The instance ids.
     fn allocator(&self) -> &Arc<dyn InstanceIdAllocator>;
 
-    /// Closes the provider (R8): refuses new work, stops healing, ends pending work, revokes the leases. Everything that it held is free when this returns `Ok`, and
-    /// every handle's `lost()` has fired.
+    /// Closes the provider (R8): refuses new work, stops healing, ends pending work, revokes the
+    /// leases. Everything that it held is free when this returns `Ok`, and every handle's `lost()`
+    /// has fired.
     ///
     /// # Errors
     ///
-    /// `Unavailable`, within 5 s, when the store could not be reached; the provider is closed all the same, and what it held expires with its leases.
+    /// `Unavailable`, within 5 s, when the store could not be reached; the provider is closed all
+    /// the same, and what it held expires with its leases.
     ///
     /// # Cancel safety
     ///
-    /// Once polled, the provider is closed. A dropped call may leave leases to expire by themselves; calling again finishes the work.
+    /// Once polled, the provider is closed. A dropped call may leave leases to expire by
+    /// themselves; calling again finishes the work.
     async fn close(&self) -> Result<()>;
 }
 

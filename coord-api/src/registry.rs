@@ -23,7 +23,8 @@ pub struct ServiceInstance {
     pub id: String,
     /// The service's name. One segment of a key (R4).
     pub name: String,
-    /// The host name or IP address under which clients reach it, and nothing else: no scheme, no port, no brackets. See [`address::check`].
+    /// The host name or IP address under which clients reach it, and nothing else: no scheme, no
+    /// port, no brackets. See [`address::check`].
     pub address: String,
     /// The port, never zero.
     pub port: u16,
@@ -34,8 +35,19 @@ pub struct ServiceInstance {
 
 impl ServiceInstance {
     /// An instance without metadata.
-    pub fn new(name: impl Into<String>, id: impl Into<String>, address: impl Into<String>, port: u16) -> Self {
-        ServiceInstance { id: id.into(), name: name.into(), address: address.into(), port, metadata: BTreeMap::new() }
+    pub fn new(
+        name: impl Into<String>,
+        id: impl Into<String>,
+        address: impl Into<String>,
+        port: u16,
+    ) -> Self {
+        ServiceInstance {
+            id: id.into(),
+            name: name.into(),
+            address: address.into(),
+            port,
+            metadata: BTreeMap::new(),
+        }
     }
 
     /// Adds a piece of metadata.
@@ -49,8 +61,8 @@ impl ServiceInstance {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for a name or id that is not one good segment, an address under which nobody can be reached ([`address::check`]), port zero. It names
-    /// the instance: `service/id`.
+    /// `InvalidArgument` for a name or id that is not one good segment, an address under which
+    /// nobody can be reached ([`address::check`]), port zero. It names the instance: `service/id`.
     pub fn validate(&self, operation: &'static str) -> Result<()> {
         self.check(operation).map_err(|error| error.about(&self.path()))
     }
@@ -101,7 +113,8 @@ pub enum Takeover {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RegisterOptions {
-    /// How long the entry outlives an owner that died: the TTL of its lease, rounded up to whole seconds (R7, R36). 30 s by default.
+    /// How long the entry outlives an owner that died: the TTL of its lease, rounded up to whole
+    /// seconds (R7, R36). 30 s by default.
     pub ttl: Duration,
     /// What to do where a live foreign owner holds the id.
     pub takeover: Takeover,
@@ -139,7 +152,8 @@ pub enum ServiceChange {
     Updated(ServiceInstance),
     /// An instance went; its last content, from the watcher's own state.
     Removed(ServiceInstance),
-    /// A record came that does not decode (R21). If an instance stood under its id, a `Removed` came before.
+    /// A record came that does not decode (R21). If an instance stood under its id, a `Removed`
+    /// came before.
     Invalid(Invalid),
 }
 
@@ -155,7 +169,8 @@ pub enum ServiceEvent {
         /// Whether it is the last change of its revision (R18).
         last: bool,
     },
-    /// The full set: the first item, and again where history was lost (R19). What is not in it is gone.
+    /// The full set: the first item, and again where history was lost (R19). What is not in it is
+    /// gone.
     Resync(Snapshot<ServiceInstance>),
 }
 
@@ -163,45 +178,58 @@ pub enum ServiceEvent {
 ///
 /// # Contract
 ///
-/// - **R34** The same owner again replaces in place; a live foreign owner is taken over, or is `Conflict` where [`Takeover::Exclusive`] is asked for. Ids are unique
-///   per service only.
+/// - **R34** The same owner again replaces in place; a live foreign owner is taken over, or is
+///   `Conflict` where [`Takeover::Exclusive`] is asked for. Ids are unique per service only.
 /// - **R35** Discovery is one snapshot, sorted by id; what does not decode is kept apart.
 /// - **R36** An entry is there while its owner lives, and gone by granted TTL + lag after a crash.
 /// - **R37** A registration that was lost comes back by itself.
 /// - **R39** A watch starts with the full set.
 #[async_trait]
 pub trait ServiceRegistry: Debug + Send + Sync + 'static {
-    /// Registers an instance; after `Ok` every client's next [`discover`](Self::discover) sees it (R34).
+    /// Registers an instance; after `Ok` every client's next [`discover`](Self::discover) sees it
+    /// (R34).
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` (R4, R7) before any I/O; `Conflict` for a live foreign owner where [`Takeover::Exclusive`] is asked for; `Unavailable`, `Timeout`,
-    /// `Closed`, `Unauthenticated`, `PermissionDenied`.
+    /// `InvalidArgument` (R4, R7) before any I/O; `Conflict` for a live foreign owner where
+    /// [`Takeover::Exclusive`] is asked for; `Unavailable`, `Timeout`, `Closed`, `Unauthenticated`,
+    /// `PermissionDenied`.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: a dropped call leaves no registration behind.
-    async fn register_with(&self, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration>;
+    async fn register_with(
+        &self,
+        instance: ServiceInstance,
+        options: RegisterOptions,
+    ) -> Result<Registration>;
 
-    /// Registers many instances at once: all of them, or, where one fails, none (R34). The registrations are in the order of the instances.
+    /// Registers many instances at once: all of them, or, where one fails, none (R34). The
+    /// registrations are in the order of the instances.
     ///
     /// Backends on the recipes send them together, a hundred to a request.
     ///
     /// # Errors
     ///
-    /// Those of [`register_with`](Self::register_with), of the first instance that fails: those that were registered already are removed again, in the background.
-    /// `InvalidArgument` also for two instances with one name and id, before any I/O.
+    /// Those of [`register_with`](Self::register_with), of the first instance that fails: those
+    /// that were registered already are removed again, in the background. `InvalidArgument` also
+    /// for two instances with one name and id, before any I/O.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: a dropped call leaves no registration behind.
-    async fn register_all(&self, instances: Vec<ServiceInstance>, options: RegisterOptions) -> Result<Vec<Registration>>;
+    async fn register_all(
+        &self,
+        instances: Vec<ServiceInstance>,
+        options: RegisterOptions,
+    ) -> Result<Vec<Registration>>;
 
     /// The live instances of a service, sorted by id (R35). An unknown service has none.
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` (R4); `Unavailable`, `Timeout`, `Closed`, `Unauthenticated`, `PermissionDenied`.
+    /// `InvalidArgument` (R4); `Unavailable`, `Timeout`, `Closed`, `Unauthenticated`,
+    /// `PermissionDenied`.
     ///
     /// # Cancel safety
     ///
@@ -212,7 +240,8 @@ pub trait ServiceRegistry: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Those of [`discover`](Self::discover). Once it returned, transient faults are retried inside (R20).
+    /// Those of [`discover`](Self::discover). Once it returned, transient faults are retried inside
+    /// (R20).
     ///
     /// # Cancel safety
     ///
@@ -245,7 +274,8 @@ pub trait LeasedRegistration: Leased {
     async fn update(&self, instance: ServiceInstance) -> Result<()>;
 }
 
-/// A registration that is kept alive, and healed, until it is unregistered, dropped or superseded (R36 to R38).
+/// A registration that is kept alive, and healed, until it is unregistered, dropped or superseded
+/// (R36 to R38).
 #[derive(Debug)]
 #[must_use = "dropping a registration ends it"]
 pub struct Registration {
@@ -285,17 +315,21 @@ impl Registration {
         self.inner.ttl()
     }
 
-    /// Resolves once the registration is over for good: superseded, closed, unregistered or dropped. A loss that is being healed does not fire it (R37).
+    /// Resolves once the registration is over for good: superseded, closed, unregistered or
+    /// dropped. A loss that is being healed does not fire it (R37).
     pub fn lost(&self) -> Lost {
         self.inner.lost()
     }
 
-    /// Replaces the registered content in place, in one update (R34). Healing brings back the latest content (R37).
+    /// Replaces the registered content in place, in one update (R34). Healing brings back the
+    /// latest content (R37).
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for an instance of another name or id, or one that does not [validate](ServiceInstance::validate); `LeaseLost` when the registration is
-    /// over; `Unavailable` or `Timeout`, outcome `Unknown`: the content is then written as soon as the store answers.
+    /// `InvalidArgument` for an instance of another name or id, or one that does not
+    /// [validate](ServiceInstance::validate); `LeaseLost` when the registration is over;
+    /// `Unavailable` or `Timeout`, outcome `Unknown`: the content is then written as soon as the
+    /// store answers.
     ///
     /// # Cancel safety
     ///
@@ -304,12 +338,14 @@ impl Registration {
         self.inner.update(instance).await
     }
 
-    /// Ends the registration. Once it returned `Ok` the entry never reappears from this handle (R38). Idempotent.
+    /// Ends the registration. Once it returned `Ok` the entry never reappears from this handle
+    /// (R38). Idempotent.
     ///
     /// # Errors
     ///
-    /// `Unavailable` or `Timeout`, outcome `Unknown`, when the store did not answer: the handle is over all the same, and the provider repeats the removal until it
-    /// is acknowledged or the lease has expired (R9).
+    /// `Unavailable` or `Timeout`, outcome `Unknown`, when the store did not answer: the handle is
+    /// over all the same, and the provider repeats the removal until it is acknowledged or the
+    /// lease has expired (R9).
     ///
     /// # Cancel safety
     ///

@@ -70,10 +70,12 @@ impl fmt::Debug for LeaseId {
     }
 }
 
-/// Orders the grants of one thing: greater than every earlier grant's number of the same key (R25, R43).
+/// Orders the grants of one thing: greater than every earlier grant's number of the same key (R25,
+/// R43).
 ///
-/// Hand it to whatever the grant protects and let that refuse a smaller number than it has seen: this is what protects
-/// a resource where clocks cannot, for example from a holder whose machine was suspended (R32).
+/// Hand it to whatever the grant protects and let that refuse a smaller number than it has seen:
+/// this is what protects a resource where clocks cannot, for example from a holder whose machine
+/// was suspended (R32).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FencingToken(u64);

@@ -1,4 +1,5 @@
-//! Watches as users see them: a stream that ends only for good, and knows how it is doing (R16 to R22).
+//! Watches as users see them: a stream that ends only for good, and knows how it is doing (R16 to
+//! R22).
 
 use std::fmt;
 use std::future::poll_fn;
@@ -15,12 +16,14 @@ use crate::types::{Revision, Value};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WatchStart {
-    /// Every change committed after `watch` returned, and none committed before it was called (R16).
+    /// Every change committed after `watch` returned, and none committed before it was called
+    /// (R16).
     #[default]
     Now,
     /// First the state at some revision, as a `Resync`, then exactly the changes after it (R17).
     Snapshot,
-    /// Exactly the changes after this revision; a `Resync` first when that history is gone (R18, R19).
+    /// Exactly the changes after this revision; a `Resync` first when that history is gone (R18,
+    /// R19).
     After(Revision),
 }
 
@@ -31,7 +34,8 @@ pub struct Snapshot<T> {
     pub revision: Revision,
     /// What is there, sorted by key (or id).
     pub items: Vec<T>,
-    /// What is there and does not decode: kept apart, so that one bad record harms no other (R21, R35).
+    /// What is there and does not decode: kept apart, so that one bad record harms no other (R21,
+    /// R35).
     pub invalid: Vec<Invalid>,
 }
 
@@ -52,7 +56,8 @@ impl<T> IntoIterator for Snapshot<T> {
     }
 }
 
-/// A record that someone left and that does not decode, or whose key no call takes, with its bytes (R21).
+/// A record that someone left and that does not decode, or whose key no call takes, with its bytes
+/// (R21).
 #[derive(Clone, Debug)]
 pub struct Invalid {
     /// The key, relative to what was watched or listed from; not always UTF-8.
@@ -78,8 +83,8 @@ impl PartialEq for Invalid {
 pub enum WatchState {
     /// Attached to the store.
     Live,
-    /// Cut off: the store is being tried again, with back-off, for as long as it takes. Nothing is lost: what happened meanwhile comes as
-    /// changes or as a `Resync`.
+    /// Cut off: the store is being tried again, with back-off, for as long as it takes. Nothing is
+    /// lost: what happened meanwhile comes as changes or as a `Resync`.
     Suspended,
     /// Over: the provider was closed, or a permanent error was delivered.
     Ended,
@@ -93,8 +98,10 @@ pub trait WatchStream<E>: Stream<Item = Result<E>> + Send {
 
 /// A stream of events (R16 to R22).
 ///
-/// - **R20** An `Err` is always the last item: the provider was closed (`Closed`), or the fault is permanent. Transient faults are retried inside.
-/// - **R22** Nothing is held for a watch that is not polled beyond a bounded window; what it then cannot deliver becomes a `Resync`.
+/// - **R20** An `Err` is always the last item: the provider was closed (`Closed`), or the fault is
+///   permanent. Transient faults are retried inside.
+/// - **R22** Nothing is held for a watch that is not polled beyond a bounded window; what it then
+///   cannot deliver becomes a `Resync`.
 ///
 /// Dropping it ends the watch.
 pub struct Watch<E> {
@@ -116,7 +123,8 @@ impl<E> Watch<E> {
     ///
     /// # Errors
     ///
-    /// `Closed` when the provider was closed, or the permanent error that ended the watch. It is the last item.
+    /// `Closed` when the provider was closed, or the permanent error that ended the watch. It is
+    /// the last item.
     ///
     /// # Cancel safety
     ///

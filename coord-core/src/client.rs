@@ -18,13 +18,16 @@ use crate::watch::{Hub, ResumingWatch, Subscription};
 /// How long closing waits for the store (R8).
 const CLOSE_WITHIN: Duration = Duration::from_millis(4_500);
 
-/// A client of one store: its requests, and the sessions and watches over it. Cheap to clone; all clones are one.
+/// A client of one store: its requests, and the sessions and watches over it. Cheap to clone; all
+/// clones are one.
 ///
-/// This is what the author of a recipe needs: [`enter`](Self::enter) a session and place entries on its lease, [`subscribe`](Self::subscribe) to a range or
-/// [`follow`](Self::follow) it, read and list. Sessions are shared: whatever one client holds with one TTL hangs on one lease (R9a). Watches are shared
-/// by those who [subscribe](Self::subscribe) to the same range.
+/// This is what the author of a recipe needs: [`enter`](Self::enter) a session and place entries on
+/// its lease, [`subscribe`](Self::subscribe) to a range or [`follow`](Self::follow) it, read and
+/// list. Sessions are shared: whatever one client holds with one TTL hangs on one lease (R9a).
+/// Watches are shared by those who [subscribe](Self::subscribe) to the same range.
 ///
-/// Background work lives in its [`Home`]. It ends with what it serves, or with [`close`](Self::close).
+/// Background work lives in its [`Home`]. It ends with what it serves, or with
+/// [`close`](Self::close).
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<ClientParts>,
@@ -37,7 +40,8 @@ struct ClientParts {
 }
 
 impl Client {
-    /// A client of `store`, named `name` for people who look into it, whose background work lives in `home`.
+    /// A client of `store`, named `name` for people who look into it, whose background work lives
+    /// in `home`.
     pub fn new(store: Arc<dyn Store>, name: impl Into<String>, home: Home) -> Self {
         let ground = Ground::new(store, name.into(), home);
         let (sessions, hub) = (Sessions::new(Arc::clone(&ground)), Hub::new(Arc::clone(&ground)));
@@ -72,7 +76,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// `Internal` outside of a runtime where the home needs one, `Unavailable` where no thread is to be had, `Closed` in the child of a fork. Nothing was sent.
+    /// `Internal` outside of a runtime where the home needs one, `Unavailable` where no thread is
+    /// to be had, `Closed` in the child of a fork. Nothing was sent.
     pub fn ready(&self, operation: &'static str) -> Result<()> {
         self.ground().ready(operation)
     }
@@ -87,7 +92,8 @@ impl Client {
         self.ground().closing.cancelled().await;
     }
 
-    /// Runs one call: `Closed` without I/O once the client is closed, and `Closed` with `outcome` if that happens meanwhile (R8). Errors name `operation`.
+    /// Runs one call: `Closed` without I/O once the client is closed, and `Closed` with `outcome`
+    /// if that happens meanwhile (R8). Errors name `operation`.
     ///
     /// # Errors
     ///
@@ -96,7 +102,12 @@ impl Client {
     /// # Cancel safety
     ///
     /// As `call`.
-    pub async fn run<T>(&self, operation: &'static str, outcome: Outcome, call: impl Future<Output = Result<T>>) -> Result<T> {
+    pub async fn run<T>(
+        &self,
+        operation: &'static str,
+        outcome: Outcome,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         self.ground().run(operation, outcome, call).await
     }
 
@@ -145,21 +156,24 @@ impl Client {
         self.ground().list(span).await
     }
 
-    /// Enters the live session of a TTL, which is made where there is none: then this pays a grant and a write (R9a).
+    /// Enters the live session of a TTL, which is made where there is none: then this pays a grant
+    /// and a write (R9a).
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for a TTL that no store takes, before any I/O; `LeaseLost` where each new lease was lost at once; as [`ready`](Self::ready); and
-    /// those of the store.
+    /// `InvalidArgument` for a TTL that no store takes, before any I/O; `LeaseLost` where each new
+    /// lease was lost at once; as [`ready`](Self::ready); and those of the store.
     ///
     /// # Cancel safety
     ///
-    /// Dropped while a session is made, it may leave a lease behind that carries nothing, and is revoked after one TTL.
+    /// Dropped while a session is made, it may leave a lease behind that carries nothing, and is
+    /// revoked after one TTL.
     pub async fn enter(&self, operation: &'static str, ttl: Duration) -> Result<SessionRef> {
         self.shared.sessions.enter(operation, ttl).await
     }
 
-    /// Watches a span, sharing the watch on the store with everyone who watches the same span (R16 to R22).
+    /// Watches a span, sharing the watch on the store with everyone who watches the same span (R16
+    /// to R22).
     ///
     /// # Errors
     ///
@@ -172,12 +186,14 @@ impl Client {
         self.shared.hub.subscribe(span, start).await
     }
 
-    /// Follows a span with a watch of one's own, which begins with the state of the whole span. Nothing is sent before it is polled.
+    /// Follows a span with a watch of one's own, which begins with the state of the whole span.
+    /// Nothing is sent before it is polled.
     pub fn follow(&self, span: Span) -> ResumingWatch {
         ResumingWatch::from_snapshot(Arc::clone(self.ground()), span)
     }
 
-    /// As [`follow`](Self::follow), for a span whose state at `revision` is known: it begins with what came later.
+    /// As [`follow`](Self::follow), for a span whose state at `revision` is known: it begins with
+    /// what came later.
     pub fn follow_after(&self, span: Span, revision: coord_api::Revision) -> ResumingWatch {
         ResumingWatch::after(Arc::clone(self.ground()), span, revision)
     }
@@ -187,7 +203,8 @@ impl Client {
         self.ground().owns(lease)
     }
 
-    /// Makes sure that nothing is left on the lease of a session that is over, nor comes back to it: the lease must be gone for good.
+    /// Makes sure that nothing is left on the lease of a session that is over, nor comes back to
+    /// it: the lease must be gone for good.
     ///
     /// # Errors
     ///
@@ -203,13 +220,14 @@ impl Client {
         Ok(())
     }
 
-    /// Refuses new work from now on and ends what is pending, before [`close`](Self::close) gives back what is held (R8).
+    /// Refuses new work from now on and ends what is pending, before [`close`](Self::close) gives
+    /// back what is held (R8).
     pub fn begin_close(&self) {
         self.ground().begin_close();
     }
 
-    /// Closes it (R8): refuses new work, ends what is pending, tells every handle, revokes every lease, and closes the store's client. Waits for the store
-    /// 4.5 s at most.
+    /// Closes it (R8): refuses new work, ends what is pending, tells every handle, revokes every
+    /// lease, and closes the store's client. Waits for the store 4.5 s at most.
     ///
     /// # Errors
     ///
@@ -221,7 +239,8 @@ impl Client {
     pub async fn close(&self) -> Result<()> {
         const OPERATION: &str = "provider.close";
         let ground = self.ground();
-        // The child of a fork has nothing to give back, and nothing to say on its parent's connections.
+        // The child of a fork has nothing to give back, and nothing to say on its parent's
+        // connections.
         if ground.home.is_left_behind() {
             return Ok(());
         }
@@ -230,12 +249,20 @@ impl Client {
         self.shared.sessions.lose_all(Loss::Closed);
         let revoked = match ground.home.timeout(CLOSE_WITHIN, self.revoke_all()).await {
             Ok(Ok(())) => Ok(()),
-            // The store's client is closed: by an earlier close, or because it is gone. What it held ends with its leases.
+            // The store's client is closed: by an earlier close, or because it is gone. What it
+            // held ends with its leases.
             Ok(Err(error)) if error.kind() == ErrorKind::Closed => Ok(()),
-            Ok(Err(error)) => {
-                Err(Error::new(ErrorKind::Unavailable, OPERATION, "what was held could not be revoked, and expires").with_source(error))
-            }
-            Err(_) => Err(Error::new(ErrorKind::Unavailable, OPERATION, "the store did not answer; what was held expires")),
+            Ok(Err(error)) => Err(Error::new(
+                ErrorKind::Unavailable,
+                OPERATION,
+                "what was held could not be revoked, and expires",
+            )
+            .with_source(error)),
+            Err(_) => Err(Error::new(
+                ErrorKind::Unavailable,
+                OPERATION,
+                "the store did not answer; what was held expires",
+            )),
         };
         if revoked.is_ok() {
             ground.alive_leases().into_iter().for_each(|lease| ground.forget(lease));
@@ -251,7 +278,8 @@ impl Client {
         futures_util::future::join_all(revocations).await.into_iter().collect()
     }
 
-    /// Its owner is gone without closing it: what is held stays held until it is dropped too (R9), what nothing holds any more is revoked at once.
+    /// Its owner is gone without closing it: what is held stays held until it is dropped too (R9),
+    /// what nothing holds any more is revoked at once.
     pub fn abandon(&self) {
         // In the child of a fork its tasks are another process's.
         if !self.ground().home.is_left_behind() {

@@ -18,11 +18,13 @@ impl<T: Clone> Default for SingleFlight<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
-    /// Joins the run that is under way, or starts one. Where its runtime ends, another one is started.
+    /// Joins the run that is under way, or starts one. Where its runtime ends, another one is
+    /// started.
     ///
     /// # Errors
     ///
-    /// Those of the run; `Internal`, outcome `Unknown`, where it panicked; and why there is no [`Home`].
+    /// Those of the run; `Internal`, outcome `Unknown`, where it panicked; and why there is no
+    /// [`Home`].
     ///
     /// # Cancel safety
     ///
@@ -37,7 +39,11 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
                 // A given runtime may take a while to end.
                 Landed::Cancelled => tokio::task::yield_now().await,
                 Landed::Panicked => {
-                    let error = Error::new(ErrorKind::Internal, operation, "the store panicked, or what lies between");
+                    let error = Error::new(
+                        ErrorKind::Internal,
+                        operation,
+                        "the store panicked, or what lies between",
+                    );
                     return Err(error.with_outcome(Outcome::Unknown));
                 }
             }
@@ -97,7 +103,8 @@ mod tests {
 
     #[test]
     fn when_its_runtime_ends_another_one_runs_it() {
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let runtime =
+            || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         let work = Arc::new(Work { permits: Some(Semaphore::new(0)), ..Work::default() });
         let (flight, home) = (SingleFlight::default(), Home::callers());
         let ask = || Box::pin(flight.run(&home, "test", || Arc::clone(&work).run()));

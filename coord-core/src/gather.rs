@@ -2,10 +2,12 @@
 
 use tokio::task::yield_now;
 
-/// How often a queue is looked at without that more has come, before what there is goes: some microseconds in all.
+/// How often a queue is looked at without that more has come, before what there is goes: some
+/// microseconds in all.
 const QUIET_LOOKS: u32 = 16;
 
-/// Lets those who are about to join a queue do so, for as long as more of them come and it is not `full`. Does nothing for an empty one.
+/// Lets those who are about to join a queue do so, for as long as more of them come and it is not
+/// `full`. Does nothing for an empty one.
 ///
 /// They may come from another thread, so that one turn of this one's tasks is not enough.
 pub async fn gather(full: usize, length: impl Fn() -> usize) {

@@ -1,4 +1,5 @@
-//! The ground that sessions, watches and recipes of one provider stand on: the store, the home of its background work, and the word that it is over.
+//! The ground that sessions, watches and recipes of one provider stand on: the store, the home of
+//! its background work, and the word that it is over.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
@@ -19,7 +20,8 @@ use crate::telemetry::{Reached, Telemetry};
 /// Entries that one page of a long list asks for.
 const PAGE: usize = 1_000;
 
-/// Leases that are remembered after their end, so that what is left of them is recognised. Far more than can have anything left.
+/// Leases that are remembered after their end, so that what is left of them is recognised. Far more
+/// than can have anything left.
 const RECENT_LEASES: usize = 1_024;
 
 /// The leases of one provider.
@@ -72,7 +74,8 @@ impl Ground {
         self.closed.load(Ordering::Acquire) || self.home.is_left_behind()
     }
 
-    /// Checks that background work can be started and timed: everything that is leased or watched needs it.
+    /// Checks that background work can be started and timed: everything that is leased or watched
+    /// needs it.
     ///
     /// # Errors
     ///
@@ -87,8 +90,14 @@ impl Ground {
         self.closing.cancel();
     }
 
-    /// Runs one call of a contract: `Closed` without I/O once the provider is closed, and `Closed` with `outcome` if that happens meanwhile (R8).
-    pub(crate) async fn run<T>(&self, operation: &'static str, outcome: Outcome, call: impl Future<Output = Result<T>>) -> Result<T> {
+    /// Runs one call of a contract: `Closed` without I/O once the provider is closed, and `Closed`
+    /// with `outcome` if that happens meanwhile (R8).
+    pub(crate) async fn run<T>(
+        &self,
+        operation: &'static str,
+        outcome: Outcome,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         if self.is_closed() {
             return Err(Error::closed(operation));
         }
@@ -138,8 +147,8 @@ impl Ground {
         }
     }
 
-    /// Whether a lease is, or was, this provider's: what hangs on it is no stranger's (R34). An answer that was on its way while the lease was
-    /// revoked may still show it.
+    /// Whether a lease is, or was, this provider's: what hangs on it is no stranger's (R34). An
+    /// answer that was on its way while the lease was revoked may still show it.
     pub(crate) fn owns(&self, lease: LeaseId) -> bool {
         let leases = self.leases.lock();
         leases.alive.contains(&lease) || leases.recent.contains(&lease)
@@ -173,9 +182,16 @@ impl Ground {
             let mut all = self.store.range(Range::new(span.clone()).with_limit(PAGE)).await?;
             while all.more {
                 let Some(last) = all.entries.last() else {
-                    return Err(Error::new(ErrorKind::Internal, "store.range", "a page without entries says that more follow"));
+                    return Err(Error::new(
+                        ErrorKind::Internal,
+                        "store.range",
+                        "a page without entries says that more follow",
+                    ));
                 };
-                let page = Range::new(span.clone()).with_limit(PAGE).with_after_key(last.key.clone()).with_at(all.revision);
+                let page = Range::new(span.clone())
+                    .with_limit(PAGE)
+                    .with_after_key(last.key.clone())
+                    .with_at(all.revision);
                 match self.store.range(page).await {
                     Ok(page) => {
                         all.entries.extend(page.entries);

@@ -30,7 +30,8 @@ pub fn session(lease: LeaseId) -> Bytes {
     format!("/sessions/{lease}").into()
 }
 
-/// The queue of a lock. `/` and `%` are escaped, so that the queue of `a` never holds the queue of `a/b` (R26).
+/// The queue of a lock. `/` and `%` are escaped, so that the queue of `a` never holds the queue of
+/// `a/b` (R26).
 pub fn lock_queue(key: &str) -> Bytes {
     join(&["/locks/", &key.replace('%', "%25").replace('/', "%2F"), "/"])
 }

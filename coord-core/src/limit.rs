@@ -7,7 +7,8 @@ use coord_api::{Error, ErrorKind, Result, Wait};
 use coord_home::Home;
 use tokio::time::Instant;
 
-/// How long the store's first answer is waited for at least: the caller's time bounds the queueing, and what is free is had however short that is.
+/// How long the store's first answer is waited for at least: the caller's time bounds the queueing,
+/// and what is free is had however short that is.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
 /// Until when a call waits.
@@ -24,7 +25,9 @@ impl Limit {
     pub fn of(home: &Home, wait: Wait) -> Self {
         let now = home.now();
         match wait {
-            Wait::For(limit) => Limit { answers: now.checked_add(limit.max(FIRST_ANSWER)), queueing: now.checked_add(limit) },
+            Wait::For(limit) => {
+                Limit { answers: now.checked_add(limit.max(FIRST_ANSWER)), queueing: now.checked_add(limit) }
+            }
             _ => Limit { answers: None, queueing: None },
         }
     }
@@ -34,8 +37,20 @@ impl Limit {
     /// # Errors
     ///
     /// `Timeout`, and those of `call`.
-    pub async fn answer<T>(self, home: &Home, operation: &'static str, call: impl Future<Output = Result<T>>) -> Result<T> {
-        bound(home, self.answers, operation, "the store did not answer within the time that the caller gave", call).await
+    pub async fn answer<T>(
+        self,
+        home: &Home,
+        operation: &'static str,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        bound(
+            home,
+            self.answers,
+            operation,
+            "the store did not answer within the time that the caller gave",
+            call,
+        )
+        .await
     }
 
     /// Bounds what waits for its turn. What it had begun is undone by being dropped (R29).
@@ -43,8 +58,14 @@ impl Limit {
     /// # Errors
     ///
     /// `Timeout`, and those of `wait`.
-    pub async fn queue<T>(self, home: &Home, operation: &'static str, wait: impl Future<Output = Result<T>>) -> Result<T> {
-        bound(home, self.queueing, operation, "it was not free within the time that the caller gave", wait).await
+    pub async fn queue<T>(
+        self,
+        home: &Home,
+        operation: &'static str,
+        wait: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        bound(home, self.queueing, operation, "it was not free within the time that the caller gave", wait)
+            .await
     }
 }
 

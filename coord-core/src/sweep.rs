@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// A map whose dead entries are swept out whenever it has doubled: constant work for each insertion, and never more than twice the living.
+/// A map whose dead entries are swept out whenever it has doubled: constant work for each
+/// insertion, and never more than twice the living.
 #[derive(Debug)]
 pub struct SweptMap<K, V> {
     entries: HashMap<K, V>,

@@ -1,4 +1,5 @@
-//! Which member is asked, and when one that failed is tried again. Pure: time and chance come in, and what is to be done comes out.
+//! Which member is asked, and when one that failed is tried again. Pure: time and chance come in,
+//! and what is to be done comes out.
 
 use std::time::Duration;
 
@@ -13,9 +14,11 @@ const TRUSTED_AFTER: Duration = Duration::from_secs(60);
 
 /// The choice among the members of one cluster.
 ///
-/// One member is the *usual* one. It is asked until it fails; then another one is *preferred*, one that has not failed if there is any. A member that failed is tried again in the
-/// background, after pauses that grow, with a single request at a time. When the usual one passes such a trial it is asked again, or else all clients would be with the same member after
-/// each has been restarted.
+/// One member is the *usual* one. It is asked until it fails; then another one is *preferred*, one
+/// that has not failed if there is any. A member that failed is tried again in the background,
+/// after pauses that grow, with a single request at a time. When the usual one passes such a trial
+/// it is asked again, or else all clients would be with the same member after each has been
+/// restarted.
 #[derive(Debug)]
 pub(crate) struct Choice<M> {
     /// Never empty, and each member once.
@@ -44,17 +47,23 @@ impl<M> Candidate<M> {
 /// What the failure of a member makes necessary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AfterFailure {
-    /// Trials of this member are to begin. Whoever makes them asks for [`Choice::next_trial`] until there is none, or else says [`Choice::abandon_trials`].
+    /// Trials of this member are to begin. Whoever makes them asks for [`Choice::next_trial`] until
+    /// there is none, or else says [`Choice::abandon_trials`].
     pub(crate) begin_trials: bool,
     /// Another member is asked from now on.
     pub(crate) moved: bool,
 }
 
 impl<M: Clone + PartialEq> Choice<M> {
-    /// Among these, which must be some. The usual one is drawn by `chance`, from 0 to 1, so that many clients spread over the cluster.
+    /// Among these, which must be some. The usual one is drawn by `chance`, from 0 to 1, so that
+    /// many clients spread over the cluster.
     pub(crate) fn new(members: Vec<M>, chance: f64) -> Option<Self> {
         let usual = drawn(&members, chance)?.clone();
-        Some(Choice { members: members.into_iter().map(Candidate::new).collect(), preferred: usual.clone(), usual })
+        Some(Choice {
+            members: members.into_iter().map(Candidate::new).collect(),
+            preferred: usual.clone(),
+            usual,
+        })
     }
 
     /// The member that is asked now.
@@ -82,7 +91,8 @@ impl<M: Clone + PartialEq> Choice<M> {
         self.find(member)?.health.failed()
     }
 
-    /// A member failed, or was silent: from now on another one is asked. Of those that have not failed it is drawn by `chance`, from 0 to 1; else it is the one that has not failed for the
+    /// A member failed, or was silent: from now on another one is asked. Of those that have not
+    /// failed it is drawn by `chance`, from 0 to 1; else it is the one that has not failed for the
     /// longest time. A single member is not tried in the background: it is asked all the same.
     pub(crate) fn fail(&mut self, member: &M, now: Instant, chance: f64) -> AfterFailure {
         let is_single = self.members.len() == 1;
@@ -103,14 +113,16 @@ impl<M: Clone + PartialEq> Choice<M> {
         drawn(&best, chance).map(|candidate| &candidate.member)
     }
 
-    /// How long to wait before the next trial of a member; `None` where there is none, because it is no member any more or has recovered otherwise. The trials are over then.
+    /// How long to wait before the next trial of a member; `None` where there is none, because it
+    /// is no member any more or has recovered otherwise. The trials are over then.
     pub(crate) fn next_trial(&mut self, member: &M, chance: f64) -> Option<Duration> {
         let candidate = self.find_mut(member)?;
         candidate.on_trial &= candidate.health.failed().is_some();
         candidate.on_trial.then(|| candidate.health.pause(chance))
     }
 
-    /// Nobody tries this member any more, although it has not recovered: its next failure begins the trials again.
+    /// Nobody tries this member any more, although it has not recovered: its next failure begins
+    /// the trials again.
     pub(crate) fn abandon_trials(&mut self, member: &M) {
         if let Some(candidate) = self.find_mut(member) {
             candidate.on_trial = false;
@@ -136,9 +148,11 @@ impl<M: Clone + PartialEq> Choice<M> {
         is_usual
     }
 
-    /// A member has answered otherwise. Where it had failed, it is as one that has passed a trial, but is not asked for that.
+    /// A member has answered otherwise. Where it had failed, it is as one that has passed a trial,
+    /// but is not asked for that.
     pub(crate) fn recover(&mut self, member: &M, now: Instant) {
-        if let Some(candidate) = self.find_mut(member).filter(|candidate| candidate.health.failed().is_some()) {
+        if let Some(candidate) = self.find_mut(member).filter(|candidate| candidate.health.failed().is_some())
+        {
             candidate.health.recover(now);
         }
     }
@@ -149,13 +163,17 @@ impl<M: Clone + PartialEq> Choice<M> {
         self.preferred = member.clone();
     }
 
-    /// These are the members from now on. Whoever was a member before keeps its past. Where the usual one is none any more, it is the one that is asked now or, where that is gone as
-    /// well, one that is drawn by `chance`, from 0 to 1. Without any, nothing changes.
+    /// These are the members from now on. Whoever was a member before keeps its past. Where the
+    /// usual one is none any more, it is the one that is asked now or, where that is gone as well,
+    /// one that is drawn by `chance`, from 0 to 1. Without any, nothing changes.
     pub(crate) fn become_these(&mut self, members: &[M], chance: f64) {
         let mut before = std::mem::take(&mut self.members);
         for member in members {
             if self.find(member).is_none() {
-                let known = before.iter().position(|candidate| candidate.member == *member).map(|at| before.swap_remove(at));
+                let known = before
+                    .iter()
+                    .position(|candidate| candidate.member == *member)
+                    .map(|at| before.swap_remove(at));
                 self.members.push(known.unwrap_or_else(|| Candidate::new(member.clone())));
             }
         }
@@ -202,7 +220,11 @@ struct Health {
 impl Health {
     /// A call to it failed, and the fault was its own.
     fn fail(&mut self, now: Instant) {
-        if self.failed.is_none() && self.recovered.is_none_or(|recovered| now.saturating_duration_since(recovered) >= TRUSTED_AFTER) {
+        if self.failed.is_none()
+            && self
+                .recovered
+                .is_none_or(|recovered| now.saturating_duration_since(recovered) >= TRUSTED_AFTER)
+        {
             self.strikes = 0;
         }
         self.failed = Some(now);
@@ -225,7 +247,8 @@ impl Health {
         self.failed
     }
 
-    /// The pause before its next trial. Many clients that lost a member at once come back to it one by one, by chance.
+    /// The pause before its next trial. Many clients that lost a member at once come back to it one
+    /// by one, by chance.
     fn pause(&self, chance: f64) -> Duration {
         TRIALS.pause(self.strikes, chance)
     }
@@ -249,7 +272,10 @@ mod tests {
     #[test]
     fn the_usual_member_is_drawn() {
         let usual = |chance| *Choice::new(vec!['a', 'b', 'c'], chance).unwrap().preferred();
-        assert_eq!([0.0, 0.3, 0.5, 0.99, 1.0, -1.0, f64::NAN].map(usual), ['a', 'a', 'b', 'c', 'c', 'a', 'a']);
+        assert_eq!(
+            [0.0, 0.3, 0.5, 0.99, 1.0, -1.0, f64::NAN].map(usual),
+            ['a', 'a', 'b', 'c', 'c', 'a', 'a']
+        );
         assert!(Choice::<char>::new(Vec::new(), 0.5).is_none());
     }
 
@@ -297,7 +323,11 @@ mod tests {
         let (mut choice, now) = (choice(), Instant::now());
         choice.fail(&'a', now, 0.0);
         choice.recover(&'a', now);
-        assert_eq!((choice.next_trial(&'a', 0.0), *choice.preferred()), (None, 'b'), "nobody goes back for that");
+        assert_eq!(
+            (choice.next_trial(&'a', 0.0), *choice.preferred()),
+            (None, 'b'),
+            "nobody goes back for that"
+        );
         assert!(choice.fail(&'a', now, 0.0).begin_trials);
         choice.become_these(&['b', 'c'], 0.0);
         assert_eq!(choice.next_trial(&'a', 0.0), None);
@@ -321,10 +351,18 @@ mod tests {
         assert_eq!((*choice.preferred(), *choice.usual()), ('b', 'b'), "who is asked stays");
         choice.fail(&'c', now, 0.0);
         choice.become_these(&['c', 'd'], 0.0);
-        assert_eq!((*choice.usual(), *choice.preferred()), ('c', 'd'), "by chance, but not asked while it fails");
+        assert_eq!(
+            (*choice.usual(), *choice.preferred()),
+            ('c', 'd'),
+            "by chance, but not asked while it fails"
+        );
         assert!(choice.failed(&'c').is_some(), "who stays keeps its past");
         choice.become_these(&[], 0.0);
-        assert_eq!((members(&choice).as_str(), *choice.preferred()), ("cd", 'd'), "nobody is nothing to go by");
+        assert_eq!(
+            (members(&choice).as_str(), *choice.preferred()),
+            ("cd", 'd'),
+            "nobody is nothing to go by"
+        );
     }
 
     #[test]

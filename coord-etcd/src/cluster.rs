@@ -16,10 +16,12 @@ use crate::members::{Asked, Members};
 use crate::options::EtcdOptions;
 use crate::survey::{SLACK, Survey};
 
-/// A caller who gave up after waiting at least so long had reason to. Renewals are given up long before an attempt's timeout.
+/// A caller who gave up after waiting at least so long had reason to. Renewals are given up long
+/// before an attempt's timeout.
 const GIVEN_UP: Duration = Duration::from_millis(250);
 
-/// How often a call takes another link because the one that it had has ended. One of them may end as it is made.
+/// How often a call takes another link because the one that it had has ended. One of them may end
+/// as it is made.
 const NEW_LINKS: usize = 2;
 
 /// One cluster, as a client has it.
@@ -56,10 +58,11 @@ impl Cluster {
         self.home().now() + self.members.total_timeout
     }
 
-    /// Makes a request: of the preferred member, and of the others in turn where that is safe and the fault is the member's (R2).
+    /// Makes a request: of the preferred member, and of the others in turn where that is safe and
+    /// the fault is the member's (R2).
     ///
-    /// Each attempt is bounded, and all of them together. `Closed` when the client is, or is closed meanwhile. It is polled where the caller is; what it waits for goes on in
-    /// the home.
+    /// Each attempt is bounded, and all of them together. `Closed` when the client is, or is closed
+    /// meanwhile. It is polled where the caller is; what it waits for goes on in the home.
     pub(crate) fn call<T, F>(
         &self,
         operation: &'static str,
@@ -88,7 +91,9 @@ impl Cluster {
         let total = self.members.total_timeout;
         if !self.survey.is_done() {
             // Boxed: it happens once.
-            Box::pin(self.survey.ensure(limit.min(total))).await.map_err(|fault| fault.into_error(operation, effect))?;
+            Box::pin(self.survey.ensure(limit.min(total)))
+                .await
+                .map_err(|fault| fault.into_error(operation, effect))?;
         }
         let (mut since, mut tried, mut links) = (self.home().now(), 1, 0);
         loop {
@@ -117,12 +122,18 @@ impl Cluster {
         self.home().ready().map_err(|error| Fault::no_home(&error).into_error(operation, Effect::Read))
     }
 
-    async fn attempt<T, F>(&self, since: Instant, limit: Duration, request: impl Fn(Asked) -> F) -> Result<T, Fault>
+    async fn attempt<T, F>(
+        &self,
+        since: Instant,
+        limit: Duration,
+        request: impl Fn(Asked) -> F,
+    ) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, Fault>>,
     {
         let asked = self.members.asked()?;
-        let mut watched = ReportOnDrop { members: &self.members, asked: asked.clone(), since, answered: false };
+        let mut watched =
+            ReportOnDrop { members: &self.members, asked: asked.clone(), since, answered: false };
         let mut answering = pin!(request(asked));
         let answer = self.members.until(since + limit, answering.as_mut()).await;
         watched.answered = true;
@@ -133,7 +144,10 @@ impl Cluster {
             }
             Err(fault) if fault.blames_member => {
                 self.members.report_failure(&watched.asked, &fault);
-                Err(Fault { message: format!("{} ({})", fault.message, watched.asked.member.name).into(), ..fault })
+                Err(Fault {
+                    message: format!("{} ({})", fault.message, watched.asked.member.name).into(),
+                    ..fault
+                })
             }
             answer => answer,
         }
@@ -143,7 +157,8 @@ impl Cluster {
     pub(crate) async fn connect(&self, operation: &'static str, limit: Duration) -> Result<()> {
         self.ready(operation)?;
         let limit = limit.min(Members::FOR_EVER);
-        let connected = self.members.until(self.home().now() + limit + SLACK, self.survey.insist(limit)).await;
+        let connected =
+            self.members.until(self.home().now() + limit + SLACK, self.survey.insist(limit)).await;
         connected.map_err(|fault| {
             // What a member refuses it refuses for good; all else is one that is out of reach.
             let kind = match fault.kind {
@@ -155,7 +170,8 @@ impl Cluster {
     }
 }
 
-/// Reports a failure of the member when its caller gives up waiting and drops the call, as one does whose lease is about to run out.
+/// Reports a failure of the member when its caller gives up waiting and drops the call, as one does
+/// whose lease is about to run out.
 struct ReportOnDrop<'a> {
     members: &'a Members,
     asked: Asked,

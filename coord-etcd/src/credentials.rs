@@ -14,16 +14,19 @@ use tokio::time::Instant;
 use crate::error::{Fault, refuse};
 use crate::tls::read;
 
-/// How long a refusal is believed. etcd takes a tenth of a second of one of its processors to look at a password.
+/// How long a refusal is believed. etcd takes a tenth of a second of one of its processors to look
+/// at a password.
 const BELIEVED: Duration = Duration::from_secs(1);
 
-/// How long a sign-in waits for the password's file, or for the program's function. Then the password from before is used.
+/// How long a sign-in waits for the password's file, or for the program's function. Then the
+/// password from before is used.
 const READ_WITHIN: Duration = Duration::from_secs(1);
 
 /// A user of etcd, and the password.
 ///
-/// A password that is in a file, or that a function returns, is read again for each sign-in: each new connection has one, and so has each token that
-/// has expired. Where it cannot be read then, the one from before is used, and a warning says why.
+/// A password that is in a file, or that a function returns, is read again for each sign-in: each
+/// new connection has one, and so has each token that has expired. Where it cannot be read then,
+/// the one from before is used, and a warning says why.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     user: String,
@@ -58,8 +61,12 @@ impl Credentials {
         })
     }
 
-    /// A user, and a function that returns the password: for those that the program gets by itself. It is called when the client is made, and then for each sign-in on a thread of its own.
-    pub fn from_fn(user: impl Into<String>, password: impl Fn() -> Result<SecretString> + Send + Sync + 'static) -> Self {
+    /// A user, and a function that returns the password: for those that the program gets by itself.
+    /// It is called when the client is made, and then for each sign-in on a thread of its own.
+    pub fn from_fn(
+        user: impl Into<String>,
+        password: impl Fn() -> Result<SecretString> + Send + Sync + 'static,
+    ) -> Self {
         Credentials { user: user.into(), password: Password::Renewed(Arc::new(password)) }
     }
 
@@ -108,10 +115,14 @@ impl Account {
     /// `InvalidArgument`, or what the program's function says.
     pub(crate) fn new(credentials: Credentials) -> Result<Self> {
         let password = credentials.read()?;
-        Ok(Account { credentials, state: Mutex::new(AccountState { password, complaint: None, refusal: None }) })
+        Ok(Account {
+            credentials,
+            state: Mutex::new(AccountState { password, complaint: None, refusal: None }),
+        })
     }
 
-    /// As etcd-client takes them, for one sign-in. Its own options are never shown: their `Debug` has the password in it.
+    /// As etcd-client takes them, for one sign-in. Its own options are never shown: their `Debug`
+    /// has the password in it.
     ///
     /// # Errors
     ///
@@ -124,7 +135,8 @@ impl Account {
             }
         }
         let state = self.state.lock();
-        let same = |refusal: &&RefusedPassword| refusal.password.expose_secret() == state.password.expose_secret();
+        let same =
+            |refusal: &&RefusedPassword| refusal.password.expose_secret() == state.password.expose_secret();
         match state.refusal.as_ref().filter(same) {
             Some(refusal) if home.now() < refusal.at + BELIEVED => Err(refusal.fault.clone()),
             _ => Ok((self.credentials.user.clone(), state.password.expose_secret().to_owned())),
@@ -160,7 +172,8 @@ impl Account {
                     let (user, why) = (self.credentials.user.clone(), fault.message.clone());
                     coord_home::event!(WARN, user, %why, "etcd does not take the password");
                 }
-                state.refusal = Some(RefusedPassword { password: password.into(), fault: fault.clone(), at: now });
+                state.refusal =
+                    Some(RefusedPassword { password: password.into(), fault: fault.clone(), at: now });
             }
             Err(_) => {}
         }

@@ -69,7 +69,11 @@ impl Dialing {
             // What is left is shared by those that are left.
             let left = deadline.saturating_duration_since(Instant::now());
             let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-            match timeout_at(Instant::now() + share, self.connect_at(target, *address)).await.map_err(late).and_then(|made| made) {
+            match timeout_at(Instant::now() + share, self.connect_at(target, *address))
+                .await
+                .map_err(late)
+                .and_then(|made| made)
+            {
                 Ok(stream) => return Ok(stream),
                 Err(error) => failed = error,
             }
@@ -80,7 +84,9 @@ impl Dialing {
     async fn connect_at(&self, target: &Target, address: SocketAddr) -> io::Result<Stream> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let Some(encryption) = self.encryption.as_ref().filter(|_| target.encrypted) else { return Ok(Either::Left(stream)) };
+        let Some(encryption) = self.encryption.as_ref().filter(|_| target.encrypted) else {
+            return Ok(Either::Left(stream));
+        };
         let name = encryption.server_name(&target.host).map_err(io::Error::other)?;
         let config = encryption.config(&self.home).await;
         let stream = TlsConnector::from(config).connect(name, stream).await?;
@@ -93,8 +99,8 @@ impl Dialing {
 
 type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// Makes the connection of one channel, once. Who answers at the next one may be somebody else: so another connection is another link, of whose
-/// other end nothing is known yet.
+/// Makes the connection of one channel, once. Who answers at the next one may be somebody else: so
+/// another connection is another link, of whose other end nothing is known yet.
 struct Dialer {
     dialing: Dialing,
     target: Target,
@@ -112,7 +118,8 @@ impl Service<Uri> for Dialer {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let (dialing, target, connected) = (self.dialing.clone(), self.target.clone(), Arc::clone(&self.connected));
+        let (dialing, target, connected) =
+            (self.dialing.clone(), self.target.clone(), Arc::clone(&self.connected));
         async move {
             if connected.load(Ordering::Acquire) {
                 return Err(NotConnected::Over);
@@ -131,7 +138,8 @@ struct Executor(Home);
 
 impl hyper::rt::Executor<Pin<Box<dyn Future<Output = ()> + Send>>> for Executor {
     fn execute(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        // Without a home the task is dropped, and whoever needs the channel is told that it is closed.
+        // Without a home the task is dropped, and whoever needs the channel is told that it is
+        // closed.
         drop(self.0.spawn(task));
     }
 }

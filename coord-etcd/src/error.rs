@@ -1,6 +1,7 @@
 //! What a failure of etcd means: one table from code and message to our kinds.
 //!
-//! etcd's codes are ambiguous, so that the message decides with them. The tests on real servers provoke the rows.
+//! etcd's codes are ambiguous, so that the message decides with them. The tests on real servers
+//! provoke the rows.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -27,7 +28,8 @@ pub(crate) struct Fault {
     pub(crate) stale_token: bool,
     /// Whether it is said as etcd says it, and not just any server.
     pub(crate) of_etcd: bool,
-    /// Whether the connection had ended before the request was sent, so that it is to be sent over another one.
+    /// Whether the connection had ended before the request was sent, so that it is to be sent over
+    /// another one.
     pub(crate) over: bool,
     /// The cluster that the member belongs to, where it is another one.
     pub(crate) foreign: Option<u64>,
@@ -55,7 +57,10 @@ impl Fault {
 
     /// The member did not answer in time.
     pub(crate) fn silent() -> Self {
-        Fault { blames_member: true, ..Fault::new(ErrorKind::Timeout, Unknown, "etcd did not answer in time") }
+        Fault {
+            blames_member: true,
+            ..Fault::new(ErrorKind::Timeout, Unknown, "etcd did not answer in time")
+        }
     }
 
     /// The client was closed while the request was under way.
@@ -73,11 +78,14 @@ impl Fault {
         Fault { oldest, ..Fault::new(ErrorKind::Compacted, NotApplied, "the history asked for is gone") }
     }
 
-    /// The home is none: the runtime that was given for it has ended, there is none, or the process was forked.
+    /// The home is none: the runtime that was given for it has ended, there is none, or the process
+    /// was forked.
     pub(crate) fn no_home(error: &HomeError) -> Self {
         match error {
             HomeError::Forked => Fault { outcome: NotApplied, ..Fault::closed() },
-            HomeError::NoThread(_) | HomeError::Ended => Fault::new(ErrorKind::Unavailable, NotApplied, error.to_string()),
+            HomeError::NoThread(_) | HomeError::Ended => {
+                Fault::new(ErrorKind::Unavailable, NotApplied, error.to_string())
+            }
             _ => Fault::new(ErrorKind::Internal, NotApplied, error.to_string()),
         }
     }
@@ -104,11 +112,15 @@ impl Fault {
         error.with_outcome(outcome)
     }
 
-    /// Why a server canceled a watch. 3.4 calls every fault of its user a lack of permission, an expired token too.
+    /// Why a server canceled a watch. 3.4 calls every fault of its user a lack of permission, an
+    /// expired token too.
     pub(crate) fn canceled(reason: &str) -> Self {
         let row = TABLE.iter().find(|row| !row.text.is_empty() && reason.contains(row.text));
         match row {
-            Some(row) => Fault { stale_token: row.stale_token || row.kind == ErrorKind::PermissionDenied, ..row.fault(reason) },
+            Some(row) => Fault {
+                stale_token: row.stale_token || row.kind == ErrorKind::PermissionDenied,
+                ..row.fault(reason)
+            },
             None if reason.is_empty() => Fault::unavailable("etcd canceled the watch and does not say why"),
             None => Fault::unavailable(format!("etcd canceled the watch: {reason}")),
         }
@@ -208,7 +220,9 @@ impl From<etcd_client::Error> for Fault {
         match error {
             etcd_client::Error::GRpcStatus(status) => judge(&status),
             etcd_client::Error::TransportError(error) => transport(&error),
-            etcd_client::Error::IoError(error) => Fault::unavailable(format!("the connection to etcd failed: {error}")),
+            etcd_client::Error::IoError(error) => {
+                Fault::unavailable(format!("the connection to etcd failed: {error}"))
+            }
             // The stream closed while it was used.
             etcd_client::Error::WatchError(_) | etcd_client::Error::LeaseKeepAliveError(_) => {
                 Fault::unavailable("the stream to etcd broke")
@@ -230,11 +244,16 @@ fn judge(status: &Status) -> Fault {
         // What refuses a request does not pass it on; what fails may have.
         let refused = code.starts_with('4') && !matches!(code, "408" | "429");
         let outcome = if refused { NotApplied } else { Unknown };
-        return Fault { outcome, ..Fault::unavailable(format!("a server of another kind answered, with HTTP status {code}")) };
+        return Fault {
+            outcome,
+            ..Fault::unavailable(format!("a server of another kind answered, with HTTP status {code}"))
+        };
     }
     match TABLE.iter().find(|row| row.code == status.code() && status.message().contains(row.text)) {
         Some(row) => row.fault(status.message()),
-        None => Fault::new(ErrorKind::Internal, Unknown, format!("{:?}: {}", status.code(), status.message())),
+        None => {
+            Fault::new(ErrorKind::Internal, Unknown, format!("{:?}: {}", status.code(), status.message()))
+        }
     }
 }
 
@@ -248,7 +267,9 @@ fn transport(error: &(dyn StdError + 'static)) -> Fault {
     }
     let fault = |what: &str| Fault::unavailable(format!("{what}: {innermost}"));
     match unsent {
-        Some(NotConnected::Over) => Fault { outcome: NotApplied, blames_member: false, over: true, ..fault("no connection to etcd") },
+        Some(NotConnected::Over) => {
+            Fault { outcome: NotApplied, blames_member: false, over: true, ..fault("no connection to etcd") }
+        }
         Some(NotConnected::Failed(_)) => Fault { outcome: NotApplied, ..fault("no connection to etcd") },
         None => fault("the connection to etcd failed"),
     }
@@ -303,14 +324,39 @@ mod tests {
         let cases = [
             (C::ResourceExhausted, "etcdserver: mvcc: database space exceeded", K::Exhausted, NotApplied),
             (C::ResourceExhausted, "etcdserver: too many requests", K::Unavailable, NotApplied),
-            (C::ResourceExhausted, "grpc: received message larger than max (2097200 vs. 2097152)", K::InvalidArgument, NotApplied),
-            (C::OutOfRange, "etcdserver: mvcc: required revision has been compacted", K::Compacted, NotApplied),
+            (
+                C::ResourceExhausted,
+                "grpc: received message larger than max (2097200 vs. 2097152)",
+                K::InvalidArgument,
+                NotApplied,
+            ),
+            (
+                C::OutOfRange,
+                "etcdserver: mvcc: required revision has been compacted",
+                K::Compacted,
+                NotApplied,
+            ),
             (C::OutOfRange, "etcdserver: too large lease TTL", K::InvalidArgument, NotApplied),
             (C::Unavailable, "etcdserver: no leader", K::Unavailable, NotApplied),
-            (C::Unavailable, "etcdserver: request timed out, possibly due to previous leader failure", K::Timeout, Unknown),
+            (
+                C::Unavailable,
+                "etcdserver: request timed out, possibly due to previous leader failure",
+                K::Timeout,
+                Unknown,
+            ),
             (C::Unavailable, "etcdserver: leader changed", K::Unavailable, Unknown),
-            (C::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password", K::Unauthenticated, NotApplied),
-            (C::InvalidArgument, "etcdserver: duplicate key given in txn request", K::InvalidArgument, NotApplied),
+            (
+                C::InvalidArgument,
+                "etcdserver: authentication failed, invalid user ID or password",
+                K::Unauthenticated,
+                NotApplied,
+            ),
+            (
+                C::InvalidArgument,
+                "etcdserver: duplicate key given in txn request",
+                K::InvalidArgument,
+                NotApplied,
+            ),
             (C::Unknown, "raft proposal dropped", K::Unavailable, NotApplied),
             (C::DataLoss, "etcdserver: corrupt cluster", K::Internal, Unknown),
             (C::FailedPrecondition, "etcdserver: user name not found", K::Unauthenticated, NotApplied),
@@ -331,17 +377,26 @@ mod tests {
             (C::PermissionDenied, "grpc-status header missing, mapped from HTTP status code 403", NotApplied),
             (C::Unavailable, "grpc-status header missing, mapped from HTTP status code 429", Unknown),
             (C::Unavailable, "grpc-status header missing, mapped from HTTP status code 502", Unknown),
-            (C::Internal, "protocol error: received message with invalid compression flag: 60 (valid flags are 0 and 1)", Unknown),
+            (
+                C::Internal,
+                "protocol error: received message with invalid compression flag: 60 (valid flags are 0 and 1)",
+                Unknown,
+            ),
         ];
         for (code, message, outcome) in cases {
             let fault = fault(code, message);
-            assert_eq!((fault.kind, fault.outcome, fault.blames_member), (K::Unavailable, outcome, true), "{code:?} {message}");
+            assert_eq!(
+                (fault.kind, fault.outcome, fault.blames_member),
+                (K::Unavailable, outcome, true),
+                "{code:?} {message}"
+            );
         }
     }
 
     #[test]
     fn a_failed_read_applied_nothing() {
-        let error = fault(C::Unavailable, "etcdserver: request timed out").into_error("store.range", Effect::Read);
+        let error =
+            fault(C::Unavailable, "etcdserver: request timed out").into_error("store.range", Effect::Read);
         assert_eq!((error.kind(), error.outcome()), (K::Timeout, NotApplied));
     }
 
@@ -360,7 +415,11 @@ mod tests {
             ("", K::Unavailable, false),
             ("etcdserver: invalid auth token", K::Unauthenticated, true),
             ("etcdserver: permission denied", K::PermissionDenied, true),
-            ("rpc error: code = PermissionDenied desc = etcdserver: permission denied", K::PermissionDenied, true),
+            (
+                "rpc error: code = PermissionDenied desc = etcdserver: permission denied",
+                K::PermissionDenied,
+                true,
+            ),
             ("etcdserver: revision of auth store is old", K::Unavailable, true),
             ("etcdserver: no leader", K::Unavailable, false),
             ("something new", K::Unavailable, false),

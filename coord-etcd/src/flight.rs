@@ -22,17 +22,25 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
     /// # Cancel safety
     ///
     /// Cancel safe: the run goes on, for whoever else waits or comes while it does.
-    pub(crate) async fn join<F>(&self, home: &Home, already: impl Fn() -> Option<T>, start: impl FnOnce() -> F) -> Result<T, Fault>
+    pub(crate) async fn join<F>(
+        &self,
+        home: &Home,
+        already: impl Fn() -> Option<T>,
+        start: impl FnOnce() -> F,
+    ) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, Fault>> + Send + 'static,
     {
         if let Some(answer) = already() {
             return Ok(answer);
         }
-        let answer = self.0.join_unless(home, || already().map(Ok), start).map_err(|error| Fault::no_home(&error))?;
+        let answer =
+            self.0.join_unless(home, || already().map(Ok), start).map_err(|error| Fault::no_home(&error))?;
         match answer.await {
             Landed::Done(answer) => answer,
-            Landed::Cancelled | Landed::Panicked => Err(Fault::unavailable("what was to be waited for was broken off")),
+            Landed::Cancelled | Landed::Panicked => {
+                Err(Fault::unavailable("what was to be waited for was broken off"))
+            }
         }
     }
 }

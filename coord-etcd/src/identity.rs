@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use coord_api::Outcome;
 use etcd_client::proto::PbResponseHeader;
 use etcd_client::{
-    GetResponse, LeaseGrantResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, PutResponse, TxnResponse,
+    GetResponse, LeaseGrantResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse,
+    PutResponse, TxnResponse,
 };
 
 use crate::error::Fault;
 
-/// The cluster of a client. It is what the first answers say, or what the options do, and then stays: another cluster has other locks, and other revisions.
+/// The cluster of a client. It is what the first answers say, or what the options do, and then
+/// stays: another cluster has other locks, and other revisions.
 #[derive(Debug, Default)]
 pub(crate) struct Identity {
     /// Zero while it is not known; no cluster has that.
@@ -27,7 +29,8 @@ impl Identity {
         Some(self.cluster.load(Ordering::Acquire)).filter(|cluster| *cluster != 0)
     }
 
-    /// It is this cluster, unless it was known to be another one before. Returns the one that it is.
+    /// It is this cluster, unless it was known to be another one before. Returns the one that it
+    /// is.
     pub(crate) fn fix(&self, cluster: u64) -> u64 {
         match self.cluster.compare_exchange(0, cluster, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => cluster,
@@ -42,7 +45,10 @@ impl Identity {
     /// That it is of another cluster, or of no etcd at all.
     pub(crate) fn check(&self, header: Option<&PbResponseHeader>) -> Result<(), Fault> {
         let Some(theirs) = header.map(|header| header.cluster_id).filter(|cluster| *cluster != 0) else {
-            return Err(Fault { blames_member: true, ..Fault::nonsense("etcd answered without saying which cluster it is of") });
+            return Err(Fault {
+                blames_member: true,
+                ..Fault::nonsense("etcd answered without saying which cluster it is of")
+            });
         };
         match self.fix(theirs) {
             ours if ours == theirs => Ok(()),
@@ -67,12 +73,23 @@ macro_rules! answers {
     };
 }
 
-answers!(GetResponse, LeaseGrantResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, PutResponse, TxnResponse,);
+answers!(
+    GetResponse,
+    LeaseGrantResponse,
+    LeaseRevokeResponse,
+    LeaseTimeToLiveResponse,
+    MemberListResponse,
+    PutResponse,
+    TxnResponse,
+);
 
 impl Fault {
-    /// The member belongs to another cluster: nothing that it says is about ours, and nothing was done to ours.
+    /// The member belongs to another cluster: nothing that it says is about ours, and nothing was
+    /// done to ours.
     fn foreign(ours: u64, theirs: u64) -> Self {
-        let message = format!("it belongs to the cluster {theirs:x}, and not to {ours:x} as those that answered before");
+        let message = format!(
+            "it belongs to the cluster {theirs:x}, and not to {ours:x} as those that answered before"
+        );
         Fault { foreign: Some(theirs), outcome: Outcome::NotApplied, ..Fault::unavailable(message) }
     }
 }
@@ -95,7 +112,10 @@ mod tests {
         assert_eq!(identity.known(), Some(0xa));
         identity.check(header(0xa).as_ref()).unwrap();
         let fault = identity.check(header(0xb).as_ref()).unwrap_err();
-        assert!(fault.blames_member && fault.message.contains("cluster b") && fault.message.contains("not to a"), "{fault:?}");
+        assert!(
+            fault.blames_member && fault.message.contains("cluster b") && fault.message.contains("not to a"),
+            "{fault:?}"
+        );
         assert_eq!((fault.kind, fault.outcome), (ErrorKind::Unavailable, Outcome::NotApplied));
         assert_eq!(identity.known(), Some(0xa));
     }

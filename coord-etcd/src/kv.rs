@@ -12,7 +12,8 @@ use crate::wire::{answer, found, get, head, put, request};
 
 const RANGE: &str = "store.range";
 
-/// How many entries the first page of a list asks for. With values of the largest size they still fit into one answer.
+/// How many entries the first page of a list asks for. With values of the largest size they still
+/// fit into one answer.
 const FIRST_PAGE: usize = 128;
 
 /// Entries that one page asks for at most.
@@ -21,7 +22,8 @@ const LARGEST_PAGE: usize = 4_096;
 /// How many bytes each further page should have, estimated by the size of the entries before.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// How many snapshots are read at most. A list begins again with a newer one when history is compacted while it is read.
+/// How many snapshots are read at most. A list begins again with a newer one when history is
+/// compacted while it is read.
 const SNAPSHOTS: usize = 3;
 
 /// Reads a range at one revision (S2), in pages where it is long.
@@ -43,7 +45,11 @@ async fn whole(cluster: &Cluster, range: &Range, mut first: RangeReply) -> Resul
     loop {
         match further_pages(cluster, range, first).await {
             // Unless a revision was asked for, a newer snapshot is just as correct.
-            Err(error) if error.kind() == ErrorKind::Compacted && range.at.is_none() && snapshots < SNAPSHOTS => snapshots += 1,
+            Err(error)
+                if error.kind() == ErrorKind::Compacted && range.at.is_none() && snapshots < SNAPSHOTS =>
+            {
+                snapshots += 1
+            }
             reply => return reply,
         }
         first = page(cluster, range, range.limit, limit_of_page(range, &[])).await?;
@@ -67,8 +73,9 @@ async fn further_pages(cluster: &Cluster, range: &Range, mut reply: RangeReply) 
     Ok(reply)
 }
 
-/// How many entries the next page asks for, by the size of those before. `None` for all of them: in other orders than by key etcd
-/// cannot continue after an entry, and with a bound on revisions it would read everything again for each page.
+/// How many entries the next page asks for, by the size of those before. `None` for all of them: in
+/// other orders than by key etcd cannot continue after an entry, and with a bound on revisions it
+/// would read everything again for each page.
 fn limit_of_page(range: &Range, before: &[Entry]) -> Option<usize> {
     if range.order != Order::Key || range.max_created.is_some() {
         return None;
@@ -80,7 +87,12 @@ fn limit_of_page(range: &Range, before: &[Entry]) -> Option<usize> {
     Some((PAGE_BYTES / (bytes / before.len()).max(1)).clamp(1, LARGEST_PAGE))
 }
 
-fn page(cluster: &Cluster, range: &Range, left: Option<usize>, page: Option<usize>) -> impl Future<Output = Result<RangeReply>> {
+fn page(
+    cluster: &Cluster,
+    range: &Range,
+    left: Option<usize>,
+    page: Option<usize>,
+) -> impl Future<Output = Result<RangeReply>> {
     let limit = [left, page].into_iter().flatten().min();
     cluster.call(RANGE, Effect::Read, move |asked| async move {
         let connection = asked.link.requests();
@@ -97,13 +109,16 @@ pub(crate) async fn txn(cluster: &Cluster, txn: &Txn) -> Result<TxnReply> {
     let effect = txn.effect();
     let run = |asked: Asked| async move {
         let connection = asked.link.requests();
-        // Without operations etcd evaluates the compares with what this member happens to know, which may be out of date.
+        // Without operations etcd evaluates the compares with what this member happens to know,
+        // which may be out of date.
         if txn.then.is_empty() && txn.otherwise.is_empty() {
             Box::pin(barrier(&connection)).await?;
         }
         // A transaction that only puts one key is sent as a put, which etcd answers sooner.
         if let ([], [Op::Put { key, value, lease }], []) = (&*txn.compares, &*txn.then, &*txn.otherwise) {
-            let put = connection.ask(effect, kv, |mut kv| async move { kv.put(key.clone(), value.as_bytes(), Some(put(*lease))).await });
+            let put = connection.ask(effect, kv, |mut kv| async move {
+                kv.put(key.clone(), value.as_bytes(), Some(put(*lease))).await
+            });
             let revision = head(put.await?.0.header.as_ref())?;
             return Ok(TxnReply { succeeded: true, revision, replies: vec![OpReply::Put] });
         }

@@ -47,8 +47,9 @@ pub(crate) async fn grant(cluster: &Cluster, granted: &Granted, ttl: Duration) -
     let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
     let lease = cluster
         .call("store.grant_lease", Effect::Write, |asked| async move {
-            let granted =
-                asked.link.main.ask(Effect::Write, Client::lease_client, |mut leases| async move { leases.grant(seconds, None).await });
+            let granted = asked.link.main.ask(Effect::Write, Client::lease_client, |mut leases| async move {
+                leases.grant(seconds, None).await
+            });
             let granted = granted.await?.0;
             if granted.id == 0 || granted.ttl < seconds {
                 return Err(Fault::nonsense("etcd granted no lease, or a shorter one"));
@@ -60,14 +61,16 @@ pub(crate) async fn grant(cluster: &Cluster, granted: &Granted, ttl: Duration) -
     Ok(lease)
 }
 
-/// Renews a lease by one request with one answer. A stream that stays open says Ok while nothing is renewed; an answer does not.
+/// Renews a lease by one request with one answer. A stream that stays open says Ok while nothing is
+/// renewed; an answer does not.
 pub(crate) async fn keep_alive(cluster: &Cluster, granted: &Granted, id: LeaseId) -> Result<Duration> {
     const OPERATION: &str = "store.keep_alive";
     let renewed = cluster.call(OPERATION, Effect::Idempotent, |asked| async move {
         if renew(&asked, id).await? {
             return Ok(());
         }
-        // After a change of leaders a member may not know yet what it is asked about. When it has caught up, it does.
+        // After a change of leaders a member may not know yet what it is asked about. When it has
+        // caught up, it does.
         barrier(&asked.link.leases).await?;
         if renew(&asked, id).await? { Ok(()) } else { Err(Fault::lease_lost()) }
     });
@@ -116,7 +119,11 @@ pub(crate) async fn lease(cluster: &Cluster, id: LeaseId) -> Result<Option<Lease
 }
 
 /// The granted TTL, and what else is known of a live lease.
-async fn look_up(cluster: &Cluster, operation: &'static str, id: LeaseId) -> Result<Option<(Duration, LeaseInfo)>> {
+async fn look_up(
+    cluster: &Cluster,
+    operation: &'static str,
+    id: LeaseId,
+) -> Result<Option<(Duration, LeaseInfo)>> {
     let number = lease_number(id);
     cluster
         .call(operation, Effect::Read, |asked| async move {
@@ -130,7 +137,8 @@ async fn look_up(cluster: &Cluster, operation: &'static str, id: LeaseId) -> Res
                 Err(fault) if fault.kind == ErrorKind::LeaseLost => return Ok(None),
                 Err(fault) => return Err(fault),
             };
-            // One that has expired and is not yet revoked has less than no time left, but was granted some.
+            // One that has expired and is not yet revoked has less than no time left, but was
+            // granted some.
             if found.granted_ttl <= 0 {
                 return Ok(None);
             }

@@ -24,7 +24,8 @@ use crate::target::Target;
 /// How long a member that failed may take to pass a trial, however long calls may take.
 const TRIAL_WITHIN: Duration = Duration::from_secs(5);
 
-/// The members of one cluster, of which one is asked: which one, [`Choice`] says. A trial goes over a new connection, as one that swallowed a request may swallow them all.
+/// The members of one cluster, of which one is asked: which one, [`Choice`] says. A trial goes over
+/// a new connection, as one that swallowed a request may swallow them all.
 #[derive(Debug)]
 pub(crate) struct Members {
     /// The endpoints of the options.
@@ -75,7 +76,8 @@ impl Member {
         self.link.lock().as_ref().is_some_and(|link| link.main.is_identified())
     }
 
-    /// Takes a link away, so that the next request makes another one. Whether it was still the member's.
+    /// Takes a link away, so that the next request makes another one. Whether it was still the
+    /// member's.
     fn unlink(&self, link: &Link) -> bool {
         self.link.lock().take_if(|current| current.number == link.number).is_some()
     }
@@ -146,10 +148,15 @@ impl Members {
         &self.closing
     }
 
-    /// Waits for what is done for this client: until a deadline, and for as long as the client is not closed.
+    /// Waits for what is done for this client: until a deadline, and for as long as the client is
+    /// not closed.
     ///
     /// A future that is handed on by value is stored twice: hand on a large one pinned.
-    pub(crate) async fn until<T>(&self, deadline: Instant, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    pub(crate) async fn until<T>(
+        &self,
+        deadline: Instant,
+        work: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
         tokio::select! {
             biased;
             answer = self.home().timeout_at(deadline, work) => answer.unwrap_or_else(|_| Err(self.late())),
@@ -157,7 +164,8 @@ impl Members {
         }
     }
 
-    /// Why there was no answer in time: that nobody can sign in, where that is known, or else nothing is.
+    /// Why there was no answer in time: that nobody can sign in, where that is known, or else
+    /// nothing is.
     pub(crate) fn late(&self) -> Fault {
         self.common.account.as_ref().and_then(|account| account.refusal()).unwrap_or_else(Fault::silent)
     }
@@ -194,16 +202,19 @@ impl Members {
         Ok(Arc::new(Link::new(number, target, &self.common)?))
     }
 
-    /// The connection has ended, which says nothing of the member: the next request makes another one.
+    /// The connection has ended, which says nothing of the member: the next request makes another
+    /// one.
     pub(crate) fn replace(&self, asked: &Asked) {
         asked.member.unlink(&asked.link);
     }
 
-    /// A member failed, or was silent: another one is asked from now on, and this one is tried again by and by, over a new link.
+    /// A member failed, or was silent: another one is asked from now on, and this one is tried
+    /// again by and by, over a new link.
     pub(crate) fn report_failure(&self, asked: &Asked, fault: &Fault) {
         let member = &asked.member;
         if !member.unlink(&asked.link) {
-            // It speaks of a link that nobody uses any more, and says nothing of how the member does now.
+            // It speaks of a link that nobody uses any more, and says nothing of how the member
+            // does now.
             return;
         }
         let after = self.choice.lock().fail(member, self.home().now(), fastrand::f64());
@@ -224,13 +235,15 @@ impl Members {
 
     /// Tries a member again, in the background, until it passes or is none any more.
     fn begin_trials(&self, member: &Arc<Member>) {
-        let trials = Trials { members: Weak::clone(&self.weak), member: Arc::downgrade(member), ended: false };
+        let trials =
+            Trials { members: Weak::clone(&self.weak), member: Arc::downgrade(member), ended: false };
         let closing = self.closing.clone();
         // Without a home the trials are dropped, and abandoned by that.
         drop(self.home().spawn(async move { closing.run_until_cancelled(trials.run()).await }));
     }
 
-    /// Tries a member once, over a link of its own. Whether it has passed, so that no further trials are needed.
+    /// Tries a member once, over a link of its own. Whether it has passed, so that no further
+    /// trials are needed.
     async fn trial(&self, member: &Arc<Member>) -> bool {
         let answered = self.home().timeout(self.attempt_timeout.min(TRIAL_WITHIN), async {
             let link = self.link(&member.target)?;
@@ -241,7 +254,8 @@ impl Members {
                 _ => Ok(()),
             }
         });
-        // The link is not kept: until it is needed it might break unseen, and whoever moves here has just lost one.
+        // The link is not kept: until it is needed it might break unseen, and whoever moves here
+        // has just lost one.
         if !matches!(answered.await, Ok(Ok(()))) {
             self.choice.lock().fail_trial(member);
             return false;
@@ -273,10 +287,12 @@ impl Members {
         member.is_identified() && self.choice.lock().failed(member).is_none()
     }
 
-    /// These are the members from now on, each with whether the cluster alone names it. One that is asked now and answers stays, whatever is said of it.
+    /// These are the members from now on, each with whether the cluster alone names it. One that is
+    /// asked now and answers stays, whatever is said of it.
     pub(crate) fn become_these(&self, targets: &[(Target, bool)]) {
-        let (mut choice, names) =
-            (self.choice.lock(), |choice: &Choice<Arc<Member>>| choice.members().map(|member| member.name.clone()).collect::<Vec<_>>());
+        let (mut choice, names) = (self.choice.lock(), |choice: &Choice<Arc<Member>>| {
+            choice.members().map(|member| member.name.clone()).collect::<Vec<_>>()
+        });
         let known = |target: &Target| choice.members().find(|member| member.target == *target).cloned();
         let mut members: Vec<Arc<Member>> = Vec::new();
         for (target, learnt) in targets {
@@ -346,7 +362,8 @@ mod tests {
     #[test]
     fn who_accuses_a_member_and_who_learns_of_all_of_them_do_not_wait_for_each_other() {
         let closing = CancellationToken::new();
-        let members = Members::new(&EtcdOptions::new(["127.0.0.1:1", "127.0.0.1:2"]), closing.clone()).unwrap();
+        let members =
+            Members::new(&EtcdOptions::new(["127.0.0.1:1", "127.0.0.1:2"]), closing.clone()).unwrap();
         let targets: Vec<_> = members.targets.iter().map(|target| (target.clone(), false)).collect();
         let (tell, done) = mpsc::channel();
         let (accusing, told) = (Arc::clone(&members), tell.clone());

@@ -21,7 +21,8 @@ const SHORTEST_KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// How to reach an etcd cluster, and as whom.
 ///
-/// Everything is checked before any I/O ([`validate`](Self::validate)). Passwords and private keys are never shown by `Debug`, in an error or in a log.
+/// Everything is checked before any I/O ([`validate`](Self::validate)). Passwords and private keys
+/// are never shown by `Debug`, in an error or in a log.
 ///
 /// # Examples
 ///
@@ -40,38 +41,51 @@ const SHORTEST_KEEPALIVE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EtcdOptions {
-    /// The members of the cluster: `host:port`, or with `http://` or `https://` before it. Default `localhost:2379`.
+    /// The members of the cluster: `host:port`, or with `http://` or `https://` before it. Default
+    /// `localhost:2379`.
     ///
-    /// Name all of them: each is connected to by itself, and where one fails another one is used until it answers again. Where a name has several addresses, each of them is a
-    /// member; it is looked up again by and by.
+    /// Name all of them: each is connected to by itself, and where one fails another one is used
+    /// until it answers again. Where a name has several addresses, each of them is a member; it is
+    /// looked up again by and by.
     pub endpoints: Vec<String>,
-    /// The directory that everything is kept in, for example `shop` or `team/shop` (R5). Default none.
+    /// The directory that everything is kept in, for example `shop` or `team/shop` (R5). Default
+    /// none.
     pub namespace: Option<String>,
     /// A name for people who look into the store. Default `coord`.
     pub name: String,
     /// As whom to sign in. Default as nobody.
     pub credentials: Option<Credentials>,
-    /// How to encrypt. Default not at all, or, for `https://` endpoints, trusting the authorities that the system trusts.
+    /// How to encrypt. Default not at all, or, for `https://` endpoints, trusting the authorities
+    /// that the system trusts.
     pub tls: Option<Tls>,
     /// How long connecting may take in all (R3), and one connection. Default 5 s.
     pub connect_timeout: Duration,
-    /// How long a connection with something under way may be silent before it is pinged. Default 30 s, at least 5 s.
+    /// How long a connection with something under way may be silent before it is pinged. Default
+    /// 30 s, at least 5 s.
     pub keepalive_interval: Duration,
     /// How long a ping may remain unanswered before the connection is given up. Default 10 s.
     pub keepalive_timeout: Duration,
-    /// How often and how long a request is tried. Default 3 attempts of 2 s each, 10 s in all. Both timeouts are needed.
+    /// How often and how long a request is tried. Default 3 attempts of 2 s each, 10 s in all. Both
+    /// timeouts are needed.
     ///
-    /// An attempt that gets no answer makes the next one go to another member, so that the attempt's timeout says how long a dead member can be noticed.
+    /// An attempt that gets no answer makes the next one go to another member, so that the
+    /// attempt's timeout says how long a dead member can be noticed.
     pub retry: RetryPolicy,
-    /// Where connections, watches and timers live, with all else that goes on in the background. Default a thread of the client's own: then none of it dies or starves
-    /// with a runtime of the program's. A runtime that is given with [`Home::runtime`] is to be kept running. [`Home::callers`] is that of whoever calls, for tests.
+    /// Where connections, watches and timers live, with all else that goes on in the background.
+    /// Default a thread of the client's own: then none of it dies or starves with a runtime of the
+    /// program's. A runtime that is given with [`Home::runtime`] is to be kept running.
+    /// [`Home::callers`] is that of whoever calls, for tests.
     pub home: Option<Home>,
-    /// Whether a request about keys goes over a connection that lives in the runtime which makes it, for each runtime one of its own, up to 16; from elsewhere it goes over the one in the
-    /// [home](Self::home), as everything else does. That saves the hand-over to the home and back, some 60 µs where nothing else is slow. **Each runtime that makes requests must have its I/O and its
-    /// timers enabled** (`enable_all`), as `#[tokio::main]` has: tokio panics in one that has not. A runtime that stands still, or has ended, harms no other. Default off.
+    /// Whether a request about keys goes over a connection that lives in the runtime which makes
+    /// it, for each runtime one of its own, up to 16; from elsewhere it goes over the one in the
+    /// [home](Self::home), as everything else does. That saves the hand-over to the home and back,
+    /// some 60 µs where nothing else is slow. **Each runtime that makes requests must have its I/O
+    /// and its timers enabled** (`enable_all`), as `#[tokio::main]` has: tokio panics in one that
+    /// has not. A runtime that stands still, or has ended, harms no other. Default off.
     pub near: bool,
-    /// Which cluster is expected: its id in hexadecimal, as etcd writes it into its log and [`StoreStatus`](coord_api::store::StoreStatus) has it. A member of another one is not used. Default
-    /// the one that most endpoints belong to when the client first asks.
+    /// Which cluster is expected: its id in hexadecimal, as etcd writes it into its log and
+    /// [`StoreStatus`](coord_api::store::StoreStatus) has it. A member of another one is not used.
+    /// Default the one that most endpoints belong to when the client first asks.
     pub cluster_id: Option<String>,
     /// Whether members are used that no endpoint names. Default [`Discovery::Agreeing`].
     pub discovery: Discovery,
@@ -90,7 +104,9 @@ impl Default for EtcdOptions {
             connect_timeout: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
-            retry: RetryPolicy::default().with_attempt_timeout(Duration::from_secs(2)).with_total_timeout(Duration::from_secs(10)),
+            retry: RetryPolicy::default()
+                .with_attempt_timeout(Duration::from_secs(2))
+                .with_total_timeout(Duration::from_secs(10)),
             home: None,
             near: false,
             cluster_id: None,
@@ -141,7 +157,8 @@ impl EtcdOptions {
         self
     }
 
-    /// Sets after how much silence a connection is pinged, and how long the ping may remain unanswered.
+    /// Sets after how much silence a connection is pinged, and how long the ping may remain
+    /// unanswered.
     #[must_use]
     pub fn with_keepalive(mut self, interval: Duration, timeout: Duration) -> Self {
         self.keepalive_interval = interval;
@@ -156,7 +173,8 @@ impl EtcdOptions {
         self
     }
 
-    /// Sets whether requests go over a connection in the runtime that makes them: see [`near`](Self::near).
+    /// Sets whether requests go over a connection in the runtime that makes them: see
+    /// [`near`](Self::near).
     #[must_use]
     pub fn with_near(mut self, near: bool) -> Self {
         self.near = near;
@@ -191,11 +209,13 @@ impl EtcdOptions {
         self
     }
 
-    /// Checks everything. Reads the files that are named, and asks the functions that return certificates and passwords; without any other I/O.
+    /// Checks everything. Reads the files that are named, and asks the functions that return
+    /// certificates and passwords; without any other I/O.
     ///
     /// # Errors
     ///
-    /// `InvalidArgument`, which says what is wrong and repeats no secret; or what such a function says.
+    /// `InvalidArgument`, which says what is wrong and repeats no secret; or what such a function
+    /// says.
     pub fn validate(&self) -> Result<()> {
         self.check().map(drop)
     }
@@ -229,19 +249,35 @@ impl EtcdOptions {
             }
         }
         let encrypts = self.tls.is_some() || targets.iter().any(|target| target.encrypted);
-        let encryption = if encrypts { Some(Arc::new(Encryption::new(self.tls.clone().unwrap_or_default())?)) } else { None };
+        let encryption = if encrypts {
+            Some(Arc::new(Encryption::new(self.tls.clone().unwrap_or_default())?))
+        } else {
+            None
+        };
         if let Some(encryption) = &encryption {
             for target in targets.iter().filter(|target| target.encrypted) {
                 encryption.server_name(&target.host)?;
             }
         }
-        let cluster = match self.cluster_id.as_deref().map(|id| u64::from_str_radix(id.trim_start_matches("0x"), 16)) {
-            Some(Ok(0) | Err(_)) => return refuse("a cluster id that is no hexadecimal number, as etcd writes it into its log"),
-            Some(Ok(id)) => Some(id),
-            None => None,
-        };
+        let cluster =
+            match self.cluster_id.as_deref().map(|id| u64::from_str_radix(id.trim_start_matches("0x"), 16)) {
+                Some(Ok(0) | Err(_)) => {
+                    return refuse(
+                        "a cluster id that is no hexadecimal number, as etcd writes it into its log",
+                    );
+                }
+                Some(Ok(id)) => Some(id),
+                None => None,
+            };
         let account = self.credentials.clone().map(Account::new).transpose()?.map(Arc::new);
-        Ok(CheckedOptions { targets, encryption, account, cluster, attempt_timeout: attempt, total_timeout: total })
+        Ok(CheckedOptions {
+            targets,
+            encryption,
+            account,
+            cluster,
+            attempt_timeout: attempt,
+            total_timeout: total,
+        })
     }
 }
 
@@ -256,14 +292,16 @@ pub(crate) struct CheckedOptions {
     pub(crate) total_timeout: Duration,
 }
 
-/// Whether members of the cluster are used that no endpoint names. The cluster is asked for them by and by, so that one whose members were all replaced over time is still reached.
+/// Whether members of the cluster are used that no endpoint names. The cluster is asked for them by
+/// and by, so that one whose members were all replaced over time is still reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Discovery {
     /// No: the endpoints are all that there is.
     Off,
-    /// Where the endpoints that answer are among the addresses under which the cluster says that its members are reached (`--advertise-client-urls`), so that it can be believed as to
-    /// the others. Behind a proxy, a load balancer or a tunnel they are not.
+    /// Where the endpoints that answer are among the addresses under which the cluster says that
+    /// its members are reached (`--advertise-client-urls`), so that it can be believed as to the
+    /// others. Behind a proxy, a load balancer or a tunnel they are not.
     #[default]
     Agreeing,
     /// Always. Addresses that cannot be reached from here are tried in vain, when others fail.
@@ -288,12 +326,32 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_a_host_and_a_port() {
-        for good in ["a:1", "http://a:1", "https://a:1", "http://a:1/", "10.0.0.1:2379", "[::1]:2379", "http://[fe80::1]:2379"] {
+        for good in [
+            "a:1",
+            "http://a:1",
+            "https://a:1",
+            "http://a:1/",
+            "10.0.0.1:2379",
+            "[::1]:2379",
+            "http://[fe80::1]:2379",
+        ] {
             assert!(EtcdOptions::new([good]).validate().is_ok(), "{good}");
         }
-        for bad in
-            ["", "a", "a:", ":1", "a:0", "a:65536", "a:b", "ftp://a:1", "http://", "http://a:1/path", "a:1?q", "user:hunter2@a:1", "a b:1"]
-        {
+        for bad in [
+            "",
+            "a",
+            "a:",
+            ":1",
+            "a:0",
+            "a:65536",
+            "a:b",
+            "ftp://a:1",
+            "http://",
+            "http://a:1/path",
+            "a:1?q",
+            "user:hunter2@a:1",
+            "a b:1",
+        ] {
             let error = refused(&EtcdOptions::new([bad]));
             assert!(!error.contains("hunter2"), "{error}");
         }
@@ -330,7 +388,10 @@ mod tests {
         for bad in ["", "0", "xyz", "-1", "1234567890abcdef0"] {
             refused(&EtcdOptions::default().with_cluster_id(bad));
         }
-        assert_eq!(EtcdOptions::default().with_cluster_id("cdf818194e3a8c32").check().unwrap().cluster, Some(0xcdf8_1819_4e3a_8c32));
+        assert_eq!(
+            EtcdOptions::default().with_cluster_id("cdf818194e3a8c32").check().unwrap().cluster,
+            Some(0xcdf8_1819_4e3a_8c32)
+        );
     }
 
     #[test]
@@ -344,7 +405,9 @@ mod tests {
         refused(&with(Tls::new().with_identity_files("no/such/file", "no/such/file")));
         refused(&with(Tls::from_fn(|| Ok(Tls::from_fn(|| Ok(Tls::new()))))));
         refused(&with(Tls::from_fn(|| Ok(Tls::new())).with_authorities("not PEM")));
-        let error = refused(&with(Tls::new().with_identity("-----BEGIN CERTIFICATE-----", "hunter2 PRIVATE KEY-----")));
+        let error = refused(&with(
+            Tls::new().with_identity("-----BEGIN CERTIFICATE-----", "hunter2 PRIVATE KEY-----"),
+        ));
         assert!(!error.contains("hunter2"), "{error}");
         refused(&EtcdOptions::new(["http://a:1"]).with_tls(Tls::new()));
     }

@@ -1,4 +1,5 @@
-//! Reads that find out how far a member is: that it knows what was acknowledged, at which revision the store is, and what happened in ranges that are watched.
+//! Reads that find out how far a member is: that it knows what was acknowledged, at which revision
+//! the store is, and what happened in ranges that are watched.
 
 use bytes::Bytes;
 use coord_api::store::{Effect, MAX_TXN_OPS};
@@ -48,8 +49,12 @@ pub(crate) struct Finding {
     pub(crate) happened: bool,
 }
 
-/// Asks what happened, by reading, on the connection that the watches are on: for streams whose other end answers no request for progress, as etcd's own gRPC proxy does not.
-pub(crate) async fn what_happened(connection: &MemberConnection, questions: Vec<Question>) -> Result<Vec<Finding>, Fault> {
+/// Asks what happened, by reading, on the connection that the watches are on: for streams whose
+/// other end answers no request for progress, as etcd's own gRPC proxy does not.
+pub(crate) async fn what_happened(
+    connection: &MemberConnection,
+    questions: Vec<Question>,
+) -> Result<Vec<Finding>, Fault> {
     if questions.is_empty() {
         // That it answers is all that can be said.
         barrier(connection).await?;
@@ -66,8 +71,13 @@ pub(crate) async fn what_happened(connection: &MemberConnection, questions: Vec<
     Ok(findings)
 }
 
-async fn ask(connection: &MemberConnection, questions: &[Question], count_before: bool) -> Result<PbTxnResponse, Fault> {
-    let operations: Vec<TxnOp> = questions.iter().flat_map(|question| operations(question, count_before)).collect();
+async fn ask(
+    connection: &MemberConnection,
+    questions: &[Question],
+    count_before: bool,
+) -> Result<PbTxnResponse, Fault> {
+    let operations: Vec<TxnOp> =
+        questions.iter().flat_map(|question| operations(question, count_before)).collect();
     let answer = connection.ask(Effect::Read, kv, |mut kv| {
         let txn = Txn::new().and_then(operations.clone());
         async move { kv.txn(txn).await }
@@ -75,7 +85,8 @@ async fn ask(connection: &MemberConnection, questions: &[Question], count_before
     Ok(answer.await?.0)
 }
 
-/// A key that was written after the revision, if there is one, with the number of all keys; and their number at the revision.
+/// A key that was written after the revision, if there is one, with the number of all keys; and
+/// their number at the revision.
 fn operations(question: &Question, count_before: bool) -> Vec<TxnOp> {
     let (start, end) = &question.span;
     let get = |options: GetOptions| {
@@ -85,7 +96,10 @@ fn operations(question: &Question, count_before: bool) -> Vec<TxnOp> {
         };
         TxnOp::get(start.clone(), Some(options))
     };
-    let written = GetOptions::new().with_keys_only().with_limit(1).with_min_mod_revision(number(question.after).saturating_add(1));
+    let written = GetOptions::new()
+        .with_keys_only()
+        .with_limit(1)
+        .with_min_mod_revision(number(question.after).saturating_add(1));
     let before = GetOptions::new().with_count_only().with_revision(number(question.after).max(1));
     let mut operations = vec![get(written)];
     if count_before {
@@ -95,7 +109,11 @@ fn operations(question: &Question, count_before: bool) -> Vec<TxnOp> {
 }
 
 /// A key was written, or there are not as many as there were.
-fn judge(questions: &[Question], answer: &PbTxnResponse, counted_before: bool) -> Result<Vec<Finding>, Fault> {
+fn judge(
+    questions: &[Question],
+    answer: &PbTxnResponse,
+    counted_before: bool,
+) -> Result<Vec<Finding>, Fault> {
     let nonsense = || Err(Fault::nonsense("etcd answered another operation than was asked for"));
     let as_of = head(answer.header.as_ref())?;
     let mut ranges = answer.responses.iter().map(|response| match &response.response {
@@ -119,7 +137,11 @@ mod tests {
     use super::*;
 
     fn range(count: i64, written: usize) -> PbResponseOp {
-        let range = PbRangeResponse { count, kvs: vec![PbKeyValue::default(); written], ..PbRangeResponse::default() };
+        let range = PbRangeResponse {
+            count,
+            kvs: vec![PbKeyValue::default(); written],
+            ..PbRangeResponse::default()
+        };
         PbResponseOp { response: Some(PbTxnOpResponse::ResponseRange(range)) }
     }
 
@@ -127,13 +149,22 @@ mod tests {
         let header = Some(PbResponseHeader { revision: 20, ..PbResponseHeader::default() });
         let question = |id| Question { id, span: ("k".into(), None), after: Revision::new(10) };
         let answer = PbTxnResponse { header, succeeded: true, responses };
-        Ok(judge(&[question(1), question(2)], &answer, counted)?.iter().map(|finding| finding.happened).collect())
+        Ok(judge(&[question(1), question(2)], &answer, counted)?
+            .iter()
+            .map(|finding| finding.happened)
+            .collect())
     }
 
     #[test]
     fn what_was_written_and_what_was_deleted_is_seen() {
-        assert_eq!(found(vec![range(3, 0), range(3, 0), range(3, 1), range(3, 0)], true).unwrap(), [false, true]);
-        assert_eq!(found(vec![range(2, 0), range(3, 0), range(0, 0), range(0, 0)], true).unwrap(), [true, false]);
+        assert_eq!(
+            found(vec![range(3, 0), range(3, 0), range(3, 1), range(3, 0)], true).unwrap(),
+            [false, true]
+        );
+        assert_eq!(
+            found(vec![range(2, 0), range(3, 0), range(0, 0), range(0, 0)], true).unwrap(),
+            [true, false]
+        );
         assert_eq!(found(vec![range(2, 0), range(3, 1)], false).unwrap(), [false, true]);
         assert!(found(vec![range(2, 0)], true).is_err(), "an answer is missing");
     }

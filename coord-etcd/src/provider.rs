@@ -14,8 +14,8 @@ use crate::store::EtcdStore;
 
 /// All contracts over an etcd cluster.
 ///
-/// Requests are repeated as the options' retry policy says, wherever that is safe (R2), kept under the options' namespace (R5), and can be seen, as [`Observe`] describes, under the
-/// name `etcd`.
+/// Requests are repeated as the options' retry policy says, wherever that is safe (R2), kept under
+/// the options' namespace (R5), and can be seen, as [`Observe`] describes, under the name `etcd`.
 ///
 /// # Examples
 ///
@@ -39,7 +39,8 @@ impl EtcdProvider {
     ///
     /// # Errors
     ///
-    /// As [`EtcdStore::connect`]; `InvalidArgument` for a namespace with a directory of the recipes in it.
+    /// As [`EtcdStore::connect`]; `InvalidArgument` for a namespace with a directory of the recipes
+    /// in it.
     ///
     /// # Cancel safety
     ///
@@ -51,17 +52,20 @@ impl EtcdProvider {
         Ok(provider)
     }
 
-    /// A provider that connects when it is first used, and keeps trying (R3). No I/O but reading the files that the options name.
+    /// A provider that connects when it is first used, and keeps trying (R3). No I/O but reading
+    /// the files that the options name.
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for options that [`EtcdOptions::validate`] refuses, and for a namespace with a directory of the recipes in it.
+    /// `InvalidArgument` for options that [`EtcdOptions::validate`] refuses, and for a namespace
+    /// with a directory of the recipes in it.
     pub fn connect_lazy(options: EtcdOptions) -> Result<Arc<Self>> {
         let store = EtcdStore::connect_lazy(&options)?;
         EtcdProvider::over(store, &options)
     }
 
-    /// A provider over this client of a cluster, which it closes when it is closed. Of the options, it takes the name, the namespace and the retry policy.
+    /// A provider over this client of a cluster, which it closes when it is closed. Of the options,
+    /// it takes the name, the namespace and the retry policy.
     ///
     /// # Errors
     ///
@@ -77,7 +81,10 @@ impl EtcdProvider {
         // One home for all of it.
         let home = store.home().clone();
         let layered = Observe::new(Retry::over_bounded(layered, retry)?.with_home(home.clone()), "etcd");
-        let contracts = StoreProvider::new(Arc::new(layered), ProviderOptions::default().with_name(&options.name).with_home(home));
+        let contracts = StoreProvider::new(
+            Arc::new(layered),
+            ProviderOptions::default().with_name(&options.name).with_home(home),
+        );
         Ok(Arc::new(EtcdProvider { store, contracts }))
     }
 

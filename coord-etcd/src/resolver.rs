@@ -23,7 +23,8 @@ impl Resolver {
         })
     }
 
-    /// Asks a function. It is called within a tokio runtime, and the future that it returns is dropped after the connect timeout.
+    /// Asks a function. It is called within a tokio runtime, and the future that it returns is
+    /// dropped after the connect timeout.
     pub fn from_fn<F>(resolve: impl Fn(String) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,

@@ -17,7 +17,8 @@ pub(crate) struct MemberStatus {
 
 /// Asks one member, of whatever cluster. It need not have a leader.
 pub(crate) async fn ask(connection: &MemberConnection) -> Result<MemberStatus, Fault> {
-    let status = connection.ask_anybody(Client::maintenance_client, |mut maintenance| async move { maintenance.status().await });
+    let status = connection
+        .ask_anybody(Client::maintenance_client, |mut maintenance| async move { maintenance.status().await });
     match status.await {
         Ok(StatusResponse(status)) => Ok(MemberStatus { header: status.header, version: status.version }),
         // Newer servers tell their state to administrators alone, and some proxies nobody.
@@ -34,5 +35,8 @@ pub(crate) async fn status(connection: &MemberConnection) -> Result<StoreStatus,
     let told = ask(connection).await?;
     connection.recognise(told.header.as_ref())?;
     let cluster = told.header.map(|header| header.cluster_id).unwrap_or_default();
-    Ok(StoreStatus { store_id: format!("{cluster:x}"), version: format!("etcd {}", told.version).trim_end().to_owned() })
+    Ok(StoreStatus {
+        store_id: format!("{cluster:x}"),
+        version: format!("etcd {}", told.version).trim_end().to_owned(),
+    })
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::store::{Effect, Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply, round_ttl};
+use coord_api::store::{
+    Effect, Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply,
+    round_ttl,
+};
 use coord_api::{LeaseId, Result, Revision};
 use coord_recipes::Home;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -19,19 +22,28 @@ use crate::watch::Watches;
 
 /// One client of an etcd cluster, as a [`Store`].
 ///
-/// - Each member is connected to by itself. Where one fails, reads and renewals go on at another one within the same call; a write does only when it was not applied. The client goes
-///   back when the one that failed has answered a trial of its own.
-/// - Every attempt is bounded by [`RetryPolicy::attempt_timeout`](coord_recipes::layers::RetryPolicy) of the options' retry policy, and a request with all its attempts by `total_timeout`. No attempt is
-///   repeated after a pause: that is done by the [`Retry`](coord_recipes::layers::Retry) layer, which [`EtcdProvider`](crate::EtcdProvider) has around its store.
-/// - **S4** A watch that is not read for long, or that has gone deaf, ends with `Unavailable`. The past is watched from the last revision that was seen on, inclusively, and
-///   what was seen is dropped.
-/// - **S5** A lease is `LeaseLost` only when a member says so that has caught up with everything acknowledged.
-/// - The namespace of the options is not applied here: [`EtcdProvider`](crate::EtcdProvider) does that.
+/// - Each member is connected to by itself. Where one fails, reads and renewals go on at another
+///   one within the same call; a write does only when it was not applied. The client goes back when
+///   the one that failed has answered a trial of its own.
+/// - Every attempt is bounded by
+///   [`RetryPolicy::attempt_timeout`](coord_recipes::layers::RetryPolicy) of the options' retry
+///   policy, and a request with all its attempts by `total_timeout`. No attempt is repeated after a
+///   pause: that is done by the [`Retry`](coord_recipes::layers::Retry) layer, which
+///   [`EtcdProvider`](crate::EtcdProvider) has around its store.
+/// - **S4** A watch that is not read for long, or that has gone deaf, ends with `Unavailable`. The
+///   past is watched from the last revision that was seen on, inclusively, and what was seen is
+///   dropped.
+/// - **S5** A lease is `LeaseLost` only when a member says so that has caught up with everything
+///   acknowledged.
+/// - The namespace of the options is not applied here: [`EtcdProvider`](crate::EtcdProvider) does
+///   that.
 ///
-/// Cheap to clone; clones are the same client, which ends with [`close`](Store::close) or with its last clone.
+/// Cheap to clone; clones are the same client, which ends with [`close`](Store::close) or with its
+/// last clone.
 ///
-/// A request is polled where its caller is; connections, streams, look-ups, trials and timers live in the client's [`Home`], by default a thread of its own
-/// ([`EtcdOptions::home`]). So it may be opened in one runtime and used in another one, or outside of any.
+/// A request is polled where its caller is; connections, streams, look-ups, trials and timers live
+/// in the client's [`Home`], by default a thread of its own ([`EtcdOptions::home`]). So it may be
+/// opened in one runtime and used in another one, or outside of any.
 #[derive(Clone)]
 pub struct EtcdStore {
     inner: Arc<EtcdClient>,
@@ -46,7 +58,8 @@ struct EtcdClient {
 }
 
 impl EtcdStore {
-    /// A client that connects when it is first used (R3). No I/O but reading the files that the options name.
+    /// A client that connects when it is first used (R3). No I/O but reading the files that the
+    /// options name.
     ///
     /// # Errors
     ///
@@ -55,14 +68,22 @@ impl EtcdStore {
         let closing = CancellationToken::new();
         let cluster = Arc::new(Cluster::new(options, closing.clone())?);
         let watches = Watches::new(Arc::clone(&cluster));
-        Ok(EtcdStore { inner: Arc::new(EtcdClient { cluster, granted: Granted::default(), watches, _closes: closing.drop_guard() }) })
+        Ok(EtcdStore {
+            inner: Arc::new(EtcdClient {
+                cluster,
+                granted: Granted::default(),
+                watches,
+                _closes: closing.drop_guard(),
+            }),
+        })
     }
 
     /// A client that is connected: one member answered within the connect timeout (R3).
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for options that [`EtcdOptions::validate`] refuses; `Unauthenticated` for a wrong password; `Unavailable` when no member answered rightly in time.
+    /// `InvalidArgument` for options that [`EtcdOptions::validate`] refuses; `Unauthenticated` for
+    /// a wrong password; `Unavailable` when no member answered rightly in time.
     ///
     /// # Cancel safety
     ///
@@ -120,7 +141,10 @@ impl Store for EtcdStore {
     }
 
     async fn status(&self) -> Result<StoreStatus> {
-        self.inner.cluster.call("store.status", Effect::Read, |asked| async move { status::status(&asked.link.main).await }).await
+        self.inner
+            .cluster
+            .call("store.status", Effect::Read, |asked| async move { status::status(&asked.link.main).await })
+            .await
     }
 
     async fn close(&self) -> Result<()> {
@@ -131,7 +155,9 @@ impl Store for EtcdStore {
 
 impl fmt::Debug for EtcdStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EtcdStore").field("members", &self.inner.cluster.members().names()).finish_non_exhaustive()
+        f.debug_struct("EtcdStore")
+            .field("members", &self.inner.cluster.members().names())
+            .finish_non_exhaustive()
     }
 }
 
@@ -144,8 +170,12 @@ mod tests {
     #[test]
     fn the_future_of_a_request_is_small() {
         let store = EtcdStore::connect_lazy(&EtcdOptions::default()).unwrap();
-        // In a debug build. A request, or a future that makes one, that is stored once more than it must be makes it larger.
-        let sizes = [size_of_val(&*store.range(Range::key("k"))), size_of_val(&*store.txn(Txn::new().then(Op::put("k", "v"))))];
+        // In a debug build. A request, or a future that makes one, that is stored once more than it
+        // must be makes it larger.
+        let sizes = [
+            size_of_val(&*store.range(Range::key("k"))),
+            size_of_val(&*store.txn(Txn::new().then(Op::put("k", "v")))),
+        ];
         assert!(sizes.iter().all(|size| *size <= 1_600), "{sizes:?} bytes");
     }
 }

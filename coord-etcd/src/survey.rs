@@ -1,4 +1,5 @@
-//! Who the members of the cluster are: found out before the first request, and looked at again in the course of time.
+//! Who the members of the cluster are: found out before the first request, and looked at again in
+//! the course of time.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -25,7 +26,8 @@ use crate::target::Target;
 /// The pause between two looks at a member that does not answer yet.
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long the other members are waited for once one has answered, so that one cluster is chosen where there are two. Those that agree are not waited for once they are more than half.
+/// How long the other members are waited for once one has answered, so that one cluster is chosen
+/// where there are two. Those that agree are not waited for once they are more than half.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// How much longer a caller waits than what it waits for takes at most, so that it hears why.
@@ -74,7 +76,10 @@ impl Survey {
                 let Some(survey) = survey.upgrade() else { return Err(Fault::closed()) };
                 let deadline = Instant::now() + limit;
                 let closing = survey.members.closing().clone();
-                closing.run_until_cancelled(survey.find_out(deadline, false)).await.unwrap_or_else(|| Err(Fault::closed()))
+                closing
+                    .run_until_cancelled(survey.find_out(deadline, false))
+                    .await
+                    .unwrap_or_else(|| Err(Fault::closed()))
             }
         };
         // Who waits may have less patience than who began.
@@ -94,7 +99,8 @@ impl Survey {
         (&mut asking.0).await.unwrap_or_else(|_| Err(Fault::unavailable("connecting was broken off")))
     }
 
-    /// Looks the names up, asks who the members are, and decides which cluster is meant. `insistent` asks members that fail again.
+    /// Looks the names up, asks who the members are, and decides which cluster is meant.
+    /// `insistent` asks members that fail again.
     async fn find_out(&self, deadline: Instant, insistent: bool) -> Result<(), Fault> {
         self.look_up(deadline).await;
         let all = self.members.all();
@@ -109,7 +115,8 @@ impl Survey {
     }
 
     async fn probe_all(&self, all: &[Arc<Member>], deadline: Instant, insistent: bool) -> Result<(), Fault> {
-        let mut probes: FuturesUnordered<_> = all.iter().map(|member| self.probe(Arc::clone(member), Duration::ZERO, deadline)).collect();
+        let mut probes: FuturesUnordered<_> =
+            all.iter().map(|member| self.probe(Arc::clone(member), Duration::ZERO, deadline)).collect();
         let mut answers: Vec<(Arc<Member>, MemberStatus)> = Vec::new();
         let (mut failed, mut refusals, mut last) = (Vec::new(), Vec::new(), Fault::silent());
         let mut patience = deadline;
@@ -126,7 +133,8 @@ impl Survey {
                 // A member that is well, and will not have us. Another one may.
                 Err(fault) if !fault.blames_member && !fault.over => refusals.push(fault),
                 Err(fault) => {
-                    // Silence says less than what was heard before it: the last look is cut short where time runs out.
+                    // Silence says less than what was heard before it: the last look is cut short
+                    // where time runs out.
                     if fault.kind != ErrorKind::Timeout || last.kind == ErrorKind::Timeout {
                         last = fault;
                     }
@@ -145,7 +153,8 @@ impl Survey {
             patience = patience.min(Instant::now() + GRACE);
             let of = |cluster: u64| answers.iter().filter(|(_, told)| told.cluster() == cluster).count();
             let is_known = self.members.common.identity.known().is_some_and(|known| of(known) > 0);
-            let most_agree = answers.iter().any(|(_, told)| told.cluster() != 0 && of(told.cluster()) * 2 > all.len());
+            let most_agree =
+                answers.iter().any(|(_, told)| told.cluster() != 0 && of(told.cluster()) * 2 > all.len());
             let all_were_asked = answers.len() + failed.len() + refusals.len() >= all.len();
             if is_known || most_agree || all_were_asked {
                 break;
@@ -167,15 +176,18 @@ impl Survey {
             }
         }
         let Some(first) = first else { return Err(last) };
-        // Many clients that begin at once spread over the members, unless the one by chance has not answered.
+        // Many clients that begin at once spread over the members, unless the one by chance has not
+        // answered.
         let usual = self.members.usual();
-        let usual_answers = answers.iter().any(|(member, told)| *member == usual && told.cluster() == cluster);
+        let usual_answers =
+            answers.iter().any(|(member, told)| *member == usual && told.cluster() == cluster);
         self.members.prefer(if usual_answers && !insistent { &usual } else { first });
         Ok(())
     }
 
-    /// The cluster that is meant: the one that is known or, before it is, the one that most members belong to and, of two, that of the first endpoint. So clients with the
-    /// same endpoints come to the same cluster.
+    /// The cluster that is meant: the one that is known or, before it is, the one that most members
+    /// belong to and, of two, that of the first endpoint. So clients with the same endpoints come
+    /// to the same cluster.
     fn choose(&self, all: &[Arc<Member>], answers: &[(Arc<Member>, MemberStatus)]) -> Option<u64> {
         let place = |member: &Arc<Member>| all.iter().position(|known| known == member).unwrap_or(all.len());
         let mut clusters: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
@@ -185,18 +197,25 @@ impl Survey {
         }
         let most = clusters.into_iter().max_by_key(|(_, (count, first))| (*count, usize::MAX - first));
         // A cluster that the options name may be none of them: then each is told to be another.
-        most.map(|(cluster, _)| self.members.common.identity.fix(cluster)).or_else(|| answers.first().map(|_| 0))
+        most.map(|(cluster, _)| self.members.common.identity.fix(cluster))
+            .or_else(|| answers.first().map(|_| 0))
     }
 
     /// Asks one member who it is.
-    async fn probe(&self, member: Arc<Member>, pause: Duration, deadline: Instant) -> (Arc<Member>, Result<MemberStatus, Fault>) {
+    async fn probe(
+        &self,
+        member: Arc<Member>,
+        pause: Duration,
+        deadline: Instant,
+    ) -> (Arc<Member>, Result<MemberStatus, Fault>) {
         if !pause.is_zero() {
             sleep(pause).await;
         }
         let probed = match self.members.asking(Arc::clone(&member)) {
             Ok(asked) => {
                 let left = deadline.saturating_duration_since(Instant::now());
-                let probed = timeout(left.min(self.members.attempt_timeout), status::ask(&asked.link.main)).await;
+                let probed =
+                    timeout(left.min(self.members.attempt_timeout), status::ask(&asked.link.main)).await;
                 let probed = probed.unwrap_or_else(|_| Err(self.members.late()));
                 // The next one is over a new link, for which all that it needs is looked at again.
                 match &probed {
@@ -233,17 +252,24 @@ impl Survey {
             match addresses {
                 // A name of one address is looked up for each connection.
                 Some(addresses)
-                    if addresses.len() > 1 || addresses.iter().any(|a| known.iter().any(|member| member.target == at(a.ip()))) =>
+                    if addresses.len() > 1
+                        || addresses
+                            .iter()
+                            .any(|a| known.iter().any(|member| member.target == at(a.ip()))) =>
                 {
                     members.extend(addresses.iter().map(|address| (at(address.ip()), false)));
                 }
                 Some(_) => members.push((endpoint.clone(), false)),
                 None => members.extend(
-                    known.iter().filter(|member| !member.learnt && is_of(&member.target)).map(|member| (member.target.clone(), false)),
+                    known
+                        .iter()
+                        .filter(|member| !member.learnt && is_of(&member.target))
+                        .map(|member| (member.target.clone(), false)),
                 ),
             }
         }
-        members.extend(known.iter().filter(|member| member.learnt).map(|member| (member.target.clone(), true)));
+        members
+            .extend(known.iter().filter(|member| member.learnt).map(|member| (member.target.clone(), true)));
         self.members.become_these(&members);
     }
 
@@ -253,7 +279,9 @@ impl Survey {
             return Ok(());
         }
         let asked = self.members.asked()?;
-        let told = asked.link.main.ask(Effect::Read, Client::cluster_client, |mut cluster| async move { cluster.member_list().await });
+        let told = asked.link.main.ask(Effect::Read, Client::cluster_client, |mut cluster| async move {
+            cluster.member_list().await
+        });
         let advertised = self.advertised(&told.await?.0);
         let named: Vec<_> = self.members.all().into_iter().filter(|member| !member.learnt).collect();
         for member in &named {
@@ -263,14 +291,18 @@ impl Survey {
         }
         // One that was advertised may have been replaced since.
         let mut answering = named.iter().filter(|member| self.members.has_answered(member)).peekable();
-        let agree = answering.peek().is_some() && answering.all(|member| member.is_advertised.load(Ordering::Relaxed));
+        let agree = answering.peek().is_some()
+            && answering.all(|member| member.is_advertised.load(Ordering::Relaxed));
         let has_learnt = self.members.all().iter().any(|member| member.learnt);
         if self.discovery == Discovery::Agreeing && !agree && !has_learnt {
             return Ok(());
         }
-        let learnt = advertised.iter().filter(|target| !named.iter().any(|member| target.is_same_place(&member.target)));
+        let learnt = advertised
+            .iter()
+            .filter(|target| !named.iter().any(|member| target.is_same_place(&member.target)));
         let learnt: Vec<_> = learnt.map(|target| (target.clone(), true)).collect();
-        let members: Vec<_> = named.iter().map(|member| (member.target.clone(), false)).chain(learnt).collect();
+        let members: Vec<_> =
+            named.iter().map(|member| (member.target.clone(), false)).chain(learnt).collect();
         self.members.become_these(&members);
         Ok(())
     }
@@ -279,8 +311,10 @@ impl Survey {
     fn advertised(&self, told: &PbMemberListResponse) -> Vec<Target> {
         let encrypted = self.members.targets.iter().any(|target| target.encrypted);
         let voting = told.members.iter().filter(|member| !member.is_learner);
-        let targets = voting.flat_map(|member| &member.client_ur_ls).filter_map(|url| Target::parse(url, false).ok());
-        let is_somewhere = |target: &Target| target.known_address().is_none_or(|address| !address.is_unspecified());
+        let targets =
+            voting.flat_map(|member| &member.client_ur_ls).filter_map(|url| Target::parse(url, false).ok());
+        let is_somewhere =
+            |target: &Target| target.known_address().is_none_or(|address| !address.is_unspecified());
         targets.filter(|target| target.encrypted == encrypted && is_somewhere(target)).collect()
     }
 }

@@ -20,7 +20,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Reads an endpoint. `encrypts` where one without a scheme is encrypted, and none may say that it is not.
+    /// Reads an endpoint. `encrypts` where one without a scheme is encrypted, and none may say that
+    /// it is not.
     pub(crate) fn parse(text: &str, encrypts: bool) -> Result<Target> {
         // Not repeated in the error: somebody may have written a password into it.
         const FAULT: &str = "an endpoint that is no `host:port`, `http://host:port` or `https://host:port`";
@@ -48,7 +49,11 @@ impl Target {
 
     /// `host:port`, as in a URL.
     pub(crate) fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     /// The address, where it is known without asking.

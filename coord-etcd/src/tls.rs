@@ -1,4 +1,5 @@
-//! How a connection is encrypted. Certificates and keys are looked at again for each new connection, for they may be short-lived.
+//! How a connection is encrypted. Certificates and keys are looked at again for each new
+//! connection, for they may be short-lived.
 
 use std::fmt;
 use std::fs;
@@ -18,13 +19,15 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::error::{OPTIONS, refuse};
 
-/// How long a new connection waits for files to be read, or for the program's function. Then it is made with what was read before.
+/// How long a new connection waits for files to be read, or for the program's function. Then it is
+/// made with what was read before.
 const READ_WITHIN: Duration = Duration::from_secs(1);
 
 /// How to encrypt, and whom to trust. All in PEM.
 ///
-/// What is named as a file, or handed over by a function, is read again for each new connection. Where it cannot be read then, or is of no use, such as a
-/// certificate whose key is not written yet, the connection is made with what was read before, and a warning says why.
+/// What is named as a file, or handed over by a function, is read again for each new connection.
+/// Where it cannot be read then, or is of no use, such as a certificate whose key is not written
+/// yet, the connection is made with what was read before, and a warning says why.
 ///
 /// # Examples
 ///
@@ -67,8 +70,10 @@ impl Tls {
         Tls::default()
     }
 
-    /// Encrypts as `renew` says, which is asked when the client is made and for each new connection: for certificates that the program gets by itself. It is called on a thread of its own, and
-    /// the name of the servers, [`with_server_name`](Self::with_server_name), is that of the outer value.
+    /// Encrypts as `renew` says, which is asked when the client is made and for each new
+    /// connection: for certificates that the program gets by itself. It is called on a thread of
+    /// its own, and the name of the servers, [`with_server_name`](Self::with_server_name), is that
+    /// of the outer value.
     pub fn from_fn(renew: impl Fn() -> Result<Tls> + Send + Sync + 'static) -> Self {
         Tls { renewal: Some(Renewal(Arc::new(renew))), ..Tls::default() }
     }
@@ -80,7 +85,8 @@ impl Tls {
         self
     }
 
-    /// Trusts the authorities in this file, and no others. It is read again for each new connection.
+    /// Trusts the authorities in this file, and no others. It is read again for each new
+    /// connection.
     #[must_use]
     pub fn with_authorities_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.authorities = Some(PemSource::File(path.into()));
@@ -89,14 +95,23 @@ impl Tls {
 
     /// Shows who the client is: its certificates, and the private key.
     #[must_use]
-    pub fn with_identity(mut self, certificates: impl Into<String>, private_key: impl Into<SecretString>) -> Self {
+    pub fn with_identity(
+        mut self,
+        certificates: impl Into<String>,
+        private_key: impl Into<SecretString>,
+    ) -> Self {
         self.identity = Some((PemSource::Given(certificates.into()), PemSource::Given(private_key.into())));
         self
     }
 
-    /// Shows who the client is, by a file with its certificates and one with the private key. Both are read again for each new connection.
+    /// Shows who the client is, by a file with its certificates and one with the private key. Both
+    /// are read again for each new connection.
     #[must_use]
-    pub fn with_identity_files(mut self, certificates: impl Into<PathBuf>, private_key: impl Into<PathBuf>) -> Self {
+    pub fn with_identity_files(
+        mut self,
+        certificates: impl Into<PathBuf>,
+        private_key: impl Into<PathBuf>,
+    ) -> Self {
         self.identity = Some((PemSource::File(certificates.into()), PemSource::File(private_key.into())));
         self
     }
@@ -113,16 +128,25 @@ impl Tls {
         let file = |source: &PemSource<String>| matches!(source, PemSource::File(_));
         self.renewal.is_some()
             || self.authorities.as_ref().is_some_and(file)
-            || self.identity.as_ref().is_some_and(|(certificates, key)| file(certificates) || matches!(key, PemSource::File(_)))
+            || self
+                .identity
+                .as_ref()
+                .is_some_and(|(certificates, key)| file(certificates) || matches!(key, PemSource::File(_)))
     }
 
     /// Reads the files, or asks the function. Blocks.
     fn read(&self) -> Result<Material> {
         let Some(renewal) = &self.renewal else {
             return Ok(Material {
-                authorities: self.authorities.as_ref().map(|source| source.read("the authorities")).transpose()?,
+                authorities: self
+                    .authorities
+                    .as_ref()
+                    .map(|source| source.read("the authorities"))
+                    .transpose()?,
                 identity: match &self.identity {
-                    Some((certificates, key)) => Some((certificates.read("the client's certificates")?, key.read("the private key")?)),
+                    Some((certificates, key)) => {
+                        Some((certificates.read("the client's certificates")?, key.read("the private key")?))
+                    }
                     None => None,
                 },
             });
@@ -149,8 +173,12 @@ impl<T: for<'a> From<&'a str> + Clone> PemSource<T> {
 
 /// The text of a file.
 pub(crate) fn read(what: &'static str, path: &Path) -> Result<String> {
-    fs::read_to_string(path)
-        .map_err(|error| Error::invalid_argument(OPTIONS, format!("the file with {what}, {}, cannot be read: {error}", path.display())))
+    fs::read_to_string(path).map_err(|error| {
+        Error::invalid_argument(
+            OPTIONS,
+            format!("the file with {what}, {}, cannot be read: {error}", path.display()),
+        )
+    })
 }
 
 /// What was read.
@@ -161,8 +189,12 @@ struct Material {
 
 impl PartialEq for Material {
     fn eq(&self, other: &Self) -> bool {
-        let exposed = |material: &Self| material.identity.as_ref().map(|(certificates, key)| (certificates.clone(), key.clone()));
-        let same = |(a, b): ((String, SecretString), (String, SecretString))| a.0 == b.0 && a.1.expose_secret() == b.1.expose_secret();
+        let exposed = |material: &Self| {
+            material.identity.as_ref().map(|(certificates, key)| (certificates.clone(), key.clone()))
+        };
+        let same = |(a, b): ((String, SecretString), (String, SecretString))| {
+            a.0 == b.0 && a.1.expose_secret() == b.1.expose_secret()
+        };
         self.authorities == other.authorities
             && match (exposed(self), exposed(other)) {
                 (Some(a), Some(b)) => same((a, b)),
@@ -176,13 +208,15 @@ impl Material {
     fn config(&self) -> Result<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
         match &self.authorities {
-            Some(pem) => roots.add_parsable_certificates(certificates(pem, "authorities that are no certificates in PEM")?),
+            Some(pem) => roots
+                .add_parsable_certificates(certificates(pem, "authorities that are no certificates in PEM")?),
             None => roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
         };
         if roots.is_empty() {
             return refuse("no authority to trust: name one, or install those that the system trusts");
         }
-        let Ok(builder) = ClientConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions()
+        let Ok(builder) = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
         else {
             return refuse("no version of TLS to speak");
         };
@@ -193,10 +227,16 @@ impl Material {
                 const FAULT: &str = "an identity that is no certificate and no private key in PEM";
                 let chain = certificates(chain, FAULT)?;
                 // The parser's error may quote what it read, and that is a key.
-                let Ok(key) = PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes()) else { return refuse(FAULT) };
+                let Ok(key) = PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes()) else {
+                    return refuse(FAULT);
+                };
                 match builder.with_client_auth_cert(chain, key) {
                     Ok(config) => config,
-                    Err(_) => return refuse("a certificate and a private key that do not belong together, or that TLS cannot use"),
+                    Err(_) => {
+                        return refuse(
+                            "a certificate and a private key that do not belong together, or that TLS cannot use",
+                        );
+                    }
                 }
             }
         };
@@ -239,7 +279,11 @@ impl Encryption {
         }
         let material = tls.read()?;
         let config = material.config()?;
-        Ok(Encryption { tls, current: Mutex::new(CurrentTls { material, config, complaint: None }), reading: AtomicBool::new(false) })
+        Ok(Encryption {
+            tls,
+            current: Mutex::new(CurrentTls { material, config, complaint: None }),
+            reading: AtomicBool::new(false),
+        })
     }
 
     /// The name that a server must show which is reached as `host`.

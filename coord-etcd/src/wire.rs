@@ -11,9 +11,11 @@ use crate::error::Fault;
 /// The first byte string after all others, and the smallest key.
 pub(crate) const ZERO: &[u8] = &[0];
 
-/// The half-open interval of a span, as etcd says it: a key, and the end if there is more than that key.
+/// The half-open interval of a span, as etcd says it: a key, and the end if there is more than that
+/// key.
 pub(crate) fn interval(span: &Span) -> (Bytes, Option<Bytes>) {
-    let start = if span.start().is_empty() { Bytes::from_static(ZERO) } else { Bytes::copy_from_slice(span.start()) };
+    let start =
+        if span.start().is_empty() { Bytes::from_static(ZERO) } else { Bytes::copy_from_slice(span.start()) };
     match span {
         Span::Key(_) => (start, None),
         Span::Prefix(_) | Span::Interval(..) => (start, Some(span.end().unwrap_or(Bytes::from_static(ZERO)))),
@@ -30,7 +32,8 @@ pub(crate) fn get(range: &Range, limit: Option<usize>) -> (Bytes, GetOptions) {
             start = next;
         }
     }
-    let mut options = GetOptions::new().with_limit(limit.map_or(0, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
+    let mut options =
+        GetOptions::new().with_limit(limit.map_or(0, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
     if let Some(end) = end {
         options = options.with_range(end);
     }
@@ -65,8 +68,12 @@ fn compare(compare: &Compare) -> etcd_client::Compare {
         // What is absent counts as created at revision zero.
         Compare::Absent(key) => Etcd::create_revision(key.clone(), CompareOp::Equal, 0),
         Compare::Present(key) => Etcd::create_revision(key.clone(), CompareOp::NotEqual, 0),
-        Compare::Modified(key, revision) => Etcd::mod_revision(key.clone(), CompareOp::Equal, number(*revision)),
-        Compare::Created(key, revision) => Etcd::create_revision(key.clone(), CompareOp::Equal, number(*revision)),
+        Compare::Modified(key, revision) => {
+            Etcd::mod_revision(key.clone(), CompareOp::Equal, number(*revision))
+        }
+        Compare::Created(key, revision) => {
+            Etcd::create_revision(key.clone(), CompareOp::Equal, number(*revision))
+        }
         Compare::Lease(key, lease) => Etcd::lease(key.clone(), CompareOp::Equal, lease_number(*lease)),
         // It must hold for every key of the range, and for a missing one where there is none.
         Compare::RangeAbsent(span) => {
@@ -109,7 +116,9 @@ pub(crate) fn answer(txn: &Txn, response: PbTxnResponse) -> Result<TxnReply, Fau
         .zip(ran)
         .map(|(reply, op)| match (op, reply.response) {
             (Op::Put { .. }, Some(PbTxnOpResponse::ResponsePut(_))) => Ok(OpReply::Put),
-            (Op::Delete { .. }, Some(PbTxnOpResponse::ResponseDeleteRange(reply))) => Ok(OpReply::Delete { existed: reply.deleted > 0 }),
+            (Op::Delete { .. }, Some(PbTxnOpResponse::ResponseDeleteRange(reply))) => {
+                Ok(OpReply::Delete { existed: reply.deleted > 0 })
+            }
             (Op::Range(_), Some(PbTxnOpResponse::ResponseRange(reply))) => Ok(OpReply::Range(found(reply)?)),
             _ => Err(Fault::nonsense("etcd answered another operation than was asked for")),
         })
@@ -128,7 +137,9 @@ pub(crate) fn found(response: PbRangeResponse) -> Result<RangeReply, Fault> {
 
 /// The revision in the header of an answer.
 pub(crate) fn head(header: Option<&PbResponseHeader>) -> Result<Revision, Fault> {
-    header.map(|header| revision(header.revision)).ok_or_else(|| Fault::nonsense("etcd answered without a header"))
+    header
+        .map(|header| revision(header.revision))
+        .ok_or_else(|| Fault::nonsense("etcd answered without a header"))
 }
 
 /// A key as etcd knows it.
@@ -147,7 +158,8 @@ pub(crate) fn revision(number: i64) -> Revision {
     Revision::new(number.try_into().unwrap_or(0))
 }
 
-/// The number that etcd has for a revision. What it cannot count to is as far in the future as can be.
+/// The number that etcd has for a revision. What it cannot count to is as far in the future as can
+/// be.
 pub(crate) fn number(revision: Revision) -> i64 {
     revision.get().try_into().unwrap_or(i64::MAX)
 }
@@ -172,7 +184,11 @@ mod tests {
         assert_eq!(said(Span::key("a")), ("a".into(), None));
         assert_eq!(said(Span::prefix("a/")), ("a/".into(), Some("a0".into())));
         assert_eq!(said(Span::prefix("")), ("\0".into(), Some("\0".into())), "everything");
-        assert_eq!(said(Span::prefix(&b"\xff"[..])), (Bytes::from_static(b"\xff"), Some("\0".into())), "to the end");
+        assert_eq!(
+            said(Span::prefix(&b"\xff"[..])),
+            (Bytes::from_static(b"\xff"), Some("\0".into())),
+            "to the end"
+        );
         assert_eq!(said(Span::Interval("".into(), "b".into())), ("\0".into(), Some("b".into())));
     }
 

@@ -1,12 +1,14 @@
-//! The channel against what one would use without it, and what faults cost. Servers are processes of their own.
+//! The channel against what one would use without it, and what faults cost. Servers are processes
+//! of their own.
 //!
 //! ```console
 //! $ cargo bench -p coord-grpc                       # all of it, about five minutes
 //! $ cargo bench -p coord-grpc -- throughput         # or one of: throughput faults registry thousand
 //! ```
 //!
-//! Ratios are taken from pairs of short runs, one right after the other and in changing order, so that whatever else the machine does meets both. Where a fault row
-//! breaks a promise the benchmark fails.
+//! Ratios are taken from pairs of short runs, one right after the other and in changing order, so
+//! that whatever else the machine does meets both. Where a fault row breaks a promise the benchmark
+//! fails.
 #![cfg(unix)]
 #![allow(
     missing_docs,
@@ -103,12 +105,19 @@ impl Process {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         // What listens on all addresses is reached at this one.
-        let endpoint = line.trim().strip_prefix("serving at ").unwrap().replace("0.0.0.0", "127.0.0.1").parse().unwrap();
+        let endpoint =
+            line.trim().strip_prefix("serving at ").unwrap().replace("0.0.0.0", "127.0.0.1").parse().unwrap();
         Process { child, endpoint }
     }
 
     fn signal(&self, name: &str) {
-        assert!(Command::new("sh").args(["-c", &format!("kill -{name} {}", self.child.id())]).status().unwrap().success());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &format!("kill -{name} {}", self.child.id())])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     fn kill(&mut self) {
@@ -142,7 +151,8 @@ fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
 
 // Throughput.
 
-/// What one caller holds: a client, or several that all callers use one after the other, as one writes it by hand.
+/// What one caller holds: a client, or several that all callers use one after the other, as one
+/// writes it by hand.
 #[derive(Clone)]
 struct Clients<S> {
     clients: Vec<HealthClient<S>>,
@@ -151,14 +161,23 @@ struct Clients<S> {
 
 impl<S> Clients<S>
 where
-    S: Service<http::Request<Body>, Response = http::Response<Body>, Error: Into<tower::BoxError>, Future: Send> + Clone,
+    S: Service<
+            http::Request<Body>,
+            Response = http::Response<Body>,
+            Error: Into<tower::BoxError>,
+            Future: Send,
+        > + Clone,
 {
     fn of(channels: impl IntoIterator<Item = S>) -> Self {
         Clients { clients: channels.into_iter().map(HealthClient::new).collect(), turn: Arc::default() }
     }
 
     async fn call(&mut self) {
-        let next = if self.clients.len() == 1 { 0 } else { self.turn.fetch_add(1, Ordering::Relaxed) % self.clients.len() };
+        let next = if self.clients.len() == 1 {
+            0
+        } else {
+            self.turn.fetch_add(1, Ordering::Relaxed) % self.clients.len()
+        };
         self.clients[next].check(order("", CallOptions::default())).await.unwrap();
     }
 }
@@ -172,8 +191,12 @@ struct Run {
 
 async fn run_for<S>(span: Duration, clients: &Clients<S>) -> Run
 where
-    S: Service<http::Request<Body>, Response = http::Response<Body>, Error: Into<tower::BoxError>, Future: Send>
-        + Clone
+    S: Service<
+            http::Request<Body>,
+            Response = http::Response<Body>,
+            Error: Into<tower::BoxError>,
+            Future: Send,
+        > + Clone
         + Send
         + Sync
         + 'static,
@@ -209,7 +232,11 @@ async fn throughput() {
     println!("## {CALLERS} callers, pairs of {span:?}: coord / by hand");
     for count in [1, 3] {
         let processes: Vec<_> = (0..count).map(|_| Process::start()).collect();
-        let channel = Channel::fixed(processes.iter().map(|process| process.endpoint.clone()), ChannelOptions::default()).unwrap();
+        let channel = Channel::fixed(
+            processes.iter().map(|process| process.endpoint.clone()),
+            ChannelOptions::default(),
+        )
+        .unwrap();
         all_ready(&channel).await;
         let ours = Clients::of([channel]);
         let mut channels = Vec::new();
@@ -252,9 +279,14 @@ async fn throughput() {
 async fn dead_from_the_start() {
     let (mut processes, _) = three(options()).await;
     processes[1].kill();
-    let channel = Channel::fixed(processes.iter().map(|process| process.endpoint.clone()), options()).unwrap();
+    let channel =
+        Channel::fixed(processes.iter().map(|process| process.endpoint.clone()), options()).unwrap();
     let crowd = Load::start(&channel, CALLERS, 20_000, "", CallOptions::default()).finish().await;
-    println!("one of three dead from the start: {} of {} failed", crowd.failures(), crowd.answered + crowd.failures());
+    println!(
+        "one of three dead from the start: {} of {} failed",
+        crowd.failures(),
+        crowd.answered + crowd.failures()
+    );
     assert_eq!((crowd.answered, crowd.failures()), (20_000, 0));
 }
 
@@ -265,8 +297,10 @@ async fn killed(retry: bool) {
     let (mut processes, channel) = three(options).await;
     let (mut failures, mut calls, mut most, mut last) = (0, 0, 0, Vec::new());
     for _ in 0..20 {
-        // A connection that nobody uses: it tells when the kernel closes the sockets of the process.
-        let mut witness = TcpStream::connect((processes[0].endpoint.host(), processes[0].endpoint.port())).await.unwrap();
+        // A connection that nobody uses: it tells when the kernel closes the sockets of the
+        // process.
+        let mut witness =
+            TcpStream::connect((processes[0].endpoint.host(), processes[0].endpoint.port())).await.unwrap();
         let end = tokio::spawn(async move {
             let mut bytes = [0; 1024];
             while matches!(witness.read(&mut bytes).await, Ok(1..)) {}
@@ -281,7 +315,12 @@ async fn killed(retry: bool) {
         calls += crowd.answered + crowd.failures();
         failures += crowd.failures();
         most = most.max(crowd.failed.iter().map(Vec::len).max().unwrap_or(0));
-        let latest = crowd.failed.iter().flatten().map(|(at, _)| at.saturating_duration_since(end).as_secs_f64() * 1e3).fold(0.0, f64::max);
+        let latest = crowd
+            .failed
+            .iter()
+            .flatten()
+            .map(|(at, _)| at.saturating_duration_since(end).as_secs_f64() * 1e3)
+            .fold(0.0, f64::max);
         last.push(latest);
         let address = processes[0].endpoint.to_string();
         processes[0] = Process::start_at(&address);
@@ -309,24 +348,31 @@ async fn drained() {
     processes[0].kill();
     load.more(5_000).await;
     let crowd = load.stop().await;
-    println!("removed first, then killed: {} of {} failed", crowd.failures(), crowd.answered + crowd.failures());
+    println!(
+        "removed first, then killed: {} of {} failed",
+        crowd.failures(),
+        crowd.answered + crowd.failures()
+    );
     assert_eq!(crowd.failures(), 0);
 }
 
 async fn paused() {
     let patience = Duration::from_secs(1);
-    let (processes, channel) = three(options().with_attempt_timeout(patience).with_connect_timeout(patience)).await;
+    let (processes, channel) =
+        three(options().with_attempt_timeout(patience).with_connect_timeout(patience)).await;
     let load = Load::start(&channel, CALLERS, u64::MAX, "", CallOptions::default());
     load.more(5_000).await;
     let stopped = Instant::now();
     processes[0].signal("STOP");
-    common::eventually("it is ejected", || phase(&channel, &processes[0].endpoint) == Some(Phase::Ejected)).await;
+    common::eventually("it is ejected", || phase(&channel, &processes[0].endpoint) == Some(Phase::Ejected))
+        .await;
     let ejected = stopped.elapsed();
     sleep(patience * 3).await;
     load.more(5_000).await;
     let crowd = load.stop().await;
     let most = crowd.failed.iter().map(Vec::len).max().unwrap_or(0);
-    let last = crowd.failed.iter().flatten().map(|(at, _)| at.duration_since(stopped)).max().unwrap_or_default();
+    let last =
+        crowd.failed.iter().flatten().map(|(at, _)| at.duration_since(stopped)).max().unwrap_or_default();
     println!(
         "SIGSTOP of one of three, attempt timeout {patience:?}: {} of {} failed, at most {most} a caller; ejected after {ejected:.2?}, last failure after {last:.2?}",
         crowd.failures(),
@@ -341,8 +387,9 @@ async fn registry_change() {
     const CHANGES: usize = 300;
     let coord: Arc<dyn Provider> = MemoryProvider::new();
     let (stays, comes) = (common::Server::start("stays").await, common::Server::start("comes").await);
-    let instance =
-        |id: &str, server: &common::Server| ServiceInstance::new("s", id, server.address.ip().to_string(), server.address.port());
+    let instance = |id: &str, server: &common::Server| {
+        ServiceInstance::new("s", id, server.address.ip().to_string(), server.address.port())
+    };
     let _stays = coord.registry().register(instance("stays", &stays)).await.unwrap();
     let channel = coord.registry().channel_with("s", options()).unwrap();
     all_ready(&channel).await;
@@ -374,7 +421,8 @@ async fn registry_change() {
 
 /// The resident memory of this process, in bytes.
 fn resident() -> f64 {
-    let pages: f64 = fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let pages: f64 =
+        fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     pages * 4096.0
 }
 
@@ -391,12 +439,15 @@ async fn thousand() {
     let port = listener.local_addr().unwrap().port();
     drop(listener);
     let process = Process::start_at(&format!("0.0.0.0:{port}"));
-    let endpoint = |n: usize| Endpoint::new(&format!("127.0.{}.{}", n / 250, n % 250 + 1), process.endpoint.port()).unwrap();
+    let endpoint = |n: usize| {
+        Endpoint::new(&format!("127.0.{}.{}", n / 250, n % 250 + 1), process.endpoint.port()).unwrap()
+    };
     let few = Channel::fixed((0..3).map(endpoint), ChannelOptions::default()).unwrap();
     all_ready(&few).await;
     let (before, idle_before) = (resident(), at_rest(Duration::from_secs(5)).await);
     let begun = Instant::now();
-    let many = Channel::fixed((0..MANY).map(endpoint), ChannelOptions::default().with_max_connections(MANY)).unwrap();
+    let many = Channel::fixed((0..MANY).map(endpoint), ChannelOptions::default().with_max_connections(MANY))
+        .unwrap();
     all_ready(&many).await;
     let connected = begun.elapsed();
     let memory = (resident() - before) / MANY as f64 / 1024.0;

@@ -23,7 +23,8 @@ use crate::options::{CallOptions, Readiness, RetryOptions};
 use crate::recorded::Recorded;
 use crate::shared::ChannelShared;
 
-/// Up to how many bytes of a request are kept in case that the server does not look at it. A request of a call that may be repeated has a bound of its own.
+/// Up to how many bytes of a request are kept in case that the server does not look at it. A
+/// request of a call that may be repeated has a bound of its own.
 const KEPT: usize = 64 << 10;
 
 /// How often a server may refuse one attempt.
@@ -53,11 +54,16 @@ impl CallPlan {
 }
 
 /// Makes a call, up to the head of its answer.
-pub(crate) fn make(channel: Arc<ChannelShared>, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Status>> + Send {
+pub(crate) fn make(
+    channel: Arc<ChannelShared>,
+    request: Request<Body>,
+) -> impl Future<Output = Result<Response<Body>, Status>> + Send {
     let plan = CallPlan::of(&channel, &request);
-    let mut draft = Draft::of(request, plan.retry.map_or(KEPT, |retry| retry.buffer), channel.pool.body_home.as_ref());
+    let mut draft =
+        Draft::of(request, plan.retry.map_or(KEPT, |retry| retry.buffer), channel.pool.body_home.as_ref());
     async move {
-        // A request is large, and so is a future that holds one at each of its levels: it stays where it is, and is lent.
+        // A request is large, and so is a future that holds one at each of its levels: it stays
+        // where it is, and is lent.
         let draft = draft.as_mut().map_err(|status| status.clone())?;
         let made = match plan.retry {
             None => {
@@ -79,9 +85,14 @@ pub(crate) fn make(channel: Arc<ChannelShared>, request: Request<Body>) -> impl 
     }
 }
 
-/// Waits for a future, at most for `limit`, if there is one. The timer is the channel's, so that the caller's runtime needs none and its clock is not asked. It is on the
-/// heap, because each call holds this future at several of its levels.
-async fn within<F: Future>(home: &Home, limit: Option<Duration>, mut future: Pin<&mut F>) -> Option<F::Output> {
+/// Waits for a future, at most for `limit`, if there is one. The timer is the channel's, so that
+/// the caller's runtime needs none and its clock is not asked. It is on the heap, because each call
+/// holds this future at several of its levels.
+async fn within<F: Future>(
+    home: &Home,
+    limit: Option<Duration>,
+    mut future: Pin<&mut F>,
+) -> Option<F::Output> {
     let Some(limit) = limit else { return Some(future.as_mut().await) };
     tokio::select! {
         biased;
@@ -93,7 +104,8 @@ async fn within<F: Future>(home: &Home, limit: Option<Duration>, mut future: Pin
 /// Why an attempt failed, and where.
 struct AttemptFailure {
     status: Status,
-    /// Where it failed; `None` when there was nowhere to go, and so nothing to gain from going elsewhere.
+    /// Where it failed; `None` when there was nowhere to go, and so nothing to gain from going
+    /// elsewhere.
     tried: Option<Arc<EndpointConnection>>,
     /// Whether the request is still there.
     kept: bool,
@@ -113,7 +125,8 @@ impl AttemptFailure {
 
 /// One attempt, up to the head of the answer.
 ///
-/// A request that never left for one endpoint, or that the server says it did not look at, goes to the next: that is no second attempt.
+/// A request that never left for one endpoint, or that the server says it did not look at, goes to
+/// the next: that is no second attempt.
 async fn once(
     channel: &Arc<ChannelShared>,
     draft: &mut Draft,
@@ -122,7 +135,8 @@ async fn once(
 ) -> Result<(Response<Incoming>, Arc<EndpointConnection>), AttemptFailure> {
     let mut refusals = 0;
     loop {
-        let connection = channel.pool.connection(plan.readiness, avoid.as_ref()).await.map_err(AttemptFailure::nowhere)?;
+        let connection =
+            channel.pool.connection(plan.readiness, avoid.as_ref()).await.map_err(AttemptFailure::nowhere)?;
         let Some(sender) = connection.sender() else {
             connection.note_nothing();
             avoid = Some(connection);
@@ -137,7 +151,8 @@ async fn once(
             let status = Status::deadline_exceeded(format!("no answer from {connection} within {limit:?}"));
             return Err(AttemptFailure::at(connection, kept, status));
         };
-        // From here on the connection has answered, or is known to be broken: silence proves nothing.
+        // From here on the connection has answered, or is known to be broken: silence proves
+        // nothing.
         attempt.patience = None;
         let mut failed = match sent {
             Ok(response) => {
@@ -163,7 +178,8 @@ async fn once(
     }
 }
 
-/// A request that is out. Dropped without an answer, by a timeout or by the caller, it says so of the connection.
+/// A request that is out. Dropped without an answer, by a timeout or by the caller, it says so of
+/// the connection.
 struct AttemptGuard<'a> {
     channel: &'a ChannelShared,
     connection: &'a Arc<EndpointConnection>,
@@ -197,7 +213,12 @@ async fn repeatedly(
             Err(failure) => failure,
         };
         match failure.tried {
-            Some(tried) if attempts_left > 0 && failure.kept && may_repeat(&failure.status) && channel.budget.withdraw() => {
+            Some(tried)
+                if attempts_left > 0
+                    && failure.kept
+                    && may_repeat(&failure.status)
+                    && channel.budget.withdraw() =>
+            {
                 let (at, code) = (tried.to_string(), failure.status.code());
                 coord_home::event!(DEBUG, at, ?code, "call repeated");
                 avoid = Some(tried);
@@ -207,7 +228,8 @@ async fn repeatedly(
     }
 }
 
-/// One attempt, up to the end of its answer: one that breaks off half-way is a failed attempt and not the caller's problem.
+/// One attempt, up to the end of its answer: one that breaks off half-way is a failed attempt and
+/// not the caller's problem.
 async fn whole(
     channel: &Arc<ChannelShared>,
     draft: &mut Draft,
@@ -220,18 +242,23 @@ async fn whole(
     let tried = Arc::clone(&connection);
     let (head, body) = held(response, connection, channel).into_parts();
     let mut reading = pin!(Recorded::read(body, retry.buffer));
-    let read = within(&channel.pool.home, plan.attempt_timeout, reading.as_mut()).await.unwrap_or_else(|| {
-        let limit = plan.attempt_timeout.unwrap_or_default();
-        Err(Status::deadline_exceeded(format!("no end of the answer from {tried} within {limit:?}")))
-    });
+    let read =
+        within(&channel.pool.home, plan.attempt_timeout, reading.as_mut()).await.unwrap_or_else(|| {
+            let limit = plan.attempt_timeout.unwrap_or_default();
+            Err(Status::deadline_exceeded(format!("no end of the answer from {tried} within {limit:?}")))
+        });
     match read {
         Err(status) => Err(AttemptFailure::at(tried, kept, status)),
         Ok(body) => {
-            let refused = refuses(head.status, &head.headers) || body.trailers().is_some_and(|trailers| refuses(StatusCode::OK, trailers));
+            let refused = refuses(head.status, &head.headers)
+                || body.trailers().is_some_and(|trailers| refuses(StatusCode::OK, trailers));
             let response = Response::from_parts(head, body.into_body());
             if refused {
                 let status = Status::unavailable("the server said so");
-                return Err(AttemptFailure { answer: Some(Box::new(response)), ..AttemptFailure::at(tried, kept, status) });
+                return Err(AttemptFailure {
+                    answer: Some(Box::new(response)),
+                    ..AttemptFailure::at(tried, kept, status)
+                });
             }
             Ok(response)
         }
@@ -250,9 +277,13 @@ fn may_repeat(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
 }
 
-/// An answer that keeps what it needs: the connection, so that an endpoint that was removed finishes its calls, and the channel, whose last handle may
-/// be dropped while a stream goes on.
-fn held(response: Response<Incoming>, connection: Arc<EndpointConnection>, channel: &Arc<ChannelShared>) -> Response<Body> {
+/// An answer that keeps what it needs: the connection, so that an endpoint that was removed
+/// finishes its calls, and the channel, whose last handle may be dropped while a stream goes on.
+fn held(
+    response: Response<Incoming>,
+    connection: Arc<EndpointConnection>,
+    channel: &Arc<ChannelShared>,
+) -> Response<Body> {
     let held = HeldByAnswer { _connection: connection, _channel: Arc::clone(channel) };
     response.map(|body| Body::new(AnswerBody { body, held: Some(held) }))
 }
@@ -271,7 +302,10 @@ impl http_body::Body for AnswerBody {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx).map_err(|error| broken(&error));
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) || self.body.is_end_stream() {
             self.held = None;
@@ -288,23 +322,29 @@ impl http_body::Body for AnswerBody {
     }
 }
 
-/// Whether the server has said that it did not look at the request: it refused the stream, or it said goodbye and named the last stream that it takes.
+/// Whether the server has said that it did not look at the request: it refused the stream, or it
+/// said goodbye and named the last stream that it takes.
 fn was_ignored(error: &hyper::Error) -> bool {
-    h2_error(error).is_some_and(|h2| h2.is_remote() && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM)))
+    h2_error(error).is_some_and(|h2| {
+        h2.is_remote() && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
 }
 
 fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     error.source().and_then(|source| source.downcast_ref::<h2::Error>())
 }
 
-/// The status of a call whose connection, or stream, broke. After it nobody knows whether the server did the work.
+/// The status of a call whose connection, or stream, broke. After it nobody knows whether the
+/// server did the work.
 fn broken(error: &hyper::Error) -> Status {
     match h2_error(error).filter(|h2| h2.is_reset()).and_then(h2::Error::reason) {
         // Not the connection, but this one stream was ended by the server.
         Some(h2::Reason::REFUSED_STREAM) => Status::unavailable("the server refused the call"),
         Some(h2::Reason::CANCEL) => Status::cancelled("the server cancelled the call"),
         Some(h2::Reason::ENHANCE_YOUR_CALM) => Status::resource_exhausted("the server asks for fewer calls"),
-        Some(h2::Reason::INADEQUATE_SECURITY) => Status::permission_denied("the server asks for better security"),
+        Some(h2::Reason::INADEQUATE_SECURITY) => {
+            Status::permission_denied("the server asks for better security")
+        }
         Some(reason) => Status::internal(format!("the server broke off the call: {reason}")),
         None => Status::unavailable(format!("the connection was lost: {}", root(error))),
     }
@@ -338,7 +378,8 @@ mod tests {
     async fn a_call_is_small() {
         let pool = EndpointPool::new(ChannelOptions::default(), Home::callers());
         let call = make(ChannelShared::new(pool, None), Request::default());
-        // Beyond 1,032 bytes glibc's allocator leaves its fast path, which costs more than all that the balancer does.
+        // Beyond 1,032 bytes glibc's allocator leaves its fast path, which costs more than all that
+        // the balancer does.
         let size = size_of_val(&call);
         assert!(size <= 1_032, "{size} bytes");
     }
@@ -365,6 +406,10 @@ mod tests {
         let mut internal = HeaderMap::new();
         internal.insert(Status::GRPC_STATUS, HeaderValue::from_static("13"));
         assert!(refuses(StatusCode::OK, &unavailable) && refuses(StatusCode::SERVICE_UNAVAILABLE, &none));
-        assert!(!refuses(StatusCode::OK, &none) && !refuses(StatusCode::OK, &internal) && !refuses(StatusCode::NOT_FOUND, &none));
+        assert!(
+            !refuses(StatusCode::OK, &none)
+                && !refuses(StatusCode::OK, &internal)
+                && !refuses(StatusCode::NOT_FOUND, &none)
+        );
     }
 }

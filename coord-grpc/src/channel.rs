@@ -21,22 +21,28 @@ use crate::pool::EndpointPool;
 use crate::shared::ChannelShared;
 use crate::state::{ChannelState, Skipped};
 
-/// A channel to a set of endpoints, of which it calls only those that are ready: a service for the clients that tonic generates. Cheap to clone.
+/// A channel to a set of endpoints, of which it calls only those that are ready: a service for the
+/// clients that tonic generates. Cheap to clone.
 ///
-/// - Every endpoint is connected ahead of time, once. It is *ready* when the server has spoken HTTP/2, not when the kernel has accepted the connection.
-/// - An endpoint is *ejected* the moment its socket drops, when a ping goes unanswered ([`KeepAlive`](crate::KeepAlive)), and when calls time out on it, nobody
-///   gets an answer from it, and another endpoint is ready. It is probed with growing, jittered pauses, and comes back when it answers; after a silence by the one
-///   call that may try it first.
+/// - Every endpoint is connected ahead of time, once. It is *ready* when the server has spoken
+///   HTTP/2, not when the kernel has accepted the connection.
+/// - An endpoint is *ejected* the moment its socket drops, when a ping goes unanswered
+///   ([`KeepAlive`](crate::KeepAlive)), and when calls time out on it, nobody gets an answer from
+///   it, and another endpoint is ready. It is probed with growing, jittered pauses, and comes back
+///   when it answers; after a silence by the one call that may try it first.
 /// - An endpoint that leaves the set gets no new calls, and finishes those that it has.
-/// - A request that never left, or that the server says it did not look at, is sent to another endpoint; up to 64 KiB of it are kept for the latter. Any other is sent again
-///   only if it is idempotent and the channel may ([`ChannelOptions::with_retry`]).
-/// - Failures are of code `Unavailable` (no endpoint, or the connection was lost) or `DeadlineExceeded`. After either a call that is not idempotent may have been
-///   carried out or not, unless the message says that there was no endpoint.
+/// - A request that never left, or that the server says it did not look at, is sent to another
+///   endpoint; up to 64 KiB of it are kept for the latter. Any other is sent again only if it is
+///   idempotent and the channel may ([`ChannelOptions::with_retry`]).
+/// - Failures are of code `Unavailable` (no endpoint, or the connection was lost) or
+///   `DeadlineExceeded`. After either a call that is not idempotent may have been carried out or
+///   not, unless the message says that there was no endpoint.
 ///
-/// A channel lives on a thread of its own ([`ChannelOptions::with_home`]): it may be made in one runtime, or in none, and used in any other, and neither dies nor
-/// stands still with any of them.
+/// A channel lives on a thread of its own ([`ChannelOptions::with_home`]): it may be made in one
+/// runtime, or in none, and used in any other, and neither dies nor stands still with any of them.
 ///
-/// Dropping the last clone, and the last answer that is still being read, closes the connections and ends the tasks and the thread. That may be done anywhere.
+/// Dropping the last clone, and the last answer that is still being read, closes the connections
+/// and ends the tasks and the thread. That may be done anywhere.
 ///
 /// # Cancel safety
 ///
@@ -51,16 +57,18 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for options that cannot work; `Unavailable` when no thread is to be had, or the runtime that was given as
-    /// [home](ChannelOptions::with_home) has ended; `Closed` when the given home belongs to the process that this one was forked from. An endpoint that cannot be used is
-    /// skipped, and [`state`](Self::state) says so.
+    /// `InvalidArgument` for options that cannot work; `Unavailable` when no thread is to be had,
+    /// or the runtime that was given as [home](ChannelOptions::with_home) has ended; `Closed` when
+    /// the given home belongs to the process that this one was forked from. An endpoint that cannot
+    /// be used is skipped, and [`state`](Self::state) says so.
     pub fn fixed(endpoints: impl IntoIterator<Item = Endpoint>, options: ChannelOptions) -> Result<Self> {
         let (channel, set) = Channel::dynamic(options)?;
         set.replace(endpoints);
         Ok(channel)
     }
 
-    /// A channel to endpoints that change: the handle sets them. Until it does so for the first time, calls wait.
+    /// A channel to endpoints that change: the handle sets them. Until it does so for the first
+    /// time, calls wait.
     ///
     /// # Errors
     ///
@@ -87,7 +95,8 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// With [`Readiness::FailFast`] the status `Unavailable` when there is no endpoint, or each has failed; with [`Readiness::Wait`] it waits as long as it takes.
+    /// With [`Readiness::FailFast`] the status `Unavailable` when there is no endpoint, or each has
+    /// failed; with [`Readiness::Wait`] it waits as long as it takes.
     ///
     /// # Cancel safety
     ///
@@ -113,7 +122,10 @@ impl Channel {
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state();
-        f.debug_struct("Channel").field("endpoints", &state.endpoints.len()).field("ready", &state.ready()).finish_non_exhaustive()
+        f.debug_struct("Channel")
+            .field("endpoints", &state.endpoints.len())
+            .field("ready", &state.ready())
+            .finish_non_exhaustive()
     }
 }
 
@@ -150,19 +162,24 @@ impl fmt::Debug for ResponseFuture {
     }
 }
 
-/// Sets the endpoints of a [dynamic](Channel::dynamic) channel. Dropped, it leaves them as they are.
+/// Sets the endpoints of a [dynamic](Channel::dynamic) channel. Dropped, it leaves them as they
+/// are.
 #[derive(Clone, Debug)]
 pub struct EndpointSet {
     pool: Weak<EndpointPool>,
 }
 
 impl EndpointSet {
-    /// Replaces the set; an empty one empties the channel. Endpoints that stay keep their connections, and those that go finish the calls that they have.
+    /// Replaces the set; an empty one empties the channel. Endpoints that stay keep their
+    /// connections, and those that go finish the calls that they have.
     ///
     /// Does nothing when the channel is gone. Never blocks; may be called anywhere.
     pub fn replace(&self, endpoints: impl IntoIterator<Item = Endpoint>) {
         if let Some(pool) = self.pool.upgrade() {
-            pool.replace(endpoints.into_iter().map(|endpoint| (endpoint.to_string(), endpoint)), Vec::<Skipped>::new());
+            pool.replace(
+                endpoints.into_iter().map(|endpoint| (endpoint.to_string(), endpoint)),
+                Vec::<Skipped>::new(),
+            );
         }
     }
 }

@@ -59,14 +59,18 @@ pub(crate) struct Manner<'a> {
 
 /// A connection over which the server has spoken.
 ///
-/// It lives as long as someone holds it: the pool, while the endpoint is in use, and every call that is under way. With the last of them the socket closes; that
-/// is how an endpoint that was removed is drained.
+/// It lives as long as someone holds it: the pool, while the endpoint is in use, and every call
+/// that is under way. With the last of them the socket closes; that is how an endpoint that was
+/// removed is drained.
 pub(crate) struct EndpointConnection {
-    /// Where it lives. It is driven there for as long as a call of it is under way, also when the channel is gone.
+    /// Where it lives. It is driven there for as long as a call of it is under way, also when the
+    /// channel is gone.
     home: Home,
     address: SocketAddr,
-    /// Gone once HTTP/2 has ended. Whoever sends at that very moment may leave requests in hyper's queue that nobody takes out any more, not even to say so, until the
-    /// last sender is dropped: while one thread has a place in the queue and has not filled it, what others put behind it is not seen.
+    /// Gone once HTTP/2 has ended. Whoever sends at that very moment may leave requests in hyper's
+    /// queue that nobody takes out any more, not even to say so, until the last sender is dropped:
+    /// while one thread has a place in the queue and has not filled it, what others put behind it
+    /// is not seen.
     sender: Arc<RwLock<Option<SendRequest<Body>>>>,
     line: WireState,
     /// HTTP/2 on this connection has ended, for whatever reason.
@@ -80,13 +84,15 @@ pub(crate) struct EndpointConnection {
     authority: Authority,
     trust: AtomicU8,
     born: Instant,
-    /// When the first call after the last answer was sent, in microseconds since birth, plus one; zero when there was none.
+    /// When the first call after the last answer was sent, in microseconds since birth, plus one;
+    /// zero when there was none.
     unanswered_since: AtomicU64,
     answered: AtomicU64,
 }
 
 impl EndpointConnection {
-    /// Connects to one address of an endpoint: TCP, TLS, HTTP/2, and the server's first frame. Takes as long as it takes.
+    /// Connects to one address of an endpoint: TCP, TLS, HTTP/2, and the server's first frame.
+    /// Takes as long as it takes.
     ///
     /// # Errors
     ///
@@ -95,13 +101,17 @@ impl EndpointConnection {
         let file = manner.files.take();
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
         let socket = socket.map_err(|error| unavailable("not connected", error))?;
-        manner.files.leave_room(&socket).map_err(|error| unavailable("not connected, to leave files for others", error))?;
+        manner
+            .files
+            .leave_room(&socket)
+            .map_err(|error| unavailable("not connected, to leave files for others", error))?;
         let tcp = socket.connect(address).await.map_err(|error| unavailable("not connected", error))?;
         tcp.set_nodelay(true).map_err(|error| unavailable("not connected", error))?;
         watch_over(&tcp);
         #[cfg(feature = "tls")]
         if let Some(tls) = manner.options.tls() {
-            let stream = tls.connect(endpoint.host(), tcp).await.map_err(|error| unavailable("no TLS", error))?;
+            let stream =
+                tls.connect(endpoint.host(), tcp).await.map_err(|error| unavailable("no TLS", error))?;
             return EndpointConnection::over((stream, file), Scheme::HTTPS, address, endpoint, manner).await;
         }
         EndpointConnection::over((tcp, file), Scheme::HTTP, address, endpoint, manner).await
@@ -117,10 +127,9 @@ impl EndpointConnection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let authority = endpoint
-            .to_string()
-            .parse::<Authority>()
-            .map_err(|_| Error::invalid_argument(OPERATION, "an endpoint that cannot be the authority of a request"))?;
+        let authority = endpoint.to_string().parse::<Authority>().map_err(|_| {
+            Error::invalid_argument(OPERATION, "an endpoint that cannot be the authority of a request")
+        })?;
         let line = WireState::default();
         let tasks = Tasks::default();
         let keep_alive = manner.options.keep_alive;
@@ -173,7 +182,8 @@ impl EndpointConnection {
         self.address
     }
 
-    /// Whether the server ended it because it was asked for too much. Known once HTTP/2 has ended, which follows the end of the socket.
+    /// Whether the server ended it because it was asked for too much. Known once HTTP/2 has ended,
+    /// which follows the end of the socket.
     pub(crate) async fn was_overdone(&self) -> bool {
         let _ = tokio::time::timeout(LAST_WORDS, self.ended.cancelled()).await;
         self.overdone.load(Ordering::Acquire)
@@ -204,11 +214,15 @@ impl EndpointConnection {
         !self.line.is_down() && self.sender.read().as_ref().is_some_and(|sender| !sender.is_closed())
     }
 
-    /// Whether the next call may go here. On a connection that is on trial, it then is the one that tries it.
+    /// Whether the next call may go here. On a connection that is on trial, it then is the one that
+    /// tries it.
     pub(crate) fn admits(&self) -> bool {
         match self.trust.load(Ordering::Relaxed) {
             trust::FULL => true,
-            trust::ON_TRIAL => self.trust.compare_exchange(trust::ON_TRIAL, trust::TRIED, Ordering::Relaxed, Ordering::Relaxed).is_ok(),
+            trust::ON_TRIAL => self
+                .trust
+                .compare_exchange(trust::ON_TRIAL, trust::TRIED, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok(),
             _ => false,
         }
     }
@@ -233,7 +247,8 @@ impl EndpointConnection {
 
     fn asked(&self) {
         if self.unanswered_since.load(Ordering::Relaxed) == 0 {
-            let _ = self.unanswered_since.compare_exchange(0, self.now(), Ordering::Relaxed, Ordering::Relaxed);
+            let _ =
+                self.unanswered_since.compare_exchange(0, self.now(), Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
@@ -248,7 +263,8 @@ impl EndpointConnection {
 
     /// Notes that a call ended without an answer, and without proving anything: another may try.
     pub(crate) fn note_nothing(&self) {
-        let _ = self.trust.compare_exchange(trust::TRIED, trust::ON_TRIAL, Ordering::Relaxed, Ordering::Relaxed);
+        let _ =
+            self.trust.compare_exchange(trust::TRIED, trust::ON_TRIAL, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// What sends one request, unless HTTP/2 has ended. Not to be kept.
@@ -274,13 +290,17 @@ impl EndpointConnection {
         parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
         // All three parts are there, which is all that can be wrong with them.
         *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
-        request.headers_mut().entry(header::USER_AGENT).or_insert(const { HeaderValue::from_static(USER_AGENT) });
+        request
+            .headers_mut()
+            .entry(header::USER_AGENT)
+            .or_insert(const { HeaderValue::from_static(USER_AGENT) });
     }
 }
 
 impl Drop for EndpointConnection {
     fn drop(&mut self) {
-        // Nobody calls here any more. Asking HTTP/2 to say goodbye could take for ever where the peer does not read.
+        // Nobody calls here any more. Asking HTTP/2 to say goodbye could take for ever where the
+        // peer does not read.
         self.tasks.abort();
     }
 }
@@ -294,7 +314,10 @@ impl fmt::Display for EndpointConnection {
 
 impl fmt::Debug for EndpointConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("authority", &self.authority).field("open", &self.is_open()).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("authority", &self.authority)
+            .field("open", &self.is_open())
+            .finish_non_exhaustive()
     }
 }
 
@@ -308,25 +331,33 @@ const PROBE_AFTER: Duration = Duration::from_secs(30);
 /// … then so often, …
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// … until nothing was heard of the other side for so long, or what was sent was not confirmed for so long.
+/// … until nothing was heard of the other side for so long, or what was sent was not confirmed for
+/// so long.
 const GIVE_UP: Duration = Duration::from_secs(60);
 
-/// Asks the kernel to find a host that is gone. Servers do not see its probes, so that they cannot be too many for them; but a process that is paused is not found so.
+/// Asks the kernel to find a host that is gone. Servers do not see its probes, so that they cannot
+/// be too many for them; but a process that is paused is not found so.
 fn watch_over(tcp: &TcpStream) {
     let socket = socket2::SockRef::from(tcp);
     // Where the system cannot do it, HTTP/2 finds out later.
-    let _ = socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL));
+    let _ = socket.set_tcp_keepalive(
+        &socket2::TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL),
+    );
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = socket.set_tcp_user_timeout(Some(GIVE_UP));
 }
 
-/// Whether the server has said goodbye because of too much of something: with `too_many_pings` gRPC servers end connections that ask for signs of life too often.
+/// Whether the server has said goodbye because of too much of something: with `too_many_pings` gRPC
+/// servers end connections that ask for signs of life too often.
 fn was_too_much(error: &hyper::Error) -> bool {
     let h2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    h2.is_some_and(|h2| h2.is_remote() && h2.is_go_away() && h2.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
+    h2.is_some_and(|h2| {
+        h2.is_remote() && h2.is_go_away() && h2.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+    })
 }
 
-/// What follows the end of HTTP/2 on a connection, however it comes: also when the runtime that it lived in has ended.
+/// What follows the end of HTTP/2 on a connection, however it comes: also when the runtime that it
+/// lived in has ended.
 struct ConnectionEnd {
     sender: Weak<RwLock<Option<SendRequest<Body>>>>,
     _ended: DropGuard,
@@ -340,7 +371,8 @@ impl Drop for ConnectionEnd {
     }
 }
 
-/// Runs what hyper wants to run. The first is the connection itself, and is remembered so that it can be ended; the others end with it.
+/// Runs what hyper wants to run. The first is the connection itself, and is remembered so that it
+/// can be ended; the others end with it.
 #[derive(Clone, Debug, Default)]
 struct Tasks(Arc<OnceLock<AbortHandle>>);
 

@@ -1,4 +1,5 @@
-//! Connects to an endpoint by whichever of its addresses gets there first (RFC 8305, "happy eyeballs").
+//! Connects to an endpoint by whichever of its addresses gets there first (RFC 8305, "happy
+//! eyeballs").
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +18,8 @@ use crate::resolver::Lookup;
 
 const OPERATION: &str = "grpc.connect";
 
-/// The next address is tried beside the last one after this time (RFC 8305, section 5), or sooner where there are many.
+/// The next address is tried beside the last one after this time (RFC 8305, section 5), or sooner
+/// where there are many.
 const STEP: Duration = Duration::from_millis(250);
 
 /// But not sooner than this, as the same section asks.
@@ -54,24 +56,40 @@ pub(crate) async fn dial(
                 let message = format!("the host name was not resolved: {}", root(&error));
                 return Err(Error::new(ErrorKind::Unavailable, OPERATION, message).with_source(error));
             }
-            Err(_) => return Err(Error::new(ErrorKind::Timeout, OPERATION, format!("the host name was not resolved within {limit:?}"))),
+            Err(_) => {
+                return Err(Error::new(
+                    ErrorKind::Timeout,
+                    OPERATION,
+                    format!("the host name was not resolved within {limit:?}"),
+                ));
+            }
         },
     };
     let addresses = in_order(found, endpoint.port(), last_failed, round);
     let count = addresses.len();
     let mut last = None;
-    let racing = race(addresses, deadline, &mut last, |address| EndpointConnection::open(address, endpoint, manner));
+    let racing =
+        race(addresses, deadline, &mut last, |address| EndpointConnection::open(address, endpoint, manner));
     match timeout_at(deadline, racing).await {
         Ok(Some(connection)) => return Ok(connection),
         Ok(None) => {}
         Err(_) if last.is_none() => return Err(late()),
         Err(_) => {
-            let others = last.map(|(address, error)| format!("; of its {count} addresses {address}: {}", error.message()));
-            return Err(Error::new(ErrorKind::Timeout, OPERATION, format!("{}{}", late().message(), others.unwrap_or_default())));
+            let others = last
+                .map(|(address, error)| format!("; of its {count} addresses {address}: {}", error.message()));
+            return Err(Error::new(
+                ErrorKind::Timeout,
+                OPERATION,
+                format!("{}{}", late().message(), others.unwrap_or_default()),
+            ));
         }
     }
     Err(match last {
-        None => Error::new(ErrorKind::Unavailable, OPERATION, "the host name has no address at which a server can be reached"),
+        None => Error::new(
+            ErrorKind::Unavailable,
+            OPERATION,
+            "the host name has no address at which a server can be reached",
+        ),
         Some((_, error)) if count == 1 => error,
         Some((address, error)) => {
             let message = format!("none of its {count} addresses; {address}: {}", error.message());
@@ -80,8 +98,9 @@ pub(crate) async fn dial(
     })
 }
 
-/// Tries one address after the other, each a step after the last one or as soon as all others have failed, and takes the first that gets to the end. The others are
-/// dropped. Why the last one failed goes into `last`.
+/// Tries one address after the other, each a step after the last one or as soon as all others have
+/// failed, and takes the first that gets to the end. The others are dropped. Why the last one
+/// failed goes into `last`.
 ///
 /// # Cancel safety
 ///
@@ -100,9 +119,13 @@ async fn race<T, F: Future<Output = Result<T>>>(
         async move {
             let tried = match patience {
                 None => trying.await,
-                Some(patience) => timeout(patience, trying)
-                    .await
-                    .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, OPERATION, format!("no connection within {patience:?}")))),
+                Some(patience) => timeout(patience, trying).await.unwrap_or_else(|_| {
+                    Err(Error::new(
+                        ErrorKind::Timeout,
+                        OPERATION,
+                        format!("no connection within {patience:?}"),
+                    ))
+                }),
             };
             tried.map_err(|error| (address, error))
         }
@@ -134,14 +157,16 @@ async fn race<T, F: Future<Output = Result<T>>>(
     }
 }
 
-/// How long after an address the next one is tried: every one gets its turn within the time there is.
+/// How long after an address the next one is tried: every one gets its turn within the time there
+/// is.
 fn step(count: usize, time: Duration) -> Duration {
     let shares = u32::try_from(count).unwrap_or(u32::MAX).saturating_add(1);
     STEP.min(time / shares).max(SHORTEST_STEP)
 }
 
-/// The addresses in the order in which they are tried: as the resolver prefers them, IPv6 and IPv4 in turn, so that a family which leads nowhere costs one step (RFC
-/// 8305, section 4); the one that was no good at last. Addresses of nobody, such as the 0.0.0.0 of a filter, are left out.
+/// The addresses in the order in which they are tried: as the resolver prefers them, IPv6 and IPv4
+/// in turn, so that a family which leads nowhere costs one step (RFC 8305, section 4); the one that
+/// was no good at last. Addresses of nobody, such as the 0.0.0.0 of a filter, are left out.
 fn in_order(found: Vec<IpAddr>, port: u16, last_failed: Option<SocketAddr>, round: usize) -> Vec<SocketAddr> {
     let mut known = HashSet::new();
     let usable = found.into_iter().filter(|ip| coord_api::address::is_of_somebody(*ip) && known.insert(*ip));
@@ -196,7 +221,10 @@ mod tests {
         let found = vec![v6(1), v6(2), v6(1), v4(1), v4(2), v4(3), IpAddr::from([0, 0, 0, 0])];
         let all = [v6(1), v4(1), v6(2), v4(2), v4(3)].map(at);
         assert_eq!(in_order(found.clone(), 80, None, 0), all);
-        assert_eq!(in_order(found.clone(), 80, Some(at(v6(1))), 3), [v4(1), v6(2), v4(2), v4(3), v6(1)].map(at));
+        assert_eq!(
+            in_order(found.clone(), 80, Some(at(v6(1))), 3),
+            [v4(1), v6(2), v4(2), v4(3), v6(1)].map(at)
+        );
         assert_eq!(in_order(found, 80, Some(at(v4(9))), 0), all);
         assert!(in_order(Vec::new(), 80, None, 0).is_empty());
     }
@@ -225,7 +253,8 @@ mod tests {
     /// What becomes of an attempt, and after what time.
     type Fate = (u64, std::result::Result<(), &'static str>);
 
-    /// Races addresses with these fates; who won after how many milliseconds, and how many were tried.
+    /// Races addresses with these fates; who won after how many milliseconds, and how many were
+    /// tried.
     async fn raced(fates: &[Fate], limit: u64) -> (Option<u8>, u64, usize) {
         let begin = Instant::now();
         let addresses = (0..fates.len()).map(|n| at(v4(n as u8))).collect();
@@ -254,7 +283,11 @@ mod tests {
         assert_eq!(raced(&[SILENT, SILENT, (20, Ok(()))], 5_000).await, (Some(2), 520, 3));
         assert_eq!(raced(&[(5, Err("refused")), (20, Ok(()))], 5_000).await, (Some(1), 25, 2));
         assert_eq!(raced(&[SILENT, (5, Err("reset")), (20, Ok(()))], 5_000).await, (Some(2), 275, 3));
-        assert_eq!(raced(&[(400, Ok(())), (900, Ok(()))], 5_000).await, (Some(0), 400, 2), "a slow one may win all the same");
+        assert_eq!(
+            raced(&[(400, Ok(())), (900, Ok(()))], 5_000).await,
+            (Some(0), 400, 2),
+            "a slow one may win all the same"
+        );
         assert_eq!(raced(&[(5, Err("refused")), (5, Err("refused"))], 5_000).await, (None, 10, 2));
         assert_eq!(raced(&[SILENT, SILENT], 5_000).await, (None, 5_000, 2));
         assert_eq!(raced(&[SILENT, (20, Ok(()))], 300).await, (Some(1), 120, 2), "a share of a short time");

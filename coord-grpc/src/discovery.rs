@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coord_api::{Error, ErrorKind, Result, ServiceChange, ServiceEvent, ServiceInstance, ServiceRegistry, Watch, WatchState};
+use coord_api::{
+    Error, ErrorKind, Result, ServiceChange, ServiceEvent, ServiceInstance, ServiceRegistry, Watch,
+    WatchState,
+};
 use coord_home::BackoffPolicy;
 use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -20,7 +23,8 @@ pub(crate) const OPERATION: &str = "grpc.discover";
 /// How exactly the age of the set is known.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How long opening a watch may take before it is tried anew: a registry that never answers must not stop the trying.
+/// How long opening a watch may take before it is tried anew: a registry that never answers must
+/// not stop the trying.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// The pauses before a failed read is tried again.
@@ -43,7 +47,11 @@ impl RegistryDiscovery {
     /// # Errors
     ///
     /// There is no home for the task.
-    pub(crate) fn start<R: ServiceRegistry + ?Sized>(registry: Arc<R>, service: &str, pool: &Arc<EndpointPool>) -> Result<Self> {
+    pub(crate) fn start<R: ServiceRegistry + ?Sized>(
+        registry: Arc<R>,
+        service: &str,
+        pool: &Arc<EndpointPool>,
+    ) -> Result<Self> {
         let watch = Arc::new(Mutex::new(WatchState::Suspended));
         let follower = RegistryFollower {
             registry,
@@ -97,7 +105,8 @@ impl<R: ServiceRegistry + ?Sized> RegistryFollower<R> {
     }
 
     async fn follow_all(mut self) {
-        let mut end = DiscoveryEnd { watch: Arc::clone(&self.watch), pool: Arc::clone(&self.pool), by_itself: false };
+        let mut end =
+            DiscoveryEnd { watch: Arc::clone(&self.watch), pool: Arc::clone(&self.pool), by_itself: false };
         let mut backoff = self.pool.options.backoff(PAUSES, 0);
         loop {
             let error = match timeout(ATTEMPT, self.registry.watch(&self.service)).await {
@@ -111,7 +120,13 @@ impl<R: ServiceRegistry + ?Sized> RegistryFollower<R> {
             let closed = error.kind() == ErrorKind::Closed;
             *self.watch.lock() = if closed { WatchState::Ended } else { WatchState::Suspended };
             let (service, kind, why) = (self.service.clone(), error.kind().as_str(), error.to_string());
-            coord_home::event!(WARN, service, kind, why, "registry out of reach; the last endpoints stay in use");
+            coord_home::event!(
+                WARN,
+                service,
+                kind,
+                why,
+                "registry out of reach; the last endpoints stay in use"
+            );
             self.pool.unread(error);
             if closed {
                 end.by_itself = true;
@@ -150,7 +165,8 @@ impl<R: ServiceRegistry + ?Sized> RegistryFollower<R> {
                 Some(Err(error)) => return error,
                 None => return Error::new(ErrorKind::Unavailable, OPERATION, "the watch ended"),
             }
-            // Changes that come faster than they are taken must not keep the thread from other tasks.
+            // Changes that come faster than they are taken must not keep the thread from other
+            // tasks.
             tokio::task::consume_budget().await;
         }
     }
@@ -159,8 +175,10 @@ impl<R: ServiceRegistry + ?Sized> RegistryFollower<R> {
     fn take(&mut self, event: ServiceEvent) -> bool {
         match event {
             ServiceEvent::Resync(snapshot) => {
-                self.invalid = snapshot.invalid.into_iter().map(|record| (record.key.to_vec(), record.error)).collect();
-                self.instances = snapshot.items.into_iter().map(|instance| (instance.id.clone(), instance)).collect();
+                self.invalid =
+                    snapshot.invalid.into_iter().map(|record| (record.key.to_vec(), record.error)).collect();
+                self.instances =
+                    snapshot.items.into_iter().map(|instance| (instance.id.clone(), instance)).collect();
                 true
             }
             ServiceEvent::Change { change, last, .. } => {
@@ -179,7 +197,11 @@ impl<R: ServiceRegistry + ?Sized> RegistryFollower<R> {
                     }
                     _ => {
                         let service = self.service.clone();
-                        coord_home::event!(WARN, service, "a change of a kind that this version does not know");
+                        coord_home::event!(
+                            WARN,
+                            service,
+                            "a change of a kind that this version does not know"
+                        );
                     }
                 }
                 last
@@ -189,8 +211,10 @@ impl<R: ServiceRegistry + ?Sized> RegistryFollower<R> {
 
     fn apply(&self) {
         let mut wanted = Vec::with_capacity(self.instances.len());
-        let unreadable =
-            self.invalid.iter().map(|(key, error)| Skipped { id: String::from_utf8_lossy(key).into_owned(), error: error.clone() });
+        let unreadable = self.invalid.iter().map(|(key, error)| Skipped {
+            id: String::from_utf8_lossy(key).into_owned(),
+            error: error.clone(),
+        });
         let mut skipped: Vec<Skipped> = unreadable.collect();
         for (id, instance) in &self.instances {
             match Endpoint::new(&instance.address, instance.port) {

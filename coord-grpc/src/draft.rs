@@ -17,8 +17,9 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// Keeps a request, at most `limit` bytes of it. What is longer, or comes bit by bit, can be sent once; what is still to come is drawn by a task of `drawn_at`, or
-    /// without one by whoever sends it.
+    /// Keeps a request, at most `limit` bytes of it. What is longer, or comes bit by bit, can be
+    /// sent once; what is still to come is drawn by a task of `drawn_at`, or without one by whoever
+    /// sends it.
     ///
     /// # Errors
     ///
@@ -63,7 +64,8 @@ mod tests {
     #[tokio::test]
     async fn what_fits_can_be_had_again_and_what_does_not_once() {
         for (limit, again) in [(3, true), (2, false)] {
-            let body = Body::new(Full::new(bytes::Bytes::from_static(b"abc")).map_err(|never| match never {}));
+            let body =
+                Body::new(Full::new(bytes::Bytes::from_static(b"abc")).map_err(|never| match never {}));
             let mut draft = Draft::of(Request::new(body), limit, None).unwrap();
             let (first, kept) = draft.request();
             assert_eq!((kept, draft.is_kept()), (again, again));

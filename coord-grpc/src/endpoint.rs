@@ -10,7 +10,8 @@ const OPERATION: &str = "grpc.endpoint";
 
 /// The host and port of one server, checked.
 ///
-/// Two endpoints are equal when they lead to the same place in the same way: host names are compared without case, IPv6 addresses by value.
+/// Two endpoints are equal when they lead to the same place in the same way: host names are
+/// compared without case, IPv6 addresses by value.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// Without brackets, in lower case.
@@ -33,8 +34,8 @@ impl Endpoint {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for a host that is neither a name nor an address, or under which nobody can be reached
-    /// ([`address::check`](coord_api::address::check)), and for port zero.
+    /// `InvalidArgument` for a host that is neither a name nor an address, or under which nobody
+    /// can be reached ([`address::check`](coord_api::address::check)), and for port zero.
     pub fn new(host: &str, port: u16) -> Result<Self> {
         if port == 0 {
             return Err(Error::invalid_argument(OPERATION, "port zero"));
@@ -62,7 +63,8 @@ impl Endpoint {
     }
 }
 
-/// Reads `host:port`, with or without `http://` or `https://` before it. An IPv6 address stands in brackets, as everywhere.
+/// Reads `host:port`, with or without `http://` or `https://` before it. An IPv6 address stands in
+/// brackets, as everywhere.
 ///
 /// # Errors
 ///
@@ -91,7 +93,11 @@ impl FromStr for Endpoint {
 /// `host:port`, IPv6 in brackets: the authority of a request.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -165,7 +171,9 @@ mod tests {
             assert_eq!(Endpoint::new(host, 80).unwrap_err().kind(), ErrorKind::InvalidArgument, "{host:?}");
         }
         assert_eq!(Endpoint::new("a", 0).unwrap_err().kind(), ErrorKind::InvalidArgument);
-        for text in ["", "a", "a:", "a:x", "a:0", "a:65536", "::1:80", "ftp://a:1", "http://a:1/b", "http://", ":80"] {
+        for text in
+            ["", "a", "a:", "a:x", "a:0", "a:65536", "::1:80", "ftp://a:1", "http://a:1/b", "http://", ":80"]
+        {
             assert_eq!(text.parse::<Endpoint>().unwrap_err().kind(), ErrorKind::InvalidArgument, "{text:?}");
         }
     }

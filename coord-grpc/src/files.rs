@@ -1,4 +1,5 @@
-//! Open files, of which a process may have only so many: counting those of a channel, and giving some back when there are no more.
+//! Open files, of which a process may have only so many: counting those of a channel, and giving
+//! some back when there are no more.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,13 +12,15 @@ use tokio::net::TcpSocket;
 
 use crate::error::root;
 
-/// The codes for "too many open files", in this process and in the system. They are the same on every Unix; std has no name for them.
+/// The codes for "too many open files", in this process and in the system. They are the same on
+/// every Unix; std has no name for them.
 const OUT_OF_FILES: &[i32] = if cfg!(windows) { &[10_024] } else { &[24, 23] };
 
 /// How many connections a channel may have even if the process is short of files.
 pub(crate) const LEAST: usize = 4;
 
-/// Channels give back connections at most once in this time, so that what they gave back takes effect before they give back more.
+/// Channels give back connections at most once in this time, so that what they gave back takes
+/// effect before they give back more.
 const ONCE_IN: Duration = Duration::from_secs(1);
 
 /// A channel that can give back a part of its connections.
@@ -25,7 +28,8 @@ pub(crate) trait Holder: Send + Sync {
     /// Whether it belongs to the process that this one was forked from.
     fn is_left_behind(&self) -> bool;
 
-    /// Gives back a part of the connections, and tries no others for a while. How many it gave back.
+    /// Gives back a part of the connections, and tries no others for a while. How many it gave
+    /// back.
     fn give_back(self: Arc<Self>) -> usize;
 }
 
@@ -58,14 +62,17 @@ impl OpenFiles {
         FileGuard(self.clone())
     }
 
-    /// Makes sure that a socket that was just made leaves room for others in this process: beyond a few, channels take no file of the last eighth.
+    /// Makes sure that a socket that was just made leaves room for others in this process: beyond a
+    /// few, channels take no file of the last eighth.
     ///
     /// # Errors
     ///
     /// What the system says when there is no file at all.
     pub(crate) fn leave_room(&self, socket: &TcpSocket) -> io::Result<()> {
         if self.count() > LEAST && is_of_the_last(socket) {
-            return Err(OUT_OF_FILES.first().map_or_else(|| io::ErrorKind::Other.into(), |code| io::Error::from_raw_os_error(*code)));
+            return Err(OUT_OF_FILES
+                .first()
+                .map_or_else(|| io::ErrorKind::Other.into(), |code| io::Error::from_raw_os_error(*code)));
         }
         Ok(())
     }
@@ -75,7 +82,8 @@ impl OpenFiles {
     }
 }
 
-/// Whether a file that was just opened is among the last eighth that the process may open. The system gives it the lowest number that is free: so many others are open at least.
+/// Whether a file that was just opened is among the last eighth that the process may open. The
+/// system gives it the lowest number that is free: so many others are open at least.
 #[cfg(unix)]
 fn is_of_the_last(socket: &TcpSocket) -> bool {
     use std::os::fd::AsRawFd as _;
@@ -107,7 +115,8 @@ pub(crate) fn enrol(channel: Weak<dyn Holder>) {
     channels.known.push(channel);
 }
 
-/// Has all channels of the process give back a part of their connections, because one of them could open no file.
+/// Has all channels of the process give back a part of their connections, because one of them could
+/// open no file.
 pub(crate) fn give_back() {
     let channels: Vec<_> = {
         let mut channels = CHANNELS.lock();
@@ -134,7 +143,8 @@ mod tests {
         let full = io::Error::from_raw_os_error(OUT_OF_FILES[0]);
         assert!(is_out_of_files(&caused(full)));
         assert!(is_out_of_files(
-            &Error::new(ErrorKind::Unavailable, "t", "y").with_source(caused(io::Error::from_raw_os_error(OUT_OF_FILES[0])))
+            &Error::new(ErrorKind::Unavailable, "t", "y")
+                .with_source(caused(io::Error::from_raw_os_error(OUT_OF_FILES[0])))
         ));
         assert!(!is_out_of_files(&caused(io::ErrorKind::ConnectionRefused.into())));
         assert!(!is_out_of_files(&Error::new(ErrorKind::Unavailable, "t", "x")));

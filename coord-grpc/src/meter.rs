@@ -15,10 +15,15 @@ const ENDPOINTS: &str = "coord_grpc_endpoints";
 const AGE: &str = "coord_grpc_registry_age_seconds";
 
 /// The phases, and their labels.
-const PHASES: [(Phase, &str); 4] =
-    [(Phase::Connecting, "connecting"), (Phase::Ready, "ready"), (Phase::Ejected, "ejected"), (Phase::Idle, "idle")];
+const PHASES: [(Phase, &str); 4] = [
+    (Phase::Connecting, "connecting"),
+    (Phase::Ready, "ready"),
+    (Phase::Ejected, "ejected"),
+    (Phase::Idle, "idle"),
+];
 
-/// What the channels of one name show, by that name: a gauge has one value, however many channels there are.
+/// What the channels of one name show, by that name: a gauge has one value, however many channels
+/// there are.
 static SHOWN: LazyLock<Mutex<HashMap<String, Weak<MeterShown>>>> = LazyLock::new(Mutex::default);
 
 /// What one channel contributes. It is taken back when this is dropped.
@@ -82,7 +87,8 @@ impl ChannelMeter {
         drop(counts);
         let shown = Arc::clone(&self.shown);
         aside(move || {
-            // What is true when it is shown, so that nothing is wrong for long where showing is slow or left out.
+            // What is true when it is shown, so that nothing is wrong for long where showing is
+            // slow or left out.
             let _one_at_a_time = shown.showing.lock();
             for (gauge, total) in &shown.endpoints {
                 gauge.set(total.load(Ordering::Relaxed) as f64);
@@ -123,7 +129,11 @@ impl Drop for ChannelMeter {
 impl MeterShown {
     fn new(channel: &str) -> Self {
         metrics::describe_gauge!(ENDPOINTS, metrics::Unit::Count, "Endpoints of gRPC channels, by phase");
-        metrics::describe_gauge!(AGE, metrics::Unit::Seconds, "For how long the set of endpoints was not known to be the registry's");
+        metrics::describe_gauge!(
+            AGE,
+            metrics::Unit::Seconds,
+            "For how long the set of endpoints was not known to be the registry's"
+        );
         let endpoints = PHASES.map(|(_, phase)| {
             let gauge = metrics::gauge!(ENDPOINTS, "channel" => channel.to_owned(), "phase" => phase);
             (gauge, AtomicI64::new(0))

@@ -18,8 +18,9 @@ pub enum Policy {
     /// One after the other.
     #[default]
     RoundRobin,
-    /// The first one that is ready, in the order of the set (that of their ids, where the set comes from a registry). The others are connected
-    /// all the same, so that the next one takes over at once.
+    /// The first one that is ready, in the order of the set (that of their ids, where the set comes
+    /// from a registry). The others are connected all the same, so that the next one takes over at
+    /// once.
     PickFirst,
 }
 
@@ -27,8 +28,9 @@ pub enum Policy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Readiness {
-    /// Fail at once with `Unavailable`. Only while the very first answer is still out (the set is being read, an endpoint is being connected and has
-    /// not failed) a call waits for it, at most for the connect timeout.
+    /// Fail at once with `Unavailable`. Only while the very first answer is still out (the set is
+    /// being read, an endpoint is being connected and has not failed) a call waits for it, at most
+    /// for the connect timeout.
     #[default]
     FailFast,
     /// Wait for one, until the call's deadline; without a deadline as long as it takes.
@@ -39,13 +41,15 @@ pub enum Readiness {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeepAlive {
-    /// How long a connection may be silent before it is asked for a sign of life. 330 s by default: servers of gRPC close connections that ask more often than every
-    /// 5 min, unless they are told otherwise. Each time that one does so (GOAWAY with `ENHANCE_YOUR_CALM`) the endpoint is asked half as often
-    /// ([`EndpointState::ping_after`](crate::EndpointState::ping_after)).
+    /// How long a connection may be silent before it is asked for a sign of life. 330 s by default:
+    /// servers of gRPC close connections that ask more often than every 5 min, unless they are told
+    /// otherwise. Each time that one does so (GOAWAY with `ENHANCE_YOUR_CALM`) the endpoint is
+    /// asked half as often ([`EndpointState::ping_after`](crate::EndpointState::ping_after)).
     pub interval: Duration,
     /// How long the answer may take. 10 s by default.
     pub timeout: Duration,
-    /// Whether to ask also while no call is under way. Not by default, because many servers do not allow it.
+    /// Whether to ask also while no call is under way. Not by default, because many servers do not
+    /// allow it.
     pub while_idle: bool,
 }
 
@@ -80,18 +84,23 @@ impl KeepAlive {
 
 /// How idempotent calls are repeated.
 ///
-/// A call is repeated only where that is safe: it was [marked](CallOptions::with_idempotent), its request fits the bound, and the last attempt was refused, cut off,
-/// timed out or answered with `Unavailable`. (A request that never left is sent elsewhere in any case, marked or not: that is no repetition.)
+/// A call is repeated only where that is safe: it was [marked](CallOptions::with_idempotent), its
+/// request fits the bound, and the last attempt was refused, cut off, timed out or answered with
+/// `Unavailable`. (A request that never left is sent elsewhere in any case, marked or not: that is
+/// no repetition.)
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RetryOptions {
     /// How often a call is tried in all. 3 by default.
     pub attempts: u32,
-    /// How many repetitions the channel allows for each idempotent call, so that an outage does not multiply the load. 0.2 by default; 0 to 10.
+    /// How many repetitions the channel allows for each idempotent call, so that an outage does not
+    /// multiply the load. 0.2 by default; 0 to 10.
     pub budget: f32,
-    /// How many repetitions a second are allowed beyond the budget, for channels with few calls. 10 by default.
+    /// How many repetitions a second are allowed beyond the budget, for channels with few calls. 10
+    /// by default.
     pub reserve_per_second: u32,
-    /// Up to how many bytes of a request are kept to send them again, and of an answer to see it whole before the caller does. 1 MiB by default.
+    /// Up to how many bytes of a request are kept to send them again, and of an answer to see it
+    /// whole before the caller does. 1 MiB by default.
     pub buffer: usize,
 }
 
@@ -142,29 +151,36 @@ pub struct ChannelOptions {
     pub policy: Policy,
     /// What a call does while no endpoint is ready.
     pub readiness: Readiness,
-    /// How long it may take to connect: name, TCP, TLS, and the server's first HTTP/2 frame. 5 s by default.
+    /// How long it may take to connect: name, TCP, TLS, and the server's first HTTP/2 frame. 5 s by
+    /// default.
     pub connect_timeout: Duration,
-    /// How long an attempt waits for the head of the answer. 5 s by default; `None` waits until the call's deadline. A stream that was answered goes on for as long
-    /// as it likes.
+    /// How long an attempt waits for the head of the answer. 5 s by default; `None` waits until the
+    /// call's deadline. A stream that was answered goes on for as long as it likes.
     pub attempt_timeout: Option<Duration>,
-    /// The deadline of calls that name none (`Request::set_timeout`), counted from the call to the head of its answer. None by default.
+    /// The deadline of calls that name none (`Request::set_timeout`), counted from the call to the
+    /// head of its answer. None by default.
     pub deadline: Option<Duration>,
     /// HTTP/2 pings.
     pub keep_alive: KeepAlive,
-    /// The pauses between probes of an endpoint that is out of reach grow from this, 100 ms by default, …
+    /// The pauses between probes of an endpoint that is out of reach grow from this, 100 ms by
+    /// default, …
     pub backoff_min: Duration,
     /// … to this, 5 s by default, jitter included.
     pub backoff_max: Duration,
     /// How idempotent calls are repeated; `None`, the default, repeats none.
     pub retry: Option<RetryOptions>,
-    /// Where the jitter of the pauses begins, and which endpoints are used where there are too many, so that a run can be repeated. By default it is chosen at random;
-    /// channels that share it do the same at the same time.
+    /// Where the jitter of the pauses begins, and which endpoints are used where there are too
+    /// many, so that a run can be repeated. By default it is chosen at random; channels that share
+    /// it do the same at the same time.
     pub jitter_seed: Option<u64>,
-    /// What the channel is called in metrics. By default it is the name of the service that it follows, else `unnamed`.
+    /// What the channel is called in metrics. By default it is the name of the service that it
+    /// follows, else `unnamed`.
     pub name: Option<String>,
-    /// How many connections the channel has at most, 128 by default. Of more endpoints than that it uses a part: with
-    /// [`Policy::PickFirst`] the first ones, otherwise those that rank highest by a hash of the endpoint and the channel. So each channel uses others, all endpoints get their
-    /// share where there are many channels, and a change of the set changes no more connections than endpoints. When none of its part is ready it tries others.
+    /// How many connections the channel has at most, 128 by default. Of more endpoints than that it
+    /// uses a part: with [`Policy::PickFirst`] the first ones, otherwise those that rank highest by
+    /// a hash of the endpoint and the channel. So each channel uses others, all endpoints get their
+    /// share where there are many channels, and a change of the set changes no more connections
+    /// than endpoints. When none of its part is ready it tries others.
     pub max_connections: usize,
     home: Option<Home>,
     pub(crate) resolver: Option<Arc<dyn Resolver>>,
@@ -275,20 +291,24 @@ impl ChannelOptions {
         self
     }
 
-    /// Sets who finds the addresses of host names. By default that is the system, which is asked for at most 16 names at once in the whole process, and once for
-    /// all channels that want the same name.
+    /// Sets who finds the addresses of host names. By default that is the system, which is asked
+    /// for at most 16 names at once in the whole process, and once for all channels that want the
+    /// same name.
     #[must_use]
     pub fn with_resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
         self.resolver = Some(resolver);
         self
     }
 
-    /// Sets where the channel lives: its connections, its timers, and what follows the registry. By default that is a thread of its own, whichever runtime makes the channel
-    /// or calls over it, and whatever becomes of that. Requests that come bit by bit are then drawn by a second thread, started by the first of them; elsewhere they
-    /// are drawn where the channel lives, and must not block it.
+    /// Sets where the channel lives: its connections, its timers, and what follows the registry. By
+    /// default that is a thread of its own, whichever runtime makes the channel or calls over it,
+    /// and whatever becomes of that. Requests that come bit by bit are then drawn by a second
+    /// thread, started by the first of them; elsewhere they are drawn where the channel lives, and
+    /// must not block it.
     ///
-    /// Channels that are given the same [`Home`] share its thread. One with very many calls a second may be given a runtime of several threads
-    /// ([`Home::runtime`]); whoever gives it keeps it running.
+    /// Channels that are given the same [`Home`] share its thread. One with very many calls a
+    /// second may be given a runtime of several threads ([`Home::runtime`]); whoever gives it keeps
+    /// it running.
     #[must_use]
     pub fn with_home(mut self, home: Home) -> Self {
         self.home = Some(home);
@@ -304,8 +324,8 @@ impl ChannelOptions {
         self.home.clone().unwrap_or_else(|| Home::thread("coord-grpc"))
     }
 
-    /// Sets which methods are idempotent, by their path `/package.Service/Method`, for clients whose calls cannot be [marked](CallOptions::with_idempotent)
-    /// one by one.
+    /// Sets which methods are idempotent, by their path `/package.Service/Method`, for clients
+    /// whose calls cannot be [marked](CallOptions::with_idempotent) one by one.
     #[must_use]
     pub fn with_idempotent_methods(mut self, methods: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.idempotent = Some(Arc::new(methods));
@@ -332,7 +352,8 @@ impl ChannelOptions {
         false
     }
 
-    /// Pauses by a policy. Where the options have a seed, those of each `user` are the same each time, and others than those of the others.
+    /// Pauses by a policy. Where the options have a seed, those of each `user` are the same each
+    /// time, and others than those of the others.
     pub(crate) fn backoff(&self, policy: BackoffPolicy, user: u64) -> Backoff {
         match self.jitter_seed {
             Some(seed) => Backoff::with_seed(policy, seed.wrapping_add(user)),
@@ -355,10 +376,16 @@ impl ChannelOptions {
             return Err(Error::invalid_argument(operation, "a longest back-off below the shortest"));
         }
         if self.max_connections == 0 {
-            return Err(Error::invalid_argument(operation, "a channel that may have no connection; `max_connections` is at least 1"));
+            return Err(Error::invalid_argument(
+                operation,
+                "a channel that may have no connection; `max_connections` is at least 1",
+            ));
         }
         if let Some(retry) = self.retry {
-            if !(0.0..=10.0).contains(&retry.budget) || retry.attempts == 0 || retry.reserve_per_second > 1_000_000 {
+            if !(0.0..=10.0).contains(&retry.budget)
+                || retry.attempts == 0
+                || retry.reserve_per_second > 1_000_000
+            {
                 return Err(Error::invalid_argument(
                     operation,
                     "a retry budget outside of 0 to 10, no attempt, or more than 1,000,000 repetitions a second",
@@ -402,16 +429,17 @@ pub struct CallOptions {
     pub idempotent: bool,
     /// What the call does while no endpoint is ready; `None` leaves it to the channel.
     pub readiness: Option<Readiness>,
-    /// How long an attempt waits for the head of the answer; `None` leaves it to the channel, `Some(None)` waits until the deadline.
+    /// How long an attempt waits for the head of the answer; `None` leaves it to the channel,
+    /// `Some(None)` waits until the deadline.
     pub attempt_timeout: Option<Option<Duration>>,
 }
 
 impl CallOptions {
-    /// Marks a unary call as idempotent: made twice it does no more than made once, so it may be repeated if the channel has
-    /// [`retry`](ChannelOptions::with_retry) on.
+    /// Marks a unary call as idempotent: made twice it does no more than made once, so it may be
+    /// repeated if the channel has [`retry`](ChannelOptions::with_retry) on.
     ///
-    /// Its answer is read to the end, or to the bound, before the caller gets any of it, so that one that breaks off half-way can be had again. That makes it unfit for
-    /// streams.
+    /// Its answer is read to the end, or to the bound, before the caller gets any of it, so that
+    /// one that breaks off half-way can be had again. That makes it unfit for streams.
     #[must_use]
     pub fn with_idempotent(mut self) -> Self {
         self.idempotent = true;

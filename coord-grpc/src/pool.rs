@@ -1,6 +1,7 @@
 //! The set of endpoints, and which of them are ready.
 //!
-//! Calls read the ready connections without a lock. Everything else is behind one mutex that is held for no I/O.
+//! Calls read the ready connections without a lock. Everything else is behind one mutex that is
+//! held for no I/O.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
@@ -27,13 +28,16 @@ use crate::resolver::Lookup;
 use crate::state::{EndpointState, Phase, Skipped};
 use crate::worker::{self, WorkerHost};
 
-/// How many endpoints that cannot be used are logged one by one when the set changes. Of further ones only the number is logged.
+/// How many endpoints that cannot be used are logged one by one when the set changes. Of further
+/// ones only the number is logged.
 const MOST_TOLD: usize = 10;
 
-/// How long a channel has fewer connections after the process ran out of files. Each further shortage doubles it, …
+/// How long a channel has fewer connections after the process ran out of files. Each further
+/// shortage doubles it, …
 const SHORTEST_SHORTAGE: Duration = Duration::from_secs(30);
 
-/// … up to this. A shortage that comes at least this long after the end of the last one counts as the first again.
+/// … up to this. A shortage that comes at least this long after the end of the last one counts as
+/// the first again.
 const LONGEST_SHORTAGE: Duration = Duration::from_secs(600);
 
 /// The endpoints of a channel.
@@ -41,8 +45,9 @@ const LONGEST_SHORTAGE: Duration = Duration::from_secs(600);
 pub(crate) struct EndpointPool {
     pub(crate) options: ChannelOptions,
     pub(crate) home: Home,
-    /// Where the bodies of streaming requests are polled, so that a body that blocks delays no connection. `None` if the channel's home was given
-    /// by the user, who may have several threads there, or wants no further thread.
+    /// Where the bodies of streaming requests are polled, so that a body that blocks delays no
+    /// connection. `None` if the channel's home was given by the user, who may have several threads
+    /// there, or wants no further thread.
     pub(crate) body_home: Option<Home>,
     pub(crate) lookup: Lookup,
     /// The files of its connections, and of connections that are being made.
@@ -93,8 +98,10 @@ struct EndpointEntry {
     /// Unique in the pool, so that a worker never speaks for a successor with the same address.
     id: u64,
     endpoint: Endpoint,
-    /// If there are more endpoints than may be connected, those with the highest ranks are. The rank depends on the endpoint and the channel alone
-    /// (rendezvous hashing): so a change of the set changes no more connections than it must, and different channels connect different endpoints.
+    /// If there are more endpoints than may be connected, those with the highest ranks are. The
+    /// rank depends on the endpoint and the channel alone (rendezvous hashing): so a change of the
+    /// set changes no more connections than it must, and different channels connect different
+    /// endpoints.
     rank: u64,
     phase: Phase,
     since: Instant,
@@ -107,7 +114,8 @@ struct EndpointEntry {
 }
 
 impl EndpointEntry {
-    /// The order in which endpoints are connected where not all are: those that failed come after those that did not, and those that just failed come last.
+    /// The order in which endpoints are connected where not all are: those that failed come after
+    /// those that did not, and those that just failed come last.
     fn failure_rank(&self) -> u8 {
         match self.phase {
             Phase::Ejected => 2,
@@ -157,9 +165,14 @@ impl EndpointPool {
         };
         let (before, from) = ready.split_at(first);
         let open = || from.iter().chain(before).filter(|connection| connection.is_open());
-        let other = |connection: &&Arc<EndpointConnection>| avoid.is_none_or(|avoid| !Arc::ptr_eq(avoid, connection));
+        let other =
+            |connection: &&Arc<EndpointConnection>| avoid.is_none_or(|avoid| !Arc::ptr_eq(avoid, connection));
         // A connection that is on trial, and busy with the call that tries it, is better than none.
-        let picked = open().filter(other).find(|connection| connection.admits()).or_else(|| open().find(other)).or_else(|| open().next());
+        let picked = open()
+            .filter(other)
+            .find(|connection| connection.admits())
+            .or_else(|| open().find(other))
+            .or_else(|| open().next());
         picked.map(Arc::clone)
     }
 
@@ -176,12 +189,17 @@ impl EndpointPool {
 
     /// Waits until an endpoint is ready, and sends nothing to it.
     pub(crate) async fn ready(&self, readiness: Readiness) -> Result<(), Status> {
-        self.until(readiness, || self.ready.load().iter().any(|connection| connection.is_open()).then_some(())).await
+        self.until(readiness, || {
+            self.ready.load().iter().any(|connection| connection.is_open()).then_some(())
+        })
+        .await
     }
 
     async fn until<T>(&self, readiness: Readiness, find: impl Fn() -> Option<T>) -> Result<T, Status> {
         if self.home.is_left_behind() {
-            return Err(Status::unavailable("the process was forked; this channel is the parent's, make one here"));
+            return Err(Status::unavailable(
+                "the process was forked; this channel is the parent's, make one here",
+            ));
         }
         loop {
             if let Some(found) = find() {
@@ -208,35 +226,56 @@ impl EndpointPool {
         }
         let open = match (&set.confirmed, &set.unread) {
             (None, unread) => unread.is_none(),
-            // An endpoint that still counts as ready here has just lost its connection; its worker is about to report what became of it.
-            (Some(_), _) => set.members.iter().any(|member| matches!(member.phase, Phase::Connecting | Phase::Ready)),
+            // An endpoint that still counts as ready here has just lost its connection; its worker
+            // is about to report what became of it.
+            (Some(_), _) => {
+                set.members.iter().any(|member| matches!(member.phase, Phase::Connecting | Phase::Ready))
+            }
         };
         if open || readiness == Readiness::Wait {
             return Ok(());
         }
         let count = set.members.len();
-        let last = set.members.iter().rev().find_map(|member| member.failure.as_ref().map(|failure| (&member.endpoint, failure)));
+        let last = set
+            .members
+            .iter()
+            .rev()
+            .find_map(|member| member.failure.as_ref().map(|failure| (&member.endpoint, failure)));
         Err(Status::unavailable(match (&set.unread, last) {
-            (Some(unread), _) if set.confirmed.is_none() => format!("the set of endpoints could not be read yet: {unread}"),
-            (_, Some((endpoint, failure))) => format!("none of {count} endpoints is ready; {endpoint}: {}", failure.message()),
+            (Some(unread), _) if set.confirmed.is_none() => {
+                format!("the set of endpoints could not be read yet: {unread}")
+            }
+            (_, Some((endpoint, failure))) => {
+                format!("none of {count} endpoints is ready; {endpoint}: {}", failure.message())
+            }
             _ => format!("there is no endpoint ({} were skipped)", set.skipped.len()),
         }))
     }
 
-    /// Replaces the set. Endpoints that stay keep their connections; those that go finish the calls that they have.
-    pub(crate) fn replace(self: &Arc<Self>, wanted: impl IntoIterator<Item = (String, Endpoint)>, mut skipped: Vec<Skipped>) {
+    /// Replaces the set. Endpoints that stay keep their connections; those that go finish the calls
+    /// that they have.
+    pub(crate) fn replace(
+        self: &Arc<Self>,
+        wanted: impl IntoIterator<Item = (String, Endpoint)>,
+        mut skipped: Vec<Skipped>,
+    ) {
         let mut set = self.set.lock();
         if set.closed {
             return;
         }
-        let mut old: HashMap<Endpoint, EndpointEntry> = set.members.drain(..).map(|member| (member.endpoint.clone(), member)).collect();
+        let mut old: HashMap<Endpoint, EndpointEntry> =
+            set.members.drain(..).map(|member| (member.endpoint.clone(), member)).collect();
         let mut taken: HashMap<Endpoint, String> = HashMap::new();
         let mut added = 0;
         for (id, endpoint) in wanted {
             if let Some(error) = self.wrong_protocol(&endpoint) {
                 skipped.push(Skipped { id, error });
             } else if let Some(owner) = taken.get(&endpoint) {
-                let error = Error::new(ErrorKind::Conflict, OPERATION, format!("{owner} has the address {endpoint} already"));
+                let error = Error::new(
+                    ErrorKind::Conflict,
+                    OPERATION,
+                    format!("{owner} has the address {endpoint} already"),
+                );
                 skipped.push(Skipped { id, error });
             } else {
                 taken.insert(endpoint.clone(), id);
@@ -293,7 +332,8 @@ impl EndpointPool {
         }
     }
 
-    /// Connects the members that the channel may have, and leaves the others, which finish the calls that they have.
+    /// Connects the members that the channel may have, and leaves the others, which finish the
+    /// calls that they have.
     fn choose_connected(self: &Arc<Self>, set: &mut EndpointEntries) {
         let shortage = set.shortage.as_ref().and_then(|shortage| shortage.limit);
         let limit = self.options.max_connections.min(shortage.unwrap_or(usize::MAX));
@@ -302,7 +342,8 @@ impl EndpointPool {
             ranked.sort_by_key(|(place, member)| {
                 // In a shortage those that are connected go on: another one would need a file.
                 let connected = shortage.is_some() && member.connection.is_some();
-                let rank = if self.options.policy == Policy::PickFirst { *place as u64 } else { !member.rank };
+                let rank =
+                    if self.options.policy == Policy::PickFirst { *place as u64 } else { !member.rank };
                 (member.failure_rank(), !connected, rank)
             });
             ranked.into_iter().take(limit).map(|(_, member)| member.id).collect()
@@ -330,7 +371,8 @@ impl EndpointPool {
         member.worker = Some(stop.drop_guard());
     }
 
-    /// Whoever works for this channel was dropped: the runtime that it lived in is gone, and so are all connections.
+    /// Whoever works for this channel was dropped: the runtime that it lived in is gone, and so are
+    /// all connections.
     pub(crate) fn abandon(&self, worker: Option<u64>) {
         let mut set = self.set.lock();
         set.home_ended = true;
@@ -341,7 +383,8 @@ impl EndpointPool {
         self.publish(&set);
     }
 
-    /// The process ran out of files: has fewer connections for a while, so that others in this process get some. Returns how many it gives back.
+    /// The process ran out of files: has fewer connections for a while, so that others in this
+    /// process get some. Returns how many it gives back.
     fn make_do_with_fewer(self: &Arc<Self>) -> usize {
         let mut set = self.set.lock();
         if set.closed || set.home_ended {
@@ -350,11 +393,7 @@ impl EndpointPool {
         let now = self.home.now();
         let pause = match &set.shortage {
             Some(last) if now.saturating_duration_since(last.since) < last.pause + LONGEST_SHORTAGE => {
-                if last.limit.is_some() {
-                    last.pause
-                } else {
-                    (last.pause * 2).min(LONGEST_SHORTAGE)
-                }
+                if last.limit.is_some() { last.pause } else { (last.pause * 2).min(LONGEST_SHORTAGE) }
             }
             _ => SHORTEST_SHORTAGE,
         };
@@ -402,7 +441,8 @@ impl EndpointPool {
         self.publish(&set);
     }
 
-    /// If all endpoints that are in use have failed, connects others; not more often than a dead endpoint is probed.
+    /// If all endpoints that are in use have failed, connects others; not more often than a dead
+    /// endpoint is probed.
     fn look_elsewhere(self: &Arc<Self>) {
         let mut set = self.set.lock();
         let all = |phases: [Phase; 2]| set.members.iter().all(|member| phases.contains(&member.phase));
@@ -410,7 +450,10 @@ impl EndpointPool {
             return;
         }
         let now = self.home.now();
-        if set.looked_elsewhere.is_some_and(|last| now.saturating_duration_since(last) < self.options.backoff_max) {
+        if set
+            .looked_elsewhere
+            .is_some_and(|last| now.saturating_duration_since(last) < self.options.backoff_max)
+        {
             return;
         }
         set.looked_elsewhere = Some(now);
@@ -427,19 +470,27 @@ impl EndpointPool {
         }
     }
 
-    /// A call got no answer on this connection. If nobody does, and other endpoints are ready, its endpoint is ejected here and now, so that the next call goes
-    /// elsewhere; and its worker tries it with a new connection.
+    /// A call got no answer on this connection. If nobody does, and other endpoints are ready, its
+    /// endpoint is ejected here and now, so that the next call goes elsewhere; and its worker tries
+    /// it with a new connection.
     pub(crate) fn unanswered(&self, connection: &Arc<EndpointConnection>, patience: Duration) {
         let limit = self.options.attempt_timeout.map_or(patience, |usual| usual.max(patience));
         let silence = connection.silence();
-        // Half of the limit, because the last answer may have come when this call had already waited for a while.
+        // Half of the limit, because the last answer may have come when this call had already
+        // waited for a while.
         if silence < limit / 2 {
             return connection.note_nothing();
         }
-        let failure = Error::new(ErrorKind::Timeout, OPERATION, format!("calls have gone unanswered for {silence:?}"));
+        let failure =
+            Error::new(ErrorKind::Timeout, OPERATION, format!("calls have gone unanswered for {silence:?}"));
         let mut set = self.set.lock();
-        let mine = |member: &EndpointEntry| member.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection));
-        let others = set.members.iter().any(|member| !mine(member) && member.connection.as_ref().is_some_and(|other| other.is_open()));
+        let mine = |member: &EndpointEntry| {
+            member.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection))
+        };
+        let others = set
+            .members
+            .iter()
+            .any(|member| !mine(member) && member.connection.as_ref().is_some_and(|other| other.is_open()));
         if let Some(member) = set.members.iter_mut().find(|member| mine(member)) {
             member.failure = Some(failure);
             if others {
@@ -552,8 +603,12 @@ impl Holder for EndpointPool {
 
 /// What is skipped now, and was not before or for another reason.
 fn newly_skipped(before: &[Skipped], now: &[Skipped]) -> Vec<Skipped> {
-    let known: HashSet<_> = before.iter().map(|skipped| (skipped.id.as_str(), skipped.error.message())).collect();
-    now.iter().filter(|skipped| !known.contains(&(skipped.id.as_str(), skipped.error.message()))).cloned().collect()
+    let known: HashSet<_> =
+        before.iter().map(|skipped| (skipped.id.as_str(), skipped.error.message())).collect();
+    now.iter()
+        .filter(|skipped| !known.contains(&(skipped.id.as_str(), skipped.error.message())))
+        .cloned()
+        .collect()
 }
 
 #[cfg(test)]
@@ -576,8 +631,12 @@ mod tests {
     }
 
     fn pool(endpoints: usize) -> Arc<EndpointPool> {
-        let pool = EndpointPool::new(ChannelOptions::default().with_resolver(Arc::new(Silent)), Home::callers());
-        pool.replace((0..endpoints).map(|n| (n.to_string(), Endpoint::new(&format!("e{n}"), 80).unwrap())), Vec::new());
+        let pool =
+            EndpointPool::new(ChannelOptions::default().with_resolver(Arc::new(Silent)), Home::callers());
+        pool.replace(
+            (0..endpoints).map(|n| (n.to_string(), Endpoint::new(&format!("e{n}"), 80).unwrap())),
+            Vec::new(),
+        );
         pool
     }
 
@@ -606,7 +665,10 @@ mod tests {
 
     #[test]
     fn only_what_is_new_among_the_skipped_is_told() {
-        let skipped = |id: &str, why: &'static str| Skipped { id: id.to_owned(), error: Error::invalid_argument("t", why) };
+        let skipped = |id: &str, why: &'static str| Skipped {
+            id: id.to_owned(),
+            error: Error::invalid_argument("t", why),
+        };
         let before = [skipped("a", "x"), skipped("b", "x")];
         let now = [skipped("a", "x"), skipped("b", "y"), skipped("c", "x")];
         let news: Vec<_> = newly_skipped(&before, &now).into_iter().map(|skipped| skipped.id).collect();

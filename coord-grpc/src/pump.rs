@@ -1,4 +1,5 @@
-//! Requests that come bit by bit. What draws their messages is the caller's, and may block: so it runs beside the connections, which others use as well.
+//! Requests that come bit by bit. What draws their messages is the caller's, and may block: so it
+//! runs beside the connections, which others use as well.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -51,7 +52,10 @@ impl http_body::Body for Pumped {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.ended {
             return Poll::Ready(None);
         }
@@ -97,7 +101,8 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_panics_breaks_off_and_does_not_end() {
-        let panics = stream::poll_fn(|_| -> Poll<Option<Result<Frame<Bytes>, Status>>> { panic!("as ordered") });
+        let panics =
+            stream::poll_fn(|_| -> Poll<Option<Result<Frame<Bytes>, Status>>> { panic!("as ordered") });
         let mut body = pump(&Home::thread("test"), Body::new(StreamBody::new(panics)));
         assert!(body.frame().await.unwrap().is_err());
         assert!(body.frame().await.is_none());

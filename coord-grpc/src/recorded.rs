@@ -41,8 +41,8 @@ impl Recorded {
         Ok(recorded)
     }
 
-    /// Reads the part of a body that is there without waiting, at most `limit` bytes: all of a unary call's request, or the
-    /// beginning of a stream.
+    /// Reads the part of a body that is there without waiting, at most `limit` bytes: all of a
+    /// unary call's request, or the beginning of a stream.
     pub(crate) fn read_ready(mut body: Body, limit: usize) -> Result<Self, Status> {
         let mut recorded = Recorded::default();
         let mut size = 0;
@@ -87,7 +87,12 @@ impl Recorded {
     /// A copy of the body; `None` if not all of it was read.
     pub(crate) fn copy(&self) -> Option<Self> {
         match self.rest {
-            None => Some(Recorded { first: self.first.clone(), more: self.more.clone(), trailers: self.trailers.clone(), rest: None }),
+            None => Some(Recorded {
+                first: self.first.clone(),
+                more: self.more.clone(),
+                trailers: self.trailers.clone(),
+                rest: None,
+            }),
             Some(_) => None,
         }
     }
@@ -116,7 +121,10 @@ impl http_body::Body for Recorded {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if let Some(data) = self.first.take().or_else(|| self.more.pop_front()) {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
@@ -144,7 +152,9 @@ mod tests {
 
     use super::*;
 
-    fn frames(chunks: &'static [&'static str]) -> impl futures_util::Stream<Item = Result<Frame<Bytes>, Status>> + Send {
+    fn frames(
+        chunks: &'static [&'static str],
+    ) -> impl futures_util::Stream<Item = Result<Frame<Bytes>, Status>> + Send {
         stream::iter(chunks.iter().map(|chunk| Ok(Frame::data(Bytes::from_static(chunk.as_bytes())))))
     }
 
@@ -155,7 +165,8 @@ mod tests {
     #[tokio::test]
     async fn what_fits_can_be_sent_again_and_what_does_not_is_sent_once() {
         for (limit, copies) in [(6, true), (5, false), (0, false)] {
-            let recorded = Recorded::read_ready(Body::new(StreamBody::new(frames(&["abc", "def"]))), limit).unwrap();
+            let recorded =
+                Recorded::read_ready(Body::new(StreamBody::new(frames(&["abc", "def"]))), limit).unwrap();
             assert_eq!(recorded.copy().is_some(), copies, "{limit}");
             if let Some(copy) = recorded.copy() {
                 assert_eq!(text(copy.into_body()).await, "abcdef");
@@ -180,7 +191,8 @@ mod tests {
         trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
         for limit in [0, 3, 100] {
             let last = stream::iter([Ok(Frame::trailers(trailers.clone()))]);
-            let body = Body::new(StreamBody::new(futures_util::StreamExt::chain(frames(&["abc", "def"]), last)));
+            let body =
+                Body::new(StreamBody::new(futures_util::StreamExt::chain(frames(&["abc", "def"]), last)));
             let recorded = Recorded::read(body, limit).await.unwrap();
             assert_eq!(recorded.trailers().is_some(), limit == 100);
             let all = recorded.into_body().collect().await.unwrap();

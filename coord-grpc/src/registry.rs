@@ -21,14 +21,19 @@ pub trait RegistryChannelExt {
 
     /// A channel to the instances of a service, which follows the registry (R40):
     ///
-    /// - A change among the instances reaches the channel within a second; endpoints that stay keep their connections.
-    /// - Only a set that the registry says is empty empties the channel. While the registry is out of reach the last set stays in use, and
-    ///   [`ChannelState::age`](crate::ChannelState::age) says how old it is; it stays in use also after the provider is closed.
+    /// - A change among the instances reaches the channel within a second; endpoints that stay keep
+    ///   their connections.
+    /// - Only a set that the registry says is empty empties the channel. While the registry is out
+    ///   of reach the last set stays in use, and [`ChannelState::age`](crate::ChannelState::age)
+    ///   says how old it is; it stays in use also after the provider is closed.
     /// - A first read that fails is tried again, for as long as it takes.
-    /// - Without an endpoint calls fail at once with `Unavailable`, or wait until their deadline if asked to ([`Readiness`](crate::Readiness)).
-    /// - An instance whose address is none, or is another's, is skipped; [`ChannelState::skipped`](crate::ChannelState::skipped) says why.
+    /// - Without an endpoint calls fail at once with `Unavailable`, or wait until their deadline if
+    ///   asked to ([`Readiness`](crate::Readiness)).
+    /// - An instance whose address is none, or is another's, is skipped;
+    ///   [`ChannelState::skipped`](crate::ChannelState::skipped) says why.
     ///
-    /// The call itself does no I/O. The channel keeps the registry alive, and owns the task that follows it.
+    /// The call itself does no I/O. The channel keeps the registry alive, and owns the task that
+    /// follows it.
     ///
     /// # Errors
     ///

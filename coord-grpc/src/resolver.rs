@@ -15,14 +15,18 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::files;
 
-/// How many names are looked up at the same time: by the system for the whole process, by another resolver for each channel.
+/// How many names are looked up at the same time: by the system for the whole process, by another
+/// resolver for each channel.
 const AT_ONCE: usize = 16;
 
-/// Finds the addresses of a host name, for channels that do not ask the system ([`ChannelOptions::with_resolver`](crate::ChannelOptions::with_resolver)).
+/// Finds the addresses of a host name, for channels that do not ask the system
+/// ([`ChannelOptions::with_resolver`](crate::ChannelOptions::with_resolver)).
 #[async_trait]
 pub trait Resolver: fmt::Debug + Send + Sync + 'static {
-    /// All addresses of a host, those to be preferred first. Called for each attempt to connect to a name, at most 16 times at once for each channel and once for each
-    /// name, and given up (dropped) after the connect timeout. It is polled where the channel lives, and must not block.
+    /// All addresses of a host, those to be preferred first. Called for each attempt to connect to
+    /// a name, at most 16 times at once for each channel and once for each name, and given up
+    /// (dropped) after the connect timeout. It is polled where the channel lives, and must not
+    /// block.
     ///
     /// # Errors
     ///
@@ -54,9 +58,11 @@ impl Lookup {
     pub(crate) fn by(resolver: Option<Arc<dyn Resolver>>) -> Self {
         match resolver {
             None => Lookup::System,
-            Some(resolver) => {
-                Lookup::GivenResolver(GivenResolver { resolver, turns: Arc::new(Semaphore::new(AT_ONCE)), under_way: Mutex::default() })
-            }
+            Some(resolver) => Lookup::GivenResolver(GivenResolver {
+                resolver,
+                turns: Arc::new(Semaphore::new(AT_ONCE)),
+                under_way: Mutex::default(),
+            }),
         }
     }
 
@@ -67,11 +73,13 @@ impl Lookup {
             Lookup::GivenResolver(given) => given.ask(host).await,
         };
         let found = found.map_err(|(kind, code, text)| match code {
-            // The code is worth more than the text: from it one sees that there was no file to be had.
+            // The code is worth more than the text: from it one sees that there was no file to be
+            // had.
             Some(code) => io::Error::from_raw_os_error(code),
             None => io::Error::new(kind, text),
         });
-        // Resolvers call it a temporary failure when they could not open a file, which nobody else here can either then.
+        // Resolvers call it a temporary failure when they could not open a file, which nobody else
+        // here can either then.
         found.map_err(|error| match UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) {
             Err(shortage) if files::is_shortage(&shortage) => shortage,
             _ => error,
@@ -82,8 +90,9 @@ impl Lookup {
 /// Errors of I/O cannot be cloned.
 type LookedUp = Result<Vec<IpAddr>, (io::ErrorKind, Option<i32>, String)>;
 
-/// The look-ups that the system was asked for. It blocks a thread for each, for half a minute where a server of names is silent, and cannot be told to stop; so the threads
-/// are few and nobody else's, and who asks for a name that is being looked up waits for the same answer.
+/// The look-ups that the system was asked for. It blocks a thread for each, for half a minute where
+/// a server of names is silent, and cannot be told to stop; so the threads are few and nobody
+/// else's, and who asks for a name that is being looked up waits for the same answer.
 #[derive(Debug, Default)]
 struct Lookups {
     /// Those that wait or are under way.
@@ -107,7 +116,10 @@ fn with_lookups<T>(act: impl FnOnce(&mut Lookups) -> T) -> T {
 async fn ask_system(host: &str) -> LookedUp {
     let mut answer = with_lookups(|lookups| lookups.ask(host, serve)).map_err(|error| told(&error))?;
     let answered = answer.wait_for(Option::is_some).await.map(|answer| (*answer).clone());
-    answered.ok().flatten().unwrap_or_else(|| Err((io::ErrorKind::Other, None, "the look-up was given up".to_owned())))
+    answered
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| Err((io::ErrorKind::Other, None, "the look-up was given up".to_owned())))
 }
 
 /// What of an error can be told several times.
@@ -122,7 +134,8 @@ impl GivenResolver {
             match under_way.get(host).and_then(WeakShared::upgrade) {
                 Some(asked) => asked,
                 None => {
-                    let (resolver, turns, name) = (Arc::clone(&self.resolver), Arc::clone(&self.turns), host.to_owned());
+                    let (resolver, turns, name) =
+                        (Arc::clone(&self.resolver), Arc::clone(&self.turns), host.to_owned());
                     let asking = async move {
                         let _turn = turns.acquire().await;
                         resolver.resolve(&name).await.map_err(|error| told(&error))

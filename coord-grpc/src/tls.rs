@@ -19,7 +19,8 @@ const OPERATION: &str = "grpc.tls";
 
 /// How a channel proves who its servers are, and who it is itself.
 ///
-/// tonic's own `ClientTlsConfig` cannot be read from outside of tonic; this takes the same PEM files, or any [`rustls`] configuration.
+/// tonic's own `ClientTlsConfig` cannot be read from outside of tonic; this takes the same PEM
+/// files, or any [`rustls`] configuration.
 ///
 /// Its `Debug` shows no key.
 #[derive(Clone)]
@@ -46,20 +47,24 @@ impl Tls {
     pub fn from_ca_and_identity(ca_pem: &[u8], certificate_pem: &[u8], key_pem: &[u8]) -> Result<Self> {
         let chain = certificates(certificate_pem)?;
         // The parser's error may quote what it read, and that is a key.
-        let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| Error::invalid_argument(OPERATION, "no private key in PEM"))?;
-        let config = trusting(ca_pem)?
-            .with_client_auth_cert(chain, key)
-            .map_err(|error| Error::invalid_argument(OPERATION, "the certificate and its key are not usable").with_source(error))?;
+        let key = PrivateKeyDer::from_pem_slice(key_pem)
+            .map_err(|_| Error::invalid_argument(OPERATION, "no private key in PEM"))?;
+        let config = trusting(ca_pem)?.with_client_auth_cert(chain, key).map_err(|error| {
+            Error::invalid_argument(OPERATION, "the certificate and its key are not usable")
+                .with_source(error)
+        })?;
         Ok(Tls::from_config(config))
     }
 
-    /// Whatever rustls can be told: the system's roots, another provider of cryptography, a verifier of one's own. HTTP/2 is asked for in any case.
+    /// Whatever rustls can be told: the system's roots, another provider of cryptography, a
+    /// verifier of one's own. HTTP/2 is asked for in any case.
     pub fn from_config(mut config: ClientConfig) -> Self {
         config.alpn_protocols = vec![b"h2".to_vec()];
         Tls { config: Arc::new(config), name: None }
     }
 
-    /// Expects the servers to be certified under this name instead of the host that each is reached at.
+    /// Expects the servers to be certified under this name instead of the host that each is reached
+    /// at.
     ///
     /// # Errors
     ///
@@ -69,7 +74,11 @@ impl Tls {
         Ok(self)
     }
 
-    pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(&self, host: &str, stream: S) -> io::Result<TlsStream<S>> {
+    pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        host: &str,
+        stream: S,
+    ) -> io::Result<TlsStream<S>> {
         let name = match &self.name {
             Some(name) => name.clone(),
             None => server_name(host).map_err(io::Error::other)?,
@@ -109,5 +118,6 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
 }
 
 fn server_name(name: &str) -> Result<ServerName<'static>> {
-    ServerName::try_from(name.to_owned()).map_err(|_| Error::invalid_argument(OPERATION, "a server name that is none"))
+    ServerName::try_from(name.to_owned())
+        .map_err(|_| Error::invalid_argument(OPERATION, "a server name that is none"))
 }

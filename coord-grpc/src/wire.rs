@@ -1,4 +1,5 @@
-//! What can be seen of a connection from below HTTP/2: that the server speaks, and that the socket has dropped.
+//! What can be seen of a connection from below HTTP/2: that the server speaks, and that the socket
+//! has dropped.
 
 use std::io;
 use std::pin::Pin;
@@ -12,14 +13,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::files::FileGuard;
 
-/// An HTTP/2 frame begins with three bytes of length and one of type; the server's first frame is its settings.
+/// An HTTP/2 frame begins with three bytes of length and one of type; the server's first frame is
+/// its settings.
 const HEAD: usize = 4;
 const SETTINGS: u8 = 4;
 
 /// What the owner of a connection sees.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct WireState {
-    /// The server's settings came. Until then a peer may be paused, or speak something else: the kernel accepts connections for both.
+    /// The server's settings came. Until then a peer may be paused, or speak something else: the
+    /// kernel accepts connections for both.
     pub(crate) up: CancellationToken,
     /// The socket dropped. Seen here before HTTP/2 gets to tell its streams.
     pub(crate) down: CancellationToken,
@@ -67,10 +70,15 @@ impl<S> Wire<S> {
         head.extend(bytes.iter().take(HEAD - head.len()));
         match head.as_slice() {
             [_, _, _, SETTINGS] => self.line.up.cancel(),
-            [b'H', b'T', b'T', b'P'] => return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer speaks HTTP/1, not HTTP/2")),
+            [b'H', b'T', b'T', b'P'] => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer speaks HTTP/1, not HTTP/2"));
+            }
             // A TLS record: an alert, or a handshake.
             [0x15 | 0x16, 3, ..] => {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer speaks TLS, and this channel does not"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the peer speaks TLS, and this channel does not",
+                ));
             }
             head if head.len() < HEAD => return Ok(()),
             _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer does not speak HTTP/2")),
@@ -81,7 +89,11 @@ impl<S> Wire<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let mut result = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
         if result.is_ok() {
@@ -101,11 +113,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     }
 }
 
-/// A write that fails says that nobody listens any more, not that nothing was said: answers, and the goodbye that tells which requests were not looked
-/// at, may still lie in the socket. HTTP/2 would drop them with its first failed write. So from there on what is written goes nowhere, and the
-/// connection ends with what is read.
+/// A write that fails says that nobody listens any more, not that nothing was said: answers, and
+/// the goodbye that tells which requests were not looked at, may still lie in the socket. HTTP/2
+/// would drop them with its first failed write. So from there on what is written goes nowhere, and
+/// the connection ends with what is read.
 impl<S: AsyncWrite + Unpin> Wire<S> {
-    fn write_unless_broken<T>(&mut self, written: impl FnOnce(Pin<&mut S>) -> Poll<io::Result<T>>, answer: T) -> Poll<io::Result<T>> {
+    fn write_unless_broken<T>(
+        &mut self,
+        written: impl FnOnce(Pin<&mut S>) -> Poll<io::Result<T>>,
+        answer: T,
+    ) -> Poll<io::Result<T>> {
         if !self.write_broken {
             match ready!(written(Pin::new(&mut self.stream))) {
                 Ok(written) => return Poll::Ready(Ok(written)),
@@ -124,7 +141,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         self.write_unless_broken(|stream| stream.poll_write(cx, bytes), bytes.len())
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let all = bytes.iter().map(|part| part.len()).sum();
         self.write_unless_broken(|stream| stream.poll_write_vectored(cx, bytes), all)
     }

@@ -18,26 +18,30 @@ use crate::files;
 use crate::options::ChannelOptions;
 use crate::resolver::Lookup;
 
-/// A connection that held for this long, or answered a call, was a good one: the endpoint is tried again at once when it drops. Otherwise a server that
-/// accepts and hangs up would be tried without a pause.
+/// A connection that held for this long, or answered a call, was a good one: the endpoint is tried
+/// again at once when it drops. Otherwise a server that accepts and hangs up would be tried without
+/// a pause.
 const GOOD: Duration = Duration::from_secs(1);
 
 /// The longest pause between signs of life, however often the server complains.
 const LONGEST_PING_PAUSE: Duration = Duration::from_secs(24 * 3_600);
 
-/// Whom a worker works for: it says how to connect, and is told what comes of it. Each worker has a number there.
+/// Whom a worker works for: it says how to connect, and is told what comes of it. Each worker has a
+/// number there.
 pub(crate) trait WorkerHost: Send + Sync + 'static {
     fn options(&self) -> &ChannelOptions;
 
     fn lookup(&self) -> &Lookup;
 
-    /// How to connect, where the connection has to prove itself by a call or not, and may be silent for so long before it is asked for a sign of life.
+    /// How to connect, where the connection has to prove itself by a call or not, and may be silent
+    /// for so long before it is asked for a sign of life.
     fn manner(&self, on_trial: bool, ping_after: Duration) -> Manner<'_>;
 
     /// There is a connection that takes calls.
     fn admit(&self, id: u64, connection: &Arc<EndpointConnection>);
 
-    /// The connection dropped, or there is none to be had. `again` says whether another one is tried at once.
+    /// The connection dropped, or there is none to be had. `again` says whether another one is
+    /// tried at once.
     fn fail(self: &Arc<Self>, id: u64, failure: Error, again: bool);
 
     /// The endpoint is asked for signs of life less often.
@@ -73,13 +77,15 @@ struct EndpointWorker {
     id: u64,
     endpoint: Endpoint,
     backoff: Backoff,
-    /// Whether calls went unanswered on the last connection: the server's kernel and its HTTP/2 may be fine, so the next one has to prove itself by a call.
+    /// Whether calls went unanswered on the last connection: the server's kernel and its HTTP/2 may
+    /// be fine, so the next one has to prove itself by a call.
     silent: bool,
     /// The address that was no good the last time.
     last_failed: Option<SocketAddr>,
     /// How many attempts have failed since the last connection.
     failures: usize,
-    /// How long a connection may be silent before it is asked for a sign of life: longer each time that the server complains (gRPC's proposal A8).
+    /// How long a connection may be silent before it is asked for a sign of life: longer each time
+    /// that the server complains (gRPC's proposal A8).
     ping_after: Duration,
 }
 
@@ -99,10 +105,15 @@ impl EndpointWorker {
 
     async fn keep_connected(&mut self, host: &Arc<impl WorkerHost>) {
         loop {
-            // What others wrote may panic here, such as a verifier of certificates. The others go on, and so does this.
+            // What others wrote may panic here, such as a verifier of certificates. The others go
+            // on, and so does this.
             let turn = AssertUnwindSafe(self.turn(host)).catch_unwind().await;
             let again = turn.unwrap_or_else(|_| {
-                host.fail(self.id, Error::new(ErrorKind::Internal, "grpc.connect", "connecting panicked"), false);
+                host.fail(
+                    self.id,
+                    Error::new(ErrorKind::Internal, "grpc.connect", "connecting panicked"),
+                    false,
+                );
                 false
             });
             if again {
@@ -147,7 +158,8 @@ impl EndpointWorker {
         if let Some(why) = lost {
             host.fail(self.id, why, good);
             if connection.was_overdone().await {
-                self.ping_after = self.ping_after.saturating_mul(2).min(LONGEST_PING_PAUSE.max(self.ping_after));
+                self.ping_after =
+                    self.ping_after.saturating_mul(2).min(LONGEST_PING_PAUSE.max(self.ping_after));
                 let (endpoint, after) = (self.endpoint.to_string(), self.ping_after);
                 coord_home::event!(
                     WARN,

@@ -16,7 +16,10 @@ async fn round_robin_spreads_calls_evenly() {
     let (a, b, c) = (Server::start("a").await, Server::start("b").await, Server::start("c").await);
     let channel = channel_to(&[&a, &b, &c], options()).await;
     let tally = tally(&channel, 300).await;
-    assert_eq!(tally.into_iter().collect::<Vec<_>>(), [("a".into(), 100), ("b".into(), 100), ("c".into(), 100)]);
+    assert_eq!(
+        tally.into_iter().collect::<Vec<_>>(),
+        [("a".into(), 100), ("b".into(), 100), ("c".into(), 100)]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -74,7 +77,10 @@ async fn the_set_changes_and_what_stays_keeps_its_connection() {
     all_ready(&channel).await;
     assert_eq!(tally(&channel, 10).await.into_keys().collect::<Vec<_>>(), ["b", "c"]);
     let state = channel.state();
-    assert_eq!(state.endpoints.iter().map(|state| state.endpoint.clone()).collect::<Vec<_>>(), [c.endpoint(), b.endpoint()]);
+    assert_eq!(
+        state.endpoints.iter().map(|state| state.endpoint.clone()).collect::<Vec<_>>(),
+        [c.endpoint(), b.endpoint()]
+    );
     assert!(state.endpoints.iter().all(|endpoint| endpoint.connections == 1), "{state:?}");
     drop(set);
     assert_eq!(tally(&channel, 10).await.len(), 2, "without its handle the set stays as it is");
@@ -140,8 +146,9 @@ async fn a_server_that_says_goodbye_fails_no_call_that_may_be_repeated() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_says_goodbye_leaves_no_call_without_an_answer() {
-    // A server that closes with requests unread resets the connection, and with it goes what it said of them, and its last answers: nobody knows then what was
-    // looked at. Once or twice in a thousand goodbyes of a busy machine that fails up to 20 calls; and they learn it at once.
+    // A server that closes with requests unread resets the connection, and with it goes what it
+    // said of them, and its last answers: nobody knows then what was looked at. Once or twice in a
+    // thousand goodbyes of a busy machine that fails up to 20 calls; and they learn it at once.
     let failed = goodbyes(options(), CallOptions::default()).await;
     assert!(failed.iter().all(|code| *code == Code::Unavailable), "{failed:?}");
 }
@@ -200,7 +207,8 @@ async fn the_channels_deadline_holds_for_calls_without_one() {
 async fn dropping_the_channel_ends_its_tasks_and_connections() {
     let server = Server::start("a").await;
     let network = Network::to(server.address).await;
-    // A runtime that has nothing but the channel to run, and one task that lives as long as it does.
+    // A runtime that has nothing but the channel to run, and one task that lives as long as it
+    // does.
     let home = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let tasks = || home.metrics().num_alive_tasks();
     let options = options().with_home(Home::runtime(home.handle().clone()));
@@ -225,10 +233,15 @@ async fn unusable_endpoints_are_skipped_and_harm_no_other() {
     let server = Server::start("a").await;
     let read = |text: String| text.parse::<Endpoint>().unwrap();
     let port = server.address.port();
-    let channel = Channel::fixed([read(format!("https://127.0.0.1:{port}")), server.endpoint(), server.endpoint()], options()).unwrap();
+    let channel = Channel::fixed(
+        [read(format!("https://127.0.0.1:{port}")), server.endpoint(), server.endpoint()],
+        options(),
+    )
+    .unwrap();
     all_ready(&channel).await;
     assert_eq!(tally(&channel, 10).await.into_iter().collect::<Vec<_>>(), [("a".into(), 10)]);
-    let skipped: Vec<_> = channel.state().skipped.into_iter().map(|skipped| (skipped.id, skipped.error.kind())).collect();
+    let skipped: Vec<_> =
+        channel.state().skipped.into_iter().map(|skipped| (skipped.id, skipped.error.kind())).collect();
     let address = format!("127.0.0.1:{port}");
     assert_eq!(skipped, [(address.clone(), ErrorKind::InvalidArgument), (address, ErrorKind::Conflict)]);
 }

@@ -1,6 +1,12 @@
 //! More endpoints than a channel, or a process, can connect.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::print_stdout, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -35,7 +41,8 @@ async fn of_more_endpoints_than_it_may_connect_a_channel_uses_a_part() {
     let server = Server::start("a").await;
     let network = Network::to(server.address).await;
     let port = network.endpoint.port();
-    let (channel, set) = Channel::dynamic(by(Names::all_at(server.address), options().with_max_connections(8))).unwrap();
+    let (channel, set) =
+        Channel::dynamic(by(Names::all_at(server.address), options().with_max_connections(8))).unwrap();
     set.replace(endpoints(0..40, port));
     let settled = || channel.state().ready() == 8 && network.open() == 8;
     eventually("its part is ready", settled).await;
@@ -71,7 +78,10 @@ async fn channels_spread_over_all_endpoints() {
     let mut users = BTreeMap::<String, usize>::new();
     let mut open = Vec::new();
     for seed in 0..CHANNELS {
-        let options = by(Arc::clone(&silent), options().with_jitter_seed(seed).with_max_connections(10).with_home(home.clone()));
+        let options = by(
+            Arc::clone(&silent),
+            options().with_jitter_seed(seed).with_max_connections(10).with_home(home.clone()),
+        );
         let channel = Channel::fixed(endpoints(0..50, 80), options).unwrap();
         let part = used(&channel);
         assert_eq!(part.len(), 10);
@@ -83,13 +93,18 @@ async fn channels_spread_over_all_endpoints() {
     // Twenty each on average.
     assert_eq!(users.len(), 50);
     assert!(users.values().all(|users| (6..=40).contains(users)), "{users:?}");
-    let same = Channel::fixed(endpoints(0..50, 80), by(silent, options().with_jitter_seed(3).with_max_connections(10))).unwrap();
+    let same = Channel::fixed(
+        endpoints(0..50, 80),
+        by(silent, options().with_jitter_seed(3).with_max_connections(10)),
+    )
+    .unwrap();
     assert_eq!(used(&same), used(&open[3]), "a seed repeats the choice");
 }
 
 #[tokio::test]
 async fn pick_first_uses_the_first_ones() {
-    let options = by(Names::of("another", &[]), options().with_policy(Policy::PickFirst).with_max_connections(3));
+    let options =
+        by(Names::of("another", &[]), options().with_policy(Policy::PickFirst).with_max_connections(3));
     let channel = Channel::fixed(endpoints(0..10, 80), options).unwrap();
     assert_eq!(used(&channel).into_iter().collect::<Vec<_>>(), ["e0", "e1", "e2"]);
 }
@@ -137,7 +152,8 @@ async fn a_process_without_files_gets_some_back() {
             .unwrap()
     };
     let output = tokio::task::spawn_blocking(run).await.unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
@@ -151,7 +167,8 @@ async fn process_with_few_files() {
     let home = Home::thread("test");
     home.ready().unwrap();
     let taken: Vec<_> = std::iter::from_fn(|| File::open(std::env::current_exe().unwrap()).ok()).collect();
-    let without = Channel::fixed([Endpoint::new("localhost", port).unwrap()], options().with_home(home)).unwrap();
+    let without =
+        Channel::fixed([Endpoint::new("localhost", port).unwrap()], options().with_home(home)).unwrap();
     eventually("it fails", || without.state().endpoints[0].failure.is_some()).await;
     let failure = without.state().endpoints[0].failure.clone().unwrap();
     assert!(failure.message().contains("open files"), "{failure}");
@@ -159,9 +176,13 @@ async fn process_with_few_files() {
     drop(taken);
     eventually("it is ready", || without.state().ready() == 1).await;
 
-    let channel = |range, options| Channel::fixed(endpoints(range, port), by(Arc::clone(&names), options)).unwrap();
+    let channel =
+        |range, options| Channel::fixed(endpoints(range, port), by(Arc::clone(&names), options)).unwrap();
     let large = channel(0..100, options());
-    eventually("it makes do with less", || large.state().endpoints.iter().any(|state| state.phase == Phase::Idle)).await;
+    eventually("it makes do with less", || {
+        large.state().endpoints.iter().any(|state| state.phase == Phase::Idle)
+    })
+    .await;
     // There is room for others as soon as what it gives back is closed, and it stays.
     let room = || (0..4).map(|_| File::open(std::env::current_exe().unwrap())).collect::<Result<Vec<_>, _>>();
     eventually("there is room", || room().is_ok()).await;
@@ -173,7 +194,8 @@ async fn process_with_few_files() {
     assert!(large.state().ready() >= 20, "{:?}", large);
     assert_eq!(tally(&large, 20).await.len(), 1);
 
-    // A second one takes what is left; the first one gives back again, so that a small one is not left without.
+    // A second one takes what is left; the first one gives back again, so that a small one is not
+    // left without.
     let second = channel(100..200, options());
     eventually("it gets its share", || second.state().ready() >= 4).await;
     let small = channel(200..202, options());

@@ -1,5 +1,11 @@
 //! Endpoints whose host names have several addresses, some of which lead nowhere.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -144,7 +150,8 @@ async fn one_that_says_hello_and_leaves_is_tried_last_the_next_time() {
     let leaves = peer(at(2), Manners::Leaves).await;
     let names = Names::of("many", &[at(2), at(3)]);
     let channel = channel(&names, at(3).port(), options());
-    let good = || channel.state().endpoints[0].since > Duration::from_millis(500) && channel.state().ready() == 1;
+    let good =
+        || channel.state().endpoints[0].since > Duration::from_millis(500) && channel.state().ready() == 1;
     eventually("the good one is found", good).await;
     assert_eq!(ask(&channel).await.unwrap(), "good");
     assert!(leaves.accepted.load(Ordering::SeqCst) <= 2);
@@ -179,18 +186,25 @@ async fn when_the_address_in_use_answers_no_calls_the_other_is_used() {
 async fn without_a_good_address_the_reason_is_told() {
     let (_server, at) = server().await;
     let failure = async |names: Arc<Names>| {
-        let channel = channel(&names, at(3).port(), options().with_connect_timeout(Duration::from_millis(400)));
+        let channel =
+            channel(&names, at(3).port(), options().with_connect_timeout(Duration::from_millis(400)));
         eventually("it fails", || channel.state().endpoints[0].phase == Phase::Ejected).await;
         channel.state().endpoints[0].failure.clone().unwrap()
     };
     let refused = failure(Names::of("many", &[at(2), at(4)])).await;
-    assert!(refused.kind() == ErrorKind::Unavailable && refused.message().contains("2 addresses"), "{refused}");
+    assert!(
+        refused.kind() == ErrorKind::Unavailable && refused.message().contains("2 addresses"),
+        "{refused}"
+    );
     assert!(refused.message().contains("refused"), "{refused}");
     let _silent = peer(at(2), Manners::Silent).await;
     let timed_out = failure(Names::of("many", &[at(2), at(4)])).await;
     assert!(timed_out.kind() == ErrorKind::Timeout && timed_out.message().contains("refused"), "{timed_out}");
     let unknown = failure(Names::of("many", &[])).await;
-    assert!(unknown.kind() == ErrorKind::Unavailable && unknown.message().contains("no such name"), "{unknown}");
+    assert!(
+        unknown.kind() == ErrorKind::Unavailable && unknown.message().contains("no such name"),
+        "{unknown}"
+    );
     let silent = failure(Names::of("another", &[at(3)])).await;
     assert!(silent.kind() == ErrorKind::Timeout && silent.message().contains("not resolved"), "{silent}");
     // What filters answer for names that they hide leads to whoever asks.
@@ -209,8 +223,15 @@ async fn a_name_is_looked_up_for_each_attempt_and_few_at_once() {
 
     let resolver: Arc<dyn Resolver> = Arc::clone(&names) as _;
     let silent = (0..100).map(|n| Endpoint::new(&format!("silent-{n}"), 80).unwrap());
-    let many = Channel::fixed(silent, options().with_resolver(resolver).with_connect_timeout(Duration::from_millis(300))).unwrap();
-    eventually("all are given up", || many.state().endpoints.iter().all(|state| state.phase == Phase::Ejected)).await;
+    let many = Channel::fixed(
+        silent,
+        options().with_resolver(resolver).with_connect_timeout(Duration::from_millis(300)),
+    )
+    .unwrap();
+    eventually("all are given up", || {
+        many.state().endpoints.iter().all(|state| state.phase == Phase::Ejected)
+    })
+    .await;
     assert_eq!(names.most.load(Ordering::SeqCst), 16);
     drop(many);
     eventually("nobody asks any more", || names.asking.load(Ordering::SeqCst) == 0).await;
@@ -223,6 +244,9 @@ async fn endpoints_of_one_name_share_its_look_up() {
     let ports = (1..=20).map(|port| Endpoint::new("silent", port).unwrap());
     let options = options().with_resolver(resolver).with_connect_timeout(Duration::from_millis(300));
     let channel = Channel::fixed(ports, options).unwrap();
-    eventually("all are given up", || channel.state().endpoints.iter().all(|state| state.phase == Phase::Ejected)).await;
+    eventually("all are given up", || {
+        channel.state().endpoints.iter().all(|state| state.phase == Phase::Ejected)
+    })
+    .await;
     assert_eq!(names.most.load(Ordering::SeqCst), 1);
 }

@@ -1,5 +1,11 @@
-//! Peers that are no good servers, and networks that lead nowhere: the others are unharmed, and the channel's state says what is wrong.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+//! Peers that are no good servers, and networks that lead nowhere: the others are unharmed, and the
+//! channel's state says what is wrong.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -41,8 +47,15 @@ async fn peer(answer: Option<&'static [u8]>) -> (Endpoint, Arc<AtomicUsize>) {
 /// Puts a peer beside a good server; why it is not ready.
 async fn beside_a_good_server(bad: Endpoint) -> Error {
     let server = Server::start("good").await;
-    let channel = Channel::fixed([bad.clone(), server.endpoint()], options().with_connect_timeout(Duration::from_millis(300))).unwrap();
-    let ejected = || phase(&channel, &bad) == Some(Phase::Ejected) && phase(&channel, &server.endpoint()) == Some(Phase::Ready);
+    let channel = Channel::fixed(
+        [bad.clone(), server.endpoint()],
+        options().with_connect_timeout(Duration::from_millis(300)),
+    )
+    .unwrap();
+    let ejected = || {
+        phase(&channel, &bad) == Some(Phase::Ejected)
+            && phase(&channel, &server.endpoint()) == Some(Phase::Ready)
+    };
     eventually("the bad one is ejected, the good one ready", ejected).await;
     assert_eq!(tally(&channel, 50).await.into_iter().collect::<Vec<_>>(), [("good".into(), 50)]);
     let state = channel.state();
@@ -67,13 +80,20 @@ async fn one_that_speaks_http_1_is_named() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_speaks_something_else_is_named() {
     let failure = beside_a_good_server(peer(Some(b"SSH-2.0-OpenSSH_9.2\r\n")).await.0).await;
-    assert!(failure.kind() == ErrorKind::Unavailable && failure.message().contains("does not speak HTTP/2"), "{failure}");
+    assert!(
+        failure.kind() == ErrorKind::Unavailable && failure.message().contains("does not speak HTTP/2"),
+        "{failure}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_hangs_up_is_tried_with_pauses() {
     let (endpoint, accepted) = peer(None).await;
-    let channel = Channel::fixed([endpoint.clone()], options().with_backoff(Duration::from_millis(50), Duration::from_secs(60))).unwrap();
+    let channel = Channel::fixed(
+        [endpoint.clone()],
+        options().with_backoff(Duration::from_millis(50), Duration::from_secs(60)),
+    )
+    .unwrap();
     sleep(Duration::from_millis(500)).await;
     // Pauses of at least 50, 100, 200 and 400 ms.
     let tries = accepted.load(Ordering::SeqCst);
@@ -85,9 +105,14 @@ async fn one_that_hangs_up_is_tried_with_pauses() {
 async fn a_black_hole_is_found_by_pings() {
     let (far, near) = (Server::start("far").await, Server::start("near").await);
     let network = Network::to(far.address).await;
-    let keep_alive =
-        KeepAlive::default().with_interval(Duration::from_millis(50)).with_timeout(Duration::from_millis(100)).with_while_idle(true);
-    let options = options().with_keep_alive(keep_alive).with_connect_timeout(Duration::from_millis(200)).with_attempt_timeout(None);
+    let keep_alive = KeepAlive::default()
+        .with_interval(Duration::from_millis(50))
+        .with_timeout(Duration::from_millis(100))
+        .with_while_idle(true);
+    let options = options()
+        .with_keep_alive(keep_alive)
+        .with_connect_timeout(Duration::from_millis(200))
+        .with_attempt_timeout(None);
     let channel = Channel::fixed([network.endpoint.clone(), near.endpoint()], options).unwrap();
     all_ready(&channel).await;
     assert_eq!(tally(&channel, 10).await.len(), 2);

@@ -1,5 +1,11 @@
 //! Signs of life: none without need, and fewer for a server that complains.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -15,8 +21,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 
-/// A server with the policy of gRPC's own servers, whose five minutes are shorter here: it answers each call with one message of a stream that then goes on without a word,
-/// and leaves when it is asked for a sign of life too often, three times. Hand-made, since the HTTP/2 of servers in Rust answers pings and does not count them.
+/// A server with the policy of gRPC's own servers, whose five minutes are shorter here: it answers
+/// each call with one message of a stream that then goes on without a word, and leaves when it is
+/// asked for a sign of life too often, three times. Hand-made, since the HTTP/2 of servers in Rust
+/// answers pings and does not count them.
 struct Strict {
     endpoint: Endpoint,
     pings: Arc<AtomicU64>,
@@ -73,12 +81,14 @@ impl Strict {
             stream.read_exact(&mut head).await?;
             let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
             stream.read_exact(&mut payload).await?;
-            let (kind, flags, of) = (head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]));
+            let (kind, flags, of) =
+                (head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]));
             match kind {
                 SETTINGS if flags & ACK == 0 => stream.write_all(&frame(SETTINGS, ACK, 0, &[])).await?,
                 HEADERS => {
                     last_stream = of;
-                    // `:status: 200` and `content-type: application/grpc`, and a message that says 1.
+                    // `:status: 200` and `content-type: application/grpc`, and a message that says
+                    // 1.
                     let answer = [&[0x88, 0x5f, 16][..], b"application/grpc"].concat();
                     stream.write_all(&frame(HEADERS, END_HEADERS, of, &answer)).await?;
                     stream.write_all(&frame(DATA, 0, of, &[0, 0, 0, 0, 2, 8, 1])).await?;
@@ -126,7 +136,8 @@ async fn a_server_that_complains_is_asked_less_often_until_it_is_content() {
     let ping_after = || channel.state().endpoints[0].ping_after;
     assert_eq!(ping_after(), first);
     for times in [2, 4] {
-        let mut stream = health(&channel).watch(order("", CallOptions::default())).await.unwrap().into_inner();
+        let mut stream =
+            health(&channel).watch(order("", CallOptions::default())).await.unwrap().into_inner();
         assert_eq!(stream.message().await.unwrap().unwrap().status, 1);
         let end = timeout(SOON, stream.message()).await.unwrap().unwrap_err();
         assert_eq!(end.code(), Code::Unavailable, "{end}");

@@ -1,6 +1,12 @@
 //! Servers that are killed and paused while they serve: processes of their own, and real signals.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::print_stdout, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -31,13 +37,16 @@ impl Process {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = lines.map(|line| line.unwrap()).find_map(|line| line.strip_prefix("serving at ").map(str::to_owned));
+        let address = lines
+            .map(|line| line.unwrap())
+            .find_map(|line| line.strip_prefix("serving at ").map(str::to_owned));
         Process { child, endpoint: address.expect("the server says its address").parse().unwrap() }
     }
 
     /// Sends a signal, by its name.
     fn signal(&self, name: &str) {
-        let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.child.id())]).status().unwrap();
+        let status =
+            Command::new("sh").args(["-c", &format!("kill -{name} {}", self.child.id())]).status().unwrap();
         assert!(status.success());
     }
 
@@ -95,14 +104,20 @@ async fn a_killed_process_fails_only_the_calls_that_are_under_way_there() {
     for failed in &crowd.failed {
         assert!(failed.len() <= 1, "a caller has one call under way: {failed:?}");
     }
-    assert!(crowd.failed.concat().iter().all(|(_, status)| status.code() == Code::Unavailable), "{:?}", crowd.failed.concat());
-    // How soon after the socket's end the last one fails is measured in the benchmark; a busy machine decides it here.
+    assert!(
+        crowd.failed.concat().iter().all(|(_, status)| status.code() == Code::Unavailable),
+        "{:?}",
+        crowd.failed.concat()
+    );
+    // How soon after the socket's end the last one fails is measured in the benchmark; a busy
+    // machine decides it here.
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_process_costs_each_caller_one_timeout_at_most() {
     let patience = Duration::from_secs(1);
-    let (processes, channel) = three(options().with_attempt_timeout(patience).with_connect_timeout(patience)).await;
+    let (processes, channel) =
+        three(options().with_attempt_timeout(patience).with_connect_timeout(patience)).await;
     let load = Load::start(&channel, CALLERS, u64::MAX, "", CallOptions::default());
     load.more(2_000).await;
     processes[0].signal("STOP");
@@ -121,5 +136,8 @@ async fn a_paused_process_costs_each_caller_one_timeout_at_most() {
     }
     let all = crowd.failed.concat();
     assert!(!all.is_empty(), "with {CALLERS} callers some are under way there");
-    assert!(all.iter().all(|(at, status)| status.code() == Code::DeadlineExceeded && *at < ejected + patience), "{all:?}");
+    assert!(
+        all.iter().all(|(at, status)| status.code() == Code::DeadlineExceeded && *at < ejected + patience),
+        "{all:?}"
+    );
 }

@@ -38,7 +38,10 @@ async fn idempotent_calls_survive_a_killed_server() {
 async fn other_calls_are_sent_once() {
     let (a, b) = (Server::start("a").await, Server::start("b").await);
     let channel = channel_to(&[&a, &b], retrying()).await;
-    assert_eq!(call(&channel, "unavailable", CallOptions::default()).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(
+        call(&channel, "unavailable", CallOptions::default()).await.unwrap_err().code(),
+        Code::Unavailable
+    );
     assert_eq!(a.calls() + b.calls(), 1);
     let impatient = CallOptions::default().with_attempt_timeout(Duration::from_millis(100));
     assert_eq!(call(&channel, "hang", impatient).await.unwrap_err().code(), Code::DeadlineExceeded);
@@ -98,7 +101,8 @@ async fn an_outage_does_not_multiply_the_load() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_beyond_the_bound_is_sent_once() {
     let server = Server::start("a").await;
-    let channel = channel_to(&[&server], options().with_retry(RetryOptions::default().with_buffer(100))).await;
+    let channel =
+        channel_to(&[&server], options().with_retry(RetryOptions::default().with_buffer(100))).await;
     let long = format!("unavailable {}", "x".repeat(200));
     assert_eq!(call(&channel, &long, idempotent()).await.unwrap_err().code(), Code::Unavailable);
     assert_eq!(server.calls(), 1);
@@ -125,10 +129,14 @@ async fn a_request_that_never_left_goes_elsewhere_unmarked() {
     let (mut a, b) = (Server::start("a").await, Server::start("b").await);
     let channel: Channel = channel_to(&[&a, &b], options()).await;
     a.kill();
-    // In a runtime of one thread nothing has noticed that `a` is gone: the call itself finds out, or is cut off under way.
+    // In a runtime of one thread nothing has noticed that `a` is gone: the call itself finds out,
+    // or is cut off under way.
     let first = ask(&channel).await;
     let second = ask(&channel).await;
     let failed: Vec<_> = [first, second].into_iter().filter_map(Result::err).collect();
-    assert!(failed.len() <= 1 && failed.iter().all(|status| status.code() == Code::Unavailable), "{failed:?}");
+    assert!(
+        failed.len() <= 1 && failed.iter().all(|status| status.code() == Code::Unavailable),
+        "{failed:?}"
+    );
     assert_eq!(tally(&channel, 20).await.into_keys().collect::<Vec<_>>(), ["b"]);
 }

@@ -1,5 +1,12 @@
-//! A channel lives on a thread of its own: it neither dies nor stands still with the runtime that made it, or with one that calls over it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+//! A channel lives on a thread of its own: it neither dies nor stands still with the runtime that
+//! made it, or with one that calls over it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -69,7 +76,9 @@ fn a_stream_begun_in_a_temporary_runtime_goes_on_in_another() {
 fn a_channel_follows_the_registry_after_its_runtime() {
     let coord = MemoryProvider::new();
     let (a, b) = runtime().block_on(async { (Server::start("a").await, Server::start("b").await) });
-    let instance = |id: &str, server: &Server| ServiceInstance::new("s", id, server.address.ip().to_string(), server.address.port());
+    let instance = |id: &str, server: &Server| {
+        ServiceInstance::new("s", id, server.address.ip().to_string(), server.address.port())
+    };
     let first = runtime().block_on(coord.registry().register(instance("a", &a))).unwrap();
     let channel = runtime().block_on(async {
         let channel = coord.registry().channel_with("s", options()).unwrap();
@@ -79,8 +88,10 @@ fn a_channel_follows_the_registry_after_its_runtime() {
     let _second = runtime().block_on(coord.registry().register(instance("b", &b))).unwrap();
     runtime().block_on(first.unregister()).unwrap();
     runtime().block_on(async {
-        eventually("the change is seen", || phase(&channel, &b.endpoint()) == Some(Phase::Ready) && channel.state().endpoints.len() == 1)
-            .await;
+        eventually("the change is seen", || {
+            phase(&channel, &b.endpoint()) == Some(Phase::Ready) && channel.state().endpoints.len() == 1
+        })
+        .await;
         assert_eq!(ask(&channel).await.unwrap(), "b");
         let state = channel.state();
         assert!(state.discovery.unwrap().watch == WatchState::Live && state.age.unwrap() < SOON);
@@ -99,7 +110,8 @@ fn a_runtime_that_stands_still_holds_up_no_other() {
             runtime().block_on(async {
                 let channel = Channel::fixed([endpoint], options()).unwrap();
                 // One call is under way, one is asked for, when everything stops here.
-                let mut stream = health(&channel).watch(order("", CallOptions::default())).await.unwrap().into_inner();
+                let mut stream =
+                    health(&channel).watch(order("", CallOptions::default())).await.unwrap().into_inner();
                 stream.message().await.unwrap().unwrap();
                 let mut waits = Box::pin(call(&channel, "slow 50", CallOptions::default()));
                 assert!(futures_util::poll!(&mut waits).is_pending());
@@ -123,20 +135,27 @@ fn calls_need_no_timers_and_no_runtime() {
     let servers = runtime();
     let server = servers.block_on(Server::start("a"));
     let options = options().with_attempt_timeout(Duration::from_millis(100));
-    let hasty = Channel::fixed([server.endpoint()], options.clone().with_deadline(Duration::from_millis(100))).unwrap();
+    let hasty =
+        Channel::fixed([server.endpoint()], options.clone().with_deadline(Duration::from_millis(100)))
+            .unwrap();
     let channel = Channel::fixed([server.endpoint()], options).unwrap();
     let without_timers = Builder::new_current_thread().build().unwrap();
     let calls = async {
         let mut client = health(&channel);
         client.check(order("", CallOptions::default().with_attempt_timeout(SOON))).await.unwrap();
-        assert_eq!(client.check(order("hang", CallOptions::default())).await.unwrap_err().code(), Code::DeadlineExceeded);
+        assert_eq!(
+            client.check(order("hang", CallOptions::default())).await.unwrap_err().code(),
+            Code::DeadlineExceeded
+        );
         // The channel's own deadline, of which the server knows nothing.
-        let late = health(&hasty).check(order("hang", CallOptions::default().with_attempt_timeout(None))).await;
+        let late =
+            health(&hasty).check(order("hang", CallOptions::default().with_attempt_timeout(None))).await;
         assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
     };
     without_timers.block_on(calls);
     let mut client = health(&channel);
-    futures_executor::block_on(client.check(order("", CallOptions::default().with_attempt_timeout(SOON)))).unwrap();
+    futures_executor::block_on(client.check(order("", CallOptions::default().with_attempt_timeout(SOON))))
+        .unwrap();
 }
 
 /// Where the clock was paused, which the servers do not know, the timeouts are real.
@@ -145,7 +164,10 @@ async fn under_a_paused_clock_answers_come_before_timeouts() {
     let server = runtime_thread_server();
     let channel = Channel::fixed([server.endpoint()], options()).unwrap();
     let begun = std::time::Instant::now();
-    assert_eq!(health(&channel).check(order("slow 50", CallOptions::default())).await.unwrap().into_inner().status, 1);
+    assert_eq!(
+        health(&channel).check(order("slow 50", CallOptions::default())).await.unwrap().into_inner().status,
+        1
+    );
     assert!(begun.elapsed() >= Duration::from_millis(50));
 }
 
@@ -178,7 +200,8 @@ async fn dropped_anywhere_it_leaves_no_connection() {
     // On its own thread, which ends with it.
     let channel = connected().await;
     let home_of_its_own = Home::thread("test");
-    let second = Channel::fixed([network.endpoint.clone()], options().with_home(home_of_its_own.clone())).unwrap();
+    let second =
+        Channel::fixed([network.endpoint.clone()], options().with_home(home_of_its_own.clone())).unwrap();
     second.ready(Readiness::Wait).await.unwrap();
     home_of_its_own.clone().spawn(async move { drop((second, home_of_its_own, channel)) }).unwrap();
     gone().await;
@@ -206,7 +229,9 @@ fn a_given_runtime_that_ends_tells_everyone_who_waits() {
         assert_eq!(ask(&channel).await.unwrap(), "a");
         let begin = |channel: &Channel, order: &'static str| {
             let channel = channel.clone();
-            tokio::spawn(async move { call(&channel, order, waiting_without_end()).await.unwrap_err().code() })
+            tokio::spawn(
+                async move { call(&channel, order, waiting_without_end()).await.unwrap_err().code() },
+            )
         };
         let calls = [begin(&channel, "hang"), begin(&waiting, ""), begin(&following, "")];
         eventually("the call is under way", || server.calls() == 2).await;
@@ -219,7 +244,11 @@ fn a_given_runtime_that_ends_tells_everyone_who_waits() {
     });
     assert_eq!(failures, [Code::Unavailable; 3]);
     assert_eq!(following.state().discovery.unwrap().watch, WatchState::Ended);
-    assert_eq!(callers.block_on(ask(&channel)).unwrap_err().code(), Code::Unavailable, "nor is there any later");
+    assert_eq!(
+        callers.block_on(ask(&channel)).unwrap_err().code(),
+        Code::Unavailable,
+        "nor is there any later"
+    );
 }
 
 fn waiting_without_end() -> CallOptions {
@@ -242,7 +271,9 @@ fn channels_may_share_a_home() {
     let servers = runtime();
     let server = servers.block_on(Server::start("a"));
     let home = Home::thread("shared");
-    let channels: Vec<_> = (0..10).map(|_| Channel::fixed([server.endpoint()], options().with_home(home.clone())).unwrap()).collect();
+    let channels: Vec<_> = (0..10)
+        .map(|_| Channel::fixed([server.endpoint()], options().with_home(home.clone())).unwrap())
+        .collect();
     let caller = runtime();
     for channel in &channels {
         assert_eq!(caller.block_on(ask(channel)).unwrap(), "a");
@@ -250,7 +281,10 @@ fn channels_may_share_a_home() {
     let name = |id: u64| std::fs::read_to_string(format!("/proc/self/task/{id}/comm")).unwrap_or_default();
     let threads = || {
         let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-        tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()).filter(|id| name(*id).trim() == "shared").count()
+        tasks
+            .filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|id| name(*id).trim() == "shared")
+            .count()
     };
     if cfg!(target_os = "linux") {
         assert_eq!(threads(), 1);

@@ -57,9 +57,15 @@ async fn endpoints_are_counted_by_phase_over_all_channels_of_a_name() {
     let dead = nobody();
     let make = |max| {
         let options = options().with_name("one").with_max_connections(max);
-        metrics::with_local_recorder(&metrics, || Channel::fixed([server.endpoint(), dead.endpoint.clone()], options)).unwrap()
+        metrics::with_local_recorder(&metrics, || {
+            Channel::fixed([server.endpoint(), dead.endpoint.clone()], options)
+        })
+        .unwrap()
     };
-    let shown = || ["connecting", "ready", "ejected", "idle"].map(|phase| gauge(&metrics, "coord_grpc_endpoints", "one", Some(phase)));
+    let shown = || {
+        ["connecting", "ready", "ejected", "idle"]
+            .map(|phase| gauge(&metrics, "coord_grpc_endpoints", "one", Some(phase)))
+    };
     let counts = |counts: [u32; 4]| counts.map(|count| Some(f64::from(count)));
     let first = make(128);
     eventually("one is ready, one is not", || shown() == counts([0, 1, 1, 0])).await;
@@ -101,26 +107,40 @@ async fn what_is_skipped_is_logged_once_with_its_reason() {
     let _recorded = tracing::subscriber::set_default(subscriber);
     let server = Server::start("a").await;
     let coord = MemoryProvider::new();
-    let record = |id: &str, address: &str| format!(r#"{{"id":"{id}","name":"s","address":"{address}","port":80}}"#);
+    let record =
+        |id: &str, address: &str| format!(r#"{{"id":"{id}","name":"s","address":"{address}","port":80}}"#);
     for (id, address) in [("listens", "0.0.0.0"), ("keeps-a-secret", "http://me:hunter2@a")] {
         let put = Op::put(format!("/services/s/{id}"), record(id, address));
         coord.store().txn(Txn::new().then(put)).await.unwrap();
     }
     let channel = coord.registry().channel_with("s", options()).unwrap();
-    let instance = |id: &str| ServiceInstance::new("s", id, server.address.ip().to_string(), server.address.port());
+    let instance =
+        |id: &str| ServiceInstance::new("s", id, server.address.ip().to_string(), server.address.port());
     let mut held = Vec::new();
     // Each change of the set is another look at what is skipped.
     for id in ["a", "b", "c"] {
         held.push(coord.registry().register(instance(id)).await.unwrap());
-        eventually("the change is seen", || channel.state().endpoints.len() + channel.state().skipped.len() == held.len() + 2).await;
+        eventually("the change is seen", || {
+            channel.state().endpoints.len() + channel.state().skipped.len() == held.len() + 2
+        })
+        .await;
     }
     eventually("it is logged", || log.text().contains("keeps-a-secret")).await;
     all_ready(&channel).await;
     let text = log.text();
     for (id, why) in [("listens", "address to listen on"), ("keeps-a-secret", "with a scheme")] {
         let lines: Vec<_> = text.lines().filter(|line| line.contains(id)).collect();
-        assert!(lines.len() == 1 && lines.iter().all(|line| line.contains("WARN") && line.contains(why)), "{text}");
-        assert!(channel.state().skipped.iter().any(|skipped| skipped.id == id && skipped.error.message().contains(why)));
+        assert!(
+            lines.len() == 1 && lines.iter().all(|line| line.contains("WARN") && line.contains(why)),
+            "{text}"
+        );
+        assert!(
+            channel
+                .state()
+                .skipped
+                .iter()
+                .any(|skipped| skipped.id == id && skipped.error.message().contains(why))
+        );
     }
     assert!(!text.contains("hunter2"), "{text}");
 }
@@ -132,7 +152,8 @@ async fn the_age_of_the_set_grows_while_the_registry_is_not_read() {
     let coord = MemoryProvider::new();
     let instance = ServiceInstance::new("users", "1", server.address.ip().to_string(), server.address.port());
     let _held = coord.registry().register(instance).await.unwrap();
-    let channel = metrics::with_local_recorder(&metrics, || coord.registry().channel_with("users", options())).unwrap();
+    let channel =
+        metrics::with_local_recorder(&metrics, || coord.registry().channel_with("users", options())).unwrap();
     let age = || gauge(&metrics, "coord_grpc_registry_age_seconds", "users", None);
     all_ready(&channel).await;
     eventually("its age is shown", || age().is_some()).await;

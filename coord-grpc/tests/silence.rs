@@ -25,7 +25,11 @@ async fn one_timeout_ejects_an_endpoint_where_others_answer() {
     for _ in 0..50 {
         failed.extend(ask(&channel).await.err());
     }
-    assert_eq!(failed.iter().map(tonic::Status::code).collect::<Vec<_>>(), [Code::DeadlineExceeded], "one, and no more");
+    assert_eq!(
+        failed.iter().map(tonic::Status::code).collect::<Vec<_>>(),
+        [Code::DeadlineExceeded],
+        "one, and no more"
+    );
     let state = channel.state();
     assert_eq!(state.endpoints[0].phase, Phase::Ejected);
     assert_eq!(state.endpoints[0].failure.as_ref().unwrap().kind(), ErrorKind::Timeout);
@@ -35,7 +39,9 @@ async fn one_timeout_ejects_an_endpoint_where_others_answer() {
 async fn it_is_ejected_also_by_callers_who_do_not_wait_that_long() {
     let (far, near) = (Server::start("far").await, Server::start("near").await);
     let network = Network::to(far.address).await;
-    let channel = Channel::fixed([network.endpoint.clone(), near.endpoint()], options().with_connect_timeout(PATIENCE)).unwrap();
+    let channel =
+        Channel::fixed([network.endpoint.clone(), near.endpoint()], options().with_connect_timeout(PATIENCE))
+            .unwrap();
     all_ready(&channel).await;
     network.swallow_all();
     // Callers with deadlines of their own, far below the attempt timeout of 5 s; some just go away.
@@ -56,20 +62,27 @@ async fn slow_calls_do_not_eject_an_endpoint_that_answers_others() {
     let channel = channel_to(&[&a, &b], options().with_attempt_timeout(PATIENCE)).await;
     let load = Load::start(&channel, 4, u64::MAX, "", CallOptions::default());
     for _ in 0..6 {
-        assert_eq!(call(&channel, "hang", CallOptions::default()).await.unwrap_err().code(), Code::DeadlineExceeded);
+        assert_eq!(
+            call(&channel, "hang", CallOptions::default()).await.unwrap_err().code(),
+            Code::DeadlineExceeded
+        );
     }
     let patient = CallOptions::default().with_attempt_timeout(None);
     call(&channel, "slow 500", patient).await.expect("a call may be patient");
     assert_eq!(load.stop().await.failures(), 0);
     let state = channel.state();
-    assert!(state.endpoints.iter().all(|endpoint| endpoint.connections == 1 && endpoint.phase == Phase::Ready), "{state:?}");
+    assert!(
+        state.endpoints.iter().all(|endpoint| endpoint.connections == 1 && endpoint.phase == Phase::Ready),
+        "{state:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_only_endpoint_stays_and_is_connected_anew() {
     let server = Server::start("far").await;
     let network = Network::to(server.address).await;
-    let channel = Channel::fixed([network.endpoint.clone()], options().with_attempt_timeout(PATIENCE)).unwrap();
+    let channel =
+        Channel::fixed([network.endpoint.clone()], options().with_attempt_timeout(PATIENCE)).unwrap();
     all_ready(&channel).await;
     network.swallow_present();
     assert_eq!(ask(&channel).await.unwrap_err().code(), Code::DeadlineExceeded);
@@ -88,7 +101,8 @@ async fn one_call_at_a_time_tries_an_endpoint_that_was_silent() {
     eventually("it was tried five times", || connections() >= 6).await;
     let crowd = load.stop().await;
     let tried = usize::try_from(connections()).unwrap();
-    // Its HTTP/2 answers, so it is connected anew each time; but it costs one call a time, after the first wave.
+    // Its HTTP/2 answers, so it is connected anew each time; but it costs one call a time, after
+    // the first wave.
     let most = 16 + tried;
     assert!((5..=most).contains(&crowd.failures()), "{} failures, {tried} connections", crowd.failures());
     assert!(crowd.answered > 100);

@@ -1,5 +1,10 @@
 //! Streams, both ways, and clients that want a boxed channel.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -23,7 +28,8 @@ use tonic_prost::ProstCodec;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
-/// Answers each message of a stream as it comes. Hand-made, because the health service has no method of this kind.
+/// Answers each message of a stream as it comes. Hand-made, because the health service has no
+/// method of this kind.
 #[derive(Clone)]
 struct Echo;
 
@@ -37,8 +43,9 @@ impl StreamingService<HealthCheckRequest> for Echo {
     type Future = Ready<Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<HealthCheckRequest>>) -> Self::Future {
-        let answers =
-            request.into_inner().map(|message| message.map(|message| HealthCheckResponse { status: message.service.len() as i32 }));
+        let answers = request.into_inner().map(|message| {
+            message.map(|message| HealthCheckResponse { status: message.service.len() as i32 })
+        });
         ready(Ok(Response::new(Box::pin(answers))))
     }
 }
@@ -61,7 +68,12 @@ impl Service<http::Request<Body>> for Echo {
 }
 
 async fn echo_server() -> Server {
-    Server::start_beside("echo", "127.0.0.1:0".parse().unwrap(), tonic::transport::Server::builder().add_service(Echo)).await
+    Server::start_beside(
+        "echo",
+        "127.0.0.1:0".parse().unwrap(),
+        tonic::transport::Server::builder().add_service(Echo),
+    )
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,7 +132,8 @@ async fn both_sides_stream() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_blocks_its_thread_holds_up_no_other_call() {
-    let server = Server::start_beside_health("both", tonic::transport::Server::builder().add_service(Echo)).await;
+    let server =
+        Server::start_beside_health("both", tonic::transport::Server::builder().add_service(Echo)).await;
     let channel = channel_to(&[&server], options()).await;
     let (release, released) = std::sync::mpsc::channel::<()>();
     let (tell, blocking) = tokio::sync::oneshot::channel();
@@ -130,7 +143,8 @@ async fn a_request_that_blocks_its_thread_holds_up_no_other_call() {
         match looks {
             1 => return Poll::Ready(Some(HealthCheckRequest { service: "x".repeat(7) })),
             2..=5 => {
-                // The caller looks a few times, to see whether the request is whole; from then on others do.
+                // The caller looks a few times, to see whether the request is whole; from then on
+                // others do.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -146,7 +160,10 @@ async fn a_request_that_blocks_its_thread_holds_up_no_other_call() {
     client.ready().await.unwrap();
     let codec = ProstCodec::<HealthCheckRequest, HealthCheckResponse>::default();
     let calling = tokio::spawn(async move {
-        let mut answers = client.streaming(Request::new(messages), PathAndQuery::from_static("/test.Echo/Echo"), codec).await?.into_inner();
+        let mut answers = client
+            .streaming(Request::new(messages), PathAndQuery::from_static("/test.Echo/Echo"), codec)
+            .await?
+            .into_inner();
         let mut lengths = Vec::new();
         while let Some(answer) = answers.message().await? {
             lengths.push(answer.status);

@@ -1,6 +1,11 @@
 //! TLS: servers prove who they are, and clients where they must.
 #![cfg(feature = "tls")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -75,7 +80,8 @@ async fn a_name_of_its_own_is_expected_where_it_is_set() {
 async fn clients_prove_who_they_are() {
     let pki = Pki::new(&["127.0.0.1"]);
     let server = serve(pki.server().client_ca_root(Certificate::from_pem(&pki.ca))).await;
-    let identity = Tls::from_ca_and_identity(pki.ca.as_bytes(), pki.certificate.as_bytes(), pki.key.as_bytes()).unwrap();
+    let identity =
+        Tls::from_ca_and_identity(pki.ca.as_bytes(), pki.certificate.as_bytes(), pki.key.as_bytes()).unwrap();
     let channel = channel_to(&[&server], options().with_tls(identity)).await;
     assert_eq!(ask(&channel).await.unwrap(), "tls");
     let failure = failure(server.endpoint(), trusting(&pki)).await;
@@ -87,11 +93,17 @@ async fn strangers_and_those_who_do_not_speak_tls_are_never_ready() {
     let (pki, other) = (Pki::new(&["127.0.0.1"]), Pki::new(&["127.0.0.1"]));
     let (secure, plain) = (serve(pki.server()).await, Server::start("plain").await);
     let stranger = failure(secure.endpoint(), trusting(&other)).await;
-    assert!(stranger.kind() == ErrorKind::Unavailable && stranger.message().contains("certificate"), "{stranger}");
+    assert!(
+        stranger.kind() == ErrorKind::Unavailable && stranger.message().contains("certificate"),
+        "{stranger}"
+    );
     let silent = failure(plain.endpoint(), trusting(&pki)).await;
     assert!(silent.kind() == ErrorKind::Unavailable && silent.message().contains("TLS"), "{silent}");
     let unexpected = failure(secure.endpoint(), options()).await;
-    assert!(unexpected.kind() == ErrorKind::Unavailable && unexpected.message().contains("speaks TLS"), "{unexpected}");
+    assert!(
+        unexpected.kind() == ErrorKind::Unavailable && unexpected.message().contains("speaks TLS"),
+        "{unexpected}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,7 +123,11 @@ fn what_is_no_certificate_is_an_invalid_argument_and_no_key_is_shown() {
     assert_eq!(kind(Tls::from_ca(pki.key.as_bytes())), ErrorKind::InvalidArgument);
     let (ca, certificate, key) = (pki.ca.as_bytes(), pki.certificate.as_bytes(), pki.key.as_bytes());
     assert_eq!(kind(Tls::from_ca_and_identity(ca, certificate, certificate)), ErrorKind::InvalidArgument);
-    assert_eq!(kind(Tls::from_ca_and_identity(ca, ca, key)), ErrorKind::InvalidArgument, "of another's certificate");
+    assert_eq!(
+        kind(Tls::from_ca_and_identity(ca, ca, key)),
+        ErrorKind::InvalidArgument,
+        "of another's certificate"
+    );
     assert_eq!(kind(Tls::from_ca(ca).unwrap().with_server_name("not a name")), ErrorKind::InvalidArgument);
     let secret: String = pki.key.lines().nth(1).unwrap().to_owned();
     let broken = pki.key.replace("END", "NED");

@@ -25,9 +25,11 @@ struct Call {
 
 /// Runs what belongs to the user and may block: a log or metrics sink, whose pipe may be full.
 ///
-/// On any thread but a [`Home`](crate::Home)'s it is run at once, where it is called. On a home it is handed to a thread that all homes of the process share,
-/// which runs such calls one after the other, with the subscriber of whoever started the home. Up to 1,024 calls wait; beyond that they are left out, and the next one that is
-/// not is preceded by a warning with their number. That thread lives as long as the process; a call that panics ends by itself alone.
+/// On any thread but a [`Home`](crate::Home)'s it is run at once, where it is called. On a home it
+/// is handed to a thread that all homes of the process share, which runs such calls one after the
+/// other, with the subscriber of whoever started the home. Up to 1,024 calls wait; beyond that they
+/// are left out, and the next one that is not is preceded by a warning with their number. That
+/// thread lives as long as the process; a call that panics ends by itself alone.
 pub fn aside(run: impl FnOnce() + Send + 'static) {
     if !thread::is_home() {
         return run();
@@ -51,7 +53,8 @@ pub fn aside(run: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Drops what a call carries, which is the user's only in name: fields of events. Should it panic all the same, this thread goes on.
+/// Drops what a call carries, which is the user's only in name: fields of events. Should it panic
+/// all the same, this thread goes on.
 fn discard(call: Call) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(call)));
 }
@@ -74,7 +77,10 @@ fn serve(calls: &Receiver<Call>) {
         let run = move || {
             let left_out = LEFT_OUT.swap(0, Ordering::Relaxed);
             if left_out > 0 {
-                tracing::warn!(left_out, "a log or metrics sink was too slow: some of what coord had to record was left out");
+                tracing::warn!(
+                    left_out,
+                    "a log or metrics sink was too slow: some of what coord had to record was left out"
+                );
             }
             run();
         };

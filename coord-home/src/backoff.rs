@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// Exponential back-off with equal jitter: each pause is at least one half of a bound and at most the bound, which grows with each failure up to a longest one. So those who failed together
-/// do not come back together.
+/// Exponential back-off with equal jitter: each pause is at least one half of a bound and at most
+/// the bound, which grows with each failure up to a longest one. So those who failed together do
+/// not come back together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BackoffPolicy {
     first: Duration,
@@ -23,9 +24,11 @@ impl BackoffPolicy {
         BackoffPolicy { multiplier, ..self }
     }
 
-    /// The pause after a failure that so many others came before. `chance`, from 0 to 1, says where it lies between one half of the bound and the bound.
+    /// The pause after a failure that so many others came before. `chance`, from 0 to 1, says where
+    /// it lies between one half of the bound and the bound.
     pub fn pause(&self, earlier_failures: u32, chance: f64) -> Duration {
-        let grown = self.first.as_secs_f64() * self.multiplier.powi(i32::try_from(earlier_failures).unwrap_or(i32::MAX));
+        let grown = self.first.as_secs_f64()
+            * self.multiplier.powi(i32::try_from(earlier_failures).unwrap_or(i32::MAX));
         let bound = Duration::try_from_secs_f64(grown).unwrap_or(self.longest).min(self.longest);
         (bound / 2).saturating_add((bound / 2).mul_f64(chance.clamp(0.0, 1.0)))
     }
@@ -86,7 +89,10 @@ mod tests {
         let policy = BackoffPolicy::new(Duration::from_secs(1), Duration::from_secs(10));
         for (failures, bound) in [(0, 1), (1, 2), (2, 4), (3, 8), (4, 10), (5, 10), (u32::MAX, 10)] {
             let bound = Duration::from_secs(bound);
-            assert_eq!([0.0, 0.5, 1.0, 7.0].map(|chance| policy.pause(failures, chance)), [bound / 2, bound * 3 / 4, bound, bound]);
+            assert_eq!(
+                [0.0, 0.5, 1.0, 7.0].map(|chance| policy.pause(failures, chance)),
+                [bound / 2, bound * 3 / 4, bound, bound]
+            );
         }
         assert_eq!(policy.with_multiplier(3.0).pause(2, 1.0), Duration::from_secs(9));
     }
@@ -94,9 +100,15 @@ mod tests {
     #[test]
     fn no_policy_panics() {
         for multiplier in [f64::NAN, f64::INFINITY, -1.0, 0.0, 1e300] {
-            for (first, longest) in [(Duration::ZERO, Duration::ZERO), (Duration::MAX, Duration::MAX), (Duration::MAX, Duration::ZERO)] {
+            for (first, longest) in [
+                (Duration::ZERO, Duration::ZERO),
+                (Duration::MAX, Duration::MAX),
+                (Duration::MAX, Duration::ZERO),
+            ] {
                 let policy = BackoffPolicy::new(first, longest).with_multiplier(multiplier);
-                assert!([0, 1, 2, u32::MAX].into_iter().all(|failures| policy.pause(failures, 1.0) <= longest));
+                assert!(
+                    [0, 1, 2, u32::MAX].into_iter().all(|failures| policy.pause(failures, 1.0) <= longest)
+                );
             }
         }
     }
@@ -110,6 +122,10 @@ mod tests {
         };
         assert_eq!(pauses(7), pauses(7));
         assert_ne!(pauses(7), pauses(8));
-        assert!(pauses(7).iter().all(|pause| (Duration::from_millis(10)..=Duration::from_millis(900)).contains(pause)));
+        assert!(
+            pauses(7)
+                .iter()
+                .all(|pause| (Duration::from_millis(10)..=Duration::from_millis(900)).contains(pause))
+        );
     }
 }

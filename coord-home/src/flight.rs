@@ -12,8 +12,8 @@ use crate::{Home, HomeError};
 
 /// One run at a time, whose answer goes to everyone who asked while it was under way.
 ///
-/// The run is a task of the [`Home`], so that no caller holds it up: not one that goes away, nor one that is left alone after its first poll, nor one whose
-/// runtime stands still.
+/// The run is a task of the [`Home`], so that no caller holds it up: not one that goes away, nor
+/// one that is left alone after its first poll, nor one whose runtime stands still.
 pub struct SingleFlight<T: Clone> {
     running: Mutex<Option<RunningFlight<T>>>,
 }
@@ -23,7 +23,8 @@ struct RunningFlight<T: Clone> {
     answer: Answer<T>,
 }
 
-/// The answer of a run, for one of those who wait for it. Cancel safe: the run goes on, for whoever else waits.
+/// The answer of a run, for one of those who wait for it. Cancel safe: the run goes on, for whoever
+/// else waits.
 pub type Answer<T> = Shared<BoxFuture<'static, Landed<T>>>;
 
 /// How a run ended.
@@ -56,7 +57,8 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         self.join_unless(home, || None, start)
     }
 
-    /// As [`join`](Self::join), unless there is an answer `already`. It is looked for where no run can end in between, so that none is made again whose answer has just come.
+    /// As [`join`](Self::join), unless there is an answer `already`. It is looked for where no run
+    /// can end in between, so that none is made again whose answer has just come.
     ///
     /// # Errors
     ///

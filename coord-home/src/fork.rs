@@ -20,20 +20,26 @@ impl Process {
         Process(GENERATION.load(Ordering::Relaxed))
     }
 
-    /// Whether this is the process that it was, and no child of it. Takes no lock: another thread of the parent may have held it when it forked.
+    /// Whether this is the process that it was, and no child of it. Takes no lock: another thread
+    /// of the parent may have held it when it forked.
     pub fn is_current(self) -> bool {
         self.0 == GENERATION.load(Ordering::Relaxed)
     }
 }
 
 #[cfg(unix)]
-#[allow(unsafe_code, reason = "neither std nor a kept crate tells of a fork; asking for the process id costs a system call each time")]
+#[allow(
+    unsafe_code,
+    reason = "neither std nor a kept crate tells of a fork; asking for the process id costs a system call each time"
+)]
 fn note_forks() {
     extern "C" fn in_child() {
         GENERATION.fetch_add(1, Ordering::Relaxed);
     }
-    // SAFETY: the handler only touches an atomic, which is allowed in the child of a process with several threads. It is never unregistered, and it is code of
-    // this library, which is not unloaded while it is used. That no memory was left to register it leaves forks unnoticed, which is no worse than without it.
+    // SAFETY: the handler only touches an atomic, which is allowed in the child of a process with
+    // several threads. It is never unregistered, and it is code of this library, which is not
+    // unloaded while it is used. That no memory was left to register it leaves forks unnoticed,
+    // which is no worse than without it.
     unsafe {
         libc::pthread_atfork(None, None, Some(in_child));
     }

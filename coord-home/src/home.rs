@@ -39,9 +39,11 @@ pub enum HomeError {
 #[error("it was not done within its time")]
 pub struct Elapsed;
 
-/// Where background work lives. Cloning it gives the same home; a thread of its own ends with the last clone.
+/// Where background work lives. Cloning it gives the same home; a thread of its own ends with the
+/// last clone.
 ///
-/// It is chosen when it is first needed, by a task, a timer or a deadline, and then stays. See the [crate's documentation](crate) for what it is for.
+/// It is chosen when it is first needed, by a task, a timer or a deadline, and then stays. See the
+/// [crate's documentation](crate) for what it is for.
 #[derive(Clone)]
 pub struct Home(Arc<HomeInner>);
 
@@ -59,7 +61,8 @@ enum HomeKind {
     Own(String),
     /// The thread that all such homes of the process share, unless the clock is paused.
     Shared,
-    /// The thread for the user's code that all such homes of the process share, unless the clock is paused.
+    /// The thread for the user's code that all such homes of the process share, unless the clock is
+    /// paused.
     Callbacks,
     /// A thread of its own, with this name, whatever the clock does.
     Thread(String),
@@ -105,38 +108,47 @@ enum HomeRuntime {
 
 impl Home {
     fn of(kind: HomeKind) -> Self {
-        Home(Arc::new(HomeInner { kind, process: Process::current(), place: OnceLock::new(), choosing: Mutex::new(()) }))
+        Home(Arc::new(HomeInner {
+            kind,
+            process: Process::current(),
+            place: OnceLock::new(),
+            choosing: Mutex::new(()),
+        }))
     }
 
-    /// A thread of its own, with this name; or, where the clock of the runtime that first needs it is paused, the runtime of whoever calls. The thread is started
-    /// when it is first needed.
+    /// A thread of its own, with this name; or, where the clock of the runtime that first needs it
+    /// is paused, the runtime of whoever calls. The thread is started when it is first needed.
     pub fn new(name: impl Into<String>) -> Self {
         Home::of(HomeKind::Own(name.into()))
     }
 
-    /// As [`new`](Home::new), but the thread is one that all such homes of the process share: for what does no I/O, such as stores in memory, of which
-    /// a program may have thousands.
+    /// As [`new`](Home::new), but the thread is one that all such homes of the process share: for
+    /// what does no I/O, such as stores in memory, of which a program may have thousands.
     pub fn shared() -> Self {
         Home::of(HomeKind::Shared)
     }
 
-    /// As [`shared`](Home::shared), but a thread apart, where the user's code may run, and block for a while: nothing is renewed there. What is recorded on it is not put
+    /// As [`shared`](Home::shared), but a thread apart, where the user's code may run, and block
+    /// for a while: nothing is renewed there. What is recorded on it is not put
     /// [aside](fn@crate::aside).
     pub fn for_callbacks() -> Self {
         Home::of(HomeKind::Callbacks)
     }
 
-    /// A thread of its own, also where the clock is paused: for what talks to the world outside, where time passes by itself.
+    /// A thread of its own, also where the clock is paused: for what talks to the world outside,
+    /// where time passes by itself.
     pub fn thread(name: impl Into<String>) -> Self {
         Home::of(HomeKind::Thread(name.into()))
     }
 
-    /// A given runtime, with its timers enabled. Whoever gives it keeps it running: what lives there dies and starves with it.
+    /// A given runtime, with its timers enabled. Whoever gives it keeps it running: what lives
+    /// there dies and starves with it.
     pub fn runtime(runtime: Handle) -> Self {
         Home::of(HomeKind::Runtime(GivenRuntime::new(runtime)))
     }
 
-    /// The runtime of whoever calls, always, with its timers enabled: for tests that pause the clock after they began.
+    /// The runtime of whoever calls, always, with its timers enabled: for tests that pause the
+    /// clock after they began.
     pub fn callers() -> Self {
         Home::of(HomeKind::Callers)
     }
@@ -154,7 +166,8 @@ impl Home {
         }
     }
 
-    /// Whether this process is a child of the one that made this home. Costs a load from memory and takes no lock.
+    /// Whether this process is a child of the one that made this home. Costs a load from memory and
+    /// takes no lock.
     pub fn is_left_behind(&self) -> bool {
         !self.0.process.is_current()
     }
@@ -171,11 +184,15 @@ impl Home {
             return Ok(place);
         }
         let place = match &self.0.kind {
-            HomeKind::Own(_) | HomeKind::Shared | HomeKind::Callbacks if clock::is_paused() => HomeRuntime::Callers,
+            HomeKind::Own(_) | HomeKind::Shared | HomeKind::Callbacks if clock::is_paused() => {
+                HomeRuntime::Callers
+            }
             HomeKind::Own(name) | HomeKind::Thread(name) => {
                 HomeRuntime::Thread(Arc::new(HomeThread::start(name).map_err(HomeError::NoThread)?))
             }
-            HomeKind::Shared => HomeRuntime::Thread(shared_thread(&SHARED, || HomeThread::start("coord")).map_err(HomeError::NoThread)?),
+            HomeKind::Shared => HomeRuntime::Thread(
+                shared_thread(&SHARED, || HomeThread::start("coord")).map_err(HomeError::NoThread)?,
+            ),
             HomeKind::Callbacks => {
                 let start = || HomeThread::start_for_callbacks("coord-callbacks");
                 HomeRuntime::Thread(shared_thread(&CALLBACKS, start).map_err(HomeError::NoThread)?)
@@ -190,7 +207,9 @@ impl Home {
     fn handle(&self) -> Result<Option<&Handle>, HomeError> {
         Ok(match self.place()? {
             HomeRuntime::Thread(thread) => Some(thread.handle()),
-            HomeRuntime::Runtime(given) if given.ended.load(Ordering::Acquire) => return Err(HomeError::Ended),
+            HomeRuntime::Runtime(given) if given.ended.load(Ordering::Acquire) => {
+                return Err(HomeError::Ended);
+            }
             HomeRuntime::Runtime(given) => Some(&given.handle),
             HomeRuntime::Callers => None,
         })
@@ -217,14 +236,18 @@ impl Home {
     /// # Errors
     ///
     /// See [`HomeError`].
-    pub fn spawn_blocking<T: Send + 'static>(&self, run: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, HomeError> {
+    pub fn spawn_blocking<T: Send + 'static>(
+        &self,
+        run: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<JoinHandle<T>, HomeError> {
         match self.handle()? {
             Some(handle) => Ok(handle.spawn_blocking(run)),
             None => Ok(Handle::try_current().map_err(|_| HomeError::NoRuntime)?.spawn_blocking(run)),
         }
     }
 
-    /// Runs `make` as if in the home's runtime: what it makes, such as a timer, a socket or a channel, is then driven there.
+    /// Runs `make` as if in the home's runtime: what it makes, such as a timer, a socket or a
+    /// channel, is then driven there.
     ///
     /// # Errors
     ///
@@ -239,9 +262,11 @@ impl Home {
         }
     }
 
-    /// What time it is here. Deadlines of what lives here are compared with this, whoever asks, and wherever.
+    /// What time it is here. Deadlines of what lives here are compared with this, whoever asks, and
+    /// wherever.
     ///
-    /// A home that was not needed yet tells the time of whoever asks, which is the same but under a paused clock.
+    /// A home that was not needed yet tells the time of whoever asks, which is the same but under a
+    /// paused clock.
     pub fn now(&self) -> Instant {
         match self.0.place.get() {
             Some(HomeRuntime::Thread(_)) => clock::real_now(),
@@ -256,13 +281,16 @@ impl Home {
 
     /// Waits until `deadline`. Cancel safe.
     ///
-    /// Where a given runtime has ended it does not wait at all; where the home is lost otherwise, by a fork or because no thread is to be had, it waits for ever.
-    /// [`ready`](Home::ready) tells both before.
+    /// Where a given runtime has ended it does not wait at all; where the home is lost otherwise,
+    /// by a fork or because no thread is to be had, it waits for ever. [`ready`](Home::ready) tells
+    /// both before.
     pub async fn sleep_until(&self, deadline: Instant) {
         match self.place() {
-            // A timer must not be polled after its runtime has ended, which may be at any moment: so it is a task of that runtime, and ends with it.
+            // A timer must not be polled after its runtime has ended, which may be at any moment:
+            // so it is a task of that runtime, and ends with it.
             Ok(HomeRuntime::Runtime(given)) => {
-                let mut timer = Timer(given.handle.spawn(async move { tokio::time::sleep_until(deadline).await }));
+                let mut timer =
+                    Timer(given.handle.spawn(async move { tokio::time::sleep_until(deadline).await }));
                 let _ = (&mut timer.0).await;
             }
             Ok(_) => match self.enter(|| tokio::time::sleep_until(deadline)) {
@@ -307,7 +335,11 @@ impl Home {
     /// # Cancel safety
     ///
     /// As the future.
-    pub async fn timeout_at<T>(&self, deadline: Instant, future: impl Future<Output = T>) -> Result<T, Elapsed> {
+    pub async fn timeout_at<T>(
+        &self,
+        deadline: Instant,
+        future: impl Future<Output = T>,
+    ) -> Result<T, Elapsed> {
         tokio::select! {
             biased;
             done = future => Ok(done),
@@ -315,7 +347,8 @@ impl Home {
         }
     }
 
-    /// Whether the present thread is a home's, where nothing of the user's may run. See [`aside`](crate::aside).
+    /// Whether the present thread is a home's, where nothing of the user's may run. See
+    /// [`aside`](crate::aside).
     pub fn is_here() -> bool {
         thread::is_home()
     }
@@ -337,7 +370,10 @@ static SHARED: SharedThread = Mutex::new(Weak::new());
 static CALLBACKS: SharedThread = Mutex::new(Weak::new());
 
 /// The thread that is shared, started where none of those who share it has it.
-fn shared_thread(shared: &SharedThread, start: impl FnOnce() -> io::Result<HomeThread>) -> io::Result<Arc<HomeThread>> {
+fn shared_thread(
+    shared: &SharedThread,
+    start: impl FnOnce() -> io::Result<HomeThread>,
+) -> io::Result<Arc<HomeThread>> {
     let mut shared = shared.lock();
     if let Some(thread) = shared.upgrade().filter(|thread| !thread.is_left_behind()) {
         return Ok(thread);
@@ -349,6 +385,9 @@ fn shared_thread(shared: &SharedThread, start: impl FnOnce() -> io::Result<HomeT
 
 impl fmt::Debug for Home {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Home").field("kind", &self.0.kind).field("chosen", &self.0.place.get().is_some()).finish_non_exhaustive()
+        f.debug_struct("Home")
+            .field("kind", &self.0.kind)
+            .field("chosen", &self.0.place.get().is_some())
+            .finish_non_exhaustive()
     }
 }

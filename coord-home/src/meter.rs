@@ -1,7 +1,9 @@
-//! Metrics from anywhere: a recorder is the user's and may block, so it is never called on a home, and yet nothing that is counted is lost.
+//! Metrics from anywhere: a recorder is the user's and may block, so it is never called on a home,
+//! and yet nothing that is counted is lost.
 //!
-//! On a home's thread counts and gauges are summed up here until the recorder has taken what came before: so a recorder that is slow for a while gets fewer and
-//! larger steps, and the right sums in the end. On any other thread the recorder is called at once.
+//! On a home's thread counts and gauges are summed up here until the recorder has taken what came
+//! before: so a recorder that is slow for a while gets fewer and larger steps, and the right sums
+//! in the end. On any other thread the recorder is called at once.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -12,11 +14,13 @@ use parking_lot::Mutex;
 
 use crate::{aside, thread};
 
-/// The name and value of a label. Values are known at compile time, so that the number of series is bounded.
+/// The name and value of a label. Values are known at compile time, so that the number of series is
+/// bounded.
 pub type Label = (&'static str, &'static str);
 
 /// What was not handed to the recorder yet. Bounded by the number of series.
-static LEDGER: Mutex<Ledger> = Mutex::new(Ledger { counts: BTreeMap::new(), gauges: BTreeMap::new(), posting: false });
+static LEDGER: Mutex<Ledger> =
+    Mutex::new(Ledger { counts: BTreeMap::new(), gauges: BTreeMap::new(), posting: false });
 
 #[derive(Debug)]
 struct Ledger {
@@ -50,13 +54,15 @@ pub fn shift(name: &'static str, labels: &[Label], by: f64) {
     }
 }
 
-/// Records a value in a histogram. From a home, while the recorder is very slow, a sample may be [left out](fn@aside), and that is counted there.
+/// Records a value in a histogram. From a home, while the recorder is very slow, a sample may be
+/// [left out](fn@aside), and that is counted there.
 pub fn sample(name: &'static str, labels: &[Label], value: f64) {
     let labels = labels.to_vec();
     aside(move || histogram!(name, &labels).record(value));
 }
 
-/// Whether anybody records a histogram: a handle that goes nowhere does not ask for its number. Recording anything no times leaves no trace.
+/// Whether anybody records a histogram: a handle that goes nowhere does not ask for its number.
+/// Recording anything no times leaves no trace.
 pub fn is_heard(histogram: &Histogram) -> bool {
     Listener::hears(|listener| histogram.record_many(listener, 0))
 }
@@ -97,7 +103,8 @@ fn enter(change: impl FnOnce(&mut Ledger)) {
     }
 }
 
-/// The handing over. Left out, because too many calls wait already, it leaves the sums to the next one.
+/// The handing over. Left out, because too many calls wait already, it leaves the sums to the next
+/// one.
 struct Post {
     done: bool,
 }

@@ -23,12 +23,14 @@ pub(crate) fn is_home() -> bool {
     IS_HOME.get()
 }
 
-/// The subscriber to which the events of the present home belong, where it is not the one of the process.
+/// The subscriber to which the events of the present home belong, where it is not the one of the
+/// process.
 pub(crate) fn subscriber() -> Option<Dispatch> {
     SUBSCRIBER.with_borrow(Clone::clone)
 }
 
-/// The thread. Dropped, also by one of its own tasks, it lets the thread end; nobody waits for that.
+/// The thread. Dropped, also by one of its own tasks, it lets the thread end; nobody waits for
+/// that.
 #[derive(Debug)]
 pub(crate) struct HomeThread {
     handle: Handle,
@@ -47,7 +49,8 @@ impl HomeThread {
         HomeThread::run(name, true)
     }
 
-    /// As [`start`](Self::start), for the user's code: what that records goes to the user's subscriber as anywhere else, and so does what is recorded [aside](crate::aside).
+    /// As [`start`](Self::start), for the user's code: what that records goes to the user's
+    /// subscriber as anywhere else, and so does what is recorded [aside](crate::aside).
     ///
     /// # Errors
     ///
@@ -59,7 +62,9 @@ impl HomeThread {
     fn run(name: &str, is_home: bool) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel::<()>();
         let (started, starting) = mpsc::sync_channel(1);
-        let subscriber = tracing::dispatcher::get_default(|current| (!current.is::<NoSubscriber>()).then(|| current.clone()));
+        let subscriber = tracing::dispatcher::get_default(|current| {
+            (!current.is::<NoSubscriber>()).then(|| current.clone())
+        });
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let runtime = match Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
@@ -67,10 +72,12 @@ impl HomeThread {
             };
             IS_HOME.set(is_home);
             SUBSCRIBER.set(subscriber);
-            // What libraries below record would be written by the user's subscriber, here, which may block.
+            // What libraries below record would be written by the user's subscriber, here, which
+            // may block.
             let _silent = is_home.then(|| tracing::subscriber::set_default(NoSubscriber::new()));
             let _ = started.send(Ok(runtime.handle().clone()));
-            // Whatever still runs then ends with the runtime, which is dropped here, outside of any other.
+            // Whatever still runs then ends with the runtime, which is dropped here, outside of any
+            // other.
             let _ = runtime.block_on(stopped);
         })?;
         let handle = starting.recv().map_err(|_| io::Error::other("the thread ended as it began"))??;

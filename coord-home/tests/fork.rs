@@ -1,4 +1,5 @@
-//! The child of a fork holds nothing of its parent's, and the parent notices nothing. Here, because only this crate may say `unsafe`, and only the C library forks.
+//! The child of a fork holds nothing of its parent's, and the parent notices nothing. Here, because
+//! only this crate may say `unsafe`, and only the C library forks.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -11,11 +12,13 @@ use futures_executor::block_on;
 
 const TTL: Duration = Duration::from_secs(30);
 
-/// Runs `look` in a child, and says whether it came to its end with `true`. A child that hangs is ended by its alarm.
+/// Runs `look` in a child, and says whether it came to its end with `true`. A child that hangs is
+/// ended by its alarm.
 #[allow(unsafe_code, reason = "only the C library can fork")]
 fn in_child(look: impl FnOnce() -> bool) -> bool {
-    // SAFETY: the child has this one thread. It uses what it inherited, as a program that forks by mistake would: what it must not do is wait for a thread that
-    // is not there, and that is what is looked at. It ends by `_exit`, or by its alarm.
+    // SAFETY: the child has this one thread. It uses what it inherited, as a program that forks by
+    // mistake would: what it must not do is wait for a thread that is not there, and that is what
+    // is looked at. It ends by `_exit`, or by its alarm.
     let child = unsafe { libc::fork() };
     if child == 0 {
         // SAFETY: sets a timer of this process.
@@ -37,11 +40,17 @@ fn the_child_holds_nothing_and_its_calls_are_closed_and_the_parent_goes_on() {
     let (guard, id, registration) = block_on(async {
         let guard = coord.lock().acquire("k", TTL).await.unwrap();
         let id = coord.allocator().acquire_id("svc", 9).await.unwrap();
-        (guard, id, coord.registry().register(ServiceInstance::new("svc", "1", "10.0.0.1", 80)).await.unwrap())
+        (
+            guard,
+            id,
+            coord.registry().register(ServiceInstance::new("svc", "1", "10.0.0.1", 80)).await.unwrap(),
+        )
     });
     let is_over = || !guard.is_held() && !id.is_held() && !registration.state().is_held();
     assert!(in_child(is_over), "the child thought that it held something");
-    assert!(in_child(|| block_on(async { [guard.lost().await, id.lost().await, registration.lost().await] == [Loss::Closed; 3] })));
+    assert!(in_child(|| block_on(async {
+        [guard.lost().await, id.lost().await, registration.lost().await] == [Loss::Closed; 3]
+    })));
     let kinds = || {
         block_on(async {
             [

@@ -1,4 +1,5 @@
-//! A home outlives the runtimes of those who use it, tells one time, and runs nothing of the user's.
+//! A home outlives the runtimes of those who use it, tells one time, and runs nothing of the
+//! user's.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -104,7 +105,10 @@ fn what_talks_to_the_world_lives_in_real_time_whoever_asks() {
         let (before, real) = (home.now(), StdInstant::now());
         tokio::time::advance(Duration::from_secs(3_600)).await;
         assert!(home.now() - before < LONG + real.elapsed());
-        assert!(Instant::now() - before >= Duration::from_secs(3_000), "the caller's clock says something else");
+        assert!(
+            Instant::now() - before >= Duration::from_secs(3_000),
+            "the caller's clock says something else"
+        );
     });
 }
 
@@ -154,10 +158,12 @@ fn homes_that_share_a_thread_share_it_and_it_ends_with_the_last() {
     wait_for(still.spawn(async {}).unwrap());
 }
 
-/// The user's code runs there: so it is no home in the sense of [`Home::is_here`], and what is recorded there is not put aside.
+/// The user's code runs there: so it is no home in the sense of [`Home::is_here`], and what is
+/// recorded there is not put aside.
 #[test]
 fn callbacks_have_a_thread_apart() {
-    let where_it_runs = |home: &Home| wait_for(home.spawn(async { (std::thread::current().id(), Home::is_here()) }).unwrap());
+    let where_it_runs =
+        |home: &Home| wait_for(home.spawn(async { (std::thread::current().id(), Home::is_here()) }).unwrap());
     let (one, two) = (Home::for_callbacks(), Home::for_callbacks());
     assert_eq!(where_it_runs(&one), where_it_runs(&two));
     assert_ne!(where_it_runs(&one).0, where_it_runs(&Home::shared()).0);
@@ -237,7 +243,9 @@ fn on_any_other_thread_what_is_the_users_runs_at_once() {
     assert_eq!(told.try_recv().unwrap(), here);
     let home = Home::new("own");
     let (tell, told) = channel();
-    wait_for(home.spawn(async move { aside(move || tell.send(std::thread::current().id()).unwrap()) }).unwrap());
+    wait_for(
+        home.spawn(async move { aside(move || tell.send(std::thread::current().id()).unwrap()) }).unwrap(),
+    );
     let aside = told.recv_timeout(LONG).unwrap();
     assert!(aside != here && aside != wait_for(home.spawn(async { std::thread::current().id() }).unwrap()));
 }
@@ -251,14 +259,19 @@ fn the_child_of_a_fork_has_no_home() {
     // SAFETY: the child looks at atomics, starts no thread, and ends by `_exit`.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        let right = home.is_left_behind() && matches!(home.ready(), Err(HomeError::Forked)) && home.spawn(async {}).is_err();
+        let right = home.is_left_behind()
+            && matches!(home.ready(), Err(HomeError::Forked))
+            && home.spawn(async {}).is_err();
         // SAFETY: ends the child without running what belongs to the parent.
         unsafe { libc::_exit(if right { 0 } else { 1 }) };
     }
     let mut status = 0;
     // SAFETY: waits for that child, and writes to a variable of this function.
     assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "the child thought that it had a home");
+    assert!(
+        libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+        "the child thought that it had a home"
+    );
     assert!(!home.is_left_behind());
     wait_for(home.spawn(async {}).unwrap());
 }
@@ -273,7 +286,11 @@ fn whoever_waits_for_a_timer_of_a_given_runtime_is_let_go_when_that_ends() {
         move || runtime().block_on(home.timeout(LONG * 60, std::future::pending::<()>()))
     });
     drop(given);
-    assert_eq!(waiting.join().unwrap(), Err(Elapsed), "no panic, and nobody waits for a clock that stands still for ever");
+    assert_eq!(
+        waiting.join().unwrap(),
+        Err(Elapsed),
+        "no panic, and nobody waits for a clock that stands still for ever"
+    );
     mine.block_on(home.sleep(LONG * 60));
     assert!(matches!(home.ready(), Err(HomeError::Ended)));
     assert!(home.spawn(async {}).is_err());

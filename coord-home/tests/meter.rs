@@ -7,7 +7,9 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use coord_home::{Home, meter};
-use metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use metrics::{
+    Counter, CounterFn, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+};
 
 /// Far longer than anything here takes.
 const LONG: Duration = Duration::from_secs(60);
@@ -104,7 +106,8 @@ fn sums_are_right_in_the_end_however_slow_the_recorder_is() {
     loop {
         // One more, because whoever found no room left its sums to the next one.
         home.spawn(async { meter::shift("coord_test", &[], 0.0) }).unwrap();
-        let sums = ["coord_test_total{even}", "coord_test_total{odd}", "coord_test{}"].map(|series| RECORDER.sum(series));
+        let sums = ["coord_test_total{even}", "coord_test_total{odd}", "coord_test{}"]
+            .map(|series| RECORDER.sum(series));
         if sums == [50_000.0, 50_000.0, 50_000.0] {
             break;
         }

@@ -1,5 +1,5 @@
-//! 64 concurrent durable sets, through the provider, against 64 threads that group their puts into one raw flush of sled by hand; the same keys,
-//! values and disk in the same run. Time is per set.
+//! 64 concurrent durable sets, through the provider, against 64 threads that group their puts into
+//! one raw flush of sled by hand; the same keys, values and disk in the same run. Time is per set.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark")]
 
 use std::sync::Arc;
@@ -27,7 +27,8 @@ fn value() -> Vec<u8> {
     value
 }
 
-/// sled with a group commit made by hand: whoever finds no flush running flushes for all who have put by then.
+/// sled with a group commit made by hand: whoever finds no flush running flushes for all who have
+/// put by then.
 struct ByHand {
     database: sled::Db,
     state: Mutex<Flushes>,

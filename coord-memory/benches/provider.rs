@@ -1,7 +1,8 @@
-//! The volatile store, through `Arc<dyn Provider>` and all that lies between, against the raw structure that it replaces: a `RwLock<BTreeMap>`
-//! with the same keys and values, in the same run.
+//! The volatile store, through `Arc<dyn Provider>` and all that lies between, against the raw
+//! structure that it replaces: a `RwLock<BTreeMap>` with the same keys and values, in the same run.
 //!
-//! Times are those that the one thread was running: what else the machine does counts less, and what the watchers' tasks do counts as well.
+//! Times are those that the one thread was running: what else the machine does counts less, and
+//! what the watchers' tasks do counts as well.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark")]
 
 use std::collections::BTreeMap;
@@ -34,8 +35,14 @@ fn steps(keys: &[String]) -> impl Iterator<Item = &str> {
 /// Steps between two moments in which the background tasks may run.
 const TURN: u64 = 64;
 
-/// Times `rounds` steps of an asynchronous operation without the cost of entering the runtime for each.
-fn timed<'k, F: Future>(runtime: &Runtime, rounds: u64, keys: &'k [String], mut step: impl FnMut(&'k str) -> F) -> Duration {
+/// Times `rounds` steps of an asynchronous operation without the cost of entering the runtime for
+/// each.
+fn timed<'k, F: Future>(
+    runtime: &Runtime,
+    rounds: u64,
+    keys: &'k [String],
+    mut step: impl FnMut(&'k str) -> F,
+) -> Duration {
     let mut steps = steps(keys);
     runtime.block_on(async {
         let start = ThreadTime::now();
@@ -52,7 +59,8 @@ fn timed<'k, F: Future>(runtime: &Runtime, rounds: u64, keys: &'k [String], mut 
 fn get_and_set(c: &mut Criterion) {
     let keys = keys();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let raw: RwLock<BTreeMap<String, Vec<u8>>> = RwLock::new(keys.iter().map(|key| (key.clone(), vec![b'v'; VALUE])).collect());
+    let raw: RwLock<BTreeMap<String, Vec<u8>>> =
+        RwLock::new(keys.iter().map(|key| (key.clone(), vec![b'v'; VALUE])).collect());
     let memory = MemoryProvider::new();
     let provider: Arc<dyn Provider> = Arc::clone(&memory) as Arc<dyn Provider>;
     let _watches: Vec<_> = runtime.block_on(async {
@@ -71,7 +79,9 @@ fn get_and_set(c: &mut Criterion) {
         b.iter_custom(|rounds| timed(&runtime, rounds, &keys, |key| ready(raw.read().get(key).cloned())));
     });
     group.bench_function("store", |b| {
-        b.iter_custom(|rounds| timed(&runtime, rounds, &keys, |key| memory.store().range(Range::key(format!("/config/{key}")))));
+        b.iter_custom(|rounds| {
+            timed(&runtime, rounds, &keys, |key| memory.store().range(Range::key(format!("/config/{key}"))))
+        });
     });
     group.bench_function("provider", |b| {
         b.iter_custom(|rounds| timed(&runtime, rounds, &keys, |key| provider.config().get_raw(key)));
@@ -80,14 +90,18 @@ fn get_and_set(c: &mut Criterion) {
 
     let mut group = c.benchmark_group("set");
     group.bench_function("raw", |b| {
-        b.iter_custom(|rounds| timed(&runtime, rounds, &keys, |key| ready(raw.write().insert(key.to_owned(), vec![b'w'; VALUE]))));
+        b.iter_custom(|rounds| {
+            timed(&runtime, rounds, &keys, |key| ready(raw.write().insert(key.to_owned(), vec![b'w'; VALUE])))
+        });
     });
     group.bench_function("store", |b| {
         let put = |key| Txn::new().then(Op::put(format!("/config/{key}"), vec![b'w'; VALUE]));
         b.iter_custom(|rounds| timed(&runtime, rounds, &keys, |key| memory.store().txn(put(key))));
     });
     group.bench_function("provider", |b| {
-        b.iter_custom(|rounds| timed(&runtime, rounds, &keys, |key| provider.config().set_raw(key, vec![b'w'; VALUE].into())));
+        b.iter_custom(|rounds| {
+            timed(&runtime, rounds, &keys, |key| provider.config().set_raw(key, vec![b'w'; VALUE].into()))
+        });
     });
     group.finish();
 }

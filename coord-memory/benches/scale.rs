@@ -1,4 +1,5 @@
-//! What grows with the number of keys and watchers, at 100 and at 10,000. All times are per key, watcher or set, so they should hardly differ.
+//! What grows with the number of keys and watchers, at 100 and at 10,000. All times are per key,
+//! watcher or set, so they should hardly differ.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark")]
 
 use std::hint::black_box;
@@ -54,7 +55,8 @@ fn scale(c: &mut Criterion) {
                 })
             });
         });
-        // All keys are set first and all events read then: the watchers are behind by the whole round.
+        // All keys are set first and all events read then: the watchers are behind by the whole
+        // round.
         c.bench_with_input(BenchmarkId::new("a set and its one event", size), &size, |b, _| {
             b.iter_custom(|rounds| {
                 runtime.block_on(async {
@@ -96,7 +98,10 @@ fn scale(c: &mut Criterion) {
                 runtime.block_on(async {
                     let start = Instant::now();
                     for _ in 0..rounds {
-                        assert_eq!(black_box(provider.config().list_raw("").await.unwrap()).items.len(), size);
+                        assert_eq!(
+                            black_box(provider.config().list_raw("").await.unwrap()).items.len(),
+                            size
+                        );
                     }
                     per_unit(start.elapsed(), size)
                 })

@@ -21,7 +21,12 @@ impl StoreClient {
     /// A client of a store. Of a durable one whose last client ended, it is closed from the start.
     pub(crate) fn new(shared: Arc<SharedStore>) -> Self {
         let id = shared.enter();
-        StoreClient { id: id.unwrap_or(u64::MAX), closed: AtomicBool::new(id.is_none()), connection: AtomicU64::new(0), shared }
+        StoreClient {
+            id: id.unwrap_or(u64::MAX),
+            closed: AtomicBool::new(id.is_none()),
+            connection: AtomicU64::new(0),
+            shared,
+        }
     }
 
     /// Cuts the client off from its store, unless it is cut off already.

@@ -1,4 +1,5 @@
-//! The one task of a store: it expires leases on time, so that watchers hear of it though nobody calls.
+//! The one task of a store: it expires leases on time, so that watchers hear of it though nobody
+//! calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +16,18 @@ pub(crate) struct Expiry {
 }
 
 impl Expiry {
-    /// Starts the task unless it runs. Where there is no place for it nothing happens, and the next operation tries again.
+    /// Starts the task unless it runs. Where there is no place for it nothing happens, and the next
+    /// operation tries again.
     ///
-    /// The task calls what `look` makes: it expires what is to be expired, and says when there will be more to do, or `None` once the store is gone. When the task ends, also with its
-    /// runtime before the store, it calls what `ended` makes.
-    pub(crate) fn ensure<L, E>(self: &Arc<Self>, home: &Home, look: impl FnOnce() -> L, ended: impl FnOnce() -> E)
-    where
+    /// The task calls what `look` makes: it expires what is to be expired, and says when there will
+    /// be more to do, or `None` once the store is gone. When the task ends, also with its runtime
+    /// before the store, it calls what `ended` makes.
+    pub(crate) fn ensure<L, E>(
+        self: &Arc<Self>,
+        home: &Home,
+        look: impl FnOnce() -> L,
+        ended: impl FnOnce() -> E,
+    ) where
         L: Fn() -> Option<Option<Instant>> + Send + 'static,
         E: FnOnce() + Send + 'static,
     {

@@ -1,4 +1,5 @@
-//! Group commit: commits queue up, one flush at a time takes all that wait, and nobody sees a commit before it is durable (S6).
+//! Group commit: commits queue up, one flush at a time takes all that wait, and nobody sees a
+//! commit before it is durable (S6).
 
 #![cfg_attr(not(feature = "sled"), allow(dead_code, reason = "only a durable store has a journal"))]
 
@@ -20,8 +21,9 @@ use crate::watchers::{Watcher, wake};
 /// How many bytes may wait for the disk before further writes wait with applying.
 const MAX_BACKLOG: usize = 32 * 1024 * 1024;
 
-/// How long a flush waits for the writers that the last one set free: without it every other flush would carry only the first few of them.
-/// Shorter than a flush takes, and long enough for 64 writers on two cores.
+/// How long a flush waits for the writers that the last one set free: without it every other flush
+/// would carry only the first few of them. Shorter than a flush takes, and long enough for 64
+/// writers on two cores.
 const LINGER: Duration = Duration::from_micros(300);
 
 /// How long a call waits for the disk before it says `Timeout`.
@@ -70,8 +72,14 @@ struct CommitQueue {
 }
 
 impl Journal {
-    /// A journal of a store that is at `revision`. `failed` is called, without a lock held, when the storage fails.
-    pub(crate) fn new(home: Home, storage: Arc<dyn Storage>, revision: Revision, failed: impl Fn() + Send + Sync + 'static) -> Self {
+    /// A journal of a store that is at `revision`. `failed` is called, without a lock held, when
+    /// the storage fails.
+    pub(crate) fn new(
+        home: Home,
+        storage: Arc<dyn Storage>,
+        revision: Revision,
+        failed: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
         Journal {
             storage: Mutex::new(Some(storage)),
             queue: Mutex::default(),
@@ -87,7 +95,12 @@ impl Journal {
     }
 
     /// Queues a commit. Called under the lock of the engine, so that the order is the engine's.
-    pub(crate) fn queue(&self, mutations: impl Iterator<Item = Mutation>, counters: Counters, watchers: Vec<Arc<Watcher>>) {
+    pub(crate) fn queue(
+        &self,
+        mutations: impl Iterator<Item = Mutation>,
+        counters: Counters,
+        watchers: Vec<Arc<Watcher>>,
+    ) {
         let mut queue = self.queue.lock();
         if self.failure.get().is_none() {
             for mutation in mutations {
@@ -99,7 +112,8 @@ impl Journal {
             if queue.commits == queue.carried {
                 self.gathered.notify_one();
             }
-            // Under the same lock that hands the list to a flush: a watcher of this commit wakes with the flush that takes it.
+            // Under the same lock that hands the list to a flush: a watcher of this commit wakes
+            // with the flush that takes it.
             queue.watchers.extend(watchers.into_iter().filter(|watcher| !watcher.set_listed(true)));
         }
         self.queued.fetch_add(1, Ordering::Release);
@@ -120,11 +134,13 @@ impl Journal {
         self.failure.get()
     }
 
-    /// Waits until commit `number` is durable. `closed` says whether the caller gave up meanwhile; [`tick`](Self::tick) makes it be asked.
+    /// Waits until commit `number` is durable. `closed` says whether the caller gave up meanwhile;
+    /// [`tick`](Self::tick) makes it be asked.
     ///
     /// # Errors
     ///
-    /// The journal's failure, with outcome `NotApplied`; `Closed`; `Timeout` when the disk does not answer.
+    /// The journal's failure, with outcome `NotApplied`; `Closed`; `Timeout` when the disk does not
+    /// answer.
     pub(crate) async fn durable(self: &Arc<Self>, number: u64, closed: impl Fn() -> bool) -> Result<()> {
         self.until(closed, || self.durable.load(Ordering::Acquire) >= number).await
     }
@@ -144,11 +160,11 @@ impl Journal {
         }
         let waiting = self.wait(closed, done);
         match self.home.ready() {
-            Ok(()) => self
-                .home
-                .timeout(PATIENCE, waiting)
-                .await
-                .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "store", "the disk does not answer"))),
+            Ok(()) => {
+                self.home.timeout(PATIENCE, waiting).await.unwrap_or_else(|_| {
+                    Err(Error::new(ErrorKind::Timeout, "store", "the disk does not answer"))
+                })
+            }
             // No timers here; and no need of them, as the flush runs right here.
             Err(_) => waiting.await,
         }
@@ -167,7 +183,8 @@ impl Journal {
             if closed() {
                 return Err(Error::closed("store"));
             }
-            // Also when a flush is lost with the runtime that was to run it: whoever waits starts it again.
+            // Also when a flush is lost with the runtime that was to run it: whoever waits starts
+            // it again.
             self.start_flush();
             if ticks.changed().await.is_err() {
                 return Err(Error::closed("store"));
@@ -180,7 +197,8 @@ impl Journal {
         self.ticks.send_replace(());
     }
 
-    /// Sees to it that a flush runs if anything waits for one. Where there is no thread for it, it runs here and blocks.
+    /// Sees to it that a flush runs if anything waits for one. Where there is no thread for it, it
+    /// runs here and blocks.
     pub(crate) fn start_flush(self: &Arc<Self>) {
         let Some(storage) = self.storage.lock().clone() else { return };
         {
@@ -192,13 +210,15 @@ impl Journal {
         }
         let flush = Flush { journal: Arc::clone(self), storage, finished: false };
         match self.home.ready() {
-            // A blocking task also keeps paused time from running ahead of the disk. One that is not taken is dropped, and whoever waits starts another.
+            // A blocking task also keeps paused time from running ahead of the disk. One that is
+            // not taken is dropped, and whoever waits starts another.
             Ok(()) => drop(self.home.spawn_blocking(move || flush.run())),
             Err(_) => flush.run(),
         }
     }
 
-    /// Lets go of the storage. A flush that runs finishes first; what is queued after it is lost, unacknowledged.
+    /// Lets go of the storage. A flush that runs finishes first; what is queued after it is lost,
+    /// unacknowledged.
     pub(crate) fn release(&self) {
         if let Some(storage) = self.storage.lock().take() {
             storage.let_go();
@@ -230,8 +250,10 @@ impl Flush {
     fn run(mut self) {
         self.finished = true;
         while let Some((write, watchers, number)) = self.take() {
-            let written = catch_unwind(AssertUnwindSafe(|| self.storage.write(&write)))
-                .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "store", "the storage panicked; reopen the store")));
+            let written =
+                catch_unwind(AssertUnwindSafe(|| self.storage.write(&write))).unwrap_or_else(|_| {
+                    Err(Error::new(ErrorKind::Internal, "store", "the storage panicked; reopen the store"))
+                });
             match written {
                 Ok(()) => {
                     self.journal.visible.store(write.counters.revision.get(), Ordering::Release);

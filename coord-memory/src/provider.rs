@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use coord_api::{ConfigCenter, DistributedLock, InstanceIdAllocator, Provider, Result, Revision, ServiceRegistry};
+use coord_api::{
+    ConfigCenter, DistributedLock, InstanceIdAllocator, Provider, Result, Revision, ServiceRegistry,
+};
 use coord_recipes::layers::Observe;
 use coord_recipes::{ProviderOptions, StoreProvider};
 
@@ -12,8 +14,9 @@ use crate::store::MemoryStore;
 
 /// All contracts over an embedded store.
 ///
-/// Each provider is one client of its store; [`client`](Self::client) makes a further one, as another process would be. Its requests can be seen, as
-/// [`Observe`] describes, under the name `memory`.
+/// Each provider is one client of its store; [`client`](Self::client) makes a further one, as
+/// another process would be. Its requests can be seen, as [`Observe`] describes, under the name
+/// `memory`.
 ///
 /// # Examples
 ///
@@ -85,18 +88,21 @@ impl MemoryProvider {
         Arc::new(MemoryProvider { store, contracts })
     }
 
-    /// A further provider over the same store, independent of this one. See [`MemoryStore::client`].
+    /// A further provider over the same store, independent of this one. See
+    /// [`MemoryStore::client`].
     #[must_use]
     pub fn client(&self) -> Arc<Self> {
         MemoryProvider::over(self.store.client())
     }
 
-    /// Ends this provider as a crash would: nothing is released, and what it held runs out with its leases. See [`MemoryStore::abandon`].
+    /// Ends this provider as a crash would: nothing is released, and what it held runs out with its
+    /// leases. See [`MemoryStore::abandon`].
     pub fn abandon(&self) {
         self.store.abandon();
     }
 
-    /// Cuts this provider off from its store, as an outage of the network would; other clients go on. See [`MemoryStore::disconnect`].
+    /// Cuts this provider off from its store, as an outage of the network would; other clients go
+    /// on. See [`MemoryStore::disconnect`].
     ///
     /// # Examples
     ///

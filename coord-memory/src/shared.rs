@@ -1,4 +1,5 @@
-//! The store that all its clients share: the engine and the watchers under one lock, the clock, and what follows a commit.
+//! The store that all its clients share: the engine and the watchers under one lock, the clock, and
+//! what follows a commit.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,7 +63,13 @@ impl SharedStore {
     }
 
     /// A store, which keeps its commits in `storage` where there is one.
-    pub(crate) fn new(home: Home, engine: Engine, storage: Option<Arc<dyn Storage>>, store_id: String, version: &'static str) -> Arc<Self> {
+    pub(crate) fn new(
+        home: Home,
+        engine: Engine,
+        storage: Option<Arc<dyn Storage>>,
+        store_id: String,
+        version: &'static str,
+    ) -> Arc<Self> {
         let (journals_home, revision) = (home.clone(), engine.revision());
         let journal = |storage, me: &Weak<SharedStore>| {
             let me = Weak::clone(me);
@@ -83,7 +90,8 @@ impl SharedStore {
         })
     }
 
-    /// Counts a client in and names it. `None` once a durable store lost its last client, and with that let go of its directory.
+    /// Counts a client in and names it. `None` once a durable store lost its last client, and with
+    /// that let go of its directory.
     pub(crate) fn enter(&self) -> Option<u64> {
         let mut clients = self.clients.lock();
         if self.is_released() {
@@ -140,7 +148,8 @@ impl SharedStore {
     pub(crate) fn read<T>(&self, read: impl FnOnce(&StoreState) -> T) -> (T, SeenCommit) {
         let mut state = self.state.read();
         if let Some(expiry) = state.engine.next_expiry() {
-            // Not under the lock: a runtime that is ending drops the task at once, and that looks at the watchers.
+            // Not under the lock: a runtime that is ending drops the task at once, and that looks
+            // at the watchers.
             drop(state);
             self.ensure_expiry();
             if expiry <= self.now() {
@@ -156,7 +165,8 @@ impl SharedStore {
         read(&self.state.read())
     }
 
-    /// Writes, after whatever has expired by now is gone, and sees to what follows a write: the journal, the watchers, the history's window.
+    /// Writes, after whatever has expired by now is gone, and sees to what follows a write: the
+    /// journal, the watchers, the history's window.
     pub(crate) fn write<T>(&self, write: impl FnOnce(&mut StoreState) -> T) -> (T, SeenCommit) {
         let mut woken = Vec::new();
         let mut granted = false;
@@ -264,7 +274,13 @@ impl SharedStore {
     }
 
     /// What follows a write. Says whether it changed anything.
-    fn publish(&self, state: &mut StoreState, before: Revision, woken: &mut Vec<Arc<Watcher>>, granted: &mut bool) -> bool {
+    fn publish(
+        &self,
+        state: &mut StoreState,
+        before: Revision,
+        woken: &mut Vec<Arc<Watcher>>,
+        granted: &mut bool,
+    ) -> bool {
         let StoreState { engine, watchers } = state;
         let first = woken.len();
         let mut changed = engine.revision() != before;
@@ -305,6 +321,9 @@ impl Drop for SharedStore {
 
 impl fmt::Debug for SharedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("store_id", &self.store_id).field("version", &self.version).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("store_id", &self.store_id)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
     }
 }

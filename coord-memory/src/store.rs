@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply, round_ttl};
+use coord_api::store::{
+    Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply, round_ttl,
+};
 use coord_api::{Error, LeaseId, Result, Revision};
 use coord_home::Home;
 
@@ -16,8 +18,9 @@ use crate::watch::EngineWatch;
 
 /// One client of an embedded store (S1 to S6).
 ///
-/// Cloning it gives another handle of the same client; [`client`](Self::client) gives another client, as another process would be. The
-/// client ends with [`close`](Store::close), [`abandon`](Self::abandon) or its last handle.
+/// Cloning it gives another handle of the same client; [`client`](Self::client) gives another
+/// client, as another process would be. The client ends with [`close`](Store::close),
+/// [`abandon`](Self::abandon) or its last handle.
 ///
 /// # Examples
 ///
@@ -48,13 +51,14 @@ pub struct MemoryStore {
 impl MemoryStore {
     /// A new, empty, volatile store: it ends with its last handle.
     ///
-    /// Needs no runtime: its one task, which expires leases, lives in a [`Home`] that such stores share, or in the runtime that calls where its clock is
-    /// paused.
+    /// Needs no runtime: its one task, which expires leases, lives in a [`Home`] that such stores
+    /// share, or in the runtime that calls where its clock is paused.
     pub fn new() -> Self {
         MemoryStore::new_in(Home::shared())
     }
 
-    /// As [`new`](MemoryStore::new), in this [`Home`]: for tests that pause the clock after they began, [`Home::callers`].
+    /// As [`new`](MemoryStore::new), in this [`Home`]: for tests that pause the clock after they
+    /// began, [`Home::callers`].
     pub fn new_in(home: Home) -> Self {
         MemoryStore::of(SharedStore::volatile(home))
     }
@@ -66,26 +70,31 @@ impl MemoryStore {
 
     /// Opens the durable store in the directory `path`, making it where there is none.
     ///
-    /// - **S6** What was acknowledged is there again. Revisions and lease numbers go on rising. Leases resume with their full TTL.
+    /// - **S6** What was acknowledged is there again. Revisions and lease numbers go on rising.
+    ///   Leases resume with their full TTL.
     /// - History starts empty: older reads and watches get `Compacted`.
-    /// - The store lives in memory as a whole; opening reads all of it, and blocks the thread meanwhile: in async code use [`open_async`](Self::open_async).
-    /// - It does not wait for a directory that is open elsewhere. Only if this process has closed it less than half a second ago, it waits for the few milliseconds that
-    ///   the database's threads take to end.
+    /// - The store lives in memory as a whole; opening reads all of it, and blocks the thread
+    ///   meanwhile: in async code use [`open_async`](Self::open_async).
+    /// - It does not wait for a directory that is open elsewhere. Only if this process has closed
+    ///   it less than half a second ago, it waits for the few milliseconds that the database's
+    ///   threads take to end.
     ///
-    /// One process opens a directory once; several clients of it are made with [`client`](Self::client). The directory is let go when the last
-    /// client ends.
+    /// One process opens a directory once; several clients of it are made with
+    /// [`client`](Self::client). The directory is let go when the last client ends.
     ///
     /// # Errors
     ///
-    /// `Unavailable` when the directory is already open, here or in another process, or cannot be read; `PermissionDenied`; `Exhausted` when the disk is
-    /// full; `Internal` when what it holds is damaged or not a store: the message says what to do.
+    /// `Unavailable` when the directory is already open, here or in another process, or cannot be
+    /// read; `PermissionDenied`; `Exhausted` when the disk is full; `Internal` when what it holds
+    /// is damaged or not a store: the message says what to do.
     #[cfg(feature = "sled")]
     pub fn open(path: impl AsRef<std::path::Path>) -> Result<Self> {
         Ok(MemoryStore::of(open(path.as_ref(), crate::storage::sled::OpenPatience::Own)?.into_shared()))
     }
 
-    /// As [`open`](Self::open), without blocking the thread: the directory is read on a thread for blocking work. A directory that is open elsewhere, perhaps in a process
-    /// that is about to end, is waited for as well, for half a second.
+    /// As [`open`](Self::open), without blocking the thread: the directory is read on a thread for
+    /// blocking work. A directory that is open elsewhere, perhaps in a process that is about to
+    /// end, is waited for as well, for half a second.
     ///
     /// # Errors
     ///
@@ -111,37 +120,45 @@ impl MemoryStore {
         MemoryStore { handle: Arc::new(ClientHandle(Arc::new(StoreClient::new(shared)))) }
     }
 
-    /// A further client of the same store, independent of this one: closing or abandoning either leaves the other alone.
+    /// A further client of the same store, independent of this one: closing or abandoning either
+    /// leaves the other alone.
     ///
-    /// A closed client can be asked too. Only a durable store whose last client ended has let go of its directory: a further client of it is
-    /// closed from the start.
+    /// A closed client can be asked too. Only a durable store whose last client ended has let go of
+    /// its directory: a further client of it is closed from the start.
     #[must_use]
     pub fn client(&self) -> MemoryStore {
         MemoryStore::of(Arc::clone(&self.client_ref().shared))
     }
 
-    /// Ends this client as a crash would: nothing is revoked, and every pending and later call and stream of it ends with `Closed`.
+    /// Ends this client as a crash would: nothing is revoked, and every pending and later call and
+    /// stream of it ends with `Closed`.
     ///
-    /// A write that was pending may have been applied. The leases of the client run out by themselves.
+    /// A write that was pending may have been applied. The leases of the client run out by
+    /// themselves.
     pub fn abandon(&self) {
         self.client_ref().close();
     }
 
-    /// Cuts this client off from its store, as an outage of the network would; other clients go on. For tests of an outage.
+    /// Cuts this client off from its store, as an outage of the network would; other clients go on.
+    /// For tests of an outage.
     ///
-    /// Calls are `Unavailable` from now on and change nothing; one that waits for the disk is, with an outcome that is `Unknown` if it writes. Streams end with
-    /// `Unavailable`, also those that are first polled after [`reconnect`](Self::reconnect). No lease is renewed, so that they run out. Closing says `Unavailable` and closes all
-    /// the same. A client that is cut off already, or closed, stays as it is.
+    /// Calls are `Unavailable` from now on and change nothing; one that waits for the disk is, with
+    /// an outcome that is `Unknown` if it writes. Streams end with `Unavailable`, also those that
+    /// are first polled after [`reconnect`](Self::reconnect). No lease is renewed, so that they run
+    /// out. Closing says `Unavailable` and closes all the same. A client that is cut off already,
+    /// or closed, stays as it is.
     pub fn disconnect(&self) {
         self.client_ref().disconnect();
     }
 
-    /// Ends what [`disconnect`](Self::disconnect) began. A client that is not cut off stays as it is.
+    /// Ends what [`disconnect`](Self::disconnect) began. A client that is not cut off stays as it
+    /// is.
     pub fn reconnect(&self) {
         self.client_ref().reconnect();
     }
 
-    /// Forgets the history up to revision `through`, or up to the present one where that is later: older reads and watches get `Compacted` (S4).
+    /// Forgets the history up to revision `through`, or up to the present one where that is later:
+    /// older reads and watches get `Compacted` (S4).
     ///
     /// # Errors
     ///
@@ -153,7 +170,8 @@ impl MemoryStore {
     pub async fn compact(&self, through: Revision) -> Result<()> {
         let client = self.client_ref();
         client.check("store.compact")?;
-        // Waits first until everything is durable whose history goes: a watcher may not have seen it yet.
+        // Waits first until everything is durable whose history goes: a watcher may not have seen
+        // it yet.
         let (head, seen) = client.shared.read(|state| state.engine.revision());
         client.seen("store.compact", seen).await?;
         client.shared.write(|state| state.engine.compact(through.min(head)));
@@ -180,7 +198,10 @@ impl Default for MemoryStore {
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let client = self.client_ref();
-        f.debug_struct("MemoryStore").field("client", &client.id).field("store", &client.shared).finish_non_exhaustive()
+        f.debug_struct("MemoryStore")
+            .field("client", &client.id)
+            .field("store", &client.shared)
+            .finish_non_exhaustive()
     }
 }
 
@@ -214,7 +235,8 @@ fn open(path: &std::path::Path, patience: crate::storage::sled::OpenPatience) ->
     use crate::storage::sled::{SledStorage, damaged};
 
     let (storage, contents) = SledStorage::open(path, patience)?;
-    let mut engine = Engine::at(contents.counters.revision, contents.counters.next_lease, crate::shared::WINDOW);
+    let mut engine =
+        Engine::at(contents.counters.revision, contents.counters.next_lease, crate::shared::WINDOW);
     contents.leases.into_iter().for_each(|lease| engine.restore_lease(lease));
     for (key, stored) in contents.keys {
         if !engine.restore_key(key, stored) {
@@ -234,7 +256,8 @@ impl Store for MemoryStore {
         client.check(OPERATION)?;
         let (reply, seen) = client.shared.read(|state| read(&state.engine, range));
         if client.shared.is_durable() {
-            // Boxed here and below: a future that never waits for a disk is not made as large as one that does.
+            // Boxed here and below: a future that never waits for a disk is not made as large as
+            // one that does.
             Box::pin(client.seen(OPERATION, seen)).await?;
         }
         reply
@@ -271,7 +294,9 @@ impl Store for MemoryStore {
             Ok((after.map_or(head, |after| after.min(head)), watcher))
         });
         // From here on dropping the stream, also by dropping this future, ends the watch.
-        let armed = armed.map(|(armed, watcher)| StoreWatch::new(armed, EngineWatch::new(Arc::clone(client), connection, watcher)));
+        let armed = armed.map(|(armed, watcher)| {
+            StoreWatch::new(armed, EngineWatch::new(Arc::clone(client), connection, watcher))
+        });
         client.seen(OPERATION, seen).await?;
         armed
     }
@@ -324,10 +349,14 @@ impl Store for MemoryStore {
     async fn status(&self) -> Result<StoreStatus> {
         let client = self.client_ref();
         client.check("store.status")?;
-        Ok(StoreStatus { store_id: client.shared.store_id.clone(), version: client.shared.version.to_owned() })
+        Ok(StoreStatus {
+            store_id: client.shared.store_id.clone(),
+            version: client.shared.version.to_owned(),
+        })
     }
 
-    /// Never fails, but for a client that is cut off: that is closed and told `Unavailable`. The last client of a durable store lets go of its directory.
+    /// Never fails, but for a client that is cut off: that is closed and told `Unavailable`. The
+    /// last client of a durable store lets go of its directory.
     async fn close(&self) -> Result<()> {
         let client = self.client_ref();
         let cut_off = !client.is_closed() && client.is_cut_off();
@@ -336,9 +365,13 @@ impl Store for MemoryStore {
     }
 }
 
-/// Reads a range. The present state of one key, which is asked for most often, is looked up directly.
+/// Reads a range. The present state of one key, which is asked for most often, is looked up
+/// directly.
 fn read(engine: &Engine, range: Range) -> Result<RangeReply> {
-    let Range { span: Span::Key(key), after_key: None, at: None, max_created: None, keys_only: false, .. } = range else {
+    let Range {
+        span: Span::Key(key), after_key: None, at: None, max_created: None, keys_only: false, ..
+    } = range
+    else {
         return engine.range(&range);
     };
     let entries = engine.get(&key).map(|stored| vec![stored.to_entry(key)]).unwrap_or_default();

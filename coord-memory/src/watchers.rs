@@ -9,7 +9,8 @@ use coord_api::Revision;
 use coord_api::store::Span;
 use parking_lot::Mutex;
 
-/// How many revisions a watcher notes one by one. Beyond that it notes only the stretch of history to search.
+/// How many revisions a watcher notes one by one. Beyond that it notes only the stretch of history
+/// to search.
 const NOTED: usize = 64;
 
 /// Where a watcher finds what it has not delivered yet.
@@ -21,8 +22,8 @@ pub(crate) enum PendingLookup {
     Search(Revision, Revision),
 }
 
-/// A watcher. It holds no changes, only revisions to look up in the shared history: so a stalled one costs nothing, and learns that it came
-/// too late when it next asks (R22).
+/// A watcher. It holds no changes, only revisions to look up in the shared history: so a stalled
+/// one costs nothing, and learns that it came too late when it next asks (R22).
 #[derive(Debug)]
 pub(crate) struct Watcher {
     pub(crate) span: Span,
@@ -42,7 +43,8 @@ struct WatcherState {
 }
 
 impl Watcher {
-    /// Notes that `revision` changed something in its span, and says whether that is news. Revisions must not go back.
+    /// Notes that `revision` changed something in its span, and says whether that is news.
+    /// Revisions must not go back.
     fn note(&self, revision: Revision) -> bool {
         let mut state = self.state.lock();
         if let Some((_, through)) = &mut state.search {
@@ -94,7 +96,8 @@ impl Watcher {
         self.state.lock().waker.take()
     }
 
-    /// Says whether it stands in the list of those to wake already; it does from now on, or no longer.
+    /// Says whether it stands in the list of those to wake already; it does from now on, or no
+    /// longer.
     pub(crate) fn set_listed(&self, listed: bool) -> bool {
         std::mem::replace(&mut self.state.lock().listed, listed)
     }
@@ -114,15 +117,29 @@ pub(crate) struct Watchers {
 }
 
 impl Watchers {
-    /// Adds a watcher of a client. With `after` it first searches the history after that revision, up to the present one, `head`.
-    pub(crate) fn add(&mut self, client: u64, span: Span, after: Option<Revision>, head: Revision) -> Arc<Watcher> {
+    /// Adds a watcher of a client. With `after` it first searches the history after that revision,
+    /// up to the present one, `head`.
+    pub(crate) fn add(
+        &mut self,
+        client: u64,
+        span: Span,
+        after: Option<Revision>,
+        head: Revision,
+    ) -> Arc<Watcher> {
         let search = after.map(Revision::next).filter(|from| *from <= head).map(|from| (from, head));
         let id = self.next;
         self.next = self.next.wrapping_add(1);
-        let watcher = Arc::new(Watcher { span, id, client, state: Mutex::new(WatcherState { search, ..WatcherState::default() }) });
+        let watcher = Arc::new(Watcher {
+            span,
+            id,
+            client,
+            state: Mutex::new(WatcherState { search, ..WatcherState::default() }),
+        });
         let bucket = match &watcher.span {
             Span::Key(key) => self.keys.entry(key.clone()).or_default(),
-            Span::Prefix(prefix) if is_directory(prefix) => self.directories.entry(prefix.clone()).or_default(),
+            Span::Prefix(prefix) if is_directory(prefix) => {
+                self.directories.entry(prefix.clone()).or_default()
+            }
             _ => &mut self.others,
         };
         bucket.insert(id, Arc::clone(&watcher));
@@ -146,7 +163,8 @@ impl Watchers {
         }
     }
 
-    /// Notes a change of `key` for every watcher of it, and hands those to `wake` that did not know of a change of this revision yet.
+    /// Notes a change of `key` for every watcher of it, and hands those to `wake` that did not know
+    /// of a change of this revision yet.
     pub(crate) fn note(&self, key: &[u8], revision: Revision, mut wake: impl FnMut(&Arc<Watcher>)) {
         let mut found = |watcher: &Arc<Watcher>| {
             if watcher.note(revision) {
@@ -167,13 +185,18 @@ impl Watchers {
 
     /// The watchers of a client, in the order in which they came.
     pub(crate) fn of_client(&self, client: u64) -> Vec<Arc<Watcher>> {
-        let mut watchers: Vec<_> = self.all().filter(|watcher| watcher.client == client).map(Arc::clone).collect();
+        let mut watchers: Vec<_> =
+            self.all().filter(|watcher| watcher.client == client).map(Arc::clone).collect();
         watchers.sort_unstable_by_key(|watcher| watcher.id);
         watchers
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Watcher>> {
-        self.keys.values().chain(self.directories.values()).flat_map(Bucket::values).chain(self.others.values())
+        self.keys
+            .values()
+            .chain(self.directories.values())
+            .flat_map(Bucket::values)
+            .chain(self.others.values())
     }
 }
 
@@ -222,7 +245,10 @@ mod tests {
         assert_eq!(noted(&watchers, "/x", 5), [3, 6]);
         all.iter().for_each(|watcher| watchers.remove(watcher));
         assert_eq!(watchers.all().count(), 0);
-        assert!(watchers.keys.is_empty() && watchers.directories.is_empty(), "a dropped watcher leaves nothing");
+        assert!(
+            watchers.keys.is_empty() && watchers.directories.is_empty(),
+            "a dropped watcher leaves nothing"
+        );
     }
 
     #[test]
@@ -250,7 +276,8 @@ mod tests {
     fn a_watcher_of_the_past_first_searches_it() {
         let mut watchers = Watchers::default();
         let head = Revision::new(9);
-        let mut pending = |after: u64| watchers.add(1, Span::key("a"), Some(Revision::new(after)), head).pending();
+        let mut pending =
+            |after: u64| watchers.add(1, Span::key("a"), Some(Revision::new(after)), head).pending();
         assert_eq!(pending(4), Some(PendingLookup::Search(Revision::new(5), head)));
         assert_eq!(pending(9), None);
         assert_eq!(pending(12), None);

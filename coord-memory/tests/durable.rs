@@ -59,7 +59,10 @@ async fn a_reopened_store_goes_on_where_it_stopped() {
     assert_eq!(store.status().await.unwrap().store_id, id);
     let old = store.range(Range::prefix("").with_at(Revision::new(3))).await.unwrap_err();
     assert_eq!((old.kind(), old.oldest_revision()), (ErrorKind::Compacted, Some(before.revision)));
-    assert_eq!(store.watch(Span::key("a"), Some(Revision::new(3))).await.unwrap_err().kind(), ErrorKind::Compacted);
+    assert_eq!(
+        store.watch(Span::key("a"), Some(Revision::new(3))).await.unwrap_err().kind(),
+        ErrorKind::Compacted
+    );
     assert!(store.watch(Span::key("a"), Some(before.revision)).await.is_ok());
     assert_eq!(put(&store, "gone", "2").await, before.revision.next());
     assert!(store.grant_lease(TTL).await.unwrap().id > ended.id, "a lease's number is never used again");
@@ -95,7 +98,11 @@ async fn the_directory_is_let_go_with_the_last_client() {
         put(&again, "round", &round.to_string()).await;
         drop(again);
     }
-    assert_eq!(other.client().status().await.unwrap_err().kind(), ErrorKind::Closed, "there is nothing left to be a client of");
+    assert_eq!(
+        other.client().status().await.unwrap_err().kind(),
+        ErrorKind::Closed,
+        "there is nothing left to be a client of"
+    );
     drop(stream);
 }
 
@@ -116,7 +123,8 @@ async fn concurrent_writers_and_watchers_agree() {
         .collect();
     let mut last = watch.armed();
     for _ in 0..320 {
-        let item = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.unwrap().unwrap().unwrap();
+        let item =
+            tokio::time::timeout(Duration::from_secs(10), watch.next()).await.unwrap().unwrap().unwrap();
         let coord_api::store::StoreEvent::Batch(batch) = item else { panic!("a batch") };
         assert_eq!(batch.revision, last.next());
         last = batch.revision;
@@ -137,7 +145,10 @@ fn a_path_that_cannot_be_a_store_is_a_typed_error() {
     drop(database);
     let error = open_error(&foreign);
     assert_eq!(error.kind(), ErrorKind::Internal);
-    assert!(error.message().contains("holds no store") && error.message().contains("move the directory away"), "{error}");
+    assert!(
+        error.message().contains("holds no store") && error.message().contains("move the directory away"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -164,7 +175,9 @@ async fn a_damaged_directory_is_a_typed_error_and_never_an_empty_store() {
         }
         std::fs::write(copy.join("db"), bytes).unwrap();
         match MemoryStore::open(&copy) {
-            Ok(store) => assert_eq!(store.range(Range::prefix("")).await.unwrap(), whole, "what opens is whole"),
+            Ok(store) => {
+                assert_eq!(store.range(Range::prefix("")).await.unwrap(), whole, "what opens is whole")
+            }
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
                 assert!(error.message().contains("move the directory away"), "{error}");
@@ -291,7 +304,11 @@ fn killed_at_any_moment_a_store_holds_all_that_it_acknowledged() {
                 let key = format!("w/{writer}");
                 let pair = store.range(Range::prefix(key.clone())).await.unwrap().entries;
                 let [first, second] = pair.as_slice() else { panic!("both keys of {key}") };
-                assert_eq!((&first.value, first.modified), (&second.value, second.modified), "a transaction is whole");
+                assert_eq!(
+                    (&first.value, first.modified),
+                    (&second.value, second.modified),
+                    "a transaction is whole"
+                );
                 let found: u64 = String::from_utf8(first.value.to_vec()).unwrap().parse().unwrap();
                 assert!(
                     found >= n && first.modified >= revision,
@@ -313,7 +330,13 @@ fn killed_at_any_moment_a_store_holds_all_that_it_acknowledged() {
 fn bytes_on_disk(path: &Path) -> u64 {
     let entries = std::fs::read_dir(path).unwrap().flatten();
     entries
-        .map(|entry| if entry.path().is_dir() { bytes_on_disk(&entry.path()) } else { entry.metadata().map_or(0, |data| data.len()) })
+        .map(|entry| {
+            if entry.path().is_dir() {
+                bytes_on_disk(&entry.path())
+            } else {
+                entry.metadata().map_or(0, |data| data.len())
+            }
+        })
         .sum()
 }
 
@@ -335,9 +358,14 @@ async fn space_on_disk_is_bounded_by_what_is_held_however_often_it_is_written() 
                 store = MemoryStore::open(&path).unwrap();
             }
         }
-        // 16 MiB of records, and the tree: five times what is held, and 16 MiB for what is moved in it.
+        // 16 MiB of records, and the tree: five times what is held, and 16 MiB for what is moved in
+        // it.
         assert!(most <= 32 * MEBIBYTE + 5 * size as u64, "{size} bytes {rounds} times: {most} on disk");
-        assert_eq!(std::fs::read_dir(path.join("blobs")).unwrap().count(), 0, "sled frees such files late, or never");
+        assert_eq!(
+            std::fs::read_dir(path.join("blobs")).unwrap().count(),
+            0,
+            "sled frees such files late, or never"
+        );
     }
 }
 
@@ -377,7 +405,10 @@ fn a_second_process_is_refused() {
     let store = MemoryStore::open(&path).unwrap();
     let output = child("child_that_cannot_open", &path).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("refused Unavailable") && said.contains("already open, in another process"), "{said}");
+    assert!(
+        said.contains("refused Unavailable") && said.contains("already open, in another process"),
+        "{said}"
+    );
     drop(store);
 }
 
@@ -391,8 +422,13 @@ fn child_that_fills_its_disk() {
         let mut watch = store.watch(Span::prefix("k/"), None).await.unwrap();
         let mut n = 0_u64;
         let error = loop {
-            let write = Txn::new().when(Compare::Absent("never".into())).then(Op::put(format!("k/{n:06}"), vec![b'v'; 20_000]));
-            match tokio::time::timeout(Duration::from_secs(20), store.txn(write)).await.expect("an answer, not a hang") {
+            let write = Txn::new()
+                .when(Compare::Absent("never".into()))
+                .then(Op::put(format!("k/{n:06}"), vec![b'v'; 20_000]));
+            match tokio::time::timeout(Duration::from_secs(20), store.txn(write))
+                .await
+                .expect("an answer, not a hang")
+            {
                 Ok(_) => n += 1,
                 Err(error) => break error,
             }
@@ -407,7 +443,13 @@ fn child_that_fills_its_disk() {
                 Err(error) => break error,
             }
         };
-        tell(&format!("later {:?} {:?} {:?} {:?}", later.kind(), later.outcome(), read.kind(), streamed.kind()));
+        tell(&format!(
+            "later {:?} {:?} {:?} {:?}",
+            later.kind(),
+            later.outcome(),
+            read.kind(),
+            streamed.kind()
+        ));
     });
 }
 
@@ -416,13 +458,19 @@ fn child_that_fills_its_disk() {
 fn a_full_disk_is_a_typed_error_and_loses_nothing() {
     let (_dir, path) = directory();
     let limited = child("child_that_fills_its_disk", &path);
-    // A limit on the size of files stands for the disk: it needs no rights. Its signal is ignored, so that the write fails.
+    // A limit on the size of files stands for the disk: it needs no rights. Its signal is ignored,
+    // so that the write fails.
     let mut shell = Command::new("sh");
-    shell.args(["-c", "trap '' XFSZ; ulimit -f 8192; exec \"$0\" \"$@\""]).arg(limited.get_program()).args(limited.get_args());
-    let mut process = Killed(shell.env(CHILD_DIR, &path).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+    shell
+        .args(["-c", "trap '' XFSZ; ulimit -f 8192; exec \"$0\" \"$@\""])
+        .arg(limited.get_program())
+        .args(limited.get_args());
+    let mut process =
+        Killed(shell.env(CHILD_DIR, &path).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
     let mut said = String::new();
     process.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    let filled = said.lines().find_map(|line| line.strip_prefix("filled ")).unwrap_or_else(|| panic!("{said}"));
+    let filled =
+        said.lines().find_map(|line| line.strip_prefix("filled ")).unwrap_or_else(|| panic!("{said}"));
     let (count, rest) = filled.split_once(' ').unwrap();
     assert_eq!(rest, "Exhausted Unknown", "{said}");
     assert!(said.contains("later Exhausted NotApplied Exhausted Exhausted"), "{said}");

@@ -1,8 +1,10 @@
-//! Ended, or out of space, at any call to the system that changes a file: while a directory is opened, and while it is written and folded. It opens again, and holds all
-//! that was acknowledged (R11, R25, S6).
+//! Ended, or out of space, at any call to the system that changes a file: while a directory is
+//! opened, and while it is written and folded. It opens again, and holds all that was acknowledged
+//! (R11, R25, S6).
 //!
-//! `strace` kills the process, or lets the call fail, at the N-th call of each kind. Where it is missing the test fails: what was not tried does not hold. The gate tries some
-//! of the N; all of them are tried with `COORD_MEMORY_EVERY_CALL=1`.
+//! `strace` kills the process, or lets the call fail, at the N-th call of each kind. Where it is
+//! missing the test fails: what was not tried does not hold. The gate tries some of the N; all of
+//! them are tried with `COORD_MEMORY_EVERY_CALL=1`.
 #![cfg(all(feature = "sled", target_os = "linux"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -18,14 +20,17 @@ use coord_memory::MemoryStore;
 const CHILD_DIR: &str = "COORD_MEMORY_TEST_DIR";
 
 /// The calls that change files.
-const CALLS: [&str; 9] = ["write", "pwrite64", "fsync", "fdatasync", "ftruncate", "openat", "rename", "unlink", "mkdir"];
+const CALLS: [&str; 9] =
+    ["write", "pwrite64", "fsync", "fdatasync", "ftruncate", "openat", "rename", "unlink", "mkdir"];
 
 /// How many rounds of writes the child does; with these sizes it folds more than once.
 const ROUNDS: u64 = 24;
 
 /// The machine's own, else the one that `scripts/etcd.sh` brought.
 fn strace() -> PathBuf {
-    let on_path = std::env::var_os("PATH").into_iter().flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
+    let on_path = std::env::var_os("PATH")
+        .into_iter()
+        .flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
     let cached = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/strace/strace");
     on_path
         .map(|directory| directory.join("strace"))
@@ -51,8 +56,15 @@ fn child() {
         let start = value(&store).await.map_or(0, |(n, _)| n);
         for n in start + 1..=start + ROUNDS {
             // 1 MiB, so that it is folded every 16 writes, and a small key of the same transaction.
-            let large = n.to_string().into_bytes().into_iter().chain(std::iter::repeat(b'v')).take(1024 * 1024).collect::<Vec<_>>();
-            match store.txn(Txn::new().then(Op::put("n", n.to_string())).then(Op::put("large", large))).await {
+            let large = n
+                .to_string()
+                .into_bytes()
+                .into_iter()
+                .chain(std::iter::repeat(b'v'))
+                .take(1024 * 1024)
+                .collect::<Vec<_>>();
+            match store.txn(Txn::new().then(Op::put("n", n.to_string())).then(Op::put("large", large))).await
+            {
                 Ok(reply) => tell(format!("wrote {n} {}\n", reply.revision)),
                 Err(error) => return tell(format!("failed {:?} {error}\n", error.kind())),
             }
@@ -67,7 +79,11 @@ async fn value(store: &MemoryStore) -> Option<(u64, Revision)> {
     }
     let [large, small] = entries.as_slice() else { panic!("both keys of a transaction") };
     let n = std::str::from_utf8(&small.value).unwrap();
-    assert!(large.value.starts_with(n.as_bytes()) && large.value.len() == 1024 * 1024 && large.modified == small.modified);
+    assert!(
+        large.value.starts_with(n.as_bytes())
+            && large.value.len() == 1024 * 1024
+            && large.modified == small.modified
+    );
     Some((n.parse().unwrap(), small.modified))
 }
 
@@ -75,8 +91,19 @@ async fn value(store: &MemoryStore) -> Option<(u64, Revision)> {
 fn run(path: &Path, inject: &[String]) -> (String, bool) {
     let mut command = Command::new(strace());
     command.args(["-f", "-qq", "-o", "/dev/null"]).args(inject);
-    command.arg(std::env::current_exe().unwrap()).args(["child", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
-    let output = command.env(CHILD_DIR, path).stdin(Stdio::null()).stdout(Stdio::null()).output().expect("strace can be run");
+    command.arg(std::env::current_exe().unwrap()).args([
+        "child",
+        "--exact",
+        "--ignored",
+        "--nocapture",
+        "--test-threads=1",
+    ]);
+    let output = command
+        .env(CHILD_DIR, path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .output()
+        .expect("strace can be run");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!said.contains("ptrace"), "NOT TESTED: strace may not trace: {said}");
     (said, !output.status.success())
@@ -101,21 +128,27 @@ fn acknowledged(said: &str) -> Option<(u64, Revision)> {
     Some((n.parse().ok()?, Revision::new(revision.trim().parse().ok()?)))
 }
 
-/// Tries one fault for each kind of call and each N, on a new directory and on one that a killed process has left.
+/// Tries one fault for each kind of call and each N, on a new directory and on one that a killed
+/// process has left.
 fn sweep(fault: &str) -> usize {
     let every = std::env::var_os("COORD_MEMORY_EVERY_CALL").is_some();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let left = scratch.path().join("left");
     // Killed in the middle of its writes, so that opening has something to recover and to fold.
-    let (said, _) = run(&left, &["-e".into(), "trace=rename".into(), "-e".into(), "inject=rename:signal=SIGKILL:when=3".into()]);
+    let (said, _) = run(
+        &left,
+        &["-e".into(), "trace=rename".into(), "-e".into(), "inject=rename:signal=SIGKILL:when=3".into()],
+    );
     let before = acknowledged(&said).expect("it wrote");
     // The snapshot that is written when it is opened; the same one each time.
     let copy = scratch.path().join("copy");
     copy_directory(&left, &copy);
     drop(MemoryStore::open(&copy).unwrap());
-    let names = std::fs::read_dir(&copy).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let snapshots: Vec<_> = names.filter(|name| name.starts_with("snap.")).map(|name| format!("{name}.generating")).collect();
+    let names =
+        std::fs::read_dir(&copy).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let snapshots: Vec<_> =
+        names.filter(|name| name.starts_with("snap.")).map(|name| format!("{name}.generating")).collect();
     assert_eq!(snapshots.len(), 1);
     let mut tried = 0;
     for (base, before) in [(None, None), (Some(&left), Some(before))] {
@@ -127,18 +160,26 @@ fn sweep(fault: &str) -> usize {
                 if let Some(base) = base {
                     copy_directory(base, &path);
                 }
-                // The calls with files of the directory alone: not those of the loader, and not what the child says.
+                // The calls with files of the directory alone: not those of the loader, and not
+                // what the child says.
                 let names = ["db", "conf", "records", "records.next", "coord-memory", &snapshots[0]];
                 let files = names.map(|name| path.join(name));
-                let mut inject: Vec<String> =
-                    vec!["-e".into(), format!("trace={call}"), "-e".into(), format!("inject={call}:{fault}:when={n}")];
+                let mut inject: Vec<String> = vec![
+                    "-e".into(),
+                    format!("trace={call}"),
+                    "-e".into(),
+                    format!("inject={call}:{fault}:when={n}"),
+                ];
                 if matches!(call, "write" | "openat") {
                     files.iter().for_each(|file| inject.extend(["-P".into(), file.display().to_string()]));
                 }
                 let (said, killed) = run(&path, &inject);
                 let hit = killed || said.contains("refused") || said.contains("failed");
                 let told = acknowledged(&said).or(before);
-                let what = format!("{fault} at {call} {n}, {}: {said}", if base.is_some() { "recovered" } else { "new" });
+                let what = format!(
+                    "{fault} at {call} {n}, {}: {said}",
+                    if base.is_some() { "recovered" } else { "new" }
+                );
                 for line in said.lines().filter(|line| line.contains("refused ")) {
                     assert!(line.contains("Exhausted"), "{what}");
                 }
@@ -153,7 +194,9 @@ fn sweep(fault: &str) -> usize {
                 });
                 std::fs::remove_dir_all(&path).unwrap();
                 tried += usize::from(hit);
-                if said.contains(&format!("wrote {} ", before.map_or(0, |(n, _)| n) + ROUNDS)) && !hit || n > 300 {
+                if said.contains(&format!("wrote {} ", before.map_or(0, |(n, _)| n) + ROUNDS)) && !hit
+                    || n > 300
+                {
                     break;
                 }
                 n += if every { 1 } else { n.div_ceil(2) };

@@ -40,7 +40,11 @@ async fn calls_of_the_client_are_unavailable_and_change_nothing_and_others_go_on
     other.txn(put()).await.unwrap();
     store.reconnect();
     store.reconnect();
-    assert_eq!(late.next().await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable, "also the stream that was not polled meanwhile");
+    assert_eq!(
+        late.next().await.unwrap().unwrap_err().kind(),
+        ErrorKind::Unavailable,
+        "also the stream that was not polled meanwhile"
+    );
     assert!(late.next().await.is_none());
     assert_eq!(store.range(Range::key("a")).await.unwrap().entries.len(), 1);
     tokio::time::sleep(TTL + Duration::from_secs(1)).await;
@@ -87,9 +91,13 @@ async fn a_registration_is_back_and_a_watch_has_no_gap_after_it() {
     let one = MemoryProvider::new();
     let two = one.client();
     let mut watch = one.config().watch_raw("a", WatchStart::Now).await.unwrap();
-    let handle = one.registry().register(coord_api::ServiceInstance::new("svc", "1", "127.0.0.1", 1)).await.unwrap();
+    let handle =
+        one.registry().register(coord_api::ServiceInstance::new("svc", "1", "127.0.0.1", 1)).await.unwrap();
     one.disconnect();
-    let versions = [two.config().set_raw("a", "1".into()).await.unwrap(), two.config().set_raw("a", "2".into()).await.unwrap()];
+    let versions = [
+        two.config().set_raw("a", "1".into()).await.unwrap(),
+        two.config().set_raw("a", "2".into()).await.unwrap(),
+    ];
     tokio::time::sleep(TTL + Duration::from_secs(5)).await;
     assert!(two.registry().discover("svc").await.unwrap().items.is_empty(), "its lease ran out");
     one.reconnect();
@@ -100,7 +108,8 @@ async fn a_registration_is_back_and_a_watch_has_no_gap_after_it() {
     };
     tokio::time::timeout(Duration::from_secs(60), back).await.expect("it comes back");
     for version in versions {
-        let event = tokio::time::timeout(Duration::from_secs(60), watch.next()).await.unwrap().unwrap().unwrap();
+        let event =
+            tokio::time::timeout(Duration::from_secs(60), watch.next()).await.unwrap().unwrap().unwrap();
         assert!(format!("{event:?}").contains(&version.get().to_string()), "{event:?}");
     }
     drop(handle);

@@ -1,4 +1,5 @@
-//! The contracts over the embedded store: what this crate adds to them, which is clients, crashes and virtual time.
+//! The contracts over the embedded store: what this crate adds to them, which is clients, crashes
+//! and virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::sync::Arc;

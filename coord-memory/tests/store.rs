@@ -25,7 +25,8 @@ async fn exists(store: &MemoryStore, key: &'static str) -> bool {
     !store.range(Range::key(key)).await.unwrap().entries.is_empty()
 }
 
-/// The next item, which must come within a second, and by its own wake-up: the time-out looks once more by itself.
+/// The next item, which must come within a second, and by its own wake-up: the time-out looks once
+/// more by itself.
 async fn next(watch: &mut StoreWatch) -> Result<StoreEvent> {
     const SOON: Duration = Duration::from_secs(1);
     let start = Instant::now();
@@ -71,7 +72,8 @@ async fn clients_see_each_others_writes(store: MemoryStore) {
     let found = other.range(Range::key("a")).await.unwrap();
     assert_eq!((found.revision, found.entries[0].modified, found.more), (revision, revision, false));
     assert_eq!(other.status().await.unwrap().store_id, store.status().await.unwrap().store_id);
-    let raced = other.txn(Txn::new().when(Compare::Absent("a".into())).then(Op::put("a", "2"))).await.unwrap();
+    let raced =
+        other.txn(Txn::new().when(Compare::Absent("a".into())).then(Op::put("a", "2"))).await.unwrap();
     assert_eq!((raced.succeeded, raced.revision), (false, revision));
 }
 
@@ -80,9 +82,16 @@ async fn bad_requests_are_refused(store: MemoryStore) {
     assert_eq!(kind(store.txn(Txn::new().then(Op::put("", "1"))).await), ErrorKind::InvalidArgument);
     assert_eq!(kind(store.grant_lease(Duration::ZERO).await), ErrorKind::InvalidArgument);
     assert_eq!(kind(store.grant_lease(Duration::MAX).await), ErrorKind::InvalidArgument);
-    assert_eq!(kind(store.txn(Txn::new().then(Op::put_leased("a", "1", LeaseId::new(9)))).await), ErrorKind::LeaseLost);
+    assert_eq!(
+        kind(store.txn(Txn::new().then(Op::put_leased("a", "1", LeaseId::new(9)))).await),
+        ErrorKind::LeaseLost
+    );
     assert_eq!(kind(store.range(Range::key("a").with_at(Revision::new(9))).await), ErrorKind::Compacted);
-    assert_eq!(store.range(Range::prefix("")).await.unwrap().revision, Revision::new(1), "nothing was changed");
+    assert_eq!(
+        store.range(Range::prefix("")).await.unwrap().revision,
+        Revision::new(1),
+        "nothing was changed"
+    );
 }
 
 async fn a_watch_delivers_every_later_change_once_and_in_order(store: MemoryStore) {
@@ -92,7 +101,11 @@ async fn a_watch_delivers_every_later_change_once_and_in_order(store: MemoryStor
     assert!(is_idle(&mut watch));
     put(&store, "ab", "1").await;
     put(&store, "a/1", "1").await;
-    let txn = Txn::new().then(Op::put("a/3", "1")).then(Op::delete("a/1")).then(Op::put("b", "1")).then(Op::put("a/2", "1"));
+    let txn = Txn::new()
+        .then(Op::put("a/3", "1"))
+        .then(Op::delete("a/1"))
+        .then(Op::put("b", "1"))
+        .then(Op::put("a/2", "1"));
     store.txn(txn).await.unwrap();
     store.txn(Txn::new().then(Op::delete("a/1"))).await.unwrap();
     assert_eq!(batch(&mut watch).await, "4: +a/1");
@@ -183,7 +196,11 @@ async fn a_shorter_lease_is_not_held_up_by_a_longer_one(store: MemoryStore) {
     let short = store.grant_lease(Duration::from_secs(1)).await.unwrap();
     put_leased(&store, "short", short.id).await;
     let mut watch = store.client_watch(Span::key("short")).await;
-    let StoreEvent::Batch(gone) = timeout(Duration::from_secs(2), watch.next()).await.unwrap().unwrap().unwrap() else { panic!("a batch") };
+    let StoreEvent::Batch(gone) =
+        timeout(Duration::from_secs(2), watch.next()).await.unwrap().unwrap().unwrap()
+    else {
+        panic!("a batch")
+    };
     assert_eq!(gone.changes.len(), 1);
     assert!(exists(&store, "long").await);
 }
@@ -313,7 +330,8 @@ fn a_store_needs_no_runtime_to_be_made_used_or_dropped() {
 
 #[test]
 fn leases_go_on_expiring_when_the_runtime_of_the_first_grant_ends() {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let store = MemoryStore::new();
     let first = runtime();
     let lease = first.block_on(store.grant_lease(Duration::from_secs(1))).unwrap();
@@ -339,9 +357,10 @@ async fn concurrent_increments_add_up_and_are_all_watched() {
                     loop {
                         let found = client.range(Range::key("n")).await.unwrap();
                         let (compare, count) = match found.entries.first() {
-                            Some(entry) => {
-                                (Compare::Modified("n".into(), entry.modified), String::from_utf8_lossy(&entry.value).parse().unwrap())
-                            }
+                            Some(entry) => (
+                                Compare::Modified("n".into(), entry.modified),
+                                String::from_utf8_lossy(&entry.value).parse().unwrap(),
+                            ),
                             None => (Compare::Absent("n".into()), 0_u64),
                         };
                         let txn = Txn::new().when(compare).then(Op::put("n", (count + 1).to_string()));

@@ -14,8 +14,11 @@ use criterion::{Criterion, criterion_group, criterion_main};
 fn current(criterion: &mut Criterion) {
     let raw = ArcSwap::new(Arc::new(7_u64));
     let provider = StoreProvider::new(Arc::new(MemoryStore::new()), ProviderOptions::default());
-    let manager =
-        ConfigManager::builder(Arc::clone(provider.config()), "bench", "number").env("bench").default_value(7_u64).build().unwrap();
+    let manager = ConfigManager::builder(Arc::clone(provider.config()), "bench", "number")
+        .env("bench")
+        .default_value(7_u64)
+        .build()
+        .unwrap();
     let reader = manager.reader();
 
     let mut group = criterion.benchmark_group("config_manager");

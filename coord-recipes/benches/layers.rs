@@ -1,4 +1,5 @@
-//! What a layer adds to reading one key of the embedded store while nobody listens and nothing fails.
+//! What a layer adds to reading one key of the embedded store while nobody listens and nothing
+//! fails.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
 use std::hint::black_box;

@@ -1,8 +1,10 @@
-//! What a contract costs when there is much of it: store requests and time per unit, at 100 and at 10,000 units (1,000 for waiters of one lock; 1,000 and 100,000 for
-//! handles that are dropped).
+//! What a contract costs when there is much of it: store requests and time per unit, at 100 and at
+//! 10,000 units (1,000 for waiters of one lock; 1,000 and 100,000 for handles that are dropped).
 //!
-//! Requests are counted and must be the same per unit at both sizes, or the benchmark fails. Times are those that the one thread of the runtime was running, so
-//! that whatever else the machine does counts less; the median of several runs. Background work has its home on that thread too, so that it counts.
+//! Requests are counted and must be the same per unit at both sizes, or the benchmark fails. Times
+//! are those that the one thread of the runtime was running, so that whatever else the machine does
+//! counts less; the median of several runs. Background work has its home on that thread too, so
+//! that it counts.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::panic, reason = "a benchmark")]
 
 use std::sync::Arc;
@@ -30,7 +32,10 @@ impl Bed {
         let counter = Counter::default();
         let home = Home::callers();
         let store = Observe::new(Counting::new(MemoryStore::new_in(home.clone()), counter.clone()), "bench");
-        Bed { coord: StoreProvider::new(Arc::new(store), ProviderOptions::default().with_home(home)), counter }
+        Bed {
+            coord: StoreProvider::new(Arc::new(store), ProviderOptions::default().with_home(home)),
+            counter,
+        }
     }
 
     /// Runs `work` over `units` units: the requests and watches of all, and the time of one.
@@ -74,7 +79,8 @@ async fn watchers_of_one_key(n: usize) -> Vec<(&'static str, Measured)> {
     });
     let opened = opened.await;
     let told = bed.measure(n, async {
-        // The set is one request, whatever the number of watchers; it is left out of what a watcher costs.
+        // The set is one request, whatever the number of watchers; it is left out of what a watcher
+        // costs.
         config.set_raw("one", "value".into()).await.unwrap();
         for watch in &mut watches {
             next_put(watch).await;
@@ -150,7 +156,11 @@ async fn services(n: usize) -> Vec<(&'static str, Measured)> {
         }
     });
     let unregistered = unregistered.await;
-    vec![("a service registered", registered), ("a service discovered", discovered), ("a service unregistered", unregistered)]
+    vec![
+        ("a service registered", registered),
+        ("a service discovered", discovered),
+        ("a service unregistered", unregistered),
+    ]
 }
 
 async fn waiters(n: usize) -> Vec<(&'static str, Measured)> {
@@ -221,7 +231,10 @@ fn median(mut runs: Vec<Measured>) -> Measured {
     *runs.get(runs.len() / 2).unwrap()
 }
 
-fn report<F: Future<Output = Vec<(&'static str, Measured)>>>(sizes: [usize; 2], scenario: impl Fn(usize) -> F) {
+fn report<F: Future<Output = Vec<(&'static str, Measured)>>>(
+    sizes: [usize; 2],
+    scenario: impl Fn(usize) -> F,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let [small, large] = sizes.map(|size| {
         let runs: Vec<_> = (0..RUNS).map(|_| runtime.block_on(scenario(size))).collect();
@@ -230,7 +243,8 @@ fn report<F: Future<Output = Vec<(&'static str, Measured)>>>(sizes: [usize; 2], 
         names.into_iter().enumerate().map(|(index, name)| (name, of(index))).collect::<Vec<_>>()
     });
     for ((name, few), (_, many)) in small.into_iter().zip(large) {
-        let same = few.requests * many.units == many.requests * few.units && few.watches * many.units == many.watches * few.units;
+        let same = few.requests * many.units == many.requests * few.units
+            && few.watches * many.units == many.watches * few.units;
         #[allow(clippy::cast_precision_loss, reason = "small numbers")]
         let per_unit = |count: usize, of: Measured| count as f64 / of.units as f64;
         println!(
@@ -243,7 +257,11 @@ fn report<F: Future<Output = Vec<(&'static str, Measured)>>>(sizes: [usize; 2], 
             many.time.as_nanos(),
             many.time.as_secs_f64() / few.time.as_secs_f64(),
         );
-        assert!(same, "{name}: requests per unit grow: {} of {} units, {} of {}", few.requests, few.units, many.requests, many.units);
+        assert!(
+            same,
+            "{name}: requests per unit grow: {} of {} units, {} of {}",
+            few.requests, few.units, many.requests, many.units
+        );
     }
 }
 

@@ -18,9 +18,11 @@ use crate::{ids, lock, registry};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ProviderOptions {
-    /// A name for people who look into the store: the value of its locks, ids and sessions. `coord` by default.
+    /// A name for people who look into the store: the value of its locks, ids and sessions. `coord`
+    /// by default.
     pub name: String,
-    /// Where background work lives: [`Home::new`] by default, a thread of the provider's own, or the caller's runtime where its clock is paused.
+    /// Where background work lives: [`Home::new`] by default, a thread of the provider's own, or
+    /// the caller's runtime where its clock is paused.
     pub home: Home,
 }
 
@@ -48,20 +50,24 @@ impl ProviderOptions {
 
 /// The five contracts over any [`Store`].
 ///
-/// It owns its store: closing the provider closes the store's client. Wrap the store in [layers](crate::layers) first where a namespace,
-/// retries or metrics are wanted.
+/// It owns its store: closing the provider closes the store's client. Wrap the store in
+/// [layers](crate::layers) first where a namespace, retries or metrics are wanted.
 ///
-/// Background tasks (renewals, watches, healing) live in the provider's [`Home`], by default a thread of its own, whose timers they use: so they outlive the
-/// runtime that made the first call, and neither starve with it nor need it. A caller's future is polled where the caller polls it. Tasks end with what they
-/// serve: a session with its last handle, a watch with its last watcher, everything with [`close`](Provider::close). Where one ends by accident, because a runtime that was given
-/// as home is dropped, or by a panic of the store, whoever waits for it is told, or starts it again.
+/// Background tasks (renewals, watches, healing) live in the provider's [`Home`], by default a
+/// thread of its own, whose timers they use: so they outlive the runtime that made the first call,
+/// and neither starve with it nor need it. A caller's future is polled where the caller polls it.
+/// Tasks end with what they serve: a session with its last handle, a watch with its last watcher,
+/// everything with [`close`](Provider::close). Where one ends by accident, because a runtime that
+/// was given as home is dropped, or by a panic of the store, whoever waits for it is told, or
+/// starts it again.
 ///
-/// In the child of a fork the provider is closed and its handles are over; the parent notices nothing.
+/// In the child of a fork the provider is closed and its handles are over; the parent notices
+/// nothing.
 ///
 /// # Dropping
 ///
-/// A provider that is dropped without being closed keeps its handles alive: they go on being renewed until they are dropped too (R9). What nothing holds any
-/// more is revoked at once.
+/// A provider that is dropped without being closed keeps its handles alive: they go on being
+/// renewed until they are dropped too (R9). What nothing holds any more is revoked at once.
 #[derive(Debug)]
 pub struct StoreProvider {
     client: Client,

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use coord_api::prelude::*;
 use coord_memory::MemoryProvider;
-use coord_recipes::config_manager::{ConfigChanges, ConfigManager, ConfigManagerBuilder, ConfigSource, DeletePolicy};
+use coord_recipes::config_manager::{
+    ConfigChanges, ConfigManager, ConfigManagerBuilder, ConfigSource, DeletePolicy,
+};
 use futures_util::{FutureExt, StreamExt};
 
 const KEY: &str = "test/gateway/rate";
@@ -32,7 +34,11 @@ async fn each_change_is_told_and_nothing_else() {
     let config = provider.config();
     let manager = builder(&provider).on_delete(DeletePolicy::Default).build().unwrap();
     let mut changes = manager.changes();
-    assert_eq!(changes.changed().now_or_never(), None, "not started: nothing has changed, and nothing is over");
+    assert_eq!(
+        changes.changed().now_or_never(),
+        None,
+        "not started: nothing has changed, and nothing is over"
+    );
     manager.start().await;
     assert_eq!(changes.changed().now_or_never(), None, "the default is still in use");
     for rate in 1..5 {
@@ -66,7 +72,10 @@ async fn a_call_that_is_dropped_misses_nothing() {
         }
         assert_eq!(changes.changed().now_or_never(), Some(Some(ConfigSource::Loaded(version))));
     }
-    assert!(matches!(late.changed().now_or_never(), Some(Some(ConfigSource::Loaded(_)))), "of several the last one");
+    assert!(
+        matches!(late.changed().now_or_never(), Some(Some(ConfigSource::Loaded(_)))),
+        "of several the last one"
+    );
     assert_eq!(late.changed().now_or_never(), None);
 }
 
@@ -135,7 +144,8 @@ async fn it_ends_with_the_manager_however_that_ends() {
 /// Under a paused clock the manager lives in the runtime that started it.
 #[test]
 fn it_ends_with_the_runtime_that_it_lives_in() {
-    let paused = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let paused =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let provider = MemoryProvider::new();
     let manager = builder(&provider).build().unwrap();
@@ -154,7 +164,8 @@ fn the_change_callback_sees_what_is_in_use_from_then_on() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let listening = Arc::clone(&told);
     let reader = Arc::new(std::sync::OnceLock::new());
-    let reading: Arc<std::sync::OnceLock<coord_recipes::config_manager::ConfigReader<u32>>> = Arc::clone(&reader);
+    let reading: Arc<std::sync::OnceLock<coord_recipes::config_manager::ConfigReader<u32>>> =
+        Arc::clone(&reader);
     let manager = builder(&provider)
         .on_update(|_, new: &Arc<u32>| if **new == 9 { Err("no nines") } else { Ok(()) })
         .on_change(move |old: &Arc<u32>, new: &Arc<u32>| {
@@ -179,7 +190,8 @@ fn the_change_callback_sees_what_is_in_use_from_then_on() {
     assert_eq!(*told.lock().unwrap(), [(0, Some(1), 1), (1, Some(2), 2), (2, Some(3), 3)]);
 }
 
-/// Writers, readers and those who start and stop it, at once on several threads: whoever waits sees the last value, and is told of the end.
+/// Writers, readers and those who start and stop it, at once on several threads: whoever waits sees
+/// the last value, and is told of the end.
 #[test]
 fn at_once_from_many_threads_no_change_and_no_end_is_missed() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();

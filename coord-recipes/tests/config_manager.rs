@@ -1,4 +1,5 @@
-//! The config manager over the embedded store, and over a config centre that fails as told (R23, R24).
+//! The config manager over the embedded store, and over a config centre that fails as told (R23,
+//! R24).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::VecDeque;
@@ -11,7 +12,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use coord_api::prelude::*;
 use coord_api::watch::WatchStream;
-use coord_api::{ConfigEntry, ConfigEvent, Error, ErrorKind, Revision, Snapshot, Value, Version, Versioned, Watch, WatchStart, WatchState};
+use coord_api::{
+    ConfigEntry, ConfigEvent, Error, ErrorKind, Revision, Snapshot, Value, Version, Versioned, Watch,
+    WatchStart, WatchState,
+};
 use coord_memory::MemoryStore;
 use coord_recipes::config_manager::{
     ConfigManager, ConfigManagerBuilder, ConfigReader, ConfigSource, ConfigStatus, DeletePolicy, FaultStage,
@@ -65,7 +69,10 @@ async fn the_value_is_loaded_and_followed() {
     assert_eq!((manager.status().source, manager.status().watch), (ConfigSource::Default, None));
 
     let status = manager.start().await;
-    assert_eq!((status.source, status.version(), status.missing), (ConfigSource::Loaded(first), Some(first), false));
+    assert_eq!(
+        (status.source, status.version(), status.missing),
+        (ConfigSource::Loaded(first), Some(first), false)
+    );
     assert_eq!(*manager.current(), limits(5));
     assert_eq!(*manager.current().into_arc(), limits(5));
     until("live", || manager.status().watch == Some(WatchState::Live)).await;
@@ -117,7 +124,10 @@ async fn a_deleted_key_keeps_the_value_or_returns_to_the_default() {
     assert_eq!(returning.status().source, ConfigSource::Default);
 
     let again = provider.config().set(KEY, &limits(5)).await.unwrap();
-    until("loaded again", || keeping.status().version() == Some(again) && returning.status().version() == Some(again)).await;
+    until("loaded again", || {
+        keeping.status().version() == Some(again) && returning.status().version() == Some(again)
+    })
+    .await;
     assert_eq!(*told.lock().unwrap(), [(1, 5), (5, 1), (1, 5)]);
 }
 
@@ -204,7 +214,10 @@ async fn an_invalid_document_at_the_start_leaves_the_default() {
     provider.config().set_raw(KEY, Value::new()).await.unwrap();
     let manager = builder(provider.config()).default_value(limits(1)).build().unwrap();
     let status = manager.start().await;
-    assert_eq!((stage(&status), status.source, status.missing), (Some(FaultStage::Decode), ConfigSource::Default, false));
+    assert_eq!(
+        (stage(&status), status.source, status.missing),
+        (Some(FaultStage::Decode), ConfigSource::Default, false)
+    );
     assert_eq!(manager.current().rate, 1);
     provider.config().set(KEY, &limits(2)).await.unwrap();
     until("repaired", || manager.current().rate == 2).await;
@@ -237,10 +250,20 @@ fn bad_names_are_refused_by_the_builder() {
     };
     assert_eq!(build("prod", "gateway", "limits").unwrap(), "prod/gateway/limits");
     let long = "x".repeat(400);
-    for (env, service, component) in
-        [("", "s", "c"), ("e", "", "c"), ("e", "s", ""), ("a/b", "s", "c"), ("e", "..", "c"), ("e", "s", "c\n"), ("e", &long, &long)]
-    {
-        assert_eq!(build(env, service, component).unwrap_err().kind(), ErrorKind::InvalidArgument, "{env}/{service}/{component}");
+    for (env, service, component) in [
+        ("", "s", "c"),
+        ("e", "", "c"),
+        ("e", "s", ""),
+        ("a/b", "s", "c"),
+        ("e", "..", "c"),
+        ("e", "s", "c\n"),
+        ("e", &long, &long),
+    ] {
+        assert_eq!(
+            build(env, service, component).unwrap_err().kind(),
+            ErrorKind::InvalidArgument,
+            "{env}/{service}/{component}"
+        );
     }
 }
 
@@ -272,7 +295,8 @@ async fn the_callback_sees_changes_alone_and_the_old_value() {
         if good {
             until("used", || status().version() == Some(version) && status().last_error.is_none()).await;
         } else {
-            until("refused", || status().last_error.is_some_and(|fault| fault.version == Some(version))).await;
+            until("refused", || status().last_error.is_some_and(|fault| fault.version == Some(version)))
+                .await;
         }
     }
     assert_eq!(*told.lock().unwrap(), [(0, 0, 1), (1, 1, 9), (1, 1, 9), (1, 1, 2)]);
@@ -295,7 +319,10 @@ async fn a_refused_document_is_not_looked_at_again_by_a_resync() {
     }
     events.send(Ok(put(6, "{\"rate\":2}"))).unwrap();
     manager.start().await;
-    until("the second writing", || manager.status().last_error.is_some_and(|fault| fault.version == Some(Version::new(6)))).await;
+    until("the second writing", || {
+        manager.status().last_error.is_some_and(|fault| fault.version == Some(Version::new(6)))
+    })
+    .await;
     assert_eq!(calls.load(Ordering::SeqCst), 2);
 }
 
@@ -383,7 +410,8 @@ async fn start_and_stop_are_idempotent_and_can_be_repeated() {
 #[tokio::test(start_paused = true)]
 async fn out_of_reach_at_the_start_is_no_failure() {
     let (fake, centre) = Fake::unreachable(usize::MAX);
-    let manager = builder(&centre).default_value(limits(1)).load_timeout(Duration::from_secs(2)).build().unwrap();
+    let manager =
+        builder(&centre).default_value(limits(1)).load_timeout(Duration::from_secs(2)).build().unwrap();
     let begun = Instant::now();
     let status = manager.start().await;
     let took = begun.elapsed();
@@ -449,7 +477,11 @@ async fn a_closed_provider_ends_the_watch_and_leaves_the_value() {
     assert_eq!(manager.current().rate, 5);
     let begun = Instant::now();
     let status = manager.start().await;
-    assert_eq!((status.watch, begun.elapsed()), (Some(WatchState::Ended), Duration::ZERO), "nothing to wait for");
+    assert_eq!(
+        (status.watch, begun.elapsed()),
+        (Some(WatchState::Ended), Duration::ZERO),
+        "nothing to wait for"
+    );
     manager.stop().await;
 
     let (fake, centre) = Fake::unreachable(0);
@@ -506,8 +538,12 @@ fn it_needs_no_runtime_and_outlives_any() {
 
 #[test]
 fn what_a_callback_spawns_runs_in_the_runtime_that_started_the_manager() {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("the-application").enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("the-application")
+        .enable_all()
+        .build()
+        .unwrap();
     let provider = provider();
     let (told, ran) = std::sync::mpsc::channel();
     let manager = builder(provider.config())
@@ -586,14 +622,17 @@ async fn a_dropped_start_leaves_the_manager_running() {
     until("loaded", || manager.current().rate == 2).await;
 }
 
-/// The environment of this process cannot be changed safely, so other processes run the half of this test that reads it.
+/// The environment of this process cannot be changed safely, so other processes run the half of
+/// this test that reads it.
 #[test]
 fn the_environment_comes_from_app_env() {
     const WANTED: &str = "COORD_TEST_WANTED_KEY";
     if let Ok(wanted) = std::env::var(WANTED) {
         let provider = provider();
-        let built = ConfigManager::<Limits>::builder(Arc::clone(provider.config()), "gateway", "limits").build();
-        let key = built.map_or_else(|error| error.kind().as_str().to_owned(), |manager| manager.key().to_owned());
+        let built =
+            ConfigManager::<Limits>::builder(Arc::clone(provider.config()), "gateway", "limits").build();
+        let key =
+            built.map_or_else(|error| error.kind().as_str().to_owned(), |manager| manager.key().to_owned());
         assert_eq!(key, wanted);
         return;
     }
@@ -604,11 +643,17 @@ fn the_environment_comes_from_app_env() {
         (Some("a/b"), "invalid_argument"),
     ] {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-        child.args(["--exact", "the_environment_comes_from_app_env"]).env(WANTED, wanted).env_remove("APP_ENV");
+        child
+            .args(["--exact", "the_environment_comes_from_app_env"])
+            .env(WANTED, wanted)
+            .env_remove("APP_ENV");
         let child = env.into_iter().fold(&mut child, |child, env| child.env("APP_ENV", env));
         let output = child.output().unwrap();
         assert!(output.status.success(), "{env:?}: {}", String::from_utf8_lossy(&output.stdout));
-        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "the other half of the test ran");
+        assert!(
+            String::from_utf8_lossy(&output.stdout).contains("1 passed"),
+            "the other half of the test ran"
+        );
     }
 }
 
@@ -665,7 +710,11 @@ struct Fake {
 
 impl Fake {
     fn unreachable(failures: usize) -> (Arc<Fake>, Arc<dyn ConfigCenter>) {
-        let fake = Arc::new(Fake { watches: Mutex::default(), failures: AtomicUsize::new(failures), tries: AtomicUsize::new(0) });
+        let fake = Arc::new(Fake {
+            watches: Mutex::default(),
+            failures: AtomicUsize::new(failures),
+            tries: AtomicUsize::new(0),
+        });
         let centre: Arc<dyn ConfigCenter> = Arc::clone(&fake) as _;
         (fake, centre)
     }

@@ -1,4 +1,5 @@
-//! What the application's code does to a config manager, the manager outlives: it goes on, and what happened can be seen.
+//! What the application's code does to a config manager, the manager outlives: it goes on, and what
+//! happened can be seen.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::error::Error as StdError;
@@ -12,13 +13,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::prelude::*;
-use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
+use coord_api::store::{
+    Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply,
+};
 use coord_api::watch::WatchStream;
 use coord_api::{
-    ConfigEntry, ConfigEvent, ErrorKind, LeaseId, Result, Revision, Snapshot, Value, Version, Versioned, Watch, WatchStart, WatchState,
+    ConfigEntry, ConfigEvent, ErrorKind, LeaseId, Result, Revision, Snapshot, Value, Version, Versioned,
+    Watch, WatchStart, WatchState,
 };
 use coord_memory::{MemoryProvider, MemoryStore};
-use coord_recipes::config_manager::{ConfigManager, ConfigManagerBuilder, ConfigStatus, DeletePolicy, FaultStage};
+use coord_recipes::config_manager::{
+    ConfigManager, ConfigManagerBuilder, ConfigStatus, DeletePolicy, FaultStage,
+};
 use coord_recipes::{ProviderOptions, StoreProvider};
 use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Deserializer};
@@ -61,7 +67,12 @@ fn stage(status: &ConfigStatus) -> Option<FaultStage> {
 }
 
 /// Writes a document, and waits until the manager shows that something went wrong with it.
-async fn goes_wrong(config: &Arc<dyn ConfigCenter>, manager: &ConfigManager<Rate>, document: &'static str, at: FaultStage) -> ConfigStatus {
+async fn goes_wrong(
+    config: &Arc<dyn ConfigCenter>,
+    manager: &ConfigManager<Rate>,
+    document: &'static str,
+    at: FaultStage,
+) -> ConfigStatus {
     let version = config.set_raw(KEY, document.into()).await.unwrap();
     let shown = || manager.status().last_error.is_some_and(|fault| fault.version == Some(version));
     until(document, shown).await;
@@ -128,7 +139,10 @@ async fn a_deleted_value_whose_drop_panics_is_gone_all_the_same() {
     manager.start().await;
     goes_well(config, &manager, 100).await;
     config.delete(KEY).await.unwrap();
-    until("the default is back", || manager.status().missing && stage(&manager.status()) == Some(FaultStage::Drop)).await;
+    until("the default is back", || {
+        manager.status().missing && stage(&manager.status()) == Some(FaultStage::Drop)
+    })
+    .await;
     assert_eq!(manager.current().0, 0);
     goes_well(config, &manager, 2).await;
 }
@@ -177,7 +191,11 @@ async fn a_panic_anywhere_in_an_update_is_seen_and_the_next_one_is_used() {
     goes_well(config, &manager, 2).await;
     for document in ["30", "31"] {
         let status = goes_wrong(config, &manager, document, FaultStage::Change).await;
-        assert_eq!((manager.current().0.to_string().as_str(), status.watch), (document, Some(WatchState::Live)), "in use all the same");
+        assert_eq!(
+            (manager.current().0.to_string().as_str(), status.watch),
+            (document, Some(WatchState::Live)),
+            "in use all the same"
+        );
     }
     goes_well(config, &manager, 3).await;
     assert_eq!(*told.lock().unwrap(), [(0, 1), (1, 2), (2, 30), (30, 31), (31, 3)]);
@@ -209,13 +227,20 @@ impl StdError for Rude {}
 #[tokio::test(start_paused = true)]
 async fn a_config_centre_that_panics_is_tried_again() {
     let provider = MemoryProvider::new();
-    let shaky = Arc::new(Shaky { good: Arc::clone(provider.config()), opening: AtomicUsize::new(3), following: Arc::default() });
+    let shaky = Arc::new(Shaky {
+        good: Arc::clone(provider.config()),
+        opening: AtomicUsize::new(3),
+        following: Arc::default(),
+    });
     let config: Arc<dyn ConfigCenter> = Arc::clone(&shaky) as _;
     provider.config().set(KEY, &1).await.unwrap();
     let manager = builder(&config).load_timeout(Duration::from_millis(1)).build().unwrap();
     let status = manager.start().await;
     let fault = status.last_error.unwrap();
-    assert_eq!((fault.stage, fault.error.kind(), status.watch), (FaultStage::Load, ErrorKind::Internal, Some(WatchState::Suspended)));
+    assert_eq!(
+        (fault.stage, fault.error.kind(), status.watch),
+        (FaultStage::Load, ErrorKind::Internal, Some(WatchState::Suspended))
+    );
     until("loaded", || manager.current().0 == 1).await;
     assert_eq!(shaky.opening.load(Ordering::SeqCst), 0);
 
@@ -304,7 +329,8 @@ impl ConfigCenter for Shaky {
     }
 }
 
-/// A layer over a store that panics so many more times: when it is asked to read or to watch, and while its watch is followed.
+/// A layer over a store that panics so many more times: when it is asked to read or to watch, and
+/// while its watch is followed.
 #[derive(Debug)]
 struct ShakyLayer {
     store: MemoryStore,
@@ -390,7 +416,8 @@ fn a_log_sink_that_panics_ends_nothing() {
     let provider = MemoryProvider::new();
     let config = Arc::clone(provider.config());
     let manager = builder(&config).build().unwrap();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(|| Sink).finish();
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(|| Sink).finish();
     tracing::subscriber::with_default(subscriber, || {
         runtime.block_on(async {
             manager.start().await;
@@ -407,8 +434,11 @@ fn a_runtime_without_timers_is_enough() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let provider = MemoryProvider::new();
     let config = Arc::clone(provider.config());
-    let shaky: Arc<dyn ConfigCenter> =
-        Arc::new(Shaky { good: Arc::clone(&config), opening: AtomicUsize::new(2), following: Arc::default() });
+    let shaky: Arc<dyn ConfigCenter> = Arc::new(Shaky {
+        good: Arc::clone(&config),
+        opening: AtomicUsize::new(2),
+        following: Arc::default(),
+    });
     let manager = builder(&shaky).build().unwrap();
     runtime.block_on(async {
         config.set(KEY, &1).await.unwrap();

@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::prelude::*;
-use coord_api::store::{Lease, LeaseInfo, Op, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
+use coord_api::store::{
+    Lease, LeaseInfo, Op, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply,
+};
 use coord_api::{Error, ErrorKind, HandleState, LeaseId, RegisterOptions, Result, Revision, ServiceInstance};
 use coord_memory::MemoryStore;
 use coord_recipes::{ProviderOptions, StoreProvider};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-/// A store that can be cut off, and that holds back the first refusal of a registration's write until a lease was revoked.
+/// A store that can be cut off, and that holds back the first refusal of a registration's write
+/// until a lease was revoked.
 #[derive(Debug)]
 struct Overtaken {
     store: MemoryStore,
@@ -41,7 +44,8 @@ impl Store for Overtaken {
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply> {
         self.reach()?;
-        let registers = txn.then.iter().any(|op| matches!(op, Op::Put { key, .. } if key.starts_with(b"/services/")));
+        let registers =
+            txn.then.iter().any(|op| matches!(op, Op::Put { key, .. } if key.starts_with(b"/services/")));
         let reply = self.store.txn(txn).await?;
         if registers && !reply.succeeded && !self.held_back.swap(true, Ordering::SeqCst) {
             self.revoked.notified().await;
@@ -103,9 +107,12 @@ async fn a_healer_knows_its_own_old_entry_though_its_lease_is_gone_meanwhile() {
     });
     let coord = StoreProvider::new(Arc::clone(&overtaken) as Arc<dyn Store>, ProviderOptions::default());
     let instance = ServiceInstance::new("svc", "one", "127.0.0.1", 80);
-    let registration = coord.registry().register_with(instance, RegisterOptions::default().with_ttl(ttl)).await.unwrap();
-    // Someone keeps the lease alive in the store while its owner is cut off past its own deadline: the old entry is there when it comes back.
-    let lease = store.range(Range::key("/services/svc/one")).await.unwrap().entries.first().unwrap().lease.unwrap();
+    let registration =
+        coord.registry().register_with(instance, RegisterOptions::default().with_ttl(ttl)).await.unwrap();
+    // Someone keeps the lease alive in the store while its owner is cut off past its own deadline:
+    // the old entry is there when it comes back.
+    let lease =
+        store.range(Range::key("/services/svc/one")).await.unwrap().entries.first().unwrap().lease.unwrap();
     overtaken.cut.store(true, Ordering::SeqCst);
     while registration.state() == HandleState::Held {
         store.keep_alive(lease).await.unwrap();
@@ -118,5 +125,8 @@ async fn a_healer_knows_its_own_old_entry_though_its_lease_is_gone_meanwhile() {
         }
     };
     timeout(Duration::from_secs(30), back).await.expect("it is back");
-    assert!(overtaken.held_back.load(Ordering::SeqCst), "the answers did not overtake each other: this proves nothing");
+    assert!(
+        overtaken.held_back.load(Ordering::SeqCst),
+        "the answers did not overtake each other: this proves nothing"
+    );
 }

@@ -117,7 +117,9 @@ fn it_outlives_the_runtime_that_made_it() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let provider = MemoryProvider::new();
     let short = IdOptions::default().with_range(1..=1).with_ttl(Duration::from_secs(1));
-    let keeper = runtime().block_on(InstanceIdKeeper::acquire(Arc::clone(provider.allocator()), "api", short)).unwrap();
+    let keeper = runtime()
+        .block_on(InstanceIdKeeper::acquire(Arc::clone(provider.allocator()), "api", short))
+        .unwrap();
     let first = keeper.current().unwrap();
     provider.disconnect();
     runtime().block_on(async {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use coord_api::store::{
-    Batch, Change, Compare, Lease, LeaseInfo, Op, OpReply, Order, Range, RangeReply, Span, Store, StoreEvent, StoreStatus, StoreWatch, Txn,
-    TxnReply,
+    Batch, Change, Compare, Lease, LeaseInfo, Op, OpReply, Order, Range, RangeReply, Span, Store, StoreEvent,
+    StoreStatus, StoreWatch, Txn, TxnReply,
 };
 use coord_api::{Error, ErrorKind, LeaseId, Outcome, Provider, Result, Revision};
 use coord_memory::MemoryStore;
@@ -59,7 +59,9 @@ async fn keys_lie_under_the_namespace_and_come_back_relative() {
     let later = part.range(Range::prefix("").with_after_key("/x").with_limit(5)).await.unwrap();
     assert_eq!(later.entries.len(), 1);
 
-    let Some(Ok(StoreEvent::Batch(Batch { revision, changes }))) = watch.next().await else { panic!("no batch") };
+    let Some(Ok(StoreEvent::Batch(Batch { revision, changes }))) = watch.next().await else {
+        panic!("no batch")
+    };
     assert_eq!(revision, reply.revision);
     assert_eq!(changes.iter().map(|change| change.key().clone()).collect::<Vec<_>>(), inside);
 
@@ -125,8 +127,16 @@ async fn what_would_leave_the_namespace_is_refused_before_any_request() {
         for txn in txns {
             assert_eq!(part.txn(txn).await.unwrap_err().kind(), ErrorKind::InvalidArgument, "{key:?}");
         }
-        assert_eq!(part.range(Range::key(key)).await.unwrap_err().kind(), ErrorKind::InvalidArgument, "{key:?}");
-        assert_eq!(part.watch(Span::key(key), None).await.unwrap_err().kind(), ErrorKind::InvalidArgument, "{key:?}");
+        assert_eq!(
+            part.range(Range::key(key)).await.unwrap_err().kind(),
+            ErrorKind::InvalidArgument,
+            "{key:?}"
+        );
+        assert_eq!(
+            part.watch(Span::key(key), None).await.unwrap_err().kind(),
+            ErrorKind::InvalidArgument,
+            "{key:?}"
+        );
     }
     assert!(part.range(Range::prefix("/").with_limit(0)).await.is_err());
     assert!(part.watch(Span::Interval("/b".into(), "/a".into()), None).await.is_err());
@@ -149,7 +159,10 @@ async fn a_large_value_and_a_long_directory_fit_into_a_namespace() {
     let (at, mut found) = (page.revision, page.entries.clone());
     while page.more {
         let after = found.last().unwrap().key.clone();
-        page = part.range(Range::prefix("/many/").with_limit(30).with_after_key(after).with_at(at)).await.unwrap();
+        page = part
+            .range(Range::prefix("/many/").with_limit(30).with_after_key(after).with_at(at))
+            .await
+            .unwrap();
         found.extend(page.entries.clone());
     }
     assert_eq!(found.len(), 100);
@@ -200,7 +213,11 @@ struct Scripted {
 
 impl Scripted {
     fn new(script: impl IntoIterator<Item = Step>) -> Arc<Self> {
-        Arc::new(Scripted { store: MemoryStore::new(), script: Mutex::new(script.into_iter().collect()), calls: Mutex::default() })
+        Arc::new(Scripted {
+            store: MemoryStore::new(),
+            script: Mutex::new(script.into_iter().collect()),
+            calls: Mutex::default(),
+        })
     }
 
     fn calls(&self) -> usize {
@@ -258,7 +275,8 @@ impl Store for Scripted {
     }
 }
 
-/// Runs every operation that may be repeated once, each over a script of its own; says which succeeded and how many requests each took.
+/// Runs every operation that may be repeated once, each over a script of its own; says which
+/// succeeded and how many requests each took.
 async fn every_operation(policy: RetryPolicy, script: &[Step]) -> BTreeMap<&'static str, (bool, usize)> {
     let mut seen = BTreeMap::new();
     macro_rules! run {
@@ -309,8 +327,21 @@ async fn a_write_in_doubt_is_never_sent_again() {
 #[tokio::test(start_paused = true)]
 async fn what_does_not_pass_by_itself_is_not_repeated() {
     use ErrorKind::*;
-    for kind in [InvalidArgument, Conflict, Closed, LeaseLost, Exhausted, Unauthenticated, PermissionDenied, Codec, Compacted, Internal] {
-        for (operation, seen) in every_operation(RetryPolicy::default(), &[Step::Fail(kind, Outcome::NotApplied)]).await {
+    for kind in [
+        InvalidArgument,
+        Conflict,
+        Closed,
+        LeaseLost,
+        Exhausted,
+        Unauthenticated,
+        PermissionDenied,
+        Codec,
+        Compacted,
+        Internal,
+    ] {
+        for (operation, seen) in
+            every_operation(RetryPolicy::default(), &[Step::Fail(kind, Outcome::NotApplied)]).await
+        {
             assert_eq!(seen, (false, 1), "{operation} after {kind}");
         }
     }
@@ -350,7 +381,8 @@ async fn the_total_time_bounds_attempts_and_pauses() {
     assert!(begun.elapsed() <= Duration::from_secs(5) && begun.elapsed() >= Duration::from_secs(3));
 
     let begun = Instant::now();
-    let failed = Retry::new(Scripted::new([Step::Hang]), policy).unwrap().txn(put("a", "1")).await.unwrap_err();
+    let failed =
+        Retry::new(Scripted::new([Step::Hang]), policy).unwrap().txn(put("a", "1")).await.unwrap_err();
     assert_eq!((failed.kind(), failed.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
     assert!(begun.elapsed() <= Duration::from_millis(5_001));
 }
@@ -358,7 +390,8 @@ async fn the_total_time_bounds_attempts_and_pauses() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_bounds_its_calls_is_left_to_it_the_first_time() {
     let policy = RetryPolicy::default().with_total_timeout(Duration::from_secs(5));
-    let over = |script: &[Step]| Retry::over_bounded(Scripted::new(script.iter().copied()), policy.clone()).unwrap();
+    let over =
+        |script: &[Step]| Retry::over_bounded(Scripted::new(script.iter().copied()), policy.clone()).unwrap();
     let hangs = over(&[Step::Hang, Step::Hang]);
     tokio::time::timeout(Duration::from_secs(60), hangs.range(Range::key("a"))).await.unwrap_err();
     tokio::time::timeout(Duration::from_secs(60), hangs.txn(put("a", "1"))).await.unwrap_err();
@@ -382,14 +415,18 @@ fn without_a_runtime_it_repeats_and_bounds_all_the_same() {
     let quick = RetryPolicy::default().with_initial_delay(Duration::from_millis(1));
     assert!(run(quick.clone(), &[UNREACHABLE]).is_ok());
     assert_eq!(
-        run(quick.with_attempt_timeout(Duration::from_millis(1)).with_max_attempts(2), &[Step::Hang, Step::Hang]),
+        run(
+            quick.with_attempt_timeout(Duration::from_millis(1)).with_max_attempts(2),
+            &[Step::Hang, Step::Hang]
+        ),
         Err(ErrorKind::Timeout)
     );
 }
 
 // ---- observe ----
 
-/// Metrics as `name{labels in order}`: counters and gauges as they are, histograms as the number of their values.
+/// Metrics as `name{labels in order}`: counters and gauges as they are, histograms as the number of
+/// their values.
 fn measured(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
     let mut seen = BTreeMap::new();
     for (key, _, _, value) in snapshotter.snapshot().into_vec() {
@@ -419,14 +456,20 @@ async fn requests_are_counted_and_timed() {
     assert_eq!(seen["coord_store_requests_total{scripted,txn,ok}"], 1.0);
     assert_eq!(seen["coord_store_requests_total{scripted,range,ok}"], 1.0);
     assert_eq!(seen["coord_store_requests_total{scripted,range,unavailable}"], 1.0);
-    assert_eq!(seen["coord_store_request_duration_seconds{scripted,range}"], 2.0, "each request once, the check for listeners not at all");
+    assert_eq!(
+        seen["coord_store_request_duration_seconds{scripted,range}"], 2.0,
+        "each request once, the check for listeners not at all"
+    );
     assert_eq!(seen["coord_store_watches{scripted}"], 1.0);
 
     drop(watch);
     let hanging = store.status();
     assert!(tokio::time::timeout(Duration::from_millis(1), hanging).await.is_err());
     let seen = measured(&snapshotter);
-    assert_eq!(seen["coord_store_watches{scripted}"], -1.0, "each look at this recorder starts anew from zero");
+    assert_eq!(
+        seen["coord_store_watches{scripted}"], -1.0,
+        "each look at this recorder starts anew from zero"
+    );
     assert_eq!(seen["coord_store_requests_total{scripted,status,cancelled}"], 1.0);
 }
 

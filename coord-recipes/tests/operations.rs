@@ -1,4 +1,5 @@
-//! What an operator hears without asking: outages, losses and resyncs, each once, and the metrics above the store.
+//! What an operator hears without asking: outages, losses and resyncs, each once, and the metrics
+//! above the store.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::BTreeMap;
@@ -7,7 +8,10 @@ use std::time::Duration;
 
 use coord_api::prelude::*;
 use coord_api::store::{Op, Store, Txn};
-use coord_api::{ConfigEvent, ErrorKind, IdOptions, LockOptions, RegisterOptions, ServiceInstance, Takeover, Wait, WatchStart};
+use coord_api::{
+    ConfigEvent, ErrorKind, IdOptions, LockOptions, RegisterOptions, ServiceInstance, Takeover, Wait,
+    WatchStart,
+};
 use coord_memory::MemoryStore;
 use coord_recipes::{ProviderOptions, StoreProvider};
 use coord_testkit::wrap::Replaceable;
@@ -80,14 +84,21 @@ async fn an_outage_is_told_once_and_so_is_its_end() {
     sleep(Duration::from_secs(8)).await;
     let told = log.take();
     assert!(
-        told.len() == 1 && has(&told[0], &["WARN", "the store is out of reach", "provider=\"billing:1\"", "error=", "cut off"]),
+        told.len() == 1
+            && has(
+                &told[0],
+                &["WARN", "the store is out of reach", "provider=\"billing:1\"", "error=", "cut off"]
+            ),
         "{told:?}"
     );
     sleep(Duration::from_secs(4)).await;
     store.reconnect();
     sleep(TTL).await;
     let told = log.take();
-    assert!(told.len() == 1 && has(&told[0], &["WARN", "the store is back", "provider=\"billing:1\""]), "{told:?}");
+    assert!(
+        told.len() == 1 && has(&told[0], &["WARN", "the store is back", "provider=\"billing:1\""]),
+        "{told:?}"
+    );
     assert!((10.0..16.0).contains(&number(&told[0], "after_s")), "{told:?}");
     assert!(guard.is_held());
 }
@@ -116,7 +127,8 @@ async fn each_loss_names_what_was_lost_why_and_how_old_the_last_renewal_is() {
     let coord = provider(&store);
     let _guard = coord.lock().acquire("jobs/nightly", TTL).await.unwrap();
     let _id = coord.allocator().acquire_id("api", 10).await.unwrap();
-    let registration = coord.registry().register(ServiceInstance::new("api", "a1", "10.0.0.1", 80)).await.unwrap();
+    let registration =
+        coord.registry().register(ServiceInstance::new("api", "a1", "10.0.0.1", 80)).await.unwrap();
     sleep(TTL).await;
     store.disconnect();
     sleep(TTL * 2).await;
@@ -131,7 +143,10 @@ async fn each_loss_names_what_was_lost_why_and_how_old_the_last_renewal_is() {
             "last_error=",
             "cut off",
         ];
-        let lost = told.iter().find(|line| has(line, &parts.map(|part| part as &str))).unwrap_or_else(|| panic!("no {key}: {told:?}"));
+        let lost = told
+            .iter()
+            .find(|line| has(line, &parts.map(|part| part as &str)))
+            .unwrap_or_else(|| panic!("no {key}: {told:?}"));
         assert!((20.0..=30.0).contains(&number(lost, "renewed_ago_s")), "{lost}");
     }
     store.reconnect();
@@ -152,20 +167,30 @@ async fn what_others_remove_or_take_over_is_told_with_its_reason() {
     store.txn(Txn::new().then(Op::delete(entry.key))).await.unwrap();
     let _ = guard.lost().await;
     let told = log.take();
-    assert!(told.len() == 1 && has(&told[0], &["contract=\"lock\"", "key=\"job\"", "reason=\"removed\""]), "{told:?}");
+    assert!(
+        told.len() == 1 && has(&told[0], &["contract=\"lock\"", "key=\"job\"", "reason=\"removed\""]),
+        "{told:?}"
+    );
 
     let instance = ServiceInstance::new("api", "a1", "10.0.0.1", 80);
     let mine = coord.registry().register(instance.clone()).await.unwrap();
     store.txn(Txn::new().then(Op::delete("/services/api/a1"))).await.unwrap();
     sleep(Duration::from_secs(5)).await;
     let told = log.take();
-    assert!(told.len() == 2 && has(&told[0], &["contract=\"registration\"", "reason=\"removed\""]), "{told:?}");
+    assert!(
+        told.len() == 2 && has(&told[0], &["contract=\"registration\"", "reason=\"removed\""]),
+        "{told:?}"
+    );
     assert!(has(&told[1], &["registered again", "key=\"api/a1\""]), "{told:?}");
     let replace = RegisterOptions::default().with_takeover(Takeover::Replace);
     let _theirs = other.registry().register_with(instance, replace).await.unwrap();
     let _ = mine.lost().await;
     let told = log.take();
-    assert!(told.len() == 1 && has(&told[0], &["contract=\"registration\"", "key=\"api/a1\"", "reason=\"superseded\""]), "{told:?}");
+    assert!(
+        told.len() == 1
+            && has(&told[0], &["contract=\"registration\"", "key=\"api/a1\"", "reason=\"superseded\""]),
+        "{told:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -175,7 +200,9 @@ async fn what_its_owner_ends_is_no_loss_and_neither_is_a_place_in_a_queue() {
     let coord = provider(&store);
     let held = coord.lock().acquire("job", TTL).await.unwrap();
     let other = provider(&store.client());
-    let waiting = tokio::spawn(async move { other.lock().acquire_with("job", LockOptions::default().with_wait(Wait::For(TTL))).await });
+    let waiting = tokio::spawn(async move {
+        other.lock().acquire_with("job", LockOptions::default().with_wait(Wait::For(TTL))).await
+    });
     sleep(Duration::from_secs(1)).await;
     let places = store.range(coord_api::store::Range::prefix("/locks/job/")).await.unwrap().entries;
     let place = places.into_iter().max_by_key(|entry| entry.created).unwrap();
@@ -230,7 +257,11 @@ async fn a_resync_is_told_with_its_cause() {
     first.reconnect();
     assert!(matches!(watch.next().await, Some(Ok(ConfigEvent::Resync(_)))));
     let told = log.take();
-    assert!(told.iter().any(|line| has(line, &["history was lost", "key=\"/config/app/\"", "cause=\"compacted\""])), "{told:?}");
+    assert!(
+        told.iter()
+            .any(|line| has(line, &["history was lost", "key=\"/config/app/\"", "cause=\"compacted\""])),
+        "{told:?}"
+    );
 
     replaceable.replace(Arc::new(MemoryStore::new()));
     first.disconnect();
@@ -263,7 +294,8 @@ async fn a_watcher_that_is_too_slow_is_told_of() {
     assert!(told.len() == 1 && has(&told[0], &["history was lost", "cause=\"lagged\""]), "{told:?}");
 }
 
-/// The metrics by name and label values. Each look at gauges and counters of this recorder starts anew from zero.
+/// The metrics by name and label values. Each look at gauges and counters of this recorder starts
+/// anew from zero.
 fn measured(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
     let mut seen = BTreeMap::new();
     for (key, _, _, value) in snapshotter.snapshot().into_vec() {
@@ -274,7 +306,10 @@ fn measured(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
             DebugValue::Histogram(values) => values.len() as f64,
         };
         let name = key.key().name();
-        seen.insert(if labels.is_empty() { name.to_owned() } else { format!("{name}{{{}}}", labels.join(",")) }, value);
+        seen.insert(
+            if labels.is_empty() { name.to_owned() } else { format!("{name}{{{}}}", labels.join(",")) },
+            value,
+        );
     }
     seen
 }
@@ -287,10 +322,14 @@ async fn leases_locks_watches_and_registrations_are_measured() {
     let store = MemoryStore::new();
     let coord = provider(&store);
     let seen = measured(&snapshotter);
-    assert_eq!(seen["coord_losses_total{registration,superseded}"], 0.0, "there from the start, so that the first one is an increase");
+    assert_eq!(
+        seen["coord_losses_total{registration,superseded}"], 0.0,
+        "there from the start, so that the first one is an increase"
+    );
     let guard = coord.lock().acquire("job", TTL).await.unwrap();
     let _watch = coord.config().watch_raw("app/", WatchStart::Now).await.unwrap();
-    let _registration = coord.registry().register(ServiceInstance::new("api", "a1", "10.0.0.1", 80)).await.unwrap();
+    let _registration =
+        coord.registry().register(ServiceInstance::new("api", "a1", "10.0.0.1", 80)).await.unwrap();
     sleep(Duration::from_secs(25)).await;
     let seen = measured(&snapshotter);
     assert_eq!(seen["coord_lease_renewals_total{ok}"], 2.0);
@@ -323,22 +362,38 @@ async fn leases_locks_watches_and_registrations_are_measured() {
 #[tokio::test(start_paused = true)]
 async fn errors_name_the_key_and_who_holds_it() {
     let store = MemoryStore::new();
-    let (coord, other) = (provider(&store), StoreProvider::new(Arc::new(store.client()), ProviderOptions::default().with_name("mail:7")));
+    let (coord, other) = (
+        provider(&store),
+        StoreProvider::new(Arc::new(store.client()), ProviderOptions::default().with_name("mail:7")),
+    );
     let _guard = coord.lock().acquire("jobs/nightly", TTL).await.unwrap();
     let error = other.lock().try_acquire("jobs/nightly", TTL).await.unwrap_err();
-    assert_eq!((error.kind(), error.key(), error.holder()), (ErrorKind::Conflict, Some("jobs/nightly"), Some("billing:1")));
+    assert_eq!(
+        (error.kind(), error.key(), error.holder()),
+        (ErrorKind::Conflict, Some("jobs/nightly"), Some("billing:1"))
+    );
     assert!(error.to_string().ends_with("(\"jobs/nightly\", held by \"billing:1\")"), "{error}");
     let wait = LockOptions::default().with_ttl(TTL).with_wait(Wait::For(Duration::from_secs(3)));
     let error = other.lock().acquire_with("jobs/nightly", wait).await.unwrap_err();
-    assert_eq!((error.kind(), error.key(), error.holder()), (ErrorKind::Timeout, Some("jobs/nightly"), Some("billing:1")));
+    assert_eq!(
+        (error.kind(), error.key(), error.holder()),
+        (ErrorKind::Timeout, Some("jobs/nightly"), Some("billing:1"))
+    );
 
     let instance = ServiceInstance::new("api", "a1", "10.0.0.1", 80);
     let mine = coord.registry().register(instance.clone()).await.unwrap();
     let exclusive = RegisterOptions::default().with_takeover(Takeover::Exclusive);
     let error = other.registry().register_with(instance.clone(), exclusive).await.unwrap_err();
-    assert_eq!((error.kind(), error.key(), error.holder()), (ErrorKind::Conflict, Some("api/a1"), Some("10.0.0.1:80")));
+    assert_eq!(
+        (error.kind(), error.key(), error.holder()),
+        (ErrorKind::Conflict, Some("api/a1"), Some("10.0.0.1:80"))
+    );
     let _six = coord.registry().register(ServiceInstance::new("api", "a6", "::1", 80)).await.unwrap();
-    let error = other.registry().register_with(ServiceInstance::new("api", "a6", "10.0.0.2", 80), exclusive).await.unwrap_err();
+    let error = other
+        .registry()
+        .register_with(ServiceInstance::new("api", "a6", "10.0.0.2", 80), exclusive)
+        .await
+        .unwrap_err();
     assert_eq!(error.holder(), Some("[::1]:80"));
     let bad = ServiceInstance::new("api", "a2", "nowhere:80", 80);
     let good = ServiceInstance::new("api", "a3", "10.0.0.3", 80);
@@ -362,12 +417,18 @@ async fn errors_name_the_key_and_who_holds_it() {
     let (config, key) = (coord.config(), Some("app/limits"));
     let error = config.get::<u32>("app/limits").await.unwrap_err();
     assert_eq!((error.kind(), error.key()), (ErrorKind::Codec, key));
-    assert_eq!(config.compare_and_set("app/limits", &1, coord_api::Version::ZERO).await.unwrap_err().key(), key);
+    assert_eq!(
+        config.compare_and_set("app/limits", &1, coord_api::Version::ZERO).await.unwrap_err().key(),
+        key
+    );
     store.disconnect();
     assert_eq!(config.get_raw("app/limits").await.unwrap_err().key(), key);
     assert_eq!(config.set_raw("app/limits", "1".into()).await.unwrap_err().key(), key);
     assert_eq!(config.delete("app/limits").await.unwrap_err().key(), key);
-    assert_eq!(config.compare_and_delete("app/limits", coord_api::Version::ZERO).await.unwrap_err().key(), key);
+    assert_eq!(
+        config.compare_and_delete("app/limits", coord_api::Version::ZERO).await.unwrap_err().key(),
+        key
+    );
     assert_eq!(config.list_raw("app").await.unwrap_err().key(), Some("app"));
     assert_eq!(coord.registry().discover("api").await.unwrap_err().key(), Some("api"));
 }

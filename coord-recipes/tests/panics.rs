@@ -1,5 +1,5 @@
-//! A store, or a layer over one, that panics in one of its calls, whichever: whoever made the call gets the panic or an error, everything else goes on, and what
-//! is over says so.
+//! A store, or a layer over one, that panics in one of its calls, whichever: whoever made the call
+//! gets the panic or an error, everything else goes on, and what is over says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::panic::{AssertUnwindSafe, set_hook, take_hook};
@@ -9,8 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::prelude::*;
-use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
-use coord_api::{ErrorKind, HandleState, LeaseId, Lost, Result, Revision, ServiceInstance, WatchStart, WatchState};
+use coord_api::store::{
+    Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply,
+};
+use coord_api::{
+    ErrorKind, HandleState, LeaseId, Lost, Result, Revision, ServiceInstance, WatchStart, WatchState,
+};
 use coord_memory::MemoryStore;
 use coord_recipes::config_manager::ConfigManager;
 use coord_recipes::{ProviderOptions, StoreProvider};
@@ -49,7 +53,10 @@ struct Shaky {
 
 impl Shaky {
     fn called(&self, at: At) {
-        if at == self.at && self.left.load(Ordering::SeqCst) > 0 && self.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+        if at == self.at
+            && self.left.load(Ordering::SeqCst) > 0
+            && self.left.fetch_sub(1, Ordering::SeqCst) == 1
+        {
             panic!("{ON_PURPOSE}: {at:?}");
         }
     }
@@ -105,7 +112,8 @@ impl Store for Shaky {
     }
 }
 
-/// Makes a call until it is answered: whoever meets the panic gets it, or an error, and then tries again.
+/// Makes a call until it is answered: whoever meets the panic gets it, or an error, and then tries
+/// again.
 async fn at_last<T>(what: &str, call: impl AsyncFn() -> Result<T>) -> T {
     let answered = async {
         loop {
@@ -134,7 +142,9 @@ async fn is_held(what: &str, state: impl Fn() -> HandleState, lost: impl Fn() ->
     if state() == HandleState::Held {
         return true;
     }
-    timeout(Duration::from_secs(1), lost()).await.unwrap_or_else(|_| panic!("{what}: it is over, and nobody is told"));
+    timeout(Duration::from_secs(1), lost())
+        .await
+        .unwrap_or_else(|_| panic!("{what}: it is over, and nobody is told"));
     false
 }
 
@@ -148,7 +158,8 @@ async fn survives(at: At, time: usize) -> bool {
     other.config().set(KEY, &1_u32).await.unwrap();
     let instance = |id: &str| ServiceInstance::new("web", id, "10.0.0.1", 80);
 
-    let manager: ConfigManager<u32> = ConfigManager::builder(Arc::clone(coord.config()), "gateway", "rate").env("test").build().unwrap();
+    let manager: ConfigManager<u32> =
+        ConfigManager::builder(Arc::clone(coord.config()), "gateway", "rate").env("test").build().unwrap();
     timeout(LIMIT, manager.start()).await.expect("a manager starts");
     let mut watch = at_last("watch", async || coord.config().watch_raw("app/", WatchStart::Now).await).await;
     let guard = at_last("lock", async || coord.lock().acquire("job", TTL).await).await;
@@ -187,9 +198,12 @@ async fn survives(at: At, time: usize) -> bool {
     let later = at_last("a later lock", async || coord.lock().acquire("later", TTL).await).await;
     assert!(later.is_held());
     let again = at_last("registering again", async || coord.registry().register(instance("one")).await).await;
-    // Who gives back does so once: what it met is its answer, and what it wanted is done all the same.
-    let _ = timeout(LIMIT, AssertUnwindSafe(again.unregister()).catch_unwind()).await.expect("it is answered");
-    until("nothing is left of it", async || other.registry().discover("web").await.unwrap().items.is_empty()).await;
+    // Who gives back does so once: what it met is its answer, and what it wanted is done all the
+    // same.
+    let _ =
+        timeout(LIMIT, AssertUnwindSafe(again.unregister()).catch_unwind()).await.expect("it is answered");
+    until("nothing is left of it", async || other.registry().discover("web").await.unwrap().items.is_empty())
+        .await;
     drop(guard);
     let freed = timeout(LIMIT, other.lock().acquire("job", TTL)).await.expect("what is dropped is free");
     freed.unwrap().unlock().await.unwrap();
@@ -206,7 +220,17 @@ async fn a_store_that_panics_in_one_call_holds_up_nobody() {
             tell(panic);
         }
     }));
-    let calls = [At::Range, At::Txn, At::Watch, At::Delivery, At::GrantLease, At::KeepAlive, At::LookUp, At::Revoke, At::Status];
+    let calls = [
+        At::Range,
+        At::Txn,
+        At::Watch,
+        At::Delivery,
+        At::GrantLease,
+        At::KeepAlive,
+        At::LookUp,
+        At::Revoke,
+        At::Status,
+    ];
     for at in calls {
         for time in 1..=16 {
             match AssertUnwindSafe(survives(at, time)).catch_unwind().await {

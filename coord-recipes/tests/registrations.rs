@@ -1,4 +1,5 @@
-//! Many registrations of one service: what they cost, and that each is followed all the same, however they are watched.
+//! Many registrations of one service: what they cost, and that each is followed all the same,
+//! however they are watched.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::sync::Arc;
@@ -51,7 +52,10 @@ async fn remove(store: &MemoryStore, id: &str) {
 async fn heals(store: &MemoryStore, registration: &Registration) {
     let token = registration.fencing_token();
     remove(store, registration.id()).await;
-    within(SOON, "it is registered again", || async { registration.state().is_held() && registration.fencing_token() > token }).await;
+    within(SOON, "it is registered again", || async {
+        registration.state().is_held() && registration.fencing_token() > token
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,7 +135,8 @@ async fn a_key_that_is_registered_again_at_once_is_followed_still() {
 #[tokio::test]
 async fn registrations_that_come_and_go_on_many_threads_are_all_answered() {
     let store = MemoryStore::new();
-    let provider = StoreProvider::new(Arc::new(store.client()), ProviderOptions::default().with_home(Home::new("test")));
+    let provider =
+        StoreProvider::new(Arc::new(store.client()), ProviderOptions::default().with_home(Home::new("test")));
     let tasks = (0..8).map(|task| {
         let provider = Arc::clone(&provider);
         std::thread::spawn(move || {
@@ -140,7 +145,8 @@ async fn registrations_that_come_and_go_on_many_threads_are_all_answered() {
                 for round in 0..200 {
                     let registered = provider.registry().register(instance(&format!("{task}")));
                     let registered = timeout(Duration::from_secs(60), registered).await;
-                    let registered = registered.unwrap_or_else(|_| panic!("round {round} of {task} hangs")).unwrap();
+                    let registered =
+                        registered.unwrap_or_else(|_| panic!("round {round} of {task} hangs")).unwrap();
                     if round % 2 == 0 {
                         registered.unregister().await.unwrap();
                     }

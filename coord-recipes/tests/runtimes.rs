@@ -1,5 +1,5 @@
-//! A process has several runtimes. What one of them holds must not die, starve or wait for ever because another one ended, stands still, has no timers, or was
-//! never there.
+//! A process has several runtimes. What one of them holds must not die, starve or wait for ever
+//! because another one ended, stands still, has no timers, or was never there.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::pin::pin;
@@ -10,7 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use coord_api::prelude::*;
-use coord_api::{ErrorKind, IdOptions, Loss, RegisterOptions, ServiceEvent, ServiceInstance, Wait, WatchStart};
+use coord_api::{
+    ErrorKind, IdOptions, Loss, RegisterOptions, ServiceEvent, ServiceInstance, Wait, WatchStart,
+};
 use coord_memory::{MemoryProvider, MemoryStore};
 use coord_recipes::Home;
 use coord_recipes::config_manager::ConfigManager;
@@ -18,7 +20,8 @@ use futures_executor::block_on;
 use tokio::runtime::{Builder, Runtime};
 
 const TTL: Duration = Duration::from_secs(1);
-/// The whole second that a TTL is, the margin of its deadline, and room for a busy machine: by then what nothing renews is lost for sure.
+/// The whole second that a TTL is, the margin of its deadline, and room for a busy machine: by then
+/// what nothing renews is lost for sure.
 const TWO_TTLS: Duration = Duration::from_millis(2_200);
 /// Far longer than anything here takes.
 const LONG: Duration = Duration::from_secs(30);
@@ -71,7 +74,10 @@ fn watches_go_on_when_the_runtime_that_watched_first_ends() {
         coord.config().set_raw("k", "v".into()).await.unwrap();
         assert!(soon("a change", watch.next()).await.unwrap().is_ok());
         let _registration = coord.registry().register(instance("1")).await.unwrap();
-        while !matches!(soon("a service", services.next()).await.unwrap().unwrap(), ServiceEvent::Change { .. }) {}
+        while !matches!(
+            soon("a service", services.next()).await.unwrap().unwrap(),
+            ServiceEvent::Change { .. }
+        ) {}
     });
 }
 
@@ -79,7 +85,8 @@ fn watches_go_on_when_the_runtime_that_watched_first_ends() {
 fn a_config_manager_follows_when_the_runtime_that_watched_first_ends() {
     let (first, second) = (runtime(), runtime());
     let coord = MemoryProvider::new();
-    let manager = || ConfigManager::<u32>::builder(Arc::clone(coord.config()), "svc", "n").env("dev").build().unwrap();
+    let manager =
+        || ConfigManager::<u32>::builder(Arc::clone(coord.config()), "svc", "n").env("dev").build().unwrap();
     second.block_on(coord.config().set("dev/svc/n", &1)).unwrap();
     let in_first = manager();
     first.block_on(in_first.start());
@@ -132,7 +139,10 @@ fn waiters_are_served_when_the_runtime_that_waited_first_ends() {
     let holder = coord.client();
     let one = IdOptions::default().with_range(1..=1).with_ttl(TTL).with_wait(Wait::Forever);
     let (guard, id) = second.block_on(async {
-        (holder.lock().acquire("k", TTL).await.unwrap(), holder.allocator().acquire_id_with("svc", one.clone()).await.unwrap())
+        (
+            holder.lock().acquire("k", TTL).await.unwrap(),
+            holder.allocator().acquire_id_with("svc", one.clone()).await.unwrap(),
+        )
     });
     let wait = |runtime: &Runtime| {
         let (coord, one) = (Arc::clone(&coord), one.clone());
@@ -145,7 +155,9 @@ fn waiters_are_served_when_the_runtime_that_waited_first_ends() {
     let queue = |n: usize| {
         let store = coord.store().clone();
         let span = coord_api::store::Range::prefix("/locks/k/");
-        eventually("the queue", || block_on(coord_api::store::Store::range(&store, span.clone())).unwrap().entries.len() == n);
+        eventually("the queue", || {
+            block_on(coord_api::store::Store::range(&store, span.clone())).unwrap().entries.len() == n
+        });
     };
     let _gone = wait(&first);
     queue(2);
@@ -185,7 +197,8 @@ fn neither_timers_nor_a_runtime_are_needed() {
     let all = |coord: &MemoryProvider| {
         block_on(async {
             let guard = coord.lock().acquire("leader", TTL).await.unwrap();
-            let late = coord.lock().acquire_timeout("leader", TTL, Duration::from_millis(1)).await.unwrap_err();
+            let late =
+                coord.lock().acquire_timeout("leader", TTL, Duration::from_millis(1)).await.unwrap_err();
             assert_eq!(late.kind(), ErrorKind::Timeout);
             let registration = coord.registry().register_with(instance("1"), short()).await.unwrap();
             let id = coord.allocator().acquire_id("svc", 9).await.unwrap();
@@ -238,7 +251,9 @@ fn when_the_runtime_that_was_given_as_home_ends_everyone_is_told() {
     });
     let waiter = {
         let coord = Arc::clone(&coord);
-        mine.spawn(async move { coord.lock().acquire("k", LONG).await.map(drop).map_err(|error| error.kind()) })
+        mine.spawn(
+            async move { coord.lock().acquire("k", LONG).await.map(drop).map_err(|error| error.kind()) },
+        )
     };
     drop(home);
     mine.block_on(async {
@@ -253,7 +268,8 @@ fn when_the_runtime_that_was_given_as_home_ends_everyone_is_told() {
     });
 }
 
-/// Makes calls in the very moment in which a runtime drops its tasks: it takes no more of them, and has not ended.
+/// Makes calls in the very moment in which a runtime drops its tasks: it takes no more of them, and
+/// has not ended.
 struct Asking {
     coord: Arc<OnceLock<Arc<MemoryProvider>>>,
     done: mpsc::Sender<()>,
@@ -303,7 +319,11 @@ fn where_the_callers_are_the_home_the_next_one_takes_over_what_is_shared() {
         assert!(soon("the change", heard).await.unwrap());
         assert!(coord.lock().acquire_timeout("k", TTL, LONG).await.is_ok(), "a new session serves the next");
     });
-    assert_eq!(block_on(coord.lock().acquire("k", TTL)).unwrap_err().kind(), ErrorKind::Internal, "no caller, no home");
+    assert_eq!(
+        block_on(coord.lock().acquire("k", TTL)).unwrap_err().kind(),
+        ErrorKind::Internal,
+        "no caller, no home"
+    );
 }
 
 // ---- callers that are left alone ----
@@ -312,7 +332,8 @@ fn where_the_callers_are_the_home_the_next_one_takes_over_what_is_shared() {
 fn a_call_that_is_polled_once_and_left_alone_holds_up_nobody() {
     let coord = MemoryProvider::new();
     let mine = runtime();
-    // Each of them needs what all others need: the session of the TTL, the store's identity, the read of the head, a service's pool.
+    // Each of them needs what all others need: the session of the TTL, the store's identity, the
+    // read of the head, a service's pool.
     let mut acquire = pin!(coord.lock().acquire("left", TTL));
     let mut watch = pin!(coord.config().watch_raw("k", WatchStart::Now));
     let mut list = pin!(coord.registry().watch("svc"));
@@ -329,8 +350,11 @@ fn a_call_that_is_polled_once_and_left_alone_holds_up_nobody() {
         let _lock = soon("a lock", coord.lock().acquire("other", TTL)).await.unwrap();
         soon("a watch", coord.config().watch_raw("k", WatchStart::Now)).await.unwrap();
         soon("a service", coord.registry().watch("svc")).await.unwrap();
-        let _registration = soon("a registration", coord.registry().register_with(instance("other"), short())).await.unwrap();
-        let _id = soon("an id", coord.allocator().acquire_id_with("svc", IdOptions::default().with_ttl(TTL))).await.unwrap();
+        let _registration =
+            soon("a registration", coord.registry().register_with(instance("other"), short())).await.unwrap();
+        let _id = soon("an id", coord.allocator().acquire_id_with("svc", IdOptions::default().with_ttl(TTL)))
+            .await
+            .unwrap();
     });
     assert!(begun.elapsed() < LONG);
 }
@@ -339,8 +363,12 @@ fn a_call_that_is_polled_once_and_left_alone_holds_up_nobody() {
 fn a_release_that_is_polled_once_and_left_alone_is_done_all_the_same() {
     let coord = MemoryProvider::new();
     let mine = runtime();
-    let (guard, registration) =
-        mine.block_on(async { (coord.lock().acquire("k", LONG).await.unwrap(), coord.registry().register(instance("1")).await.unwrap()) });
+    let (guard, registration) = mine.block_on(async {
+        (
+            coord.lock().acquire("k", LONG).await.unwrap(),
+            coord.registry().register(instance("1")).await.unwrap(),
+        )
+    });
     let mut unlock = pin!(guard.unlock());
     let mut unregister = pin!(registration.unregister());
     let _in_mine = mine.enter();
@@ -360,11 +388,19 @@ async fn a_ttl_computed_for_each_call_does_not_pile_up_sessions() {
     let coord = MemoryProvider::new();
     let mut guards = Vec::new();
     for seconds in 1..=2_000 {
-        guards.push(coord.lock().acquire(&format!("k{seconds}"), Duration::from_secs(seconds)).await.unwrap());
-        assert!(guards.last().unwrap().ttl() + Duration::from_secs(2) > Duration::from_secs(seconds), "never less than was asked for");
+        guards
+            .push(coord.lock().acquire(&format!("k{seconds}"), Duration::from_secs(seconds)).await.unwrap());
+        assert!(
+            guards.last().unwrap().ttl() + Duration::from_secs(2) > Duration::from_secs(seconds),
+            "never less than was asked for"
+        );
     }
     let sessions =
-        coord_api::store::Store::range(coord.store(), coord_api::store::Range::prefix("/sessions/")).await.unwrap().entries.len();
+        coord_api::store::Store::range(coord.store(), coord_api::store::Range::prefix("/sessions/"))
+            .await
+            .unwrap()
+            .entries
+            .len();
     assert!(sessions <= 8 + 7 * 4, "{sessions} sessions");
 }
 
@@ -376,10 +412,16 @@ async fn what_is_free_is_had_in_no_time() {
     let guard = coord.lock().acquire_timeout("k", TTL, Duration::ZERO).await.unwrap();
     let ids = || IdOptions::default().with_range(1..=1).with_wait(now);
     let _id = coord.allocator().acquire_id_with("svc", ids()).await.unwrap();
-    assert_eq!(other.lock().acquire_timeout("k", TTL, Duration::ZERO).await.unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(
+        other.lock().acquire_timeout("k", TTL, Duration::ZERO).await.unwrap_err().kind(),
+        ErrorKind::Timeout
+    );
     assert_eq!(other.allocator().acquire_id_with("svc", ids()).await.unwrap_err().kind(), ErrorKind::Timeout);
     guard.unlock().await.unwrap();
-    assert!(other.lock().acquire_timeout("k", TTL, Duration::ZERO).await.is_ok(), "the one that timed out stands in nobody's way");
+    assert!(
+        other.lock().acquire_timeout("k", TTL, Duration::ZERO).await.is_ok(),
+        "the one that timed out stands in nobody's way"
+    );
 }
 
 // ---- what is the user's ----
@@ -404,7 +446,10 @@ impl std::io::Write for FullPipe {
 fn a_log_that_cannot_be_written_costs_no_lock() {
     let pipe = FullPipe::default();
     let writer = pipe.clone();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
     let store = MemoryStore::new_in(Home::thread("logged"));
     let guard = tracing::subscriber::with_default(subscriber, || {
         store.home().ready().unwrap();

@@ -1,7 +1,7 @@
 //! Values are never shown: not in logs, not in `Debug`, not in errors.
 //!
-//! A test binary of its own, because every thread of it listens: `tracing` may take a place in the code for silent for good that a thread without a listener reaches
-//! first.
+//! A test binary of its own, because every thread of it listens: `tracing` may take a place in the
+//! code for silent for good that a thread without a listener reaches first.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::sync::{Arc, Mutex};
@@ -99,7 +99,11 @@ async fn a_config_manager_shows_what_went_wrong_and_never_a_value() {
     let manager = ConfigManager::<Password>::builder(Arc::clone(config), "gateway", "password")
         .env("test")
         .validate(|password: &Password| if password.text.is_empty() { Err("empty") } else { Ok(()) })
-        .on_update(|_: &Arc<Password>, new: &Arc<Password>| if new.text.len() > 10 { panic!("long") } else { Ok::<_, String>(()) })
+        .on_update(
+            |_: &Arc<Password>, new: &Arc<Password>| {
+                if new.text.len() > 10 { panic!("long") } else { Ok::<_, String>(()) }
+            },
+        )
         .build()
         .unwrap();
     manager.start().await;

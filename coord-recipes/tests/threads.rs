@@ -8,7 +8,10 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use coord_api::prelude::*;
-use coord_api::{ConfigEvent, ErrorKind, InstanceId, LockGuard, RegisterOptions, ServiceInstance, Takeover, Version, WatchStart};
+use coord_api::{
+    ConfigEvent, ErrorKind, InstanceId, LockGuard, RegisterOptions, ServiceInstance, Takeover, Version,
+    WatchStart,
+};
 use coord_memory::MemoryStore;
 use coord_recipes::{ProviderOptions, StoreProvider};
 use futures_util::future::join_all;
@@ -35,7 +38,8 @@ async fn a_lock_that_is_freed_while_another_joins_the_queue_goes_to_it() {
     }
 }
 
-/// R25: 8 tasks of 4 providers, 50 turns each, half of the turns given up half way: 1 holder at a time, rising tokens, every turn counted.
+/// R25: 8 tasks of 4 providers, 50 turns each, half of the turns given up half way: 1 holder at a
+/// time, rising tokens, every turn counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_contended_lock_is_held_by_one_and_lost_by_none() {
     let store = MemoryStore::new();
@@ -84,7 +88,11 @@ async fn a_registration_that_is_refused_holds_up_no_later_one() {
             }
         })
     });
-    timeout(LIMIT, join_all(refused)).await.expect("someone waits for ever").into_iter().for_each(Result::unwrap);
+    timeout(LIMIT, join_all(refused))
+        .await
+        .expect("someone waits for ever")
+        .into_iter()
+        .for_each(Result::unwrap);
 }
 
 /// R41, R43: 64 callers of 4 providers at once hold exactly the 64 smallest ids, twice over.
@@ -97,7 +105,8 @@ async fn ids_taken_at_once_are_the_smallest_and_no_two_are_alike() {
             let ids = Arc::clone(providers[caller % 4].allocator());
             tokio::spawn(async move { ids.acquire_id("svc", 1000).await.unwrap() })
         });
-        let taken: Vec<InstanceId> = timeout(LIMIT, join_all(taken)).await.unwrap().into_iter().map(Result::unwrap).collect();
+        let taken: Vec<InstanceId> =
+            timeout(LIMIT, join_all(taken)).await.unwrap().into_iter().map(Result::unwrap).collect();
         let ids: BTreeSet<u32> = taken.iter().map(InstanceId::id).collect();
         assert_eq!(ids, (1..=64).collect());
         for id in taken {
@@ -106,7 +115,8 @@ async fn ids_taken_at_once_are_the_smallest_and_no_two_are_alike() {
     }
 }
 
-/// R12, R18: 4 writers add 1 by compare-and-set, 100 times each; 8 watchers that come while they write see every version from theirs on, once.
+/// R12, R18: 4 writers add 1 by compare-and-set, 100 times each; 8 watchers that come while they
+/// write see every version from theirs on, once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn watchers_that_join_while_others_write_miss_nothing() {
     let store = MemoryStore::new();
@@ -149,7 +159,8 @@ async fn watchers_that_join_while_others_write_miss_nothing() {
     writers.into_iter().chain(watchers).for_each(|task| task.unwrap());
 }
 
-/// R34, R38: an instance registered again and again, and unregistered at random, is at last gone or there as the last word was.
+/// R34, R38: an instance registered again and again, and unregistered at random, is at last gone or
+/// there as the last word was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn registering_and_unregistering_at_once_leaves_the_last_word() {
     let store = MemoryStore::new();
@@ -158,9 +169,12 @@ async fn registering_and_unregistering_at_once_leaves_the_last_word() {
         let registrations = providers.iter().enumerate().map(|(number, provider)| {
             let registry = Arc::clone(provider.registry());
             let port = 1 + round * 3 + number as u16;
-            tokio::spawn(async move { registry.register(ServiceInstance::new("svc", "one", "127.0.0.1", port)).await.unwrap() })
+            tokio::spawn(async move {
+                registry.register(ServiceInstance::new("svc", "one", "127.0.0.1", port)).await.unwrap()
+            })
         });
-        let registrations: Vec<_> = timeout(LIMIT, join_all(registrations)).await.unwrap().into_iter().map(Result::unwrap).collect();
+        let registrations: Vec<_> =
+            timeout(LIMIT, join_all(registrations)).await.unwrap().into_iter().map(Result::unwrap).collect();
         let found = providers[0].registry().discover("svc").await.unwrap().items;
         assert_eq!(found.len(), 1);
         for registration in &registrations {
@@ -184,7 +198,8 @@ impl Wake for Spy {
     }
 }
 
-/// R32: of what one lease carries nothing says that it is held once anything was told that it is not.
+/// R32: of what one lease carries nothing says that it is held once anything was told that it is
+/// not.
 #[tokio::test]
 async fn when_one_guard_is_told_of_the_loss_all_of_them_say_so() {
     let provider = provider(&MemoryStore::new());

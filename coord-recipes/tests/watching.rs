@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::prelude::*;
-use coord_api::store::{Lease, LeaseInfo, Op, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
+use coord_api::store::{
+    Lease, LeaseInfo, Op, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply,
+};
 use coord_api::{Error, LeaseId, Result, Revision, WatchStart};
 use coord_memory::MemoryStore;
 use coord_recipes::{ProviderOptions, StoreProvider};
 use tokio::time::{sleep, timeout};
 
-/// A store that takes one watch, breaks it, and from then on has no history at all, not even from the present on.
+/// A store that takes one watch, breaks it, and from then on has no history at all, not even from
+/// the present on.
 #[derive(Clone, Debug)]
 struct WithoutHistory {
     store: MemoryStore,
@@ -77,6 +80,7 @@ async fn a_store_that_always_says_compacted_is_not_asked_without_end() {
     timeout(Duration::from_secs(10), watch.next()).await.unwrap().unwrap().unwrap();
     let (reads, watches) = (store.reads.load(Ordering::SeqCst), store.watches.load(Ordering::SeqCst));
     sleep(Duration::from_secs(60)).await;
-    let (reads, watches) = (store.reads.load(Ordering::SeqCst) - reads, store.watches.load(Ordering::SeqCst) - watches);
+    let (reads, watches) =
+        (store.reads.load(Ordering::SeqCst) - reads, store.watches.load(Ordering::SeqCst) - watches);
     assert!((10..200).contains(&reads) && watches < 200, "{reads} reads and {watches} watches in a minute");
 }

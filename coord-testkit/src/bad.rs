@@ -4,21 +4,31 @@ use std::time::Duration;
 
 use coord_api::key::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
-/// Keys that break R4: empty, over-long, with an empty segment, with `.` or `..`, with control characters.
+/// Keys that break R4: empty, over-long, with an empty segment, with `.` or `..`, with control
+/// characters.
 pub fn keys() -> Vec<String> {
-    let mut bad: Vec<String> =
-        ["", "/", "//a", "a//b", "a/", ".", "..", "../a", "a/..", "a/../b", "a/./b", "a\nb", "a\0b", "a\u{7f}", "a\u{85}b"]
-            .map(str::to_owned)
-            .into();
+    let mut bad: Vec<String> = [
+        "", "/", "//a", "a//b", "a/", ".", "..", "../a", "a/..", "a/../b", "a/./b", "a\nb", "a\0b",
+        "a\u{7f}", "a\u{85}b",
+    ]
+    .map(str::to_owned)
+    .into();
     bad.push("k".repeat(MAX_KEY_BYTES + 1));
     bad.push("é".repeat(MAX_KEY_BYTES / 2 + 1));
     bad
 }
 
-/// Keys that lie where those of the config centre do, and that no call of it takes: what breaks R4, what would be taken for another key, and what is not UTF-8.
+/// Keys that lie where those of the config centre do, and that no call of it takes: what breaks R4,
+/// what would be taken for another key, and what is not UTF-8.
 pub fn foreign_keys() -> Vec<Vec<u8>> {
     let mut keys: Vec<Vec<u8>> = keys().into_iter().map(String::into_bytes).collect();
-    keys.extend([b"/a".to_vec(), b"d/".to_vec(), b"d//x".to_vec(), GARBAGE.to_vec(), [b"d/", GARBAGE].concat()]);
+    keys.extend([
+        b"/a".to_vec(),
+        b"d/".to_vec(),
+        b"d//x".to_vec(),
+        GARBAGE.to_vec(),
+        [b"d/", GARBAGE].concat(),
+    ]);
     keys
 }
 

@@ -19,7 +19,8 @@ pub enum Polled<T> {
     Idle,
 }
 
-/// Polls `future` at most `polls` times, each time that it wakes, and then drops it. Zero polls drop it unpolled.
+/// Polls `future` at most `polls` times, each time that it wakes, and then drops it. Zero polls
+/// drop it unpolled.
 ///
 /// A future that is not woken for `patience` is dropped too.
 pub async fn poll_times<F: Future>(polls: usize, patience: Duration, future: F) -> Polled<F::Output> {

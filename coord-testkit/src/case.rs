@@ -32,9 +32,11 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
 
 /// Turns a list of cases into data: a slice of [`Case`]s.
 ///
-/// The kit's own lists go through it, and so may those for a contract of your own: a macro that hands its list to whatever it is told to, first to this one and
-/// then to [`test_cases!`](crate::test_cases). Each case is a function `rule::sentence` that takes a [`Fixture`](crate::Fixture), or names
-/// another one that does: several promises may be one program with other parameters.
+/// The kit's own lists go through it, and so may those for a contract of your own: a macro that
+/// hands its list to whatever it is told to, first to this one and then to
+/// [`test_cases!`](crate::test_cases). Each case is a function `rule::sentence` that takes a
+/// [`Fixture`](crate::Fixture), or names another one that does: several promises may be one program
+/// with other parameters.
 ///
 /// ```
 /// use coord_testkit::{Case, Fixture, Need};
@@ -79,12 +81,15 @@ macro_rules! list_cases {
     (@need $need:ident) => { ::core::option::Option::Some($crate::Need::$need) };
 }
 
-/// Makes one `#[test]` of every case of the kit: `conformance!(persistent, harness)` or `conformance!(volatile, harness)`.
+/// Makes one `#[test]` of every case of the kit: `conformance!(persistent, harness)` or
+/// `conformance!(volatile, harness)`.
 ///
-/// The harness is an expression that makes a [`Harness`](crate::Harness) with a fresh, empty store; it may await. The tests are named
-/// `rule::sentence`. What a volatile store cannot show is there as an ignored test that says why, so that nobody takes it for proven.
+/// The harness is an expression that makes a [`Harness`](crate::Harness) with a fresh, empty store;
+/// it may await. The tests are named `rule::sentence`. What a volatile store cannot show is there
+/// as an ignored test that says why, so that nobody takes it for proven.
 ///
-/// It expands to one module for each rule; call it at the root of an integration test, or in a module of its own for each harness.
+/// It expands to one module for each rule; call it at the root of an integration test, or in a
+/// module of its own for each harness.
 #[macro_export]
 macro_rules! conformance {
     ($ability:ident, $harness:expr) => {
@@ -102,7 +107,8 @@ macro_rules! conformance {
     };
 }
 
-/// Turns a list of cases into tests, beside a call of [`conformance!`](crate::conformance), whose harness they use. See [`list_cases!`](crate::list_cases).
+/// Turns a list of cases into tests, beside a call of [`conformance!`](crate::conformance), whose
+/// harness they use. See [`list_cases!`](crate::list_cases).
 #[macro_export]
 macro_rules! test_cases {
     (($cases:expr) $ability:ident $( $rule:ident { $( $name:ident $(: $need:ident)? $(=> $program:expr)? ),* $(,)? } )*) => {
@@ -112,7 +118,8 @@ macro_rules! test_cases {
     };
 }
 
-/// Turns one case into a test; into an ignored one where a volatile store is all there is and the case needs more.
+/// Turns one case into a test; into an ignored one where a volatile store is all there is and the
+/// case needs more.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! test_case {

@@ -18,7 +18,8 @@ impl Rule {
     }
 }
 
-/// Every rule, in the contract's order. It is read from the text of the contract ([`coord_api::rules`]), so that a new rule is known at once.
+/// Every rule, in the contract's order. It is read from the text of the contract
+/// ([`coord_api::rules`]), so that a new rule is known at once.
 pub fn rules() -> Vec<Rule> {
     coord_api::rules::TEXT.lines().filter_map(rule).collect()
 }
@@ -45,8 +46,13 @@ mod tests {
         let expected = |number: &str, title: &str| Some((number.to_owned(), title.to_owned()));
         assert_eq!(found("- R9a Sessions. One lease per TTL."), expected("R9a", "Sessions"));
         assert_eq!(found("- S4 Watch. Says at which revision"), expected("S4", "Watch"));
-        assert_eq!(found("- R23 `current()` never blocks: the default"), expected("R23", "`current()` never blocks"));
-        for other in ["  R12 names an earlier rule. So.", "## Stores", "- Renewal. Every third", "- R Title. Text"] {
+        assert_eq!(
+            found("- R23 `current()` never blocks: the default"),
+            expected("R23", "`current()` never blocks")
+        );
+        for other in
+            ["  R12 names an earlier rule. So.", "## Stores", "- Renewal. Every third", "- R Title. Text"]
+        {
             assert_eq!(found(other), None, "{other}");
         }
     }

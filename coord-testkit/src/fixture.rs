@@ -112,14 +112,20 @@ impl Fixture {
         (client, counter)
     }
 
-    /// A further client that can be cut off, and whose answers can be lost. Its requests are counted too: [`Faults::counter`].
+    /// A further client that can be cut off, and whose answers can be lost. Its requests are
+    /// counted too: [`Faults::counter`].
     pub async fn faulty(&self) -> (Client, Faults) {
         let faults = Faults::default();
-        let client = self.wrapped(|store| Arc::new(Counting::new(Faulty::new(store, faults.clone()), faults.counter().clone()))).await;
+        let client = self
+            .wrapped(|store| {
+                Arc::new(Counting::new(Faulty::new(store, faults.clone()), faults.counter().clone()))
+            })
+            .await;
         (client, faults)
     }
 
-    /// A further client whose requests and answers take their time, so that they overlap with those of other clients. Each `n` has delays of its own.
+    /// A further client whose requests and answers take their time, so that they overlap with those
+    /// of other clients. Each `n` has delays of its own.
     pub async fn delayed(&self, n: u64) -> Client {
         self.wrapped(|store| Arc::new(Delayed::new(store, Duration::from_millis(20), self.seed(n)))).await
     }
@@ -194,7 +200,8 @@ impl Fixture {
         }
     }
 
-    /// By when something that needs a few requests and no waiting is done: for deadlines that a good backend never comes near.
+    /// By when something that needs a few requests and no waiting is done: for deadlines that a
+    /// good backend never comes near.
     pub fn soon(&self) -> Duration {
         Duration::from_secs(20)
     }

@@ -1,4 +1,5 @@
-//! What every handle has, and the kinds of handles that there are: what the kit asks of each kind, it asks once.
+//! What every handle has, and the kinds of handles that there are: what the kit asks of each kind,
+//! it asks once.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -7,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::{
-    ErrorKind, FencingToken, HandleState, IdOptions, InstanceId, LockGuard, LockOptions, Lost, Provider, RegisterOptions, Registration,
-    Result, ServiceInstance, Takeover, Wait,
+    ErrorKind, FencingToken, HandleState, IdOptions, InstanceId, LockGuard, LockOptions, Lost, Provider,
+    RegisterOptions, Registration, Result, ServiceInstance, Takeover, Wait,
 };
 use tokio::time::{Instant, sleep};
 
@@ -104,7 +105,12 @@ impl Kind for Locks {
         layout::lock_queue(place)
     }
 
-    async fn acquire(provider: Arc<dyn Provider>, place: &'static str, ttl: Duration, wait: Wait) -> Result<LockGuard> {
+    async fn acquire(
+        provider: Arc<dyn Provider>,
+        place: &'static str,
+        ttl: Duration,
+        wait: Wait,
+    ) -> Result<LockGuard> {
         provider.lock().acquire_with(place, LockOptions::default().with_ttl(ttl).with_wait(wait)).await
     }
 }
@@ -121,7 +127,12 @@ impl Kind for Ids {
         layout::id(place, 1)
     }
 
-    async fn acquire(provider: Arc<dyn Provider>, place: &'static str, ttl: Duration, wait: Wait) -> Result<InstanceId> {
+    async fn acquire(
+        provider: Arc<dyn Provider>,
+        place: &'static str,
+        ttl: Duration,
+        wait: Wait,
+    ) -> Result<InstanceId> {
         let options = IdOptions::default().with_range(1..=1).with_ttl(ttl).with_wait(wait);
         provider.allocator().acquire_id_with(place, options).await
     }
@@ -142,11 +153,19 @@ impl Kind for Registrations {
         layout::service("s", place)
     }
 
-    async fn acquire(provider: Arc<dyn Provider>, place: &'static str, ttl: Duration, wait: Wait) -> Result<Registration> {
+    async fn acquire(
+        provider: Arc<dyn Provider>,
+        place: &'static str,
+        ttl: Duration,
+        wait: Wait,
+    ) -> Result<Registration> {
         let start = Instant::now();
         let options = RegisterOptions::default().with_ttl(ttl).with_takeover(Takeover::Exclusive);
         loop {
-            let registered = provider.registry().register_with(ServiceInstance::new("s", place, "localhost", 80), options).await;
+            let registered = provider
+                .registry()
+                .register_with(ServiceInstance::new("s", place, "localhost", 80), options)
+                .await;
             let taken = registered.as_ref().is_err_and(|error| error.kind() == Self::TAKEN);
             let waits = match wait {
                 Wait::Never => false,

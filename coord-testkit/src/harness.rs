@@ -12,22 +12,28 @@ use futures_util::future::BoxFuture;
 
 use crate::wrap::Link;
 
-/// One fresh, empty store, and what the kit must be able to do to it. Every case gets a harness of its own.
+/// One fresh, empty store, and what the kit must be able to do to it. Every case gets a harness of
+/// its own.
 ///
 /// # Faults
 ///
-/// Most faults need nothing of a harness: the kit wraps the stores of its clients and cuts, hangs, slows, loses and holds back what passes between them and
-/// their providers ([`Faulty`](crate::wrap::Faulty)). The hooks that do need something have defaults, and real ones may take their place: a
-/// [`Network`] for each client ([`Client::with_network`]), [`expire_lease`](Self::expire_lease), [`reopen`](Self::reopen), and faults of the servers that
-/// only the harness knows ([`server_faults`](Self::server_faults)). What a harness does not provide is *not run*, and is never taken for passed.
+/// Most faults need nothing of a harness: the kit wraps the stores of its clients and cuts, hangs,
+/// slows, loses and holds back what passes between them and their providers
+/// ([`Faulty`](crate::wrap::Faulty)). The hooks that do need something have defaults, and real ones
+/// may take their place: a [`Network`] for each client ([`Client::with_network`]),
+/// [`expire_lease`](Self::expire_lease), [`reopen`](Self::reopen), and faults of the servers that
+/// only the harness knows ([`server_faults`](Self::server_faults)). What a harness does not provide
+/// is *not run*, and is never taken for passed.
 #[async_trait]
 pub trait Harness: Send + Sync + 'static {
     /// A further client of the store, as independent of the others as another process would be.
     async fn client(&self) -> Client;
 
-    /// The backend's provider over `store`, which is one of the harness's own stores inside a wrapper of the kit's: one that counts requests, or loses answers.
+    /// The backend's provider over `store`, which is one of the harness's own stores inside a
+    /// wrapper of the kit's: one that counts requests, or loses answers.
     ///
-    /// A store that may be out of reach at this moment is no reason to fail: the provider connects lazily (R3).
+    /// A store that may be out of reach at this moment is no reason to fail: the provider connects
+    /// lazily (R3).
     fn assemble(&self, store: Arc<dyn Store>) -> Arc<dyn Provider>;
 
     /// As [`assemble`](Self::assemble), with everything of the provider's under a namespace (R5).
@@ -36,7 +42,8 @@ pub trait Harness: Send + Sync + 'static {
     /// Forgets the history up to and including `through`.
     async fn compact(&self, through: Revision);
 
-    /// Kills the store's process, as `kill -9` would, and opens its data again. Earlier clients are dead; later ones are clients of the reopened store.
+    /// Kills the store's process, as `kill -9` would, and opens its data again. Earlier clients are
+    /// dead; later ones are clients of the reopened store.
     ///
     /// Only a persistent store can; say so in the macro: `conformance!(persistent, …)`.
     async fn reopen(&self) -> Reopened {
@@ -51,12 +58,14 @@ pub trait Harness: Send + Sync + 'static {
         }
     }
 
-    /// Faults of the servers that this harness can make, by name: `leader killed`. None by default. The histories draw from them.
+    /// Faults of the servers that this harness can make, by name: `leader killed`. None by default.
+    /// The histories draw from them.
     fn server_faults(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// Begins one of the [`server_faults`](Self::server_faults). It ends when the answer is dropped; `None` when it could not be made.
+    /// Begins one of the [`server_faults`](Self::server_faults). It ends when the answer is
+    /// dropped; `None` when it could not be made.
     async fn server_fault(&self, _name: &'static str) -> Option<Box<dyn Send>> {
         None
     }
@@ -64,10 +73,12 @@ pub trait Harness: Send + Sync + 'static {
     /// Which clock the store lives by.
     fn time(&self) -> Time;
 
-    /// How late an expiry may be noticed (R7). With a leader election among its causes, its longest.
+    /// How late an expiry may be noticed (R7). With a leader election among its causes, its
+    /// longest.
     fn lag(&self) -> Duration;
 
-    /// The TTL that the cases ask for where any would do: short where time is real. Whole seconds, at least 1 s, and granted as asked for.
+    /// The TTL that the cases ask for where any would do: short where time is real. Whole seconds,
+    /// at least 1 s, and granted as asked for.
     fn ttl(&self) -> Duration {
         self.time().usual_ttl()
     }
@@ -76,7 +87,8 @@ pub trait Harness: Send + Sync + 'static {
 /// Which clock a store lives by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Time {
-    /// `tokio::time`, so that the kit may pause it: hours pass in microseconds, and the same way each time.
+    /// `tokio::time`, so that the kit may pause it: hours pass in microseconds, and the same way
+    /// each time.
     Virtual,
     /// Real time.
     Real,
@@ -101,10 +113,12 @@ pub enum Hook {
     NotProvided(&'static str),
 }
 
-/// What a case fails with that cannot run on this harness: it did not pass, and it did not find anything broken.
+/// What a case fails with that cannot run on this harness: it did not pass, and it did not find
+/// anything broken.
 pub(crate) struct NotRun(pub(crate) &'static str);
 
-/// The way between one client and its store, where a harness can disturb it for real: by a proxy, or by stopping a process.
+/// The way between one client and its store, where a harness can disturb it for real: by a proxy,
+/// or by stopping a process.
 #[async_trait]
 pub trait Network: Send + Sync + 'static {
     /// Makes the link work, fail at once, or swallow everything.
@@ -130,20 +144,27 @@ pub struct Client {
     pub provider: Arc<dyn Provider>,
     crash: Crash,
     pub(crate) network: Option<Arc<dyn Network>>,
-    /// Kept so that a provider that a wrapped one replaced does not end the client when it is dropped.
+    /// Kept so that a provider that a wrapped one replaced does not end the client when it is
+    /// dropped.
     replaced: Option<Arc<dyn Provider>>,
 }
 
 impl Client {
-    /// A client. `crash` makes it die as a killed process does: it revokes nothing, and all that it does or waits for ends with `Closed`.
-    pub fn new<F>(store: Arc<dyn Store>, provider: Arc<dyn Provider>, crash: impl FnOnce() -> F + Send + Sync + 'static) -> Self
+    /// A client. `crash` makes it die as a killed process does: it revokes nothing, and all that it
+    /// does or waits for ends with `Closed`.
+    pub fn new<F>(
+        store: Arc<dyn Store>,
+        provider: Arc<dyn Provider>,
+        crash: impl FnOnce() -> F + Send + Sync + 'static,
+    ) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
         Client { store, provider, crash: Box::new(move || Box::pin(crash())), network: None, replaced: None }
     }
 
-    /// Says how the way between this client and its store can be disturbed for real. Without it the kit disturbs it between the store and the provider.
+    /// Says how the way between this client and its store can be disturbed for real. Without it the
+    /// kit disturbs it between the store and the provider.
     #[must_use]
     pub fn with_network(mut self, network: impl Network) -> Self {
         self.network = Some(Arc::new(network));

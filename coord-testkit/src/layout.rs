@@ -1,4 +1,5 @@
-//! Where the contracts keep what they keep. The layout is shared with other programs, so that it is part of the contract.
+//! Where the contracts keep what they keep. The layout is shared with other programs, so that it is
+//! part of the contract.
 
 use coord_api::{LeaseId, Value};
 
@@ -44,5 +45,7 @@ pub fn id(service: &str, id: u32) -> String {
 
 /// A registered instance as another program writes it.
 pub fn service_record(name: &str, id: &str, address: &str, port: u16) -> Value {
-    Value::from(format!(r#"{{"id":"{id}","name":"{name}","address":"{address}","port":{port},"metadata":{{}}}}"#))
+    Value::from(format!(
+        r#"{{"id":"{id}","name":"{name}","address":"{address}","port":{port},"metadata":{{}}}}"#
+    ))
 }

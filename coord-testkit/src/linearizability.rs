@@ -1,6 +1,8 @@
-//! Whether a history of one register is linearizable (R10): a small search after Wing, Gong and Lowe.
+//! Whether a history of one register is linearizable (R10): a small search after Wing, Gong and
+//! Lowe.
 //!
-//! An operation takes effect at one moment between its call and its return. One whose outcome is unknown may take effect at any time after its call, or never.
+//! An operation takes effect at one moment between its call and its return. One whose outcome is
+//! unknown may take effect at any time after its call, or never.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -15,18 +17,26 @@ pub enum Op {
     Get(Option<(Value, Version)>),
     /// A write, and its version; `None` where the outcome is unknown.
     Set(Value, Option<Version>),
-    /// A compare-and-set that expected a version, and its answer: its own version, or the one found; `None` where the outcome is unknown.
+    /// A compare-and-set that expected a version, and its answer: its own version, or the one
+    /// found; `None` where the outcome is unknown.
     CompareAndSet(Version, Value, Option<Result<Version, Version>>),
     /// A deletion, and whether the key existed; `None` where the outcome is unknown.
     Delete(Option<bool>),
-    /// A compare-and-delete that expected a version, and its answer: whether the key existed, or the version found; `None` where the outcome is unknown.
+    /// A compare-and-delete that expected a version, and its answer: whether the key existed, or
+    /// the version found; `None` where the outcome is unknown.
     CompareAndDelete(Version, Option<Result<bool, Version>>),
 }
 
 impl Op {
     /// Whether nobody knows if it took effect.
     fn is_unknown(&self) -> bool {
-        matches!(self, Op::Set(_, None) | Op::CompareAndSet(_, _, None) | Op::Delete(None) | Op::CompareAndDelete(_, None))
+        matches!(
+            self,
+            Op::Set(_, None)
+                | Op::CompareAndSet(_, _, None)
+                | Op::Delete(None)
+                | Op::CompareAndDelete(_, None)
+        )
     }
 }
 
@@ -80,7 +90,11 @@ impl Call {
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (called at {}", self.op, self.called)?;
-        if self.returned == u64::MAX { f.write_str(")") } else { write!(f, ", returned at {})", self.returned) }
+        if self.returned == u64::MAX {
+            f.write_str(")")
+        } else {
+            write!(f, ", returned at {})", self.returned)
+        }
     }
 }
 
@@ -96,8 +110,8 @@ impl Moments {
         self.next.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// Runs an operation and notes when it was called and when it returned. One that is known to have had no effect and no answer is `None`, and no part of a
-    /// history.
+    /// Runs an operation and notes when it was called and when it returned. One that is known to
+    /// have had no effect and no answer is `None`, and no part of a history.
     pub async fn record(&self, op: impl Future<Output = Option<Op>>) -> Option<Call> {
         let called = self.next();
         let op = op.await?;
@@ -105,7 +119,8 @@ impl Moments {
     }
 }
 
-/// Why a history does not count as linearizable, with the calls that were left where the search came furthest.
+/// Why a history does not count as linearizable, with the calls that were left where the search
+/// came furthest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotLinearizable {
     /// There is no order of its calls that explains their answers.
@@ -139,7 +154,8 @@ impl fmt::Display for NotLinearizable {
     }
 }
 
-/// What the register holds: a value, with its version where it is known; and the greatest version that it ever had.
+/// What the register holds: a value, with its version where it is known; and the greatest version
+/// that it ever had.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Register {
     held: Option<(Value, Option<Version>)>,
@@ -153,7 +169,8 @@ type Node = (Vec<u64>, Register);
 ///
 /// # Errors
 ///
-/// When it is not linearizable, or when that was not found out within `budget` steps: the calls that could not be put in order.
+/// When it is not linearizable, or when that was not found out within `budget` steps: the calls
+/// that could not be put in order.
 pub fn check(mut history: Vec<Call>, budget: usize) -> Result<(), NotLinearizable> {
     history.sort_by_key(|call| call.called);
     let certain = resolve(&mut history);
@@ -163,20 +180,27 @@ pub fn check(mut history: Vec<Call>, budget: usize) -> Result<(), NotLinearizabl
         set(&mut all, index, true);
         set(&mut certain_bits, index, *certain);
     }
-    let certain_left = |left: &[u64]| left.iter().zip(&certain_bits).map(|(left, certain)| (left & certain).count_ones()).sum::<u32>();
+    let certain_left = |left: &[u64]| {
+        left.iter().zip(&certain_bits).map(|(left, certain)| (left & certain).count_ones()).sum::<u32>()
+    };
     let mut seen: HashSet<Node> = HashSet::new();
     let mut open: Vec<Node> = vec![(all, Register { held: None, greatest: Version::ZERO })];
     let mut fewest = u32::MAX;
     let mut stuck = Vec::new();
     while let Some((left, register)) = open.pop() {
-        let rest: Vec<(usize, &Call)> = history.iter().enumerate().filter(|(index, _)| get(&left, *index)).collect();
+        let rest: Vec<(usize, &Call)> =
+            history.iter().enumerate().filter(|(index, _)| get(&left, *index)).collect();
         let certain = certain_left(&left);
         if certain == 0 {
             return Ok(());
         }
         if certain < fewest {
             fewest = certain;
-            stuck = rest.iter().filter(|(index, _)| get(&certain_bits, *index)).map(|(_, call)| (*call).clone()).collect();
+            stuck = rest
+                .iter()
+                .filter(|(index, _)| get(&certain_bits, *index))
+                .map(|(_, call)| (*call).clone())
+                .collect();
         }
         let mut ways = ways(&rest, &left, &register, &certain_bits);
         // Taken from the end: what is known to have happened is tried before what may never have.
@@ -189,7 +213,8 @@ pub fn check(mut history: Vec<Call>, budget: usize) -> Result<(), NotLinearizabl
     Err(NotLinearizable::Proven { stuck })
 }
 
-/// Says of each call whether it has surely taken effect: it returned, or what it wrote was read. In the second case its version is known too.
+/// Says of each call whether it has surely taken effect: it returned, or what it wrote was read. In
+/// the second case its version is known too.
 fn resolve(history: &mut [Call]) -> Vec<bool> {
     let read: HashMap<Value, Version> = history
         .iter()
@@ -201,7 +226,9 @@ fn resolve(history: &mut [Call]) -> Vec<bool> {
     let resolved = history.iter_mut().map(|call| {
         match &mut call.op {
             Op::Set(value, version @ None) => *version = read.get(value).copied(),
-            Op::CompareAndSet(_, value, answer @ None) => *answer = read.get(value).map(|version| Ok(*version)),
+            Op::CompareAndSet(_, value, answer @ None) => {
+                *answer = read.get(value).map(|version| Ok(*version))
+            }
             _ => {}
         }
         !call.op.is_unknown()
@@ -213,9 +240,11 @@ fn resolve(history: &mut [Call]) -> Vec<bool> {
 fn ways(rest: &[(usize, &Call)], left: &[u64], register: &Register, certain: &[u64]) -> Vec<Node> {
     // Only a call that began before every other one had returned can be the next.
     let horizon = rest.iter().map(|(_, call)| call.returned).min().unwrap_or(u64::MAX);
-    // Versions only rise, so that what belongs to the smallest one left comes before any greater one is written.
+    // Versions only rise, so that what belongs to the smallest one left comes before any greater
+    // one is written.
     let smallest = rest.iter().filter_map(|(_, call)| version_of(&call.op)).min();
-    // Writes that nobody read and that expect the same are as good as each other: one of them is enough to try.
+    // Writes that nobody read and that expect the same are as good as each other: one of them is
+    // enough to try.
     let mut alike: HashSet<(bool, Option<Version>)> = HashSet::new();
     let mut ways = Vec::new();
     for (index, call) in rest.iter().filter(|(_, call)| call.called < horizon) {
@@ -256,9 +285,12 @@ fn apply(register: &Register, op: &Op) -> Option<Register> {
     };
     match op {
         Op::Get(None) => present.is_none().then(|| register.clone()),
-        Op::Get(Some((value, version))) => found(register, *version).filter(|_| present.is_some_and(|(held, _)| held == value)),
+        Op::Get(Some((value, version))) => {
+            found(register, *version).filter(|_| present.is_some_and(|(held, _)| held == value))
+        }
         Op::Set(value, version) => written(value, *version),
-        Op::CompareAndSet(expected, _, Some(Err(current))) | Op::CompareAndDelete(expected, Some(Err(current))) => {
+        Op::CompareAndSet(expected, _, Some(Err(current)))
+        | Op::CompareAndDelete(expected, Some(Err(current))) => {
             if *current == Version::ZERO {
                 (present.is_none() && *expected != Version::ZERO).then(|| register.clone())
             } else {
@@ -276,9 +308,9 @@ fn apply(register: &Register, op: &Op) -> Option<Register> {
             let told = answer.and_then(Result::ok).is_none_or(|existed| existed == present.is_some());
             (told && holds(register, *expected)).then(|| Register { held: None, greatest: register.greatest })
         }
-        Op::Delete(existed) => {
-            existed.is_none_or(|existed| existed == present.is_some()).then(|| Register { held: None, greatest: register.greatest })
-        }
+        Op::Delete(existed) => existed
+            .is_none_or(|existed| existed == present.is_some())
+            .then(|| Register { held: None, greatest: register.greatest }),
     }
 }
 
@@ -392,7 +424,10 @@ mod tests {
         let unknown = call(0, u64::MAX, Op::Set(value("a"), None));
         let seen = |at: u64, seen: Option<(Value, Version)>| call(at, at + 1, Op::Get(seen));
         assert_eq!(check(vec![unknown.clone(), seen(2, None)], 1_000), Ok(()));
-        assert_eq!(check(vec![unknown.clone(), seen(2, None), seen(4, Some((value("a"), version(7))))], 1_000), Ok(()));
+        assert_eq!(
+            check(vec![unknown.clone(), seen(2, None), seen(4, Some((value("a"), version(7))))], 1_000),
+            Ok(())
+        );
         let twice = vec![
             unknown,
             seen(2, Some((value("a"), version(7)))),
@@ -431,8 +466,12 @@ mod tests {
 
     #[test]
     fn a_history_that_is_too_hard_for_the_budget_is_undecided() {
-        let mut history: Vec<Call> = (0..20).map(|n| call(n, u64::MAX, Op::Set(Value::from(n.to_string()), None))).collect();
-        history.extend((0..20).map(|n| call(20, 99, Op::CompareAndSet(version(n + 1), Value::from(format!("c{n}")), None))));
+        let mut history: Vec<Call> =
+            (0..20).map(|n| call(n, u64::MAX, Op::Set(Value::from(n.to_string()), None))).collect();
+        history
+            .extend((0..20).map(|n| {
+                call(20, 99, Op::CompareAndSet(version(n + 1), Value::from(format!("c{n}")), None))
+            }));
         history.push(call(40, 41, Op::Get(Some((value("19"), version(7))))));
         history.push(call(42, 43, Op::Get(Some((value("0"), version(6))))));
         assert!(matches!(check(history, 10), Err(NotLinearizable::Undecided { budget: 10, .. })));

@@ -1,4 +1,5 @@
-//! Runs a case: in a runtime of its own, with a deadline, and never taking "did not run" for "passed".
+//! Runs a case: in a runtime of its own, with a deadline, and never taking "did not run" for
+//! "passed".
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -20,11 +21,12 @@ use crate::harness::{Harness, NotRun, Time};
 /// How long a case may take by the clock on the wall. A case that hangs fails by name.
 const REAL_LIMIT: Duration = Duration::from_secs(300);
 
-/// How much longer it is waited for, so that a case that waits for what never comes is told from one that blocks its thread.
+/// How much longer it is waited for, so that a case that waits for what never comes is told from
+/// one that blocks its thread.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// How long a case may take by the store's clock, where that is virtual. Idle time passes at once, so that a case that waits for what never comes
-/// fails here.
+/// How long a case may take by the store's clock, where that is virtual. Idle time passes at once,
+/// so that a case that waits for what never comes fails here.
 const VIRTUAL_LIMIT: Duration = Duration::from_secs(18_000);
 
 /// The variable that [`seed`] reads.
@@ -57,7 +59,8 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// The seed of the runs that do not name another one: the environment's `COORD_TESTKIT_SEED`, else 0.
+/// The seed of the runs that do not name another one: the environment's `COORD_TESTKIT_SEED`, else
+/// 0.
 ///
 /// # Errors
 ///
@@ -69,7 +72,8 @@ pub fn seed() -> Result<u64, String> {
     }
 }
 
-/// Runs a case with the environment's [`seed`] on a harness, which `harness` makes inside the runtime of the case.
+/// Runs a case with the environment's [`seed`] on a harness, which `harness` makes inside the
+/// runtime of the case.
 pub fn run(case: &Case, harness: impl Future<Output = Arc<dyn Harness>> + Send + 'static) -> Verdict {
     match seed() {
         Ok(seed) => run_with_seed(case, seed, harness),
@@ -77,19 +81,27 @@ pub fn run(case: &Case, harness: impl Future<Output = Arc<dyn Harness>> + Send +
     }
 }
 
-/// Runs a case. With virtual time, what the kit leaves to chance comes out the same for the same seed.
-pub fn run_with_seed(case: &Case, seed: u64, harness: impl Future<Output = Arc<dyn Harness>> + Send + 'static) -> Verdict {
+/// Runs a case. With virtual time, what the kit leaves to chance comes out the same for the same
+/// seed.
+pub fn run_with_seed(
+    case: &Case,
+    seed: u64,
+    harness: impl Future<Output = Arc<dyn Harness>> + Send + 'static,
+) -> Verdict {
     let case = *case;
     let (report, reported) = mpsc::channel();
     let progress = Progress::default();
     let noted = progress.clone();
-    // A thread of its own: a case that spins or blocks cannot be stopped, but its name can still be told.
+    // A thread of its own: a case that spins or blocks cannot be stopped, but its name can still be
+    // told.
     let spawned = thread::Builder::new().name(format!("{}::{}", case.rule, case.sentence)).spawn(move || {
         let verdict = match catch_unwind(AssertUnwindSafe(|| drive(&case, seed, noted, harness))) {
             Ok(verdict) => verdict,
             Err(panic) => match panic.downcast_ref() {
                 Some(NotRun(why)) => Verdict::NotRun((*why).to_owned()),
-                None => Verdict::Failed(format!("{}{}", message(&*panic), LAST_PANIC.take().unwrap_or_default())),
+                None => {
+                    Verdict::Failed(format!("{}{}", message(&*panic), LAST_PANIC.take().unwrap_or_default()))
+                }
             },
         };
         let _ = report.send(verdict);
@@ -97,7 +109,12 @@ pub fn run_with_seed(case: &Case, seed: u64, harness: impl Future<Output = Arc<d
     match spawned {
         Err(error) => Verdict::Failed(format!("no thread for the case: {error}")),
         Ok(_) => {
-            let hung = || Verdict::Failed(format!("it hung for {:?}, and blocks its thread{progress}", REAL_LIMIT + GRACE));
+            let hung = || {
+                Verdict::Failed(format!(
+                    "it hung for {:?}, and blocks its thread{progress}",
+                    REAL_LIMIT + GRACE
+                ))
+            };
             reported.recv_timeout(REAL_LIMIT + GRACE).unwrap_or_else(|_| hung())
         }
     }
@@ -118,7 +135,12 @@ pub fn test<'a>(
     assert!(verdict == Verdict::Passed, "{rule}::{sentence} {verdict}");
 }
 
-fn drive(case: &Case, seed: u64, progress: Progress, harness: impl Future<Output = Arc<dyn Harness>>) -> Verdict {
+fn drive(
+    case: &Case,
+    seed: u64,
+    progress: Progress,
+    harness: impl Future<Output = Arc<dyn Harness>>,
+) -> Verdict {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Verdict::Failed(format!("no runtime for the case: {error}")),
@@ -156,7 +178,8 @@ pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
         .to_owned()
 }
 
-/// From now on panics print nothing, and a verdict says where its case failed: for reports, which tell at the end what was seen.
+/// From now on panics print nothing, and a verdict says where its case failed: for reports, which
+/// tell at the end what was seen.
 pub fn note_panics() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(|place| format!(" (at {place})"));

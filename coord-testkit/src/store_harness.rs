@@ -17,12 +17,15 @@ type Confine = Box<dyn Fn(Arc<dyn Store>, &str) -> Result<Arc<dyn Store>> + Send
 /// What is done with the shared side, and takes its time.
 type Action<S, A, T> = Box<dyn Fn(Arc<S>, A) -> BoxFuture<'static, T> + Send + Sync>;
 
-/// A [`Harness`] made of closures, for a backend that is a [`Store`]: the whole of what its author writes.
+/// A [`Harness`] made of closures, for a backend that is a [`Store`]: the whole of what its author
+/// writes.
 ///
-/// `S` is the side that all clients share: a running server, an open directory, or the data itself. The harness owns it, so that it ends with the case.
+/// `S` is the side that all clients share: a running server, an open directory, or the data itself.
+/// The harness owns it, so that it ends with the case.
 ///
-/// A client crashes by closing its store, which ends everything of the client's and revokes nothing (R8). Time is virtual unless
-/// [`real_time`](Self::real_time) says otherwise, and the store volatile unless [`reopening`](Self::reopening) does. The [first page](crate) shows one.
+/// A client crashes by closing its store, which ends everything of the client's and revokes nothing
+/// (R8). Time is virtual unless [`real_time`](Self::real_time) says otherwise, and the store
+/// volatile unless [`reopening`](Self::reopening) does. The [first page](crate) shows one.
 pub struct StoreHarness<S> {
     server: Arc<S>,
     client: Action<S, (), Arc<dyn Store>>,
@@ -38,9 +41,11 @@ pub struct StoreHarness<S> {
 impl<S: Send + Sync + 'static> StoreHarness<S> {
     /// The harness of a fresh, empty store behind `server`.
     ///
-    /// - `client` makes a further client of it, as independent of the others as another process would be.
+    /// - `client` makes a further client of it, as independent of the others as another process
+    ///   would be.
     /// - `compact` forgets the history up to and including a revision.
-    /// - `provider` makes the backend's provider over a store, which may be one inside a wrapper of the kit's, and out of reach at this moment (R3).
+    /// - `provider` makes the backend's provider over a store, which may be one inside a wrapper of
+    ///   the kit's, and out of reach at this moment (R3).
     /// - `namespace` makes a part of a store a store of its own (R5).
     pub fn new<C, CF, KF, P, N>(
         server: S,
@@ -72,8 +77,9 @@ impl<S: Send + Sync + 'static> StoreHarness<S> {
         }
     }
 
-    /// The store lives by the clock on the wall, as everything outside of this process does, and may notice an expiry by `lag` late (R7): with a leader
-    /// election among its causes, by the longest of those.
+    /// The store lives by the clock on the wall, as everything outside of this process does, and
+    /// may notice an expiry by `lag` late (R7): with a leader election among its causes, by the
+    /// longest of those.
     #[must_use]
     pub fn real_time(mut self, lag: Duration) -> Self {
         self.time = Time::Real;
@@ -88,9 +94,13 @@ impl<S: Send + Sync + 'static> StoreHarness<S> {
         self
     }
 
-    /// The store is persistent: `reopen` kills its process, as `kill -9` would, and opens its data again. See [`Harness::reopen`].
+    /// The store is persistent: `reopen` kills its process, as `kill -9` would, and opens its data
+    /// again. See [`Harness::reopen`].
     #[must_use]
-    pub fn reopening<F: Future<Output = ()> + Send + 'static>(mut self, reopen: impl Fn(Arc<S>) -> F + Send + Sync + 'static) -> Self {
+    pub fn reopening<F: Future<Output = ()> + Send + 'static>(
+        mut self,
+        reopen: impl Fn(Arc<S>) -> F + Send + Sync + 'static,
+    ) -> Self {
         self.reopen = Some(Box::new(move |server, ()| Box::pin(reopen(server))));
         self
     }
@@ -145,6 +155,9 @@ impl<S: Send + Sync + 'static> Harness for StoreHarness<S> {
 
 impl<S> fmt::Debug for StoreHarness<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoreHarness").field("time", &self.time).field("lag", &self.lag).finish_non_exhaustive()
+        f.debug_struct("StoreHarness")
+            .field("time", &self.time)
+            .field("lag", &self.lag)
+            .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,5 @@
-//! Waiting for conditions, with deadlines. Every helper fails by panicking with the sentence that did not come true.
+//! Waiting for conditions, with deadlines. Every helper fails by panicking with the sentence that
+//! did not come true.
 
 use std::future::Future;
 use std::time::Duration;
@@ -21,7 +22,8 @@ pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Out
     }
 }
 
-/// Asks `probe` again and again until it gives something, at most for `limit`. It is asked once more at the end.
+/// Asks `probe` again and again until it gives something, at most for `limit`. It is asked once
+/// more at the end.
 ///
 /// # Panics
 ///

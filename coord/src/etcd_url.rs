@@ -41,8 +41,13 @@ pub(crate) struct EtcdUrl {
     pub(crate) lazy: bool,
 }
 
-/// What a URL says. Reads the files that it names, and variables through `environment`; no other I/O.
-pub(crate) fn read(url: &Url, name: String, environment: impl Fn(&'static str) -> Result<Option<String>>) -> Result<EtcdUrl> {
+/// What a URL says. Reads the files that it names, and variables through `environment`; no other
+/// I/O.
+pub(crate) fn read(
+    url: &Url,
+    name: String,
+    environment: impl Fn(&'static str) -> Result<Option<String>>,
+) -> Result<EtcdUrl> {
     url.allow(&PARAMETERS)?;
     let mut options = EtcdOptions::new(url.hosts.iter().map(|host| match url.scheme {
         Scheme::Etcds => format!("https://{host}"),
@@ -61,7 +66,10 @@ pub(crate) fn read(url: &Url, name: String, environment: impl Fn(&'static str) -
             *time = duration(name, text)?;
         }
     }
-    for (name, time) in [("attempt_timeout", &mut options.retry.attempt_timeout), ("total_timeout", &mut options.retry.total_timeout)] {
+    for (name, time) in [
+        ("attempt_timeout", &mut options.retry.attempt_timeout),
+        ("total_timeout", &mut options.retry.total_timeout),
+    ] {
         if let Some(text) = url.get(name)? {
             *time = Some(duration(name, text)?);
         }
@@ -70,7 +78,8 @@ pub(crate) fn read(url: &Url, name: String, environment: impl Fn(&'static str) -
         options.retry.max_attempts = text.parse().map_err(|_| wrong("attempts", "a number such as `3`"))?;
     }
     if let Some(text) = url.get("multiplier")? {
-        options.retry.multiplier = text.parse().map_err(|_| wrong("multiplier", "a number such as `2` or `1.5`"))?;
+        options.retry.multiplier =
+            text.parse().map_err(|_| wrong("multiplier", "a number such as `2` or `1.5`"))?;
     }
     options.near = url.flag("near")?;
     options.credentials = credentials(url, environment)?;
@@ -79,7 +88,10 @@ pub(crate) fn read(url: &Url, name: String, environment: impl Fn(&'static str) -
     Ok(EtcdUrl { options, lazy: url.flag("lazy")? })
 }
 
-fn credentials(url: &Url, environment: impl Fn(&'static str) -> Result<Option<String>>) -> Result<Option<Credentials>> {
+fn credentials(
+    url: &Url,
+    environment: impl Fn(&'static str) -> Result<Option<String>>,
+) -> Result<Option<Credentials>> {
     let password_file = url.get("password_file")?;
     let Some(user) = &url.user else {
         return match password_file {
@@ -96,13 +108,16 @@ fn credentials(url: &Url, environment: impl Fn(&'static str) -> Result<Option<St
         return Ok(Some(Credentials::from_file(user, path("the file with the password", &file)?)));
     }
     let Some(password) = environment(PASSWORD)? else {
-        return refuse("a user, but no password: name a file in `password_file` or COORD_ETCD_PASSWORD_FILE, or set COORD_ETCD_PASSWORD");
+        return refuse(
+            "a user, but no password: name a file in `password_file` or COORD_ETCD_PASSWORD_FILE, or set COORD_ETCD_PASSWORD",
+        );
     };
     Ok(Some(Credentials::new(user, password)))
 }
 
 fn tls(url: &Url) -> Result<Option<Tls>> {
-    let (authorities, certificates, key, server_name) = (url.get("ca")?, url.get("cert")?, url.get("key")?, url.get("server_name")?);
+    let (authorities, certificates, key, server_name) =
+        (url.get("ca")?, url.get("cert")?, url.get("key")?, url.get("server_name")?);
     if url.scheme != Scheme::Etcds {
         return match authorities.or(certificates).or(key).or(server_name) {
             Some(_) => refuse("certificates for a connection that is not encrypted; write `etcds://`"),
@@ -115,7 +130,10 @@ fn tls(url: &Url) -> Result<Option<Tls>> {
     }
     match (certificates, key) {
         (Some(certificates), Some(key)) => {
-            tls = tls.with_identity_files(path("the file that `cert` names", certificates)?, path("the file that `key` names", key)?);
+            tls = tls.with_identity_files(
+                path("the file that `cert` names", certificates)?,
+                path("the file that `key` names", key)?,
+            );
         }
         (None, None) => {}
         _ => return refuse("one of `cert` and `key`; write both"),
@@ -126,10 +144,13 @@ fn tls(url: &Url) -> Result<Option<Tls>> {
     Ok(Some(tls))
 }
 
-/// The path of a file that can be read. An error does not repeat it: it may be a password that went to the wrong place.
+/// The path of a file that can be read. An error does not repeat it: it may be a password that went
+/// to the wrong place.
 fn path<'a>(what: &'static str, file: &'a str) -> Result<&'a str> {
     if file.starts_with('~') {
-        return refuse(format!("{what} begins with `~`, which only a shell knows; write the home directory itself"));
+        return refuse(format!(
+            "{what} begins with `~`, which only a shell knows; write the home directory itself"
+        ));
     }
     match File::open(file) {
         Ok(_) => Ok(file),
@@ -165,7 +186,9 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str, environment: &[(&str, &str)]) -> Result<EtcdOptions> {
-        let get = |name: &str| Ok(environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()));
+        let get = |name: &str| {
+            Ok(environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+        };
         Ok(read(&Url::parse(text)?, "a name".to_owned(), get)?.options)
     }
 
@@ -187,9 +210,12 @@ mod tests {
     #[test]
     fn it_connects_later_where_it_is_told_to() {
         let lazy = |text| read(&Url::parse(text).unwrap(), String::new(), |_| Ok(None)).map(|url| url.lazy);
-        for (text, expected) in
-            [("etcd://h:1", false), ("etcd://h:1?lazy", true), ("etcd://h:1?lazy=true", true), ("etcd://h:1?lazy=false", false)]
-        {
+        for (text, expected) in [
+            ("etcd://h:1", false),
+            ("etcd://h:1?lazy", true),
+            ("etcd://h:1?lazy=true", true),
+            ("etcd://h:1?lazy=false", false),
+        ] {
             assert_eq!(lazy(text).unwrap(), expected, "{text}");
         }
         assert!(lazy("etcd://h:1?lazy=1").is_err());
@@ -210,9 +236,15 @@ mod tests {
         )
         .unwrap();
         let seconds = Duration::from_secs;
-        assert_eq!((options.connect_timeout, options.keepalive_interval, options.keepalive_timeout), (seconds(1), seconds(6), seconds(7)));
+        assert_eq!(
+            (options.connect_timeout, options.keepalive_interval, options.keepalive_timeout),
+            (seconds(1), seconds(6), seconds(7))
+        );
         let retry = options.retry;
-        assert_eq!((retry.attempt_timeout, retry.total_timeout), (Some(Duration::from_millis(500)), Some(seconds(120))));
+        assert_eq!(
+            (retry.attempt_timeout, retry.total_timeout),
+            (Some(Duration::from_millis(500)), Some(seconds(120)))
+        );
         assert_eq!((retry.max_attempts, retry.multiplier), (7, 1.5));
         assert_eq!((retry.initial_delay, retry.max_delay), (Duration::from_millis(3), seconds(4)));
     }

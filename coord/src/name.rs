@@ -20,7 +20,9 @@ pub(crate) fn of(url: &Url, environment: impl Fn(&'static str) -> Result<Option<
         },
     };
     if name.len() > MAX_BYTES || name.chars().any(char::is_control) {
-        return refuse("a name of more than 256 bytes, or with a control character; shorten `name` or COORD_NAME");
+        return refuse(
+            "a name of more than 256 bytes, or with a control character; shorten `name` or COORD_NAME",
+        );
     }
     Ok(name)
 }
@@ -43,7 +45,11 @@ mod tests {
         for scheme in ["memory://", "sled:///dir", "etcd://h:1", "etcds://h:1"] {
             assert_eq!(named(&format!("{scheme}?name=shop%20a"), Some("other")).unwrap(), "shop a");
             assert_eq!(named(scheme, Some("other")).unwrap(), "other");
-            let (host, pid) = named(scheme, None).unwrap().rsplit_once(':').map(|(host, pid)| (host.to_owned(), pid.to_owned())).unwrap();
+            let (host, pid) = named(scheme, None)
+                .unwrap()
+                .rsplit_once(':')
+                .map(|(host, pid)| (host.to_owned(), pid.to_owned()))
+                .unwrap();
             assert!(!host.is_empty() && pid == std::process::id().to_string(), "{host} {pid}");
         }
     }

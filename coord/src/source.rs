@@ -24,9 +24,10 @@ const URL: &str = "COORD_URL";
 ///
 /// # Errors
 ///
-/// `InvalidArgument` for a URL that is wrong, or that could be taken for something else than was meant: it says what to write instead, or which feature to switch
-/// on, and never repeats the URL. Otherwise those of the store:
-/// `Unavailable` for a cluster that does not answer or a directory in use, `Unauthenticated` for a wrong password.
+/// `InvalidArgument` for a URL that is wrong, or that could be taken for something else than was
+/// meant: it says what to write instead, or which feature to switch on, and never repeats the URL.
+/// Otherwise those of the store: `Unavailable` for a cluster that does not answer or a directory in
+/// use, `Unauthenticated` for a wrong password.
 ///
 /// # Cancel safety
 ///
@@ -47,7 +48,10 @@ pub async fn open(url: &str) -> Result<Arc<dyn Provider>> {
 pub async fn open_from_env() -> Result<Arc<dyn Provider>> {
     match environment(URL)? {
         Some(url) => open(&url).await,
-        None => Err(Error::invalid_argument(OPERATION, "COORD_URL does not name a store, for example `memory://`")),
+        None => Err(Error::invalid_argument(
+            OPERATION,
+            "COORD_URL does not name a store, for example `memory://`",
+        )),
     }
 }
 
@@ -55,13 +59,17 @@ fn environment(name: &'static str) -> Result<Option<String>> {
     match env::var(name) {
         Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
         Err(VarError::NotPresent) => Ok(None),
-        Err(VarError::NotUnicode(_)) => Err(Error::invalid_argument(OPERATION, format!("{name} is not UTF-8; write it anew"))),
+        Err(VarError::NotUnicode(_)) => {
+            Err(Error::invalid_argument(OPERATION, format!("{name} is not UTF-8; write it anew")))
+        }
     }
 }
 
-/// A store, and clients of it: as many as processes are to be modelled. Most programs need one, which [`open`] gives.
+/// A store, and clients of it: as many as processes are to be modelled. Most programs need one,
+/// which [`open`] gives.
 ///
-/// It is displayed as a URL in one spelling, which names the store and, where there is one, the namespace and the user. That has no secret in it.
+/// It is displayed as a URL in one spelling, which names the store and, where there is one, the
+/// namespace and the user. That has no secret in it.
 ///
 /// # Examples
 ///
@@ -118,7 +126,8 @@ impl Source {
             }
             #[cfg(feature = "etcd")]
             Scheme::Etcd | Scheme::Etcds => {
-                let crate::etcd_url::EtcdUrl { options, lazy } = crate::etcd_url::read(&url, name.clone(), environment)?;
+                let crate::etcd_url::EtcdUrl { options, lazy } =
+                    crate::etcd_url::read(&url, name.clone(), environment)?;
                 if lazy { Store::LazyEtcd(Box::new(options)) } else { Store::Etcd(Box::new(options)) }
             }
             #[allow(unreachable_patterns, reason = "with all features there is none left")]
@@ -136,7 +145,8 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// Those of connecting: `Unavailable`, `Unauthenticated`; `InvalidArgument` for a namespace with a directory of the recipes in it.
+    /// Those of connecting: `Unavailable`, `Unauthenticated`; `InvalidArgument` for a namespace
+    /// with a directory of the recipes in it.
     ///
     /// # Cancel safety
     ///
@@ -159,7 +169,8 @@ impl Source {
         let store = Observe::new(store, "memory");
         Ok(match self.url.namespace()? {
             Some(namespace) => {
-                let store = Namespace::new(store, namespace).map_err(|error| error.in_operation(OPERATION))?;
+                let store =
+                    Namespace::new(store, namespace).map_err(|error| error.in_operation(OPERATION))?;
                 StoreProvider::new(Arc::new(store), options)
             }
             None => StoreProvider::new(Arc::new(store), options),
@@ -176,7 +187,9 @@ const PARAMETERS: [&str; 2] = ["name", "namespace"];
 fn check_local(url: &Url, any: &MemoryStore) -> Result<()> {
     url.allow(&PARAMETERS)?;
     match url.namespace()? {
-        Some(namespace) => Namespace::new(any.client(), namespace).map(drop).map_err(|error| error.in_operation(OPERATION)),
+        Some(namespace) => {
+            Namespace::new(any.client(), namespace).map(drop).map_err(|error| error.in_operation(OPERATION))
+        }
         None => Ok(()),
     }
 }
@@ -200,7 +213,9 @@ fn not_built_in(scheme: Scheme) -> Error {
         Scheme::Etcd => ("etcd", "etcd"),
         Scheme::Etcds => ("etcds", "etcd"),
     };
-    let message = format!("`{scheme}:` needs the feature `{feature}` of the package coordkit, which this program was built without");
+    let message = format!(
+        "`{scheme}:` needs the feature `{feature}` of the package coordkit, which this program was built without"
+    );
     Error::invalid_argument(OPERATION, message)
 }
 
@@ -213,7 +228,12 @@ mod tests {
 
     #[test]
     fn a_scheme_that_is_not_built_in_names_its_feature() {
-        for (scheme, feature) in [(Scheme::Memory, "memory"), (Scheme::Sled, "sled"), (Scheme::Etcd, "etcd"), (Scheme::Etcds, "etcd")] {
+        for (scheme, feature) in [
+            (Scheme::Memory, "memory"),
+            (Scheme::Sled, "sled"),
+            (Scheme::Etcd, "etcd"),
+            (Scheme::Etcds, "etcd"),
+        ] {
             let error = not_built_in(scheme);
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);
             assert!(error.to_string().contains(&format!("feature `{feature}`")), "{error}");
@@ -229,16 +249,18 @@ mod tests {
         use coord_api::store::{Range, Span, Store as _};
 
         let pid = std::process::id().to_string();
-        for (url, directory, named) in
-            [("memory://?name=shop%20a", "/locks/", "shop a"), ("memory://?namespace=shop", "/shop/locks/", &format!(":{pid}"))]
-        {
+        for (url, directory, named) in [
+            ("memory://?name=shop%20a", "/locks/", "shop a"),
+            ("memory://?namespace=shop", "/shop/locks/", &format!(":{pid}")),
+        ] {
             let source = Source::open(url).await.unwrap();
             let coord = source.client().await.unwrap();
             let _guard = coord.lock().acquire("job", Duration::from_secs(10)).await.unwrap();
             #[allow(irrefutable_let_patterns, reason = "with etcd there is another one")]
             let Store::Memory(store) = &source.store else { panic!("not in memory") };
             let found = store.range(Range::new(Span::Prefix(directory.into()))).await.unwrap().entries;
-            let names: Vec<_> = found.iter().map(|entry| String::from_utf8_lossy(&entry.value).into_owned()).collect();
+            let names: Vec<_> =
+                found.iter().map(|entry| String::from_utf8_lossy(&entry.value).into_owned()).collect();
             assert!(names.len() == 1 && names.iter().all(|name| name.ends_with(named)), "{url}: {names:?}");
         }
     }

@@ -1,6 +1,8 @@
-//! The parts of a store's URL, read so strictly that none can be taken for something else than was meant.
+//! The parts of a store's URL, read so strictly that none can be taken for something else than was
+//! meant.
 //!
-//! `tests/url.rs` has the table of what is taken, and of what is said about everything else. No error repeats the URL: somebody may have written a password into it.
+//! `tests/url.rs` has the table of what is taken, and of what is said about everything else. No
+//! error repeats the URL: somebody may have written a password into it.
 
 use std::fmt::{self, Write};
 
@@ -9,7 +11,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 pub(crate) const OPERATION: &str = "coord.open";
 
-const PASSWORD: &str = "a password in the URL; it belongs into the file that `password_file` names, or into COORD_ETCD_PASSWORD";
+const PASSWORD: &str =
+    "a password in the URL; it belongs into the file that `password_file` names, or into COORD_ETCD_PASSWORD";
 
 const ANY_AT: &str = "an `@` that does not end the name of a user right behind `//`; where it is part of a password, that belongs into the file that \
                       `password_file` names, or into COORD_ETCD_PASSWORD, and anywhere else write `%40`";
@@ -53,14 +56,19 @@ impl Scheme {
                 false => refuse("no scheme; write `memory://`, `sled:///var/lib/shop` or `etcd://host:2379`"),
             };
         };
-        if let Some(known) = Scheme::ALL.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(scheme)) {
+        if let Some(known) = Scheme::ALL.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(scheme))
+        {
             return Ok((known, rest));
         }
         match scheme.to_ascii_lowercase().as_str() {
             "http" => refuse("the scheme `http`; a cluster of etcd is written `etcd://host:2379`"),
-            "https" => refuse("the scheme `https`; an encrypted cluster of etcd is written `etcds://host:2379`"),
+            "https" => {
+                refuse("the scheme `https`; an encrypted cluster of etcd is written `etcds://host:2379`")
+            }
             "file" => refuse("the scheme `file`; a directory is written `sled:///var/lib/shop`"),
-            _ if rest.starts_with(|c: char| c.is_ascii_digit()) => refuse("a host without a scheme; write `etcd://host:2379`"),
+            _ if rest.starts_with(|c: char| c.is_ascii_digit()) => {
+                refuse("a host without a scheme; write `etcd://host:2379`")
+            }
             _ => refuse(
                 "an unknown scheme; known are `memory:`, `sled:` (feature `sled`), `etcd:` and `etcds:` (feature `etcd`), \
                  so write for example `etcd://host:2379`",
@@ -100,7 +108,9 @@ impl Url {
         };
         let (user, hosts) = match authority.and_then(|authority| authority.split_once('@')) {
             Some(_) if !scheme.is_cluster() => {
-                return refuse("a user, where nobody signs in; leave out what stands before the `@`, and the `@`");
+                return refuse(
+                    "a user, where nobody signs in; leave out what stands before the `@`, and the `@`",
+                );
             }
             Some((user, hosts)) => (Some(self::user(user)?), Some(hosts)),
             None => (None, authority),
@@ -110,7 +120,13 @@ impl Url {
             Scheme::Sled => (Vec::new(), directory(hosts, path)?),
             Scheme::Etcd | Scheme::Etcds => (self::hosts(scheme, hosts)?, namespace(path)?),
         };
-        Ok(Url { scheme, user, hosts, path, parameters: query.map(parameters).transpose()?.unwrap_or_default() })
+        Ok(Url {
+            scheme,
+            user,
+            hosts,
+            path,
+            parameters: query.map(parameters).transpose()?.unwrap_or_default(),
+        })
     }
 
     /// Refuses parameters that the store does not know.
@@ -121,7 +137,11 @@ impl Url {
                 if SECRETS.contains(&name.to_ascii_lowercase().as_str()) {
                     return refuse(PASSWORD);
                 }
-                return refuse(format!("an unknown parameter; `{}:` knows {}", self.scheme.as_str(), known.join(", ")));
+                return refuse(format!(
+                    "an unknown parameter; `{}:` knows {}",
+                    self.scheme.as_str(),
+                    known.join(", ")
+                ));
             };
             if self.parameters.iter().take(index).any(|(earlier, _)| earlier == name) {
                 return refuse(format!("`{known}` stands there twice; write it once"));
@@ -146,12 +166,15 @@ impl Url {
             Some((_, None)) => Ok(true),
             Some((_, Some(value))) if value == "true" => Ok(true),
             Some((_, Some(value))) if value == "false" => Ok(false),
-            Some(_) => refuse(format!("`{name}` is neither `true` nor `false`; write `{name}`, or leave it out")),
+            Some(_) => {
+                refuse(format!("`{name}` is neither `true` nor `false`; write `{name}`, or leave it out"))
+            }
             None => Ok(false),
         }
     }
 
-    /// The directory inside the store that everything is kept in: the path of a cluster, or the parameter of its name.
+    /// The directory inside the store that everything is kept in: the path of a cluster, or the
+    /// parameter of its name.
     pub(crate) fn namespace(&self) -> Result<Option<&str>> {
         let named = self.get("namespace")?;
         if named.is_some_and(|named| named.starts_with('/') || named.ends_with('/')) {
@@ -214,13 +237,25 @@ fn check_characters(text: &str) -> Result<()> {
     }
     for c in text.chars() {
         match c {
-            '$' | '{' | '}' => return refuse("a variable that nothing was put in for; write its value, and a `$` that is meant as `%24`"),
-            '"' | '\'' | '`' => return refuse("a quotation mark; take it away, or write `%22` or `%27` where it is meant"),
+            '$' | '{' | '}' => {
+                return refuse(
+                    "a variable that nothing was put in for; write its value, and a `$` that is meant as `%24`",
+                );
+            }
+            '"' | '\'' | '`' => {
+                return refuse("a quotation mark; take it away, or write `%22` or `%27` where it is meant");
+            }
             '\\' => return refuse("a `\\`; write `/`, or `%5C` where it is meant"),
-            '<' | '>' | '^' | '|' => return refuse("a character that no URL has; write its percent-escape, such as `%7C`"),
+            '<' | '>' | '^' | '|' => {
+                return refuse("a character that no URL has; write its percent-escape, such as `%7C`");
+            }
             c if c.is_ascii_graphic() => {}
             c if c.is_ascii() => return refuse("white space or a control character; write a space as `%20`"),
-            _ => return refuse("a character that is not of ASCII; write its UTF-8 in percent-escapes, an `é` as `%C3%A9`"),
+            _ => {
+                return refuse(
+                    "a character that is not of ASCII; write its UTF-8 in percent-escapes, an `é` as `%C3%A9`",
+                );
+            }
         }
     }
     Ok(())
@@ -228,8 +263,9 @@ fn check_characters(text: &str) -> Result<()> {
 
 /// The only `@` ends the name of a user, right behind `//`.
 ///
-/// A password may have any character in it, `/`, `?`, `#` and `@` too, and then splits the URL elsewhere than its author believes. So this is looked at first, before
-/// anything else is made of the text.
+/// A password may have any character in it, `/`, `?`, `#` and `@` too, and then splits the URL
+/// elsewhere than its author believes. So this is looked at first, before anything else is made of
+/// the text.
 fn check_at(text: &str) -> Result<()> {
     let Some((before, _)) = text.rsplit_once('@') else { return Ok(()) };
     let rest = before.split_once(':').map_or(before, |(_, rest)| rest);
@@ -263,7 +299,8 @@ fn nothing(hosts: &str, path: &str) -> Result<String> {
 
 /// `/dir` from the root, `./dir` or `../dir` from the working directory.
 fn directory(hosts: Option<&str>, path: &str) -> Result<String> {
-    const WHICH: &str = "from the root write `sled:///var/lib/shop`, from the working directory `sled:./shop`";
+    const WHICH: &str =
+        "from the root write `sled:///var/lib/shop`, from the working directory `sled:./shop`";
     const NONE: &str = "no directory; write `sled:///var/lib/shop`";
     let absolute = path.starts_with('/');
     match hosts {
@@ -292,7 +329,9 @@ fn directory(hosts: Option<&str>, path: &str) -> Result<String> {
             "" if segments.is_empty() => return refuse(NONE),
             "" => return refuse("a doubled `/`; write one"),
             _ if !absolute && index == 0 => {
-                return refuse(format!("a directory that may be meant from the root or from the working directory; {WHICH}"));
+                return refuse(format!(
+                    "a directory that may be meant from the root or from the working directory; {WHICH}"
+                ));
             }
             _ => (rising, named) = (false, true),
         }
@@ -300,21 +339,29 @@ fn directory(hosts: Option<&str>, path: &str) -> Result<String> {
     }
     match named {
         true => Ok(decoded),
-        false => refuse("a directory that is not the store's alone; write one of its own, such as `sled:./shop`"),
+        false => {
+            refuse("a directory that is not the store's alone; write one of its own, such as `sled:./shop`")
+        }
     }
 }
 
 /// The directory of a cluster that everything is kept in.
 fn namespace(path: &str) -> Result<String> {
-    let Some(segments) = path.strip_prefix('/').filter(|segments| !segments.is_empty()) else { return Ok(String::new()) };
+    let Some(segments) = path.strip_prefix('/').filter(|segments| !segments.is_empty()) else {
+        return Ok(String::new());
+    };
     let mut decoded = Vec::new();
     for segment in segments.split('/') {
         if segment.contains([':', ',']) {
-            return refuse("a `:` or a `,` in the namespace; all hosts stand before the first `/`, and in a name write `%3A` or `%2C`");
+            return refuse(
+                "a `:` or a `,` in the namespace; all hosts stand before the first `/`, and in a name write `%3A` or `%2C`",
+            );
         }
         let name = decode(segment, "")?;
         match name.as_str() {
-            "" if segments.ends_with('/') => return refuse("a `/` at the end of the namespace; take it away"),
+            "" if segments.ends_with('/') => {
+                return refuse("a `/` at the end of the namespace; take it away");
+            }
             "" => return refuse("a doubled `/`; write one"),
             "." | ".." => return refuse("a `.` or `..` in the namespace; write its whole name"),
             _ => decoded.push(name),
@@ -326,7 +373,9 @@ fn namespace(path: &str) -> Result<String> {
 /// The members of a cluster.
 fn hosts(scheme: Scheme, hosts: Option<&str>) -> Result<Vec<String>> {
     let scheme = scheme.as_str();
-    let Some(hosts) = hosts else { return refuse(format!("no `//` before the hosts; write `{scheme}://host:2379`")) };
+    let Some(hosts) = hosts else {
+        return refuse(format!("no `//` before the hosts; write `{scheme}://host:2379`"));
+    };
     if hosts.is_empty() {
         return refuse(format!("no host; write `{scheme}://localhost:2379`"));
     }
@@ -346,20 +395,28 @@ fn host(text: &str) -> Result<String> {
         return refuse("an empty host; write `host:2379`, and one `,` between two");
     }
     if text.ends_with(':') {
-        return refuse("a scheme before a host, or a `:` without a port; write `host:2379`, and `etcds://` where it is encrypted");
+        return refuse(
+            "a scheme before a host, or a `:` without a port; write `host:2379`, and `etcds://` where it is encrypted",
+        );
     }
     let (name, port) = match text.strip_prefix('[').map(|inner| inner.split_once(']')) {
         Some(Some((address, port))) => {
             match address.parse::<std::net::Ipv6Addr>() {
                 Ok(address) if address.is_unspecified() => return refuse(UNSPECIFIED),
                 Ok(_) => {}
-                Err(_) => return refuse("no IPv6 address between `[` and `]`; write `[2001:db8::1]:2379`, without a zone"),
+                Err(_) => {
+                    return refuse(
+                        "no IPv6 address between `[` and `]`; write `[2001:db8::1]:2379`, without a zone",
+                    );
+                }
             }
             (address, port.strip_prefix(':'))
         }
         Some(None) => return refuse("a `[` without a `]`; write an IPv6 address as `[2001:db8::1]:2379`"),
         None if text.matches(':').count() > 1 => {
-            return refuse("more than one `:` in a host; write `host:2379`, one `,` between two, and IPv6 as `[2001:db8::1]:2379`");
+            return refuse(
+                "more than one `:` in a host; write `host:2379`, one `,` between two, and IPv6 as `[2001:db8::1]:2379`",
+            );
         }
         None => {
             let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
@@ -375,7 +432,8 @@ fn host(text: &str) -> Result<String> {
     }
 }
 
-const UNSPECIFIED: &str = "the address that a server listens on; write the one that it is reached at, such as `127.0.0.1:2379`";
+const UNSPECIFIED: &str =
+    "the address that a server listens on; write the one that it is reached at, such as `127.0.0.1:2379`";
 
 /// A host's name, or its IPv4 address.
 fn check_name(name: &str) -> Result<()> {
@@ -387,13 +445,18 @@ fn check_name(name: &str) -> Result<()> {
     };
     let name = name.strip_suffix('.').unwrap_or(name);
     if name.len() > 253 || !name.split('.').all(named) {
-        return refuse("no name of a host; it has letters, digits, `-` and `.` alone: write `host:2379`, and one `,` between two");
+        return refuse(
+            "no name of a host; it has letters, digits, `-` and `.` alone: write `host:2379`, and one `,` between two",
+        );
     }
-    let numeric = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit()) || label.starts_with("0x") || label.starts_with("0X");
+    let numeric = |label: &str| {
+        label.bytes().all(|byte| byte.is_ascii_digit()) || label.starts_with("0x") || label.starts_with("0X")
+    };
     if !name.rsplit('.').next().is_some_and(numeric) {
         return Ok(());
     }
-    // What ends in a number is an address (RFC 3986, WHATWG): `10.1` would be one to some, and a name to others.
+    // What ends in a number is an address (RFC 3986, WHATWG): `10.1` would be one to some, and a
+    // name to others.
     match name.parse::<std::net::Ipv4Addr>() {
         Ok(address) if address.is_unspecified() => refuse(UNSPECIFIED),
         Ok(_) => Ok(()),
@@ -409,7 +472,9 @@ fn parameters(query: &str) -> Result<Vec<(String, Option<String>)>> {
             return refuse("an empty parameter; write `?name=value&name=value`");
         }
         if pair.contains('+') {
-            return refuse("a `+` in a parameter, which is a space to some; write `%2B`, or `%20` for a space");
+            return refuse(
+                "a `+` in a parameter, which is a space to some; write `%2B`, or `%20` for a space",
+            );
         }
         parameters.push((decode_value(name)?, value.map(decode_value).transpose()?));
     }
@@ -436,7 +501,9 @@ fn decode(text: &str, also_plain: &str) -> Result<String> {
             byte if byte.is_ascii_alphanumeric() || also_plain.as_bytes().contains(byte) => {}
             byte => {
                 let character = char::from(*byte);
-                return refuse(format!("a `{character}` where it has a meaning of its own; as a part of a name write `%{byte:02X}`"));
+                return refuse(format!(
+                    "a `{character}` where it has a meaning of its own; as a part of a name write `%{byte:02X}`"
+                ));
             }
         }
     }
@@ -444,7 +511,9 @@ fn decode(text: &str, also_plain: &str) -> Result<String> {
         return refuse("percent-escapes that are not UTF-8; write `é` as `%C3%A9`");
     };
     if decoded.contains('/') {
-        return refuse("a `/` as the percent-escape `%2F`; write `/` where it parts two names, another character where it does not");
+        return refuse(
+            "a `/` as the percent-escape `%2F`; write `/` where it parts two names, another character where it does not",
+        );
     }
     if decoded.chars().any(char::is_control) {
         return refuse("a control character as a percent-escape; take it away");

@@ -1,4 +1,5 @@
-//! Each alert fires while its fault happens, and not before: the metrics are scraped as Prometheus would, in virtual time, and promtool evaluates the rules on what was scraped.
+//! Each alert fires while its fault happens, and not before: the metrics are scraped as Prometheus
+//! would, in virtual time, and promtool evaluates the rules on what was scraped.
 #![cfg(feature = "memory")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -27,17 +28,26 @@ fn rules() -> PathBuf {
 }
 
 fn promtool() -> Command {
-    let on_path = std::env::var_os("PATH").into_iter().flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
+    let on_path = std::env::var_os("PATH")
+        .into_iter()
+        .flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
     let cached = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/prometheus");
-    let found = on_path.chain([cached]).map(|directory| directory.join("promtool")).find(|path| path.is_file());
-    Command::new(found.expect("NOT TESTED: there is no promtool to evaluate the alerts with; run scripts/prometheus.sh"))
+    let found =
+        on_path.chain([cached]).map(|directory| directory.join("promtool")).find(|path| path.is_file());
+    Command::new(
+        found.expect(
+            "NOT TESTED: there is no promtool to evaluate the alerts with; run scripts/prometheus.sh",
+        ),
+    )
 }
 
 /// A recorder as OPERATIONS.md sets one up, for the present thread.
 fn recorder() -> &'static PrometheusRecorder {
     let builder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &DURATION_BUCKETS)
-        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_ratio".to_owned()), &RATIO_BUCKETS));
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(Matcher::Suffix("_ratio".to_owned()), &RATIO_BUCKETS)
+        });
     Box::leak(Box::new(builder.unwrap().build_recorder()))
 }
 
@@ -83,10 +93,15 @@ impl Scrapes {
 
     /// Has promtool evaluate all rules on what was scraped: which alerts fire at which time.
     fn expect(&self, firing: &[(Duration, &[&str])]) {
-        let mut test =
-            format!("rule_files: ['{}']\nevaluation_interval: 15s\ntests:\n- interval: 15s\n  input_series:\n", rules().display());
+        let mut test = format!(
+            "rule_files: ['{}']\nevaluation_interval: 15s\ntests:\n- interval: 15s\n  input_series:\n",
+            rules().display()
+        );
         for (name, samples) in &self.series {
-            let values: Vec<_> = samples.iter().map(|sample| sample.map_or_else(|| "_".to_owned(), |value| value.to_string())).collect();
+            let values: Vec<_> = samples
+                .iter()
+                .map(|sample| sample.map_or_else(|| "_".to_owned(), |value| value.to_string()))
+                .collect();
             let labelled = match name.split_once('{') {
                 Some((name, labels)) => format!("{name}{{instance=\"api-1\",job=\"api\",{labels}"),
                 None => format!("{name}{{instance=\"api-1\",job=\"api\"}}"),
@@ -112,7 +127,8 @@ impl Scrapes {
         let path = directory.path().join("test.yml");
         std::fs::write(&path, &test).unwrap();
         let output = promtool().args(["test", "rules"]).arg(&path).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}\n{test}");
     }
 }
@@ -120,7 +136,12 @@ impl Scrapes {
 #[test]
 fn the_rules_are_well_formed() {
     let output = promtool().args(["check", "rules"]).arg(rules()).output().unwrap();
-    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,7 +149,8 @@ async fn an_outage_fires_step_by_step_and_ends() {
     let mut scrapes = Scrapes::begin();
     let coord = MemoryProvider::new();
     let _guard = coord.lock().acquire("job", TTL).await.unwrap();
-    let _registration = coord.registry().register(ServiceInstance::new("api", "a1", "10.0.0.1", 80)).await.unwrap();
+    let _registration =
+        coord.registry().register(ServiceInstance::new("api", "a1", "10.0.0.1", 80)).await.unwrap();
     let _watch = coord.config().watch_raw("app/", WatchStart::Now).await.unwrap();
     scrapes.pass(INTERVAL * 20).await;
     let calm = scrapes.now();
@@ -143,7 +165,16 @@ async fn an_outage_fires_step_by_step_and_ends() {
     scrapes.expect(&[
         (calm, &[]),
         (early, &["CoordStoreOutOfReach", "CoordLeaseMarginLow", "CoordLoss"]),
-        (late, &["CoordStoreOutOfReach", "CoordLeaseMarginLow", "CoordLoss", "CoordRegistrationHealing", "CoordWatchSuspended"]),
+        (
+            late,
+            &[
+                "CoordStoreOutOfReach",
+                "CoordLeaseMarginLow",
+                "CoordLoss",
+                "CoordRegistrationHealing",
+                "CoordWatchSuspended",
+            ],
+        ),
         (over, &[]),
     ]);
 }
@@ -190,7 +221,10 @@ struct Limits {
 async fn a_refused_configuration_fires_also_where_it_was_there_from_the_start() {
     let mut scrapes = Scrapes::begin();
     let coord = MemoryProvider::new();
-    let manager = coord::ConfigManager::<Limits>::builder(Arc::clone(coord.config()), "api", "limits").env("test").build().unwrap();
+    let manager = coord::ConfigManager::<Limits>::builder(Arc::clone(coord.config()), "api", "limits")
+        .env("test")
+        .build()
+        .unwrap();
     coord.config().set("test/api/limits", &Limits { rate: 5 }).await.unwrap();
     manager.start().await;
     scrapes.pass(INTERVAL * 4).await;
@@ -202,7 +236,10 @@ async fn a_refused_configuration_fires_also_where_it_was_there_from_the_start() 
 
     drop((scrapes, manager));
     let mut scrapes = Scrapes::begin();
-    let manager = coord::ConfigManager::<Limits>::builder(Arc::clone(coord.config()), "api", "limits").env("test").build().unwrap();
+    let manager = coord::ConfigManager::<Limits>::builder(Arc::clone(coord.config()), "api", "limits")
+        .env("test")
+        .build()
+        .unwrap();
     manager.start().await;
     scrapes.pass(INTERVAL * 4).await;
     scrapes.expect(&[(scrapes.now(), &["CoordConfigRefused"])]);

@@ -34,7 +34,11 @@ async fn sled() {
     let url = format!("sled://{}", directory.path().join("store").display());
     two_clients_share_a_store(&url).await;
     let again = coord::open(&url).await.unwrap();
-    assert_eq!(again.config().get::<String>("greeting").await.unwrap().as_deref(), Some("hello"), "it was kept");
+    assert_eq!(
+        again.config().get::<String>("greeting").await.unwrap().as_deref(),
+        Some("hello"),
+        "it was kept"
+    );
 }
 
 #[cfg(not(feature = "etcd"))]
@@ -45,7 +49,8 @@ async fn etcd_without_its_feature_says_which_one() {
     assert!(error.to_string().contains("feature `etcd`"), "{error}");
 }
 
-/// The environment of this process cannot be changed safely, so other processes run the half of this test that reads it.
+/// The environment of this process cannot be changed safely, so other processes run the half of
+/// this test that reads it.
 #[cfg(unix)]
 #[tokio::test]
 async fn the_url_comes_from_the_environment() {
@@ -54,7 +59,8 @@ async fn the_url_comes_from_the_environment() {
 
     const WANTED: &str = "COORD_TEST_WANTED";
     if let Ok(wanted) = std::env::var(WANTED) {
-        let said = coord::open_from_env().await.map_or_else(|error| error.to_string(), |_| "opened".to_owned());
+        let said =
+            coord::open_from_env().await.map_or_else(|error| error.to_string(), |_| "opened".to_owned());
         assert!(said.contains(&wanted), "{said}");
         return;
     }
@@ -67,7 +73,10 @@ async fn the_url_comes_from_the_environment() {
     ];
     for (url, wanted) in cases {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-        child.args(["--exact", "the_url_comes_from_the_environment"]).env(WANTED, wanted).env_remove("COORD_URL");
+        child
+            .args(["--exact", "the_url_comes_from_the_environment"])
+            .env(WANTED, wanted)
+            .env_remove("COORD_URL");
         if let Some(url) = url {
             child.env("COORD_URL", OsStr::from_bytes(url));
         }

@@ -1,4 +1,5 @@
-//! The table of URLs: what each one opens, or what its author is told to write instead. Whoever wants to know what a URL means looks here.
+//! The table of URLs: what each one opens, or what its author is told to write instead. Whoever
+//! wants to know what a URL means looks here.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use coord::{ErrorKind, Source};
@@ -60,7 +61,10 @@ const ANY: &[(&str, Then)] = &[
     ("sled:C:\\shop", Says("write `/`")),
     ("etcd://<host>:2379", Says("a character that no URL has")),
     // ---- a password, wherever it stands ----
-    ("etcd://shop:hunter2@db-1:2379", Says("a password in the URL; it belongs into the file that `password_file` names")),
+    (
+        "etcd://shop:hunter2@db-1:2379",
+        Says("a password in the URL; it belongs into the file that `password_file` names"),
+    ),
     ("etcds://shop:hunter2@db-1:2379/shop", Says("COORD_ETCD_PASSWORD")),
     ("ETCD://shop:hunter2@db-1:2379", Says("a password in the URL")),
     ("etcd://:hunter2@db-1:2379", Says("a password in the URL")),
@@ -159,7 +163,10 @@ const SLED: &[(&str, Then)] = &[
     ("sled:..", Says("not the store's alone")),
     ("sled:../..", Says("not the store's alone")),
     // ---- from the root, or from the working directory? ----
-    ("sled:shop", Says("from the root write `sled:///var/lib/shop`, from the working directory `sled:./shop`")),
+    (
+        "sled:shop",
+        Says("from the root write `sled:///var/lib/shop`, from the working directory `sled:./shop`"),
+    ),
     ("sled:var/lib/shop", Says("from the root write")),
     ("sled:.shop", Says("from the root write")),
     ("sled://shop", Says("a host, which a directory has not; from the root write")),
@@ -309,7 +316,10 @@ const ETCD: &[(&str, Then)] = &[
     ("etcd://a@b@h:1", Says("password")),
     ("etcd://shop@h:1,shop@h2:1", Says("password")),
     ("etcd://sh%op@h:1", Says("write `%25`")),
-    ("etcd://shop@h:1", Says("a user, but no password: name a file in `password_file` or COORD_ETCD_PASSWORD_FILE")),
+    (
+        "etcd://shop@h:1",
+        Says("a user, but no password: name a file in `password_file` or COORD_ETCD_PASSWORD_FILE"),
+    ),
     ("etcd://h:1?password_file=/hunter2", Says("a file with a password, but no user")),
     ("etcd://shop@h:1?password_file=/no/hunter2", Says("the file with the password cannot be read")),
     ("etcd://shop@h:1?password_file=~/hunter2", Says("write the home directory itself")),

@@ -1,4 +1,5 @@
-//! What a lock guards, doing its own part: it refuses a fencing token older than one that it has seen (R25).
+//! What a lock guards, doing its own part: it refuses a fencing token older than one that it has
+//! seen (R25).
 
 use coord_api::FencingToken;
 

@@ -50,11 +50,13 @@ impl Limiter {
     /// A limiter with these rules.
     pub fn new(limits: &RateLimits) -> Self {
         let default = Arc::new(Bucket::new(limits.default));
-        let rules = limits.rules.iter().map(|rule| (rule.clone(), Arc::new(Bucket::new(rule.limit())))).collect();
+        let rules =
+            limits.rules.iter().map(|rule| (rule.clone(), Arc::new(Bucket::new(rule.limit())))).collect();
         Limiter { rules: RwLock::new(Arc::new(Buckets { default, rules })) }
     }
 
-    /// Takes over other rules. A limit that did not change keeps its count: an edit must not hand everybody a fresh burst.
+    /// Takes over other rules. A limit that did not change keeps its count: an edit must not hand
+    /// everybody a fresh burst.
     pub fn apply(&self, limits: &RateLimits) {
         let old = Arc::clone(&self.rules.read());
         let kept = |bucket: Option<&Arc<Bucket>>, limit: Limit| match bucket {
@@ -66,7 +68,8 @@ impl Limiter {
             .rules
             .iter()
             .map(|rule| {
-                let earlier = old.rules.iter().find(|(earlier, _)| earlier.name == rule.name).map(|(_, bucket)| bucket);
+                let earlier =
+                    old.rules.iter().find(|(earlier, _)| earlier.name == rule.name).map(|(_, bucket)| bucket);
                 (rule.clone(), kept(earlier, rule.limit()))
             })
             .collect();
@@ -77,7 +80,9 @@ impl Limiter {
     pub fn check(&self, method: Method, path: &str, client: Client) -> Verdict {
         let buckets = Arc::clone(&self.rules.read());
         match buckets.rules.iter().find(|(rule, _)| rule.fits(method, path, client)) {
-            Some((rule, bucket)) => Verdict { admitted: bucket.limiter.check().is_ok(), rule: Some(rule.name.clone()) },
+            Some((rule, bucket)) => {
+                Verdict { admitted: bucket.limiter.check().is_ok(), rule: Some(rule.name.clone()) }
+            }
             None => Verdict { admitted: buckets.default.limiter.check().is_ok(), rule: None },
         }
     }
@@ -94,7 +99,15 @@ mod tests {
 
     fn rule(name: &str, route: &str, burst: u32) -> Rule {
         let route = Route::new(route).unwrap();
-        Rule { name: name.into(), route, methods: Vec::new(), client: None, requests: count(1), per: Period::Hour, burst: count(burst) }
+        Rule {
+            name: name.into(),
+            route,
+            methods: Vec::new(),
+            client: None,
+            requests: count(1),
+            per: Period::Hour,
+            burst: count(burst),
+        }
     }
 
     fn admitted(limiter: &Limiter, path: &str) -> usize {
@@ -103,17 +116,25 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_fits_decides_and_the_default_otherwise() {
-        let limits = RateLimits { rules: vec![rule("one", "/a", 1), rule("all", "/*", 2)], ..RateLimits::default() };
+        let limits =
+            RateLimits { rules: vec![rule("one", "/a", 1), rule("all", "/*", 2)], ..RateLimits::default() };
         let limiter = Limiter::new(&limits);
-        assert_eq!(limiter.check(Method::Get, "/a", Client::User), Verdict { admitted: true, rule: Some("one".into()) });
-        assert_eq!(limiter.check(Method::Get, "/a", Client::User), Verdict { admitted: false, rule: Some("one".into()) });
+        assert_eq!(
+            limiter.check(Method::Get, "/a", Client::User),
+            Verdict { admitted: true, rule: Some("one".into()) }
+        );
+        assert_eq!(
+            limiter.check(Method::Get, "/a", Client::User),
+            Verdict { admitted: false, rule: Some("one".into()) }
+        );
         assert_eq!(admitted(&limiter, "/b"), 2);
         assert_eq!(Limiter::new(&RateLimits::default()).check(Method::Get, "/", Client::User).rule, None);
     }
 
     #[test]
     fn new_rules_serve_at_once_and_unchanged_ones_keep_their_count() {
-        let mut limits = RateLimits { rules: vec![rule("a", "/a", 3), rule("b", "/b", 3)], ..RateLimits::default() };
+        let mut limits =
+            RateLimits { rules: vec![rule("a", "/a", 3), rule("b", "/b", 3)], ..RateLimits::default() };
         let limiter = Limiter::new(&limits);
         assert_eq!((admitted(&limiter, "/a"), admitted(&limiter, "/b")), (3, 3));
         limits.rules[0].burst = count(7);

@@ -33,20 +33,28 @@ pub enum Loaded {
 
 /// Brings the rules of all services into the config centre and says what became of each.
 ///
-/// Everything is checked and encoded before the first write, so that a file with a fault changes nothing. Each write is a compare-and-set (R12):
-/// an edit that somebody makes at this very moment is never overwritten unseen.
+/// Everything is checked and encoded before the first write, so that a file with a fault changes
+/// nothing. Each write is a compare-and-set (R12): an edit that somebody makes at this very moment
+/// is never overwritten unseen.
 ///
 /// # Errors
 ///
-/// `InvalidArgument` or `Codec`, before any write; `Conflict` when someone edited the rules of a service meanwhile. If the store fails half-way, the services before
-/// that one, in the order of their names, have their rules; loading the file again completes the work.
-pub async fn load(config: &dyn ConfigCenter, environment: &str, file: &RuleFile, existing: Existing) -> Result<BTreeMap<String, Loaded>> {
+/// `InvalidArgument` or `Codec`, before any write; `Conflict` when someone edited the rules of a
+/// service meanwhile. If the store fails half-way, the services before that one, in the order of
+/// their names, have their rules; loading the file again completes the work.
+pub async fn load(
+    config: &dyn ConfigCenter,
+    environment: &str,
+    file: &RuleFile,
+    existing: Existing,
+) -> Result<BTreeMap<String, Loaded>> {
     const OPERATION: &str = "rules.load";
     let mut encoded = Vec::with_capacity(file.services.len());
     for (service, limits) in &file.services {
         let path = rules_key(environment, service);
         key::check(OPERATION, &path)?;
-        let text = serde_json::to_vec(limits).map_err(|fault| Error::json(OPERATION, "RateLimits", &fault))?;
+        let text =
+            serde_json::to_vec(limits).map_err(|fault| Error::json(OPERATION, "RateLimits", &fault))?;
         key::check_value(OPERATION, &text)?;
         encoded.push((service, path, limits, Value::from(text)));
     }
@@ -55,7 +63,9 @@ pub async fn load(config: &dyn ConfigCenter, environment: &str, file: &RuleFile,
     for (service, path, limits, text) in encoded {
         let found = config.get_raw(&path).await?;
         let outcome = match found {
-            Some(found) if serde_json::from_slice::<RateLimits>(&found.value).is_ok_and(|found| found == *limits) => {
+            Some(found)
+                if serde_json::from_slice::<RateLimits>(&found.value).is_ok_and(|found| found == *limits) =>
+            {
                 Loaded::Same(found.version)
             }
             Some(found) if existing == Existing::Keep => Loaded::Kept(found.version),
@@ -69,7 +79,8 @@ pub async fn load(config: &dyn ConfigCenter, environment: &str, file: &RuleFile,
     Ok(loaded)
 }
 
-/// Changes the rules of a service, and repeats that for as long as others change them at the same time.
+/// Changes the rules of a service, and repeats that for as long as others change them at the same
+/// time.
 ///
 /// # Errors
 ///

@@ -1,7 +1,8 @@
 //! Rate-limit rules: one document for each service, and the file that holds the documents of many.
 //!
-//! A document that decodes is right: every type checks itself while it is read, so that a fault carries the place where it stands. The config manager refuses
-//! a wrong edit for the same reason, and keeps the rules that it had.
+//! A document that decodes is right: every type checks itself while it is read, so that a fault
+//! carries the place where it stands. The config manager refuses a wrong edit for the same reason,
+//! and keeps the rules that it had.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +13,8 @@ use coord_api::key;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-/// The rules of one service. The first rule that fits a request decides; where none fits, the default does.
+/// The rules of one service. The first rule that fits a request decides; where none fits, the
+/// default does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object with `default` and `rules`")]
 pub struct RateLimits {
@@ -194,7 +196,10 @@ impl<'de> Deserialize<'de> for Count {
             }
 
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<Count, E> {
-                u32::try_from(number).ok().and_then(Count::new).ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(number), &self))
+                u32::try_from(number)
+                    .ok()
+                    .and_then(Count::new)
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(number), &self))
             }
         }
 
@@ -202,7 +207,8 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
-/// A pattern for paths: `/v1/users/{user}` fits one segment for each name in braces, `/internal/*` fits everything below.
+/// A pattern for paths: `/v1/users/{user}` fits one segment for each name in braces, `/internal/*`
+/// fits everything below.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Route(String);
@@ -211,9 +217,11 @@ impl Route {
     /// The pattern, if it is one.
     pub fn new(pattern: &str) -> Option<Self> {
         let rest = pattern.strip_prefix('/')?;
-        let (segments, last) = rest.rsplit_once('/').map_or((None, rest), |(segments, last)| (Some(segments), last));
+        let (segments, last) =
+            rest.rsplit_once('/').map_or((None, rest), |(segments, last)| (Some(segments), last));
         let plain = |segment: &str| !segment.is_empty() && !segment.contains('*');
-        let good = segments.is_none_or(|segments| segments.split('/').all(plain)) && (plain(last) || matches!(last, "*" | ""));
+        let good = segments.is_none_or(|segments| segments.split('/').all(plain))
+            && (plain(last) || matches!(last, "*" | ""));
         good.then(|| Route(pattern.to_owned()))
     }
 
@@ -268,7 +276,10 @@ fn rules_of_different_names<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
             let mut rules: Vec<Rule> = Vec::new();
             while let Some(rule) = list.next_element::<Rule>()? {
                 if rules.iter().any(|earlier| earlier.name == rule.name) {
-                    return Err(de::Error::custom(format_args!("the rule before this place is the second one named `{}`", rule.name)));
+                    return Err(de::Error::custom(format_args!(
+                        "the rule before this place is the second one named `{}`",
+                        rule.name
+                    )));
                 }
                 rules.push(rule);
             }
@@ -295,7 +306,8 @@ impl RuleFile {
     ///
     /// [`RuleFileError`] with the place of the first fault.
     pub fn read(path: &Path) -> Result<Self, RuleFileError> {
-        let text = std::fs::read(path).map_err(|source| RuleFileError::Unreadable { path: path.to_owned(), source })?;
+        let text = std::fs::read(path)
+            .map_err(|source| RuleFileError::Unreadable { path: path.to_owned(), source })?;
         RuleFile::parse(path, &text)
     }
 
@@ -306,13 +318,22 @@ impl RuleFile {
     /// [`RuleFileError`] with the place of the first fault.
     pub fn parse(path: &Path, text: &[u8]) -> Result<Self, RuleFileError> {
         let wrong = |field: String, fault: &serde_json::Error| {
-            // The place is told apart from the message, in the form that editors and terminals know how to jump to.
+            // The place is told apart from the message, in the form that editors and terminals know
+            // how to jump to.
             let message = fault.to_string();
-            let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message).to_owned();
-            RuleFileError::Wrong { path: path.to_owned(), line: fault.line(), column: fault.column(), field, message }
+            let message =
+                message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message).to_owned();
+            RuleFileError::Wrong {
+                path: path.to_owned(),
+                line: fault.line(),
+                column: fault.column(),
+                field,
+                message,
+            }
         };
         let mut json = serde_json::Deserializer::from_slice(text);
-        let file: RuleFile = serde_path_to_error::deserialize(&mut json).map_err(|fault| wrong(fault.path().to_string(), fault.inner()))?;
+        let file: RuleFile = serde_path_to_error::deserialize(&mut json)
+            .map_err(|fault| wrong(fault.path().to_string(), fault.inner()))?;
         json.end().map_err(|fault| wrong(".".to_owned(), &fault))?;
         Ok(file)
     }
@@ -350,7 +371,9 @@ pub enum RuleFileError {
     },
 }
 
-fn services_of_different_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, RateLimits>, D::Error> {
+fn services_of_different_names<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, RateLimits>, D::Error> {
     struct Services;
 
     impl<'de> Visitor<'de> for Services {
@@ -363,8 +386,9 @@ fn services_of_different_names<'de, D: Deserializer<'de>>(deserializer: D) -> Re
         fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
             let mut services = BTreeMap::new();
             while let Some(name) = object.next_key::<String>()? {
-                key::check_segment("rules", &name)
-                    .map_err(|error| de::Error::custom(format_args!("the service's name is {}", error.message())))?;
+                key::check_segment("rules", &name).map_err(|error| {
+                    de::Error::custom(format_args!("the service's name is {}", error.message()))
+                })?;
                 if services.contains_key(&name) {
                     return Err(de::Error::custom(format_args!("a second service named `{name}`")));
                 }
@@ -418,15 +442,63 @@ mod tests {
     #[test]
     fn a_fault_names_the_file_the_line_and_the_field() {
         for (after, from, to, field, message) in [
-            ("\"login\"", "\"requests\": 20", "\"requests\": \"many\"", "services.user-service.rules[0].requests", "invalid type: string"),
-            ("\"login\"", "\"requests\": 20", "\"requests\": 0", "services.user-service.rules[0].requests", "1 to 1,000,000"),
-            ("\"login\"", "\"burst\": 4", "\"burst\": -4", "services.user-service.rules[0].burst", "1 to 1,000,000"),
-            ("\"login\"", "\"burst\": 4", "\"burst\": 1e9", "services.user-service.rules[0].burst", "1 to 1,000,000"),
-            ("\"export\"", "\"hour\"", "\"fortnight\"", "services.order-service.rules[7].per", "unknown variant"),
+            (
+                "\"login\"",
+                "\"requests\": 20",
+                "\"requests\": \"many\"",
+                "services.user-service.rules[0].requests",
+                "invalid type: string",
+            ),
+            (
+                "\"login\"",
+                "\"requests\": 20",
+                "\"requests\": 0",
+                "services.user-service.rules[0].requests",
+                "1 to 1,000,000",
+            ),
+            (
+                "\"login\"",
+                "\"burst\": 4",
+                "\"burst\": -4",
+                "services.user-service.rules[0].burst",
+                "1 to 1,000,000",
+            ),
+            (
+                "\"login\"",
+                "\"burst\": 4",
+                "\"burst\": 1e9",
+                "services.user-service.rules[0].burst",
+                "1 to 1,000,000",
+            ),
+            (
+                "\"export\"",
+                "\"hour\"",
+                "\"fortnight\"",
+                "services.order-service.rules[7].per",
+                "unknown variant",
+            ),
             ("\"refund\"", "\"/v1/", "\"v1/", "services.payment-service.rules[4].route", "begins with"),
-            ("\"refund\"", "\"POST\"", "\"post\"", "services.payment-service.rules[4].methods[0]", "unknown variant"),
-            ("\"search-user\"", "\"client\"", "\"clients\"", "services.search-service.rules[2].clients", "unknown field"),
-            ("\"suggest\"", ", \"burst\": 1600", "", "services.search-service.rules[0]", "missing field `burst`"),
+            (
+                "\"refund\"",
+                "\"POST\"",
+                "\"post\"",
+                "services.payment-service.rules[4].methods[0]",
+                "unknown variant",
+            ),
+            (
+                "\"search-user\"",
+                "\"client\"",
+                "\"clients\"",
+                "services.search-service.rules[2].clients",
+                "unknown field",
+            ),
+            (
+                "\"suggest\"",
+                ", \"burst\": 1600",
+                "",
+                "services.search-service.rules[0]",
+                "missing field `burst`",
+            ),
             ("\"gateway\"", "\"default\"", "\"fallback\"", "services.gateway.fallback", "unknown field"),
             (
                 "\"metrics-others\"",
@@ -435,16 +507,29 @@ mod tests {
                 "services.gateway.rules",
                 "the rule before this place is the second one named `metrics`",
             ),
-            ("\"user-service\"", "\"user-service\"", "\"gateway\"", "services", "a second service named `gateway`"),
+            (
+                "\"user-service\"",
+                "\"user-service\"",
+                "\"gateway\"",
+                "services",
+                "a second service named `gateway`",
+            ),
             ("\"user-service\"", "\"user-service\"", "\"..\"", "services", "the service's name is a segment"),
             ("\"websocket-open\"", " },", " }", "services.gateway.rules", "expected `,` or `]`"),
         ] {
             let (text, line) = broken(after, from, to);
             let fault = fault(&text);
             // A missing comma and a rule that is there twice show at what follows.
-            let line = if message.starts_with("expected `,`") || message.starts_with("the rule before") { line + 1 } else { line };
+            let line = if message.starts_with("expected `,`") || message.starts_with("the rule before") {
+                line + 1
+            } else {
+                line
+            };
             assert!(fault.starts_with(&format!("rules.json:{line}:")), "line {line}: {fault}");
-            assert!(fault.contains(&format!(": {field}")) && fault.contains(message), "{field}, {message}: {fault}");
+            assert!(
+                fault.contains(&format!(": {field}")) && fault.contains(message),
+                "{field}, {message}: {fault}"
+            );
         }
     }
 

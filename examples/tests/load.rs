@@ -34,19 +34,29 @@ async fn what_was_edited_is_kept_or_replaced_as_asked() {
     let store = MemoryProvider::new();
     let config = &**store.config();
     load(config, "dev", &file(), Existing::Keep).await.unwrap();
-    let edited = edit(config, "dev", "gateway", |limits| limits.default.burst = Count::new(7).unwrap()).await.unwrap();
+    let edited =
+        edit(config, "dev", "gateway", |limits| limits.default.burst = Count::new(7).unwrap()).await.unwrap();
 
     let again = load(config, "dev", &file(), Existing::Keep).await.unwrap();
     assert_eq!(again["gateway"], Loaded::Kept(edited));
     assert!(matches!(again["user-service"], Loaded::Same(_)));
 
-    let Loaded::Written(replaced) = load(config, "dev", &file(), Existing::Replace).await.unwrap()["gateway"] else { panic!() };
+    let Loaded::Written(replaced) = load(config, "dev", &file(), Existing::Replace).await.unwrap()["gateway"]
+    else {
+        panic!()
+    };
     assert!(replaced > edited);
 
     // What does not decode is not ours to throw away unasked, and no obstacle when asked.
     store.config().set_raw(&rules_key("dev", "gateway"), Value::from_static(b"\xff")).await.unwrap();
-    assert!(matches!(load(config, "dev", &file(), Existing::Keep).await.unwrap()["gateway"], Loaded::Kept(_)));
-    assert!(matches!(load(config, "dev", &file(), Existing::Replace).await.unwrap()["gateway"], Loaded::Written(_)));
+    assert!(matches!(
+        load(config, "dev", &file(), Existing::Keep).await.unwrap()["gateway"],
+        Loaded::Kept(_)
+    ));
+    assert!(matches!(
+        load(config, "dev", &file(), Existing::Replace).await.unwrap()["gateway"],
+        Loaded::Written(_)
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,8 +89,9 @@ async fn no_edit_is_lost_among_many() {
             let operator = store.client();
             tokio::spawn(async move {
                 for _ in 0..10 {
-                    let one_more =
-                        |limits: &mut RateLimits| limits.default.requests = Count::new(limits.default.requests.get().get() + 1).unwrap();
+                    let one_more = |limits: &mut RateLimits| {
+                        limits.default.requests = Count::new(limits.default.requests.get().get() + 1).unwrap()
+                    };
                     edit(&**operator.config(), "dev", "gateway", one_more).await.unwrap();
                 }
             })

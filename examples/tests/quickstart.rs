@@ -9,11 +9,16 @@ use std::time::{Duration, Instant};
 
 const RULES: &str = include_str!("../data/ratelimit.json");
 
-/// The example's program, which stands beside the tests. Cargo builds it with all tests of the package; `--test quickstart` alone runs the one that was built last.
+/// The example's program, which stands beside the tests. Cargo builds it with all tests of the
+/// package; `--test quickstart` alone runs the one that was built last.
 fn program() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
-    let program =
-        tests.parent().and_then(Path::parent).unwrap().join("examples/quickstart").with_extension(std::env::consts::EXE_EXTENSION);
+    let program = tests
+        .parent()
+        .and_then(Path::parent)
+        .unwrap()
+        .join("examples/quickstart")
+        .with_extension(std::env::consts::EXE_EXTENSION);
     if !program.exists() {
         let built = Command::new(env!("CARGO"))
             .args(["build", "--package", "coord-examples", "--example", "quickstart"])
@@ -95,7 +100,8 @@ fn a_second_run_on_sled_finds_what_the_first_one_stored() {
     assert!(second.contains("dev/order-service/ratelimit") && second.contains("there already"), "{second}");
     assert!(second.contains("edited since they were loaded"), "the operator's edit is kept:\n{second}");
     assert!(
-        number_after(&second, "user-service-1 holds the lock, fencing token ") > number_after(&first, "fencing token "),
+        number_after(&second, "user-service-1 holds the lock, fencing token ")
+            > number_after(&first, "fencing token "),
         "{first}\n{second}"
     );
 }
@@ -111,7 +117,10 @@ fn other_rules_replace_those_in_the_store() {
     let first = good(arguments);
     assert!(first.contains("mail-service-2 has instance id 2"), "{first}");
     let second = good(arguments);
-    assert!(second.contains("written, version"), "the operator's edit of the first run is replaced:\n{second}");
+    assert!(
+        second.contains("written, version"),
+        "the operator's edit of the first run is replaced:\n{second}"
+    );
 }
 
 #[test]
@@ -121,10 +130,12 @@ fn a_bad_rules_file_is_named_with_line_and_field_and_nothing_is_loaded() {
     let place = directory.path().join("store");
     let store = format!("sled:{}", place.display());
 
-    // The fault stands in the last service, so that whoever writes while reading has written the others.
+    // The fault stands in the last service, so that whoever writes while reading has written the
+    // others.
     let at = RULES.rfind("\"requests\": ").unwrap();
     let line = RULES[..at].lines().count();
-    fs::write(&rules, format!("{}\"requests\": -{}", &RULES[..at], &RULES[at + "\"requests\": ".len()..])).unwrap();
+    fs::write(&rules, format!("{}\"requests\": -{}", &RULES[..at], &RULES[at + "\"requests\": ".len()..]))
+        .unwrap();
 
     let fault = bad(["--store", &store, "--rules", rules.to_str().unwrap()]);
     assert!(fault.contains(&format!("{}:{line}:", rules.display())), "{fault}");
@@ -139,7 +150,11 @@ fn a_bad_rules_file_is_named_with_line_and_field_and_nothing_is_loaded() {
     for service in ["gateway", "notification-service", "order-service", "payment-service", "search-service"] {
         assert_eq!(version_of(&after, service), version_of(&before, service));
     }
-    assert_eq!(version_of(&after, "user-service"), number_after(&before, "puts them right: version "), "the operator's edit stays");
+    assert_eq!(
+        version_of(&after, "user-service"),
+        number_after(&before, "puts them right: version "),
+        "the operator's edit stays"
+    );
 }
 
 #[test]
@@ -148,7 +163,10 @@ fn what_it_cannot_use_is_refused_in_plain_words() {
     assert!(missing.contains("no/such/rules.json: the file cannot be read"), "{missing}");
     for store in ["sled:", "etcd", ""] {
         let refused = bad(["--store", store]);
-        assert!(refused.contains("neither `memory`, nor `sled:DIR`, nor a store's URL"), "{store}: {refused}");
+        assert!(
+            refused.contains("neither `memory`, nor `sled:DIR`, nor a store's URL"),
+            "{store}: {refused}"
+        );
     }
     let refused = bad(["--store", "redis://localhost:6379"]);
     assert!(refused.contains("unknown scheme"), "{refused}");

@@ -15,7 +15,8 @@ async fn a_crashed_worker_is_replaced() {
     let held = worker.lock().acquire("jobs/nightly", Duration::from_secs(30)).await.unwrap();
     worker.abandon();
 
-    // The lock is free once the lease of the dead worker has run out: half a minute, which takes no time at all.
+    // The lock is free once the lease of the dead worker has run out: half a minute, which takes no
+    // time at all.
     let begin = Instant::now();
     let taken = successor.lock().acquire("jobs/nightly", Duration::from_secs(30)).await.unwrap();
     assert!(begin.elapsed() >= Duration::from_secs(29));
@@ -27,5 +28,8 @@ async fn a_crashed_worker_is_replaced() {
 fn the_readme_shows_the_test_above() {
     let shown = include_str!("virtual_time.rs").split("\n#[test]\n").next().unwrap();
     let (_, shown) = shown.split_once("\n\n").unwrap();
-    assert!(include_str!("../../README.md").contains(shown.trim()), "README.md shows another test than:\n{shown}");
+    assert!(
+        include_str!("../../README.md").contains(shown.trim()),
+        "README.md shows another test than:\n{shown}"
+    );
 }

@@ -6,7 +6,8 @@ use coord_api::{Error, ErrorKind, Outcome, address, key};
 
 const OPERATION: &str = "fuzz";
 
-/// What is taken is what R4 and R34 say, whichever way it is asked for, and what is refused is `InvalidArgument`.
+/// What is taken is what R4 and R34 say, whichever way it is asked for, and what is refused is
+/// `InvalidArgument`.
 ///
 /// # Panics
 ///
@@ -51,7 +52,10 @@ fn check_address(host: &str) {
         assert!(!host.contains(['/', ':', '@', '?', '#', '%', '[', ']', '\\']), "{host:?}");
         assert!(!host.chars().any(|c| c.is_control() || c.is_whitespace()), "{host:?}");
         let last = host.strip_suffix('.').unwrap_or(host).rsplit('.').next().unwrap_or_default();
-        assert!(last.chars().any(|c| !c.is_ascii_digit()), "some programs read a number as an address: {host:?}");
+        assert!(
+            last.chars().any(|c| !c.is_ascii_digit()),
+            "some programs read a number as an address: {host:?}"
+        );
     }
 }
 

@@ -75,14 +75,16 @@ impl Record {
             Record::Instance { name, id, address, port } => {
                 let id = id.clone().unwrap_or_else(|| String::from_utf8_lossy(key).into_owned());
                 let name = name.as_deref().unwrap_or("s");
-                serde_json::json!({ "name": name, "id": id, "address": address, "port": port }).to_string().into_bytes()
+                serde_json::json!({ "name": name, "id": id, "address": address, "port": port })
+                    .to_string()
+                    .into_bytes()
             }
         }
     }
 }
 
-/// Whatever others left: lists and discoveries show each record once, as good or as invalid, and what they show as good is so by every rule; ids and locks that are
-/// given out are nobody else's.
+/// Whatever others left: lists and discoveries show each record once, as good or as invalid, and
+/// what they show as good is so by every rule; ids and locks that are given out are nobody else's.
 ///
 /// # Panics
 ///
@@ -94,9 +96,15 @@ pub fn check(data: &[u8]) {
         for left in left.iter().take(32) {
             let name = left.name.bytes();
             let key = [left.directory.path().as_bytes(), &name].concat();
-            store.txn(Txn::new().then(Op::put(key, left.record.bytes(&name)))).await.expect("any key may be written");
+            store
+                .txn(Txn::new().then(Op::put(key, left.record.bytes(&name))))
+                .await
+                .expect("any key may be written");
         }
-        let coord = StoreProvider::new(std::sync::Arc::new(store.client()), ProviderOptions::default().with_home(Home::callers()));
+        let coord = StoreProvider::new(
+            std::sync::Arc::new(store.client()),
+            ProviderOptions::default().with_home(Home::callers()),
+        );
         configuration(&store, &*coord).await;
         instances(&store, &*coord).await;
         ids(&store, &*coord).await;
@@ -115,13 +123,21 @@ async fn configuration(store: &MemoryStore, coord: &dyn Provider) {
     assert_eq!(listed.items.len() + listed.invalid.len(), entries.len(), "{listed:?}");
     assert!(listed.items.is_sorted_by(|one, next| one.key < next.key), "{listed:?}");
     for item in &listed.items {
-        let read = coord.config().get_raw(&item.key).await.expect("what is listed, every call takes").expect("it is there");
+        let read = coord
+            .config()
+            .get_raw(&item.key)
+            .await
+            .expect("what is listed, every call takes")
+            .expect("it is there");
         assert_eq!((&read.value, read.version), (&item.value, item.version), "{}", item.key);
     }
     for invalid in &listed.invalid {
         let taken = std::str::from_utf8(&invalid.key).ok().and_then(|text| key::check("fuzz", text).ok());
         assert!(taken.is_none_or(|taken| taken.as_bytes() != invalid.key), "a call takes it: {invalid:?}");
-        assert!(entries.iter().any(|entry| entry.value == invalid.value && entry.key.ends_with(&invalid.key)), "{invalid:?}");
+        assert!(
+            entries.iter().any(|entry| entry.value == invalid.value && entry.key.ends_with(&invalid.key)),
+            "{invalid:?}"
+        );
     }
     let typed = coord.config().list::<u32>("").await.expect("the store is there");
     assert_eq!(typed.items.len() + typed.invalid.len(), entries.len(), "{typed:?}");
@@ -144,8 +160,10 @@ async fn instances(store: &MemoryStore, coord: &dyn Provider) {
 }
 
 async fn ids(store: &MemoryStore, coord: &dyn Provider) {
-    let taken: BTreeSet<Bytes> = there(store, Directory::Ids).await.into_iter().map(|entry| entry.key).collect();
-    let mut free = (1..=IDS).filter(|id| !taken.contains(format!("{}{id}", Directory::Ids.path()).as_bytes()));
+    let taken: BTreeSet<Bytes> =
+        there(store, Directory::Ids).await.into_iter().map(|entry| entry.key).collect();
+    let mut free =
+        (1..=IDS).filter(|id| !taken.contains(format!("{}{id}", Directory::Ids.path()).as_bytes()));
     let acquired = coord.allocator().acquire_id("s", IDS).await;
     match (acquired, free.next()) {
         (Ok(id), Some(smallest)) => {
@@ -153,7 +171,9 @@ async fn ids(store: &MemoryStore, coord: &dyn Provider) {
             id.release().await.expect("the store is there");
         }
         (Err(error), None) => assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}"),
-        (acquired, smallest) => panic!("{acquired:?} where {smallest:?} is the smallest free one, beside {taken:?}"),
+        (acquired, smallest) => {
+            panic!("{acquired:?} where {smallest:?} is the smallest free one, beside {taken:?}")
+        }
     }
 }
 

@@ -6,9 +6,11 @@ use futures_executor::block_on;
 /// What stands where somebody may have put a password.
 const SECRET: &str = "hunter2";
 
-/// A URL is taken or `InvalidArgument`. What is taken is displayed as a URL that is taken for the same; what is refused is not repeated.
+/// A URL is taken or `InvalidArgument`. What is taken is displayed as a URL that is taken for the
+/// same; what is refused is not repeated.
 ///
-/// Nothing is opened but stores in memory: a cluster is connected to by a client, of which there is none here, and what names a directory or a file is left out.
+/// Nothing is opened but stores in memory: a cluster is connected to by a client, of which there is
+/// none here, and what names a directory or a file is left out.
 ///
 /// # Panics
 ///
@@ -23,8 +25,9 @@ pub fn check(data: &[u8]) {
     match block_on(Source::open(text)) {
         Ok(source) => {
             let shown = source.to_string();
-            let again = block_on(Source::open(&shown))
-                .unwrap_or_else(|error| panic!("{text:?} is taken and shown as {shown:?}, which is not: {error}"));
+            let again = block_on(Source::open(&shown)).unwrap_or_else(|error| {
+                panic!("{text:?} is taken and shown as {shown:?}, which is not: {error}")
+            });
             assert_eq!(again.to_string(), shown, "from {text:?}");
             assert!(text.is_ascii() && shown.is_ascii(), "{text:?}");
         }

@@ -25,8 +25,8 @@ enum Kept {
     Parts { one: Box<Kept>, other: (u8, Option<String>) },
 }
 
-/// A document that is taken comes back equal when it is written and read again, and so does a value; what does not is `Codec`, on the way in or out. No error shows what
-/// stands in a document.
+/// A document that is taken comes back equal when it is written and read again, and so does a
+/// value; what does not is `Codec`, on the way in or out. No error shows what stands in a document.
 ///
 /// # Panics
 ///
@@ -34,7 +34,10 @@ enum Kept {
 pub fn check(data: &[u8]) {
     if let Ok(document) = json::decode::<serde_json::Value>(OPERATION, data).inspect_err(is_codec) {
         let written = json::encode(OPERATION, &document).expect("what was read can be written");
-        assert_eq!(json::decode::<serde_json::Value>(OPERATION, &written).expect("what was written can be read"), document);
+        assert_eq!(
+            json::decode::<serde_json::Value>(OPERATION, &written).expect("what was written can be read"),
+            document
+        );
     }
     // The same bytes as another type: it is read or refused, and the refusal does not repeat them.
     if let Ok(kept) = json::decode::<Kept>(OPERATION, data).inspect_err(is_codec) {
@@ -50,8 +53,8 @@ fn comes_back(kept: &Kept) {
     match json::encode(OPERATION, kept) {
         Ok(written) => {
             assert!(can_come_back(kept), "{kept:?} was written");
-            let read: Kept =
-                json::decode(OPERATION, &written).unwrap_or_else(|error| panic!("{kept:?} was written and cannot be read: {error}"));
+            let read: Kept = json::decode(OPERATION, &written)
+                .unwrap_or_else(|error| panic!("{kept:?} was written and cannot be read: {error}"));
             assert_eq!(&read, kept);
         }
         Err(error) => {
@@ -71,7 +74,12 @@ fn can_come_back(kept: &Kept) -> bool {
         Kept::ByName(by_name) => by_name.values().all(can_come_back),
         Kept::Parts { one, .. } => can_come_back(one),
         // A number as a key is written as a string, and read as a number again.
-        Kept::Nothing | Kept::Large(..) | Kept::Huge(_) | Kept::Text(_) | Kept::Letter(_) | Kept::ByNumber(_) => true,
+        Kept::Nothing
+        | Kept::Large(..)
+        | Kept::Huge(_)
+        | Kept::Text(_)
+        | Kept::Letter(_)
+        | Kept::ByNumber(_) => true,
     }
 }
 
@@ -95,7 +103,8 @@ fn shows_nothing(data: &[u8]) {
         serde_json::json!({ "Number": secret }),
         serde_json::json!({ "Parts": { "one": "Nothing", "other": [secret, null] } }),
     ] {
-        let error = json::decode::<Kept>(OPERATION, document.to_string().as_bytes()).expect_err("a number is no text");
+        let error = json::decode::<Kept>(OPERATION, document.to_string().as_bytes())
+            .expect_err("a number is no text");
         is_codec(&error);
         assert!(!format!("{error} {error:?}").contains(SECRET), "{error:?}");
     }

@@ -8,9 +8,12 @@ use arbitrary::{Arbitrary, Unstructured};
 use async_trait::async_trait;
 use coord_api::prelude::*;
 use coord_api::store::{
-    Batch, Change, Entry, Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreEvent, StoreStatus, StoreWatch, Txn, TxnReply,
+    Batch, Change, Entry, Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreEvent, StoreStatus,
+    StoreWatch, Txn, TxnReply,
 };
-use coord_api::{ConfigEvent, Error, ErrorKind, LeaseId, Result, Revision, ServiceChange, ServiceEvent, WatchStart};
+use coord_api::{
+    ConfigEvent, Error, ErrorKind, LeaseId, Result, Revision, ServiceChange, ServiceEvent, WatchStart,
+};
 use coord_memory::MemoryStore;
 use coord_recipes::layers::Namespace;
 use coord_recipes::{Home, ProviderOptions, StoreProvider};
@@ -88,7 +91,9 @@ impl Store for Scripted {
     async fn watch(&self, _: Span, after: Option<Revision>) -> Result<StoreWatch> {
         let script = self.scripts.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let after = after.unwrap_or_default().get();
-        let Some(script) = script else { return Ok(StoreWatch::new(Revision::new(after), stream::pending())) };
+        let Some(script) = script else {
+            return Ok(StoreWatch::new(Revision::new(after), stream::pending()));
+        };
         let armed = Revision::new(after.saturating_add_signed(script.armed.into()));
         let answers = script.answers.into_iter().map(answer);
         Ok(StoreWatch::new(armed, stream::iter(answers).chain(stream::pending())))
@@ -123,7 +128,10 @@ fn answer(answer: Answer) -> Result<StoreEvent> {
     match answer {
         Answer::Batch { revision, changes } => {
             let revision = Revision::new(revision.into());
-            Ok(StoreEvent::Batch(Batch { revision, changes: changes.iter().map(|(key, value)| change(key, value, revision)).collect() }))
+            Ok(StoreEvent::Batch(Batch {
+                revision,
+                changes: changes.iter().map(|(key, value)| change(key, value, revision)).collect(),
+            }))
         }
         Answer::Progress(revision) => Ok(StoreEvent::Progress(Revision::new(revision.into()))),
         Answer::Fails(failure) => {
@@ -150,8 +158,9 @@ fn change(key: &Key, value: &Value, revision: Revision) -> Change {
     Change::Put(Entry { key, value: value.into(), created: revision, modified: revision, lease: None })
 }
 
-/// Whatever a store answers: no key is named that it did not name, nor one from outside of the namespace, revisions never go back but by a `Resync`, the last change of a revision is marked and
-/// no other is, and a service's changes are those of a set.
+/// Whatever a store answers: no key is named that it did not name, nor one from outside of the
+/// namespace, revisions never go back but by a `Resync`, the last change of a revision is marked
+/// and no other is, and a service's changes are those of a set.
 ///
 /// # Panics
 ///
@@ -198,7 +207,11 @@ impl Named {
             _ => &[],
         });
         let root = format!("/{NAMESPACE}");
-        Named(changes.filter_map(|(key, _)| Some(key.bytes().strip_prefix(root.as_bytes())?.to_vec())).collect())
+        Named(
+            changes
+                .filter_map(|(key, _)| Some(key.bytes().strip_prefix(root.as_bytes())?.to_vec()))
+                .collect(),
+        )
     }
 
     /// Whether this is one of them, or what follows `/config/` in one.
@@ -207,7 +220,8 @@ impl Named {
     }
 }
 
-/// Where a watch is: revisions never go back, and a new one begins when the last change of the one before was marked.
+/// Where a watch is: revisions never go back, and a new one begins when the last change of the one
+/// before was marked.
 #[derive(Default)]
 struct Order {
     seen: Revision,
@@ -216,7 +230,11 @@ struct Order {
 
 impl Order {
     fn change(&mut self, revision: Revision, last: bool) {
-        assert!(if self.within { revision == self.seen } else { revision > self.seen }, "{revision} after {}", self.seen);
+        assert!(
+            if self.within { revision == self.seen } else { revision > self.seen },
+            "{revision} after {}",
+            self.seen
+        );
         self.seen = revision;
         self.within = !last;
     }
@@ -250,7 +268,10 @@ async fn configuration(coord: &dyn Provider, named: &Named) {
                 order.change(version, last);
             }
             ConfigEvent::Resync(snapshot) => {
-                assert!(snapshot.items.is_empty() && snapshot.invalid.is_empty(), "nothing was written: {snapshot:?}");
+                assert!(
+                    snapshot.items.is_empty() && snapshot.invalid.is_empty(),
+                    "nothing was written: {snapshot:?}"
+                );
                 order.resync(snapshot.revision);
             }
         }
@@ -264,7 +285,10 @@ async fn instances(coord: &dyn Provider) {
     while let Some(event) = next(&mut watch).await {
         match event {
             ServiceEvent::Resync(snapshot) => {
-                assert!(snapshot.items.is_empty() && snapshot.invalid.is_empty(), "nothing was registered: {snapshot:?}");
+                assert!(
+                    snapshot.items.is_empty() && snapshot.invalid.is_empty(),
+                    "nothing was registered: {snapshot:?}"
+                );
                 there.clear();
                 order.resync(snapshot.revision);
             }
@@ -274,10 +298,16 @@ async fn instances(coord: &dyn Provider) {
                     ServiceChange::Added(instance) => {
                         instance.validate("fuzz").expect("what is added can be called");
                         assert_eq!(instance.name, "s");
-                        assert!(there.insert(instance.id.clone(), instance).is_none(), "added, and was there");
+                        assert!(
+                            there.insert(instance.id.clone(), instance).is_none(),
+                            "added, and was there"
+                        );
                     }
                     ServiceChange::Updated(instance) => {
-                        assert!(there.insert(instance.id.clone(), instance).is_some(), "updated, and was not there");
+                        assert!(
+                            there.insert(instance.id.clone(), instance).is_some(),
+                            "updated, and was not there"
+                        );
                     }
                     ServiceChange::Removed(instance) => {
                         assert_eq!(there.remove(&instance.id), Some(instance), "its last content");

@@ -1,4 +1,5 @@
-//! Every seed, and some thousand mutations of each, hold what the targets say; the same ones each time.
+//! Every seed, and some thousand mutations of each, hold what the targets say; the same ones each
+//! time.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::fs;

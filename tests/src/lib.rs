@@ -1,4 +1,5 @@
-//! What the tests of this workspace share that need several of its crates: nothing is published, and nothing imports it.
+//! What the tests of this workspace share that need several of its crates: nothing is published,
+//! and nothing imports it.
 //!
 //! - [`fixture`]: servers of the real world, started and ended by a test.
 //! - [`harness`]: the stores that the kit runs on, each as a [`coord_testkit::Harness`].
@@ -6,8 +7,9 @@
 //! - [`third_party`]: a store that somebody wrote from the guide.
 //! - [`progress`]: how the programs show how far they are.
 //!
-//! The tests themselves lie in `tests/`, what needs a server or two crates to be measured in `benches/`, and the programs for developers in `src/bin/`: `conformance`, `histories`
-//! and `soak`.
+//! The tests themselves lie in `tests/`, what needs a server or two crates to be measured in
+//! `benches/`, and the programs for developers in `src/bin/`: `conformance`, `histories` and
+//! `soak`.
 #![allow(missing_debug_implementations, reason = "tests print verdicts, and none of these")]
 
 pub mod cases;

@@ -1,6 +1,8 @@
-//! A store in memory, small and plain: what someone writes who has read the guide and nothing else of coord's code.
+//! A store in memory, small and plain: what someone writes who has read the guide and nothing else
+//! of coord's code.
 //!
-//! All data lies behind one lock. Time passes whenever somebody looks: what has expired by then is deleted first, so there is no task to own.
+//! All data lies behind one lock. Time passes whenever somebody looks: what has expired by then is
+//! deleted first, so there is no task to own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,8 +15,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use coord_api::store::{
-    Batch, Change, Compare, Entry, Lease, LeaseInfo, Op, OpReply, Order, Range, RangeReply, Span, Store, StoreEvent, StoreStatus,
-    StoreWatch, Txn, TxnReply, round_ttl,
+    Batch, Change, Compare, Entry, Lease, LeaseInfo, Op, OpReply, Order, Range, RangeReply, Span, Store,
+    StoreEvent, StoreStatus, StoreWatch, Txn, TxnReply, round_ttl,
 };
 use coord_api::{Error, LeaseId, Result, Revision, Value};
 use futures_util::stream;
@@ -85,7 +87,12 @@ impl Server {
 impl State {
     /// Deletes what has expired, each lease in a revision of its own. Says whether anything had.
     fn expire(&mut self, now: Instant) -> bool {
-        let mut expired: Vec<_> = self.leases.iter().filter(|(_, held)| held.ends <= now).map(|(id, held)| (held.ends, *id)).collect();
+        let mut expired: Vec<_> = self
+            .leases
+            .iter()
+            .filter(|(_, held)| held.ends <= now)
+            .map(|(id, held)| (held.ends, *id))
+            .collect();
         expired.sort_unstable();
         expired.iter().for_each(|(_, id)| self.end(*id));
         !expired.is_empty()
@@ -132,7 +139,10 @@ impl State {
             return Err(Error::compacted("store.range", Some(self.compacted)));
         }
         let mut keys = self.base.clone();
-        self.history.iter().take_while(|batch| batch.revision <= at).for_each(|batch| apply(&mut keys, batch.clone()));
+        self.history
+            .iter()
+            .take_while(|batch| batch.revision <= at)
+            .for_each(|batch| apply(&mut keys, batch.clone()));
         Ok(select(&keys, at, range))
     }
 
@@ -151,7 +161,8 @@ impl State {
     fn run(&mut self, txn: Txn) -> Result<TxnReply> {
         let succeeded = txn.compares.iter().all(|compare| self.holds(compare));
         let ops = if succeeded { txn.then } else { txn.otherwise };
-        let lost = |op: &Op| matches!(op, Op::Put { lease: Some(lease), .. } if !self.leases.contains_key(lease));
+        let lost =
+            |op: &Op| matches!(op, Op::Put { lease: Some(lease), .. } if !self.leases.contains_key(lease));
         if ops.iter().any(lost) {
             return Err(Error::lease_lost("store.txn", "a put under a lease that is gone"));
         }
@@ -175,14 +186,19 @@ impl State {
                     }
                     OpReply::Delete { existed }
                 }
-                Op::Range(range) => OpReply::Range(select(&self.keys, if changes.is_empty() { self.revision } else { next }, &range)),
+                Op::Range(range) => OpReply::Range(select(
+                    &self.keys,
+                    if changes.is_empty() { self.revision } else { next },
+                    &range,
+                )),
             });
         }
         self.commit(changes);
         Ok(TxnReply { succeeded, revision: self.revision, replies })
     }
 
-    /// What a watch that has seen everything up to `seen` is told next, if there is anything; `seen` moves on over what lies outside of its span.
+    /// What a watch that has seen everything up to `seen` is told next, if there is anything;
+    /// `seen` moves on over what lies outside of its span.
     fn after(&self, seen: &mut Revision, span: &Span) -> Result<Option<Batch>> {
         if *seen < self.compacted {
             return Err(Error::compacted("store.watch", Some(self.compacted)));
@@ -190,7 +206,8 @@ impl State {
         let unseen = self.history.partition_point(|batch| batch.revision <= *seen);
         for batch in self.history.iter().skip(unseen) {
             *seen = batch.revision;
-            let changes: Vec<_> = batch.changes.iter().filter(|change| span.contains(change.key())).cloned().collect();
+            let changes: Vec<_> =
+                batch.changes.iter().filter(|change| span.contains(change.key())).cloned().collect();
             if !changes.is_empty() {
                 return Ok(Some(Batch { revision: batch.revision, changes }));
             }
@@ -218,7 +235,8 @@ fn inside<'a>(keys: &'a Keys, span: &'a Span) -> impl Iterator<Item = &'a Entry>
 /// What `range` finds in `keys`, which are the state at `revision`.
 fn select(keys: &Keys, revision: Revision, range: &Range) -> RangeReply {
     let wanted = |entry: &&Entry| {
-        range.after_key.as_ref().is_none_or(|key| entry.key > *key) && range.max_created.is_none_or(|revision| entry.created <= revision)
+        range.after_key.as_ref().is_none_or(|key| entry.key > *key)
+            && range.max_created.is_none_or(|revision| entry.created <= revision)
     };
     let mut entries: Vec<Entry> = inside(keys, &range.span).filter(wanted).cloned().collect();
     match range.order {
@@ -245,7 +263,11 @@ pub struct Client {
 impl Client {
     /// The state as of now, unless this client is closed.
     fn state(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        if self.closed.load(Ordering::Acquire) { Err(Error::closed(operation)) } else { Ok(self.server.state()) }
+        if self.closed.load(Ordering::Acquire) {
+            Err(Error::closed(operation))
+        } else {
+            Ok(self.server.state())
+        }
     }
 }
 
@@ -275,10 +297,16 @@ impl Store for Client {
 
     async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
         span.validate("store.watch")?;
-        let mut reader = Reader { client: self.clone(), changed: self.server.changed.subscribe(), span, seen: Revision::ZERO };
+        let mut reader = Reader {
+            client: self.clone(),
+            changed: self.server.changed.subscribe(),
+            span,
+            seen: Revision::ZERO,
+        };
         {
             let state = self.state("store.watch")?;
-            // A store that is behind what its caller has seen says so by arming at its own revision.
+            // A store that is behind what its caller has seen says so by arming at its own
+            // revision.
             reader.seen = after.unwrap_or(state.revision).min(state.revision);
             if reader.seen < state.compacted {
                 return Err(Error::compacted("store.watch", Some(state.compacted)));
@@ -308,7 +336,10 @@ impl Store for Client {
 
     async fn keep_alive(&self, id: LeaseId) -> Result<Duration> {
         let mut state = self.state("store.keep_alive")?;
-        let held = state.leases.get_mut(&id).ok_or_else(|| Error::lease_lost("store.keep_alive", "the lease is gone"))?;
+        let held = state
+            .leases
+            .get_mut(&id)
+            .ok_or_else(|| Error::lease_lost("store.keep_alive", "the lease is gone"))?;
         held.ends = Instant::now() + held.ttl;
         Ok(held.ttl)
     }
@@ -316,7 +347,10 @@ impl Store for Client {
     async fn lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
         let state = self.state("store.lease")?;
         let remaining = |held: &Held| held.ends.saturating_duration_since(Instant::now());
-        Ok(state.leases.get(&id).map(|held| LeaseInfo { remaining: remaining(held), keys: state.keys_of(id) }))
+        Ok(state
+            .leases
+            .get(&id)
+            .map(|held| LeaseInfo { remaining: remaining(held), keys: state.keys_of(id) }))
     }
 
     async fn revoke_lease(&self, id: LeaseId) -> Result<()> {

@@ -1,4 +1,5 @@
-//! What the kit says of itself: every rule has a case, no case is named twice, and a third party needs no more than is promised.
+//! What the kit says of itself: every rule has a case, no case is named twice, and a third party
+//! needs no more than is promised.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,13 +13,21 @@ const AWAITED: &[(&str, &str)] = &[];
 /// The rules, as they stand in the contract, for which none of `cases` is there.
 fn without<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Vec<String> {
     let proven: BTreeSet<String> = cases.into_iter().map(|case| case.rule.to_uppercase()).collect();
-    rules().into_iter().map(|rule| rule.number).filter(|number| !proven.contains(&number.to_uppercase())).collect()
+    rules()
+        .into_iter()
+        .map(|rule| rule.number)
+        .filter(|number| !proven.contains(&number.to_uppercase()))
+        .collect()
 }
 
 #[test]
 fn no_rule_is_without_a_case() {
     let awaited: Vec<&str> = AWAITED.iter().map(|(rule, _)| *rule).collect();
-    assert_eq!(without(all()), awaited, "left: the rules of the contract that have no case; right: those that may still have none");
+    assert_eq!(
+        without(all()),
+        awaited,
+        "left: the rules of the contract that have no case; right: those that may still have none"
+    );
 }
 
 #[test]
@@ -32,7 +41,8 @@ fn no_case_is_without_a_rule() {
 #[test]
 fn a_rule_without_a_case_is_listed() {
     assert_eq!(without([]).len(), rules().len());
-    let (first, last) = (rules().first().map(|rule| rule.number.clone()), rules().last().map(|rule| rule.number.clone()));
+    let (first, last) =
+        (rules().first().map(|rule| rule.number.clone()), rules().last().map(|rule| rule.number.clone()));
     assert_eq!((first.as_deref(), last.as_deref()), (Some("R1"), Some("S6")));
     let missing = without(all().filter(|case| case.rule != "r12"));
     assert!(missing.contains(&"R12".to_owned()), "{missing:?}");
@@ -63,7 +73,8 @@ fn names_read_as_sentences() {
     }
 }
 
-/// The promise to the author of a backend: twenty lines are all of the test, the guide shows them, and no more than the public crates is needed.
+/// The promise to the author of a backend: twenty lines are all of the test, the guide shows them,
+/// and no more than the public crates is needed.
 #[test]
 fn a_third_party_needs_twenty_lines_and_the_guide() {
     // Whoever writes a store has it in a file beside the test.

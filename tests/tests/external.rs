@@ -1,8 +1,9 @@
-//! The main contracts on a cluster of somebody else's, whose endpoints `COORD_TEST_ETCD_ENDPOINTS` names: before a service moves there, or to try a version or a set-up
-//! that no test here starts.
+//! The main contracts on a cluster of somebody else's, whose endpoints `COORD_TEST_ETCD_ENDPOINTS`
+//! names: before a service moves there, or to try a version or a set-up that no test here starts.
 //!
-//! It kills, stops and compacts nothing. All that it writes lies under a namespace with a name by chance, and is deleted at the end, or, where a test fails, lies there under a
-//! name that says what it is.
+//! It kills, stops and compacts nothing. All that it writes lies under a namespace with a name by
+//! chance, and is deleted at the end, or, where a test fails, lies there under a name that says
+//! what it is.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::env;
@@ -12,7 +13,8 @@ use std::time::Duration;
 use coord_api::prelude::*;
 use coord_api::store::{Op, Range, Store, Txn};
 use coord_api::{
-    ConfigEvent, ErrorKind, IdOptions, RegisterOptions, ServiceChange, ServiceEvent, ServiceInstance, Value, Version, WatchStart,
+    ConfigEvent, ErrorKind, IdOptions, RegisterOptions, ServiceChange, ServiceEvent, ServiceInstance, Value,
+    Version, WatchStart,
 };
 use coord_etcd::{Credentials, EtcdOptions, EtcdProvider, EtcdStore, Tls};
 use coord_testkit::wait::{eventually, within};
@@ -34,16 +36,24 @@ impl Foreign {
     /// Where no endpoints are named: a test that has no cluster does not pass.
     fn new() -> Self {
         let named = env::var(ENDPOINTS).unwrap_or_default();
-        let endpoints: Vec<&str> = named.split(',').map(str::trim).filter(|endpoint| !endpoint.is_empty()).collect();
-        assert!(!endpoints.is_empty(), "NOT TESTED: {ENDPOINTS} names no cluster; for example {ENDPOINTS}=etcd-1:2379,etcd-2:2379");
+        let endpoints: Vec<&str> =
+            named.split(',').map(str::trim).filter(|endpoint| !endpoint.is_empty()).collect();
+        assert!(
+            !endpoints.is_empty(),
+            "NOT TESTED: {ENDPOINTS} names no cluster; for example {ENDPOINTS}=etcd-1:2379,etcd-2:2379"
+        );
         let mut options = EtcdOptions::new(endpoints);
         if let Ok(user) = env::var("COORD_TEST_ETCD_USER") {
-            options =
-                options.with_credentials(Credentials::new(user, read("COORD_TEST_ETCD_PASSWORD_FILE").unwrap_or_default().trim_end()));
+            options = options.with_credentials(Credentials::new(
+                user,
+                read("COORD_TEST_ETCD_PASSWORD_FILE").unwrap_or_default().trim_end(),
+            ));
         }
         if let Some(authorities) = read("COORD_TEST_ETCD_CA_FILE") {
             let mut tls = Tls::new().with_authorities(authorities);
-            if let (Some(certificate), Some(key)) = (read("COORD_TEST_ETCD_CERT_FILE"), read("COORD_TEST_ETCD_KEY_FILE")) {
+            if let (Some(certificate), Some(key)) =
+                (read("COORD_TEST_ETCD_CERT_FILE"), read("COORD_TEST_ETCD_KEY_FILE"))
+            {
                 tls = tls.with_identity(certificate, key);
             }
             options = options.with_tls(tls);
@@ -56,7 +66,8 @@ impl Foreign {
         EtcdProvider::connect(self.options.clone().with_namespace(&self.namespace)).await.unwrap()
     }
 
-    /// Deletes what is left in the namespace, which must be no more than `leftovers`: what was held is gone by itself.
+    /// Deletes what is left in the namespace, which must be no more than `leftovers`: what was held
+    /// is gone by itself.
     async fn clean_up(self, leftovers: &[&str]) {
         let store = EtcdStore::connect(&self.options).await.unwrap();
         let all = || Range::prefix(format!("/{}/", self.namespace)).with_keys_only();
@@ -76,7 +87,10 @@ impl Foreign {
 /// What lies in the file that a variable names.
 fn read(variable: &str) -> Option<String> {
     let path = env::var_os(variable)?;
-    Some(std::fs::read_to_string(path).unwrap_or_else(|error| panic!("the file that {variable} names: {error}")))
+    Some(
+        std::fs::read_to_string(path)
+            .unwrap_or_else(|error| panic!("the file that {variable} names: {error}")),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,7 +144,8 @@ async fn configuration_is_compared_set_and_watched() {
         }
     }
     assert!(
-        versions.is_sorted_by(|before, after| before < after) && versions.first().is_none_or(|first| *first >= created),
+        versions.is_sorted_by(|before, after| before < after)
+            && versions.first().is_none_or(|first| *first >= created),
         "{versions:?}"
     );
     one.close().await.unwrap();
@@ -143,15 +158,21 @@ async fn configuration_is_compared_set_and_watched() {
 async fn a_lock_has_one_holder_and_its_tokens_rise() {
     let foreign = Foreign::new();
     let clients = [foreign.client().await, foreign.client().await, foreign.client().await];
-    // The token that the guarded thing has seen last; who holds the lock has a larger one, and is alone.
-    let (seen, inside) = (Arc::new(std::sync::Mutex::new(None)), Arc::new(std::sync::atomic::AtomicU32::new(0)));
+    // The token that the guarded thing has seen last; who holds the lock has a larger one, and is
+    // alone.
+    let (seen, inside) =
+        (Arc::new(std::sync::Mutex::new(None)), Arc::new(std::sync::atomic::AtomicU32::new(0)));
     let mut tasks = Vec::new();
     for client in &clients {
         let (client, seen, inside) = (Arc::clone(client), Arc::clone(&seen), Arc::clone(&inside));
         tasks.push(tokio::spawn(async move {
             for _ in 0..5 {
                 let guard = client.lock().acquire_timeout("jobs/nightly", TTL, SOON).await.unwrap();
-                assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0, "one holder at a time");
+                assert_eq!(
+                    inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst),
+                    0,
+                    "one holder at a time"
+                );
                 let before = seen.lock().unwrap().replace(guard.fencing_token());
                 assert!(before.is_none_or(|before| before < guard.fencing_token()));
                 assert!(guard.is_held());
@@ -210,7 +231,9 @@ async fn instances_come_and_go() {
                 came += 1;
                 set.insert(instance.id);
             }
-            ServiceEvent::Change { change: ServiceChange::Removed(instance), .. } => assert!(set.remove(&instance.id)),
+            ServiceEvent::Change { change: ServiceChange::Removed(instance), .. } => {
+                assert!(set.remove(&instance.id))
+            }
             ServiceEvent::Change { change, .. } => panic!("{change:?}"),
         }
     }
@@ -235,7 +258,10 @@ async fn instance_ids_are_the_smallest_and_nobody_shares_one() {
     }
     ids.sort_by_key(|id| id.id());
     assert_eq!(ids.iter().map(|id| id.id()).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
-    assert_eq!(one.allocator().acquire_id_with("shop", options.clone()).await.unwrap_err().kind(), ErrorKind::Exhausted);
+    assert_eq!(
+        one.allocator().acquire_id_with("shop", options.clone()).await.unwrap_err().kind(),
+        ErrorKind::Exhausted
+    );
     let third = ids.remove(2);
     third.release().await.unwrap();
     let again = two.allocator().acquire_id_with("shop", options).await.unwrap();

@@ -1,4 +1,5 @@
-//! A sample of the histories that the program of this name runs by the hundred thousand, and what they promise of themselves.
+//! A sample of the histories that the program of this name runs by the hundred thousand, and what
+//! they promise of themselves.
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
@@ -6,14 +7,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::store::{Lease, LeaseInfo, OpReply, Order, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
+use coord_api::store::{
+    Lease, LeaseInfo, OpReply, Order, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply,
+};
 use coord_api::{LeaseId, Provider, Result, Revision};
 use coord_testkit::histories::{Blow, Plan, Scale, Workload, execute};
 use coord_testkit::{Client, Harness, Hook, Need, Time, Verdict, cases, run};
 use coord_tests::harness::{memory, sled};
 
 fn plan(seed: u64, workload: Workload, restarts: bool) -> Plan {
-    let scale = Scale { operations: 200, strikes: 12, restarts, server_faults: &[], ttl: Duration::from_secs(10) };
+    let scale =
+        Scale { operations: 200, strikes: 12, restarts, server_faults: &[], ttl: Duration::from_secs(10) };
     Plan::draw(seed, workload, &scale)
 }
 
@@ -44,7 +48,8 @@ fn the_same_seed_gives_the_same_history() {
             let mut plan = plan(seed, workload, false);
             // The store wakes the streams of a client that ends in the order of a hash map.
             plan.strikes.retain(|strike| strike.blow != Blow::Crash);
-            let history = || execute(async { Arc::new(memory::Volatile::start()) as Arc<dyn Harness> }, &plan).history;
+            let history =
+                || execute(async { Arc::new(memory::Volatile::start()) as Arc<dyn Harness> }, &plan).history;
             let (one, other) = (history(), history());
             let differ = one.iter().zip(&other).find(|(one, other)| one != other);
             assert!(differ.is_none() && one.len() == other.len(), "{workload:?} {seed}: {differ:#?}");
@@ -79,7 +84,11 @@ struct Twisted(memory::Volatile, Twist);
 impl Harness for Twisted {
     async fn client(&self) -> Client {
         let client = self.0.client().await;
-        let store: Arc<dyn Store> = Arc::new(TwistedStore { inner: Arc::clone(&client.store), twist: self.1, reads: Mutex::default() });
+        let store: Arc<dyn Store> = Arc::new(TwistedStore {
+            inner: Arc::clone(&client.store),
+            twist: self.1,
+            reads: Mutex::default(),
+        });
         Client::new(Arc::clone(&store), self.0.assemble(store), move || client.crash())
     }
 
@@ -178,7 +187,8 @@ impl Store for TwistedStore {
 
 /// What one of the kit's cases says of a twisted store.
 fn verdict(rule: &str, sentence: &str, twist: Twist) -> Verdict {
-    let case = cases().find(|case| case.rule == rule && case.sentence == sentence).expect("the case is there");
+    let case =
+        cases().find(|case| case.rule == rule && case.sentence == sentence).expect("the case is there");
     run(case, async move { Arc::new(Twisted(memory::Volatile::start(), twist)) as Arc<dyn Harness> })
 }
 
@@ -187,7 +197,10 @@ fn failure(rule: &str, sentence: &str, twist: Twist) -> String {
     match verdict(rule, sentence, twist) {
         Verdict::Failed(why) => {
             assert!(why.contains(&format!("{rule}: ")), "{why}");
-            assert!(why.contains(&format!("Again: COORD_TESTKIT_SEED=0 cargo test {rule}::{sentence}")), "{why}");
+            assert!(
+                why.contains(&format!("Again: COORD_TESTKIT_SEED=0 cargo test {rule}::{sentence}")),
+                "{why}"
+            );
             why
         }
         other => panic!("{twist:?} was not noticed: {other}"),
@@ -205,7 +218,9 @@ fn a_failed_history_names_rule_and_seed_and_is_the_shortest() {
 #[test]
 fn a_failed_sequence_names_rule_and_seed_and_is_the_shortest() {
     let sentence = "random_sequences_answer_as_the_model_does";
-    for (rule, twist, longest) in [("s2", Twist::AlwaysByKey, 5), ("s3", Twist::AlwaysExisted, 1), ("r13", Twist::AlwaysExisted, 1)] {
+    for (rule, twist, longest) in
+        [("s2", Twist::AlwaysByKey, 5), ("s3", Twist::AlwaysExisted, 1), ("r13", Twist::AlwaysExisted, 1)]
+    {
         let why = failure(rule, sentence, twist);
         let shown = why.lines().filter(|line| line.starts_with("    ")).count();
         assert!(shown > 0 && shown <= longest, "{shown} operations are left:\n{why}");

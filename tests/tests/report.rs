@@ -1,4 +1,5 @@
-//! The report tells what happened: what passed, what failed and how to see it again, what did not run and why; and a harness of closures does what it is told.
+//! The report tells what happened: what passed, what failed and how to see it again, what did not
+//! run and why; and a harness of closures does what it is told.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a case fails by panicking")]
 
 use std::sync::Arc;
@@ -47,7 +48,10 @@ fn suite(name: &str, harness: fn() -> third_party::ThirdParty) -> Suite {
 }
 
 fn report(seed: u64) -> Report {
-    let suites = [suite("volatile", third_party::start), suite("persistent", || third_party::start().reopening(|_| async {}))];
+    let suites = [
+        suite("volatile", third_party::start),
+        suite("persistent", || third_party::start().reopening(|_| async {})),
+    ];
     Report { backends: suites.iter().map(|suite| suite.run(seed, 2)).collect() }
 }
 
@@ -71,8 +75,10 @@ fn what_did_not_run_has_not_passed() {
 #[test]
 fn every_rule_has_a_row_also_without_a_case() {
     let mut report = report(0);
-    let numbers: Vec<String> = report.backends[0].rules.iter().map(|result| result.rule.number.clone()).collect();
-    let expected: Vec<String> = rules().into_iter().map(|rule| rule.number).chain(["R99".to_owned()]).collect();
+    let numbers: Vec<String> =
+        report.backends[0].rules.iter().map(|result| result.rule.number.clone()).collect();
+    let expected: Vec<String> =
+        rules().into_iter().map(|rule| rule.number).chain(["R99".to_owned()]).collect();
     assert_eq!(numbers, expected);
     // A backend whose cases were chosen has not shown that the others are missing.
     report.backends[1].only = None;
@@ -90,7 +96,12 @@ fn a_failure_tells_what_was_seen_and_how_to_see_it_again() {
     assert!(page.contains("| **R99**  | ✘ 1 of 3, 1 not run ("), "{page}");
     assert!(page.contains("- **R99** on volatile: `r99::this_one_fails`\n  ```text\n  it saw a | and\n  a second line\n  ```\n"), "{page}");
     assert!(page.contains("Again: `COORD_TESTKIT_SEED=7 run r99::this_one_fails`"), "{page}");
-    assert!(page.contains("- volatile: a volatile store has nothing to open again. `r99::this_one_opens_its_store_again`\n"), "{page}");
+    assert!(
+        page.contains(
+            "- volatile: a volatile store has nothing to open again. `r99::this_one_opens_its_store_again`\n"
+        ),
+        "{page}"
+    );
 }
 
 #[test]
@@ -133,6 +144,9 @@ async fn a_harness_of_closures_does_what_it_is_told() {
     assert!(store.status().await.is_err(), "a crashed client is closed");
     assert!(other.store.status().await.is_ok(), "and no other one is");
     let real = third_party::start().real_time(Duration::from_millis(700));
-    assert_eq!((real.time(), real.lag(), real.ttl()), (Time::Real, Duration::from_millis(700), Duration::from_secs(2)));
+    assert_eq!(
+        (real.time(), real.lag(), real.ttl()),
+        (Time::Real, Duration::from_millis(700), Duration::from_secs(2))
+    );
     assert_eq!(real.with_ttl(Duration::from_secs(3)).ttl(), Duration::from_secs(3));
 }

@@ -1,4 +1,5 @@
-//! The kit is tested: each broken backend fails a case of the rule that it breaks, and each harmless one passes everything.
+//! The kit is tested: each broken backend fails a case of the rule that it breaks, and each
+//! harmless one passes everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -12,7 +13,8 @@ use coord_testkit::{Case, Harness, Need, Verdict, cases, run};
 use coord_tests::harness::memory::Volatile;
 use coord_tests::harness::sled::Durable;
 
-/// Does work on each item, on as many threads as there are processors to a builder, and keeps the answers in order.
+/// Does work on each item, on as many threads as there are processors to a builder, and keeps the
+/// answers in order.
 fn each<T: Sync, A: Send>(items: &[T], work: impl Fn(&T) -> A + Sync) -> Vec<A> {
     let (next, answers) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     thread::scope(|scope| {
@@ -31,27 +33,37 @@ fn each<T: Sync, A: Send>(items: &[T], work: impl Fn(&T) -> A + Sync) -> Vec<A> 
 }
 
 /// Runs a case on the backend that is good but for one thing.
-fn verdict(case: &Case, over: impl Fn(Arc<dyn Harness>) -> Arc<dyn Harness> + Send + 'static, persistent: bool) -> Verdict {
+fn verdict(
+    case: &Case,
+    over: impl Fn(Arc<dyn Harness>) -> Arc<dyn Harness> + Send + 'static,
+    persistent: bool,
+) -> Verdict {
     run(case, async move {
-        let good: Arc<dyn Harness> = if persistent { Arc::new(Durable::start()) } else { Arc::new(Volatile::start()) };
+        let good: Arc<dyn Harness> =
+            if persistent { Arc::new(Durable::start()) } else { Arc::new(Volatile::start()) };
         over(good)
     })
 }
 
-/// Whether a case draws what it does. Such a case minimises what it finds, which takes a while: here a break must be found without it.
+/// Whether a case draws what it does. Such a case minimises what it finds, which takes a while:
+/// here a break must be found without it.
 fn is_drawn(case: &Case) -> bool {
     case.sentence.contains("random_histories") || case.sentence.starts_with("random_sequences")
 }
 
 /// The cases of a rule that a backend can run.
 fn cases_of(rule: &str, persistent: bool) -> impl Iterator<Item = &'static Case> {
-    cases().filter(move |case| case.rule == rule && !is_drawn(case) && (persistent || case.need != Some(Need::persistent)))
+    cases().filter(move |case| {
+        case.rule == rule && !is_drawn(case) && (persistent || case.need != Some(Need::persistent))
+    })
 }
 
 /// Which cases of a rule fail a saboteur, and of how many.
 fn failed_by(saboteur: &'static Saboteur, rule: &str) -> (Vec<&'static str>, usize) {
     let all: Vec<&Case> = cases_of(rule, saboteur.persistent).collect();
-    let failed = |case: &&&Case| matches!(verdict(case, |good| saboteur.over(good), saboteur.persistent), Verdict::Failed(_));
+    let failed = |case: &&&Case| {
+        matches!(verdict(case, |good| saboteur.over(good), saboteur.persistent), Verdict::Failed(_))
+    };
     (all.iter().filter(failed).map(|case| case.sentence).collect(), all.len())
 }
 
@@ -88,8 +100,9 @@ fn each_is_failed_at_the_rule_that_it_breaks() {
 
 /// Runs the cases that are wanted on every harmless backend; none may fail.
 fn pass_all(wanted: fn(&Case) -> bool) {
-    let all: Vec<(&'static Saboteur, &Case)> =
-        harmless().flat_map(|odd| cases().filter(move |case| wanted(case)).map(move |case| (odd, case))).collect();
+    let all: Vec<(&'static Saboteur, &Case)> = harmless()
+        .flat_map(|odd| cases().filter(move |case| wanted(case)).map(move |case| (odd, case)))
+        .collect();
     let verdicts = each(&all, |(odd, case)| {
         let odd: &'static Saboteur = odd;
         verdict(case, move |good| odd.over(good), case.need == Some(Need::persistent))
@@ -187,13 +200,16 @@ const ALLOWED: [&str; 7] = [
 
 #[test]
 fn every_break_that_was_named_has_a_saboteur_and_every_rule_is_broken_by_one() {
-    let missing: Vec<&str> = NAMED.into_iter().filter(|named| !saboteurs().any(|saboteur| saboteur.breaks == *named)).collect();
+    let missing: Vec<&str> =
+        NAMED.into_iter().filter(|named| !saboteurs().any(|saboteur| saboteur.breaks == *named)).collect();
     assert_eq!(missing, Vec::<&str>::new());
-    let missing: Vec<&str> = ALLOWED.into_iter().filter(|named| !harmless().any(|odd| odd.breaks == *named)).collect();
+    let missing: Vec<&str> =
+        ALLOWED.into_iter().filter(|named| !harmless().any(|odd| odd.breaks == *named)).collect();
     assert_eq!(missing, Vec::<&str>::new());
     let ids: BTreeSet<&str> = saboteurs().chain(harmless()).map(|saboteur| saboteur.id).collect();
     assert_eq!(ids.len(), saboteurs().count() + harmless().count(), "no id is given twice");
     let broken: BTreeSet<&str> = saboteurs().flat_map(|saboteur| saboteur.rules).copied().collect();
-    let unbroken: BTreeSet<&str> = cases().map(|case| case.rule).filter(|rule| !broken.contains(rule)).collect();
+    let unbroken: BTreeSet<&str> =
+        cases().map(|case| case.rule).filter(|rule| !broken.contains(rule)).collect();
     assert_eq!(unbroken, BTreeSet::new(), "rules that no saboteur breaks");
 }

@@ -1,4 +1,5 @@
-//! No password and no private key is shown: not by `Debug`, not in an error, not in a log of any level. A test program of its own, as it is about everything that is logged.
+//! No password and no private key is shown: not by `Debug`, not in an error, not in a log of any
+//! level. A test program of its own, as it is about everything that is logged.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::io;
@@ -38,7 +39,8 @@ impl<'a> MakeWriter<'a> for Log {
 #[tokio::test]
 async fn no_secret_is_shown_anywhere() {
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
     tracing::subscriber::set_global_default(subscriber).unwrap();
 
     let mut cluster = Cluster::single(&Binary::find(Series::V3_5));
@@ -49,17 +51,23 @@ async fn no_secret_is_shown_anywhere() {
     log.0.lock().unwrap().clear();
 
     let good = EtcdOptions::new(cluster.endpoints()).with_credentials(Credentials::new("root", PASSWORD));
-    let wrong = EtcdOptions::new(cluster.endpoints()).with_credentials(Credentials::new("root", format!("{PASSWORD}!")));
+    let wrong = EtcdOptions::new(cluster.endpoints())
+        .with_credentials(Credentials::new("root", format!("{PASSWORD}!")));
     let store = EtcdStore::connect(&good).await.unwrap();
     store.txn(Txn::new().then(Op::put("k", "v"))).await.unwrap();
     let refused = EtcdStore::connect(&wrong).await.unwrap_err();
     let provider = EtcdProvider::connect_lazy(wrong.clone()).unwrap();
     cluster.servers_mut()[0].kill();
     let unreachable = store.range(Range::key("k")).await.unwrap_err();
-    let mut shown = format!("{good:#?} {wrong:?} {store:?} {provider:#?} {refused} {refused:?} {unreachable} {unreachable:#?}");
+    let mut shown = format!(
+        "{good:#?} {wrong:?} {store:?} {provider:#?} {refused} {refused:?} {unreachable} {unreachable:#?}"
+    );
     let logged = || String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
     // What is logged in the background is written by a thread of its own.
-    eventually(Duration::from_secs(20), "something was logged", async || logged().contains("coord_etcd").then_some(())).await;
+    eventually(Duration::from_secs(20), "something was logged", async || {
+        logged().contains("coord_etcd").then_some(())
+    })
+    .await;
     let logged = logged();
     shown.push_str(&logged);
     assert!(!shown.contains("correct horse"), "{shown}");

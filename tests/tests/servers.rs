@@ -1,5 +1,12 @@
 //! Servers start, can be killed and started again, and never outlive the test.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "tests"
+)]
 
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,7 +75,8 @@ fn a_killed_test_process_leaves_no_server_and_no_data() {
         .unwrap();
     assert!(!output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
-    let (endpoint, data) = text.lines().find_map(|line| line.split("server=").nth(1)?.split_once(' ')).expect("the server");
+    let (endpoint, data) =
+        text.lines().find_map(|line| line.split("server=").nth(1)?.split_once(' ')).expect("the server");
     let deadline = Instant::now() + Duration::from_secs(10);
     while listens(endpoint) || Path::new(data).exists() {
         assert!(Instant::now() < deadline, "the server outlived the process that started it");
@@ -76,7 +84,8 @@ fn a_killed_test_process_leaves_no_server_and_no_data() {
     }
 }
 
-/// What a member says of itself to its clients, over plain HTTP: it can only be well if it has a leader.
+/// What a member says of itself to its clients, over plain HTTP: it can only be well if it has a
+/// leader.
 fn is_well(endpoint: &str) -> bool {
     use std::io::{Read, Write};
     let Ok(mut connection) = TcpStream::connect(endpoint) else { return false };

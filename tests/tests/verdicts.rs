@@ -19,7 +19,8 @@ struct Disturbed {
 #[async_trait::async_trait]
 impl Harness for Disturbed {
     async fn client(&self) -> Client {
-        let store: Arc<dyn Store> = Arc::new(Faulty::new(self.good.client().await.store, self.faults.clone()));
+        let store: Arc<dyn Store> =
+            Arc::new(Faulty::new(self.good.client().await.store, self.faults.clone()));
         Client::new(Arc::clone(&store), self.assemble(store), || async {})
     }
 
@@ -46,7 +47,8 @@ impl Harness for Disturbed {
 
 /// Why the sequences of config calls fail.
 fn failure(disturb: impl FnOnce(&Faults) + Send + 'static) -> String {
-    let case = cases().find(|case| case.rule == "r10" && case.sentence.starts_with("random_sequences")).unwrap();
+    let case =
+        cases().find(|case| case.rule == "r10" && case.sentence.starts_with("random_sequences")).unwrap();
     let verdict = run_with_seed(case, 0, async move {
         let faults = Faults::default();
         disturb(&faults);
@@ -74,9 +76,16 @@ fn a_sequence_that_hangs_is_at_a_step() {
 #[test]
 fn what_is_answered_rightly_the_second_time_is_told_whole() {
     let why = failure(|faults| {
-        faults.next(Fault::Deny, |request| matches!(request, Request::Range(range) if matches!(range.span, Span::Key(_))))
+        faults.next(
+            Fault::Deny,
+            |request| matches!(request, Request::Range(range) if matches!(range.span, Span::Key(_))),
+        )
     });
-    assert!(why.starts_with("r10: it failed: ") && why.contains("It was answered rightly when it was carried out again."), "{why}");
+    assert!(
+        why.starts_with("r10: it failed: ")
+            && why.contains("It was answered rightly when it was carried out again."),
+        "{why}"
+    );
     assert!(why.matches("\n    (").count() > 1, "{why}");
 }
 

@@ -22,7 +22,8 @@ pub struct Lease {
 /// What a store knows of a live lease (S5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseInfo {
-    /// The time left until it expires unless it is renewed, as coarse as whole seconds rounded down. For people; deadlines count from when a renewal was sent.
+    /// The time left until it expires unless it is renewed, as coarse as whole seconds rounded
+    /// down. For people; deadlines count from when a renewal was sent.
     pub remaining: Duration,
     /// The keys on it, in byte order.
     pub keys: Vec<Bytes>,

@@ -41,7 +41,15 @@ pub struct Range {
 impl Range {
     /// All of `span` at the present revision, in byte order.
     pub fn new(span: Span) -> Self {
-        Range { span, after_key: None, at: None, limit: None, order: Order::Key, max_created: None, keys_only: false }
+        Range {
+            span,
+            after_key: None,
+            at: None,
+            limit: None,
+            order: Order::Key,
+            max_created: None,
+            keys_only: false,
+        }
     }
 
     /// One key.
@@ -96,8 +104,8 @@ impl Range {
         self
     }
 
-    /// Checks what every store refuses: a bad span, limit zero, revision zero (which to some stores means the present), and a continuation in an order other
-    /// than by key.
+    /// Checks what every store refuses: a bad span, limit zero, revision zero (which to some stores
+    /// means the present), and a continuation in an order other than by key.
     ///
     /// # Errors
     ///
@@ -166,7 +174,13 @@ mod tests {
 
     #[test]
     fn an_entry_is_as_large_as_its_key_and_value() {
-        let entry = Entry { key: "abc".into(), value: "de".into(), created: Revision::ZERO, modified: Revision::ZERO, lease: None };
+        let entry = Entry {
+            key: "abc".into(),
+            value: "de".into(),
+            created: Revision::ZERO,
+            modified: Revision::ZERO,
+            lease: None,
+        };
         assert_eq!(entry.bytes(), 5);
     }
 }

@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 pub enum Span {
     /// One key.
     Key(Bytes),
-    /// Every key that starts with these bytes; all keys when empty. A directory's prefix ends in `/`.
+    /// Every key that starts with these bytes; all keys when empty. A directory's prefix ends in
+    /// `/`.
     Prefix(Bytes),
     /// From the first key, inclusive, to the second, exclusive.
     Interval(Bytes, Bytes),
@@ -65,7 +66,8 @@ impl Span {
         }
     }
 
-    /// The smallest key after the span, or `None` when nothing lies after it: the half-open interval that ordered stores ask for.
+    /// The smallest key after the span, or `None` when nothing lies after it: the half-open
+    /// interval that ordered stores ask for.
     pub fn end(&self) -> Option<Bytes> {
         match self {
             Span::Key(key) => Some([key.as_ref(), &[0]].concat().into()),
@@ -75,7 +77,8 @@ impl Span {
     }
 }
 
-/// The smallest byte string greater than all that start with `prefix`; `None` when there is no such string.
+/// The smallest byte string greater than all that start with `prefix`; `None` when there is no such
+/// string.
 fn prefix_end(prefix: &[u8]) -> Option<Bytes> {
     let kept = prefix.iter().rposition(|byte| *byte != 0xff)?;
     let (head, _) = prefix.split_at_checked(kept + 1)?;

@@ -14,14 +14,17 @@ pub const MAX_TXN_OPS: usize = 128;
 /// Bytes of keys and values that a transaction holds at most: 1.25 MiB (S3).
 pub const MAX_TXN_BYTES: usize = 1_310_720;
 
-/// What sending a request does to the store, and so whether it may be sent again after a failure (R2).
+/// What sending a request does to the store, and so whether it may be sent again after a failure
+/// (R2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// It changes nothing: it may always be sent again.
     Read,
-    /// Sent again, it changes nothing that it has not changed already, as renewing or revoking a lease does: it may always be sent again.
+    /// Sent again, it changes nothing that it has not changed already, as renewing or revoking a
+    /// lease does: it may always be sent again.
     Idempotent,
-    /// It changes something each time: it may be sent again only where it is proven that it was not applied.
+    /// It changes something each time: it may be sent again only where it is proven that it was not
+    /// applied.
     Write,
 }
 
@@ -128,14 +131,18 @@ impl Txn {
         if self.is_read_only() { Effect::Read } else { Effect::Write }
     }
 
-    /// Checks what every store refuses: too many operations or bytes, a value over 1 MiB, two writes of one key in one list, an empty key, revision or lease zero
-    /// (which to some stores mean "absent" and "none"), a bad range.
+    /// Checks what every store refuses: too many operations or bytes, a value over 1 MiB, two
+    /// writes of one key in one list, an empty key, revision or lease zero (which to some stores
+    /// mean "absent" and "none"), a bad range.
     ///
     /// # Errors
     ///
     /// `InvalidArgument`.
     pub fn validate(&self) -> Result<()> {
-        if [self.compares.len(), self.then.len(), self.otherwise.len()].iter().any(|length| *length > MAX_TXN_OPS) {
+        if [self.compares.len(), self.then.len(), self.otherwise.len()]
+            .iter()
+            .any(|length| *length > MAX_TXN_OPS)
+        {
             return refuse("more than 128 operations in a list");
         }
         let mut bytes = 0_usize;
@@ -192,12 +199,15 @@ impl Compare {
 }
 
 impl Op {
-    /// The bytes of the keys and the value that it carries, of which a transaction holds at most [`MAX_TXN_BYTES`].
+    /// The bytes of the keys and the value that it carries, of which a transaction holds at most
+    /// [`MAX_TXN_BYTES`].
     pub fn bytes(&self) -> usize {
         match self {
             Op::Put { key, value, .. } => key.len().saturating_add(value.len()),
             Op::Delete { key } => key.len(),
-            Op::Range(range) => range.span.bytes().saturating_add(range.after_key.as_ref().map_or(0, Bytes::len)),
+            Op::Range(range) => {
+                range.span.bytes().saturating_add(range.after_key.as_ref().map_or(0, Bytes::len))
+            }
         }
     }
 
@@ -213,7 +223,9 @@ impl Op {
     fn validate(&self) -> Result<usize> {
         match self {
             Op::Put { value, .. } if value.len() > MAX_VALUE_BYTES => return refuse("a value over 1 MiB"),
-            Op::Put { lease: Some(lease), .. } if lease.get() == 0 => return refuse("a put under lease zero"),
+            Op::Put { lease: Some(lease), .. } if lease.get() == 0 => {
+                return refuse("a put under lease zero");
+            }
             Op::Put { key, .. } | Op::Delete { key } => check_store_key(key).map(drop)?,
             Op::Range(range) => {
                 range.validate().map_err(|error| error.in_operation("store.txn"))?;
@@ -260,7 +272,8 @@ impl TxnReply {
         }
     }
 
-    /// Whether the delete at `index` found its key; `None` when another operation, or none, stands there.
+    /// Whether the delete at `index` found its key; `None` when another operation, or none, stands
+    /// there.
     pub fn existed(&self, index: usize) -> Option<bool> {
         match self.replies.get(index) {
             Some(OpReply::Delete { existed }) => Some(*existed),
@@ -289,7 +302,8 @@ impl TxnReply {
 
 /// The transaction was run, and the store does not tell what came of it.
 fn left_out() -> Error {
-    Error::new(ErrorKind::Internal, "store.txn", "the store left out an answer").with_outcome(Outcome::Unknown)
+    Error::new(ErrorKind::Internal, "store.txn", "the store left out an answer")
+        .with_outcome(Outcome::Unknown)
 }
 
 #[cfg(test)]
@@ -324,7 +338,9 @@ mod tests {
         assert!(txn.validate().is_ok());
         let large = Txn::new().then(Op::put("a", vec![0; MAX_VALUE_BYTES + 1]));
         assert!(large.validate().is_err());
-        let two = Txn::new().then(Op::put("a", vec![0; MAX_VALUE_BYTES])).then(Op::put("b", vec![0; MAX_VALUE_BYTES / 2]));
+        let two = Txn::new()
+            .then(Op::put("a", vec![0; MAX_VALUE_BYTES]))
+            .then(Op::put("b", vec![0; MAX_VALUE_BYTES / 2]));
         assert!(two.validate().is_err());
     }
 
@@ -349,11 +365,18 @@ mod tests {
     #[test]
     fn an_answer_that_was_left_out_is_an_error() {
         let found = OpReply::Range(RangeReply::default());
-        let reply =
-            TxnReply { succeeded: true, revision: Revision::ZERO, replies: vec![OpReply::Put, found, OpReply::Delete { existed: true }] };
+        let reply = TxnReply {
+            succeeded: true,
+            revision: Revision::ZERO,
+            replies: vec![OpReply::Put, found, OpReply::Delete { existed: true }],
+        };
         assert_eq!(reply.try_range(1).unwrap(), &RangeReply::default());
         assert!(reply.try_existed(2).unwrap());
-        for error in [reply.try_range(0).unwrap_err(), reply.try_range(3).unwrap_err(), reply.try_existed(1).unwrap_err()] {
+        for error in [
+            reply.try_range(0).unwrap_err(),
+            reply.try_range(3).unwrap_err(),
+            reply.try_existed(1).unwrap_err(),
+        ] {
             assert_eq!((error.kind(), error.outcome()), (ErrorKind::Internal, Outcome::Unknown));
         }
     }

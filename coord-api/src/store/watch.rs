@@ -68,7 +68,8 @@ impl Batch {
     }
 }
 
-/// A watch of a store (S4): where it is armed, and its stream. It ends after its first error. Dropping it ends the watch, on the server too.
+/// A watch of a store (S4): where it is armed, and its stream. It ends after its first error.
+/// Dropping it ends the watch, on the server too.
 pub struct StoreWatch {
     armed: Revision,
     stream: BoxStream<'static, Result<StoreEvent>>,
@@ -80,10 +81,12 @@ impl StoreWatch {
         StoreWatch { armed, stream: Box::pin(stream) }
     }
 
-    /// The revision at which it is armed: every later change is delivered. With `after` given, that revision; else one that is at most the store's present one, so
-    /// that a replica which lags may deliver once more what its caller knows already.
+    /// The revision at which it is armed: every later change is delivered. With `after` given, that
+    /// revision; else one that is at most the store's present one, so that a replica which lags may
+    /// deliver once more what its caller knows already.
     ///
-    /// A store that is behind a given `after` (it was restored from a backup, or a replica lags) reports its own, smaller one.
+    /// A store that is behind a given `after` (it was restored from a backup, or a replica lags)
+    /// reports its own, smaller one.
     pub fn armed(&self) -> Revision {
         self.armed
     }
@@ -119,7 +122,13 @@ mod tests {
 
     #[test]
     fn a_batch_is_as_large_as_its_changes() {
-        let put = Entry { key: "abc".into(), value: "de".into(), created: Revision::ZERO, modified: Revision::ZERO, lease: None };
+        let put = Entry {
+            key: "abc".into(),
+            value: "de".into(),
+            created: Revision::ZERO,
+            modified: Revision::ZERO,
+            lease: None,
+        };
         let changes = vec![Change::Put(put), Change::Delete { key: "f".into() }];
         assert_eq!(changes.iter().map(Change::bytes).collect::<Vec<_>>(), [5, 1]);
         assert_eq!(Batch { revision: Revision::new(1), changes }.bytes(), 6);

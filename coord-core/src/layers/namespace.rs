@@ -7,13 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Buf, Bytes};
 use coord_api::store::{
-    Batch, Change, Compare, Entry, Lease, LeaseInfo, Op, OpReply, Range, RangeReply, Span, Store, StoreEvent, StoreStatus, StoreWatch, Txn,
-    TxnReply,
+    Batch, Change, Compare, Entry, Lease, LeaseInfo, Op, OpReply, Range, RangeReply, Span, Store, StoreEvent,
+    StoreStatus, StoreWatch, Txn, TxnReply,
 };
 use coord_api::{Error, LeaseId, Result, Revision, key};
 use futures_util::Stream;
 
-/// The directories that the recipes make. A namespace with one of these names in it would lie inside the data of another one.
+/// The directories that the recipes make. A namespace with one of these names in it would lie
+/// inside the data of another one.
 const LAYOUT: [&str; 5] = ["config", "im-infra", "locks", "services", "sessions"];
 
 /// The smallest key that there is room for.
@@ -24,14 +25,17 @@ const END: &[u8] = b"0";
 
 /// A store of which every key lies under `/<namespace>`, and which sees nothing else (R5).
 ///
-/// - The key `/config/app` of the namespace `team/a` is `/team/a/config/app` in the store below. Keys come back as they were given.
-/// - A namespace is a directory: `team` sees nothing of `teams`. As long as nothing but the recipes of this crate uses them, nested
-///   namespaces (`team` and `team/a`) share nothing either.
-/// - Every key begins with `/`, as those of the recipes do. Writing or naming another one is `InvalidArgument`. A prefix or an interval may
-///   reach further; it is cut to the namespace.
-/// - Sizes are checked as given (R6). The store below checks the bytes of a transaction once more, with the namespace in its keys.
-/// - Revisions, leases and the store's identity are those of the store below, so a write elsewhere leaves a gap (legal, S1). A lease shows only
-///   those of its keys that lie in the namespace; revoking it deletes all of them.
+/// - The key `/config/app` of the namespace `team/a` is `/team/a/config/app` in the store below.
+///   Keys come back as they were given.
+/// - A namespace is a directory: `team` sees nothing of `teams`. As long as nothing but the recipes
+///   of this crate uses them, nested namespaces (`team` and `team/a`) share nothing either.
+/// - Every key begins with `/`, as those of the recipes do. Writing or naming another one is
+///   `InvalidArgument`. A prefix or an interval may reach further; it is cut to the namespace.
+/// - Sizes are checked as given (R6). The store below checks the bytes of a transaction once more,
+///   with the namespace in its keys.
+/// - Revisions, leases and the store's identity are those of the store below, so a write elsewhere
+///   leaves a gap (legal, S1). A lease shows only those of its keys that lie in the namespace;
+///   revoking it deletes all of them.
 /// - [`close`](Store::close) closes the store below: give each namespace its own client.
 #[derive(Clone, Debug)]
 pub struct Namespace<S> {
@@ -44,13 +48,16 @@ impl<S: Store> Namespace<S> {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for what is no key (R4), and for a segment that the recipes use themselves: `config`, `im-infra`, `locks`, `services`,
-    /// `sessions`.
+    /// `InvalidArgument` for what is no key (R4), and for a segment that the recipes use
+    /// themselves: `config`, `im-infra`, `locks`, `services`, `sessions`.
     pub fn new(store: S, namespace: &str) -> Result<Self> {
         const OPERATION: &str = "namespace.new";
         let namespace = key::check(OPERATION, namespace)?;
         if namespace.split('/').any(|segment| LAYOUT.contains(&segment)) {
-            return Err(Error::invalid_argument(OPERATION, "a namespace with a directory of the recipes in it"));
+            return Err(Error::invalid_argument(
+                OPERATION,
+                "a namespace with a directory of the recipes in it",
+            ));
         }
         Ok(Namespace { store, root: Root(format!("/{namespace}").into()) })
     }
@@ -137,14 +144,16 @@ impl Root {
     /// Makes a key of the store below what the user knows it as, if it lies in the namespace.
     fn relative(&self, key: &mut Bytes) -> bool {
         let relative = key.strip_prefix(self.0.as_ref());
-        let inside = relative.is_some_and(|relative| relative.len() > FIRST.len() && relative.starts_with(FIRST));
+        let inside =
+            relative.is_some_and(|relative| relative.len() > FIRST.len() && relative.starts_with(FIRST));
         if inside {
             key.advance(self.0.len());
         }
         inside
     }
 
-    /// A span that holds no key of the namespace: that of its directory's own name, which is never written.
+    /// A span that holds no key of the namespace: that of its directory's own name, which is never
+    /// written.
     fn nothing(&self) -> Span {
         Span::Key(self.join(FIRST))
     }
@@ -213,7 +222,11 @@ impl Root {
         changes.retain_mut(|change| match change {
             Change::Put(Entry { key, .. }) | Change::Delete { key } => self.relative(key),
         });
-        if changes.is_empty() { StoreEvent::Progress(revision) } else { StoreEvent::Batch(Batch { revision, changes }) }
+        if changes.is_empty() {
+            StoreEvent::Progress(revision)
+        } else {
+            StoreEvent::Batch(Batch { revision, changes })
+        }
     }
 }
 
@@ -260,7 +273,8 @@ mod tests {
 
     #[test]
     fn a_continuation_stays_inside_the_directory() {
-        let continued = |after: &'static str| root().range("t", Range::prefix("").with_after_key(after)).unwrap();
+        let continued =
+            |after: &'static str| root().range("t", Range::prefix("").with_after_key(after)).unwrap();
         assert_eq!(continued("/a").after_key.as_deref(), Some(b"/ns/a".as_slice()));
         assert_eq!(continued("").after_key, None);
         assert_eq!(continued("a").span, Span::key("/ns/"), "every key lies before it");

@@ -7,7 +7,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreEvent, StoreStatus, StoreWatch, Txn, TxnReply};
+use coord_api::store::{
+    Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreEvent, StoreStatus, StoreWatch, Txn, TxnReply,
+};
 use coord_api::{Error, LeaseId, Outcome, Result, Revision};
 use coord_home::{Home, aside, meter};
 use futures_util::Stream;
@@ -22,13 +24,17 @@ const WATCHES: &str = "coord_store_watches";
 
 /// A store whose requests can be seen.
 ///
-/// - **Spans** `store_request`, level debug: `backend`, `operation`, and what it is about: the kind of span and its first key, numbers of operations, a
-///   lease. Never a value. A failure is an event inside the span with `kind` and `outcome`, a dropped request one that says so.
-/// - **Metrics** through the `metrics` facade, all with the label `backend`: the counter `coord_store_requests_total` (`operation`, and
-///   `result`: `ok`, an error's kind, or `cancelled`), the histogram `coord_store_request_duration_seconds` (`operation`), and the gauge `coord_store_watches` of open watches.
+/// - **Spans** `store_request`, level debug: `backend`, `operation`, and what it is about: the kind
+///   of span and its first key, numbers of operations, a lease. Never a value. A failure is an
+///   event inside the span with `kind` and `outcome`, a dropped request one that says so.
+/// - **Metrics** through the `metrics` facade, all with the label `backend`: the counter
+///   `coord_store_requests_total` (`operation`, and `result`: `ok`, an error's kind, or
+///   `cancelled`), the histogram `coord_store_request_duration_seconds` (`operation`), and the
+///   gauge `coord_store_watches` of open watches.
 ///
-/// Who listens to metrics is found out once: install the recorder before making the layer. A recorder that takes neither the histogram nor the gauge
-/// gets no counter either. While nobody listens a request costs two checks, and the clock is not read.
+/// Who listens to metrics is found out once: install the recorder before making the layer. A
+/// recorder that takes neither the histogram nor the gauge gets no counter either. While nobody
+/// listens a request costs two checks, and the clock is not read.
 #[derive(Clone)]
 pub struct Observe<S> {
     store: S,
@@ -60,7 +66,12 @@ impl<S: Store> Observe<S> {
         if span.is_disabled() && !self.metered {
             return request;
         }
-        let mut pending = Pending { backend: self.backend, meter, started: self.metered.then(Instant::now), settled: false };
+        let mut pending = Pending {
+            backend: self.backend,
+            meter,
+            started: self.metered.then(Instant::now),
+            settled: false,
+        };
         let observed = async move {
             let result = request.await;
             pending.settle(result.as_ref().err());
@@ -77,7 +88,8 @@ macro_rules! request_span {
     };
 }
 
-/// What `#[async_trait]` makes of an `async fn`, written out: the request's own future is handed on, not wrapped in another one.
+/// What `#[async_trait]` makes of an `async fn`, written out: the request's own future is handed
+/// on, not wrapped in another one.
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 #[async_trait]
@@ -88,7 +100,8 @@ impl<S: Store> Store for Observe<S> {
         'a: 'r,
         Self: 'r,
     {
-        let span = request_span!(self, range, span = kind(&range.span), key = %range.span.start().escape_ascii());
+        let span =
+            request_span!(self, range, span = kind(&range.span), key = %range.span.start().escape_ascii());
         self.observe(&self.meters.range, span, self.store.range(range))
     }
 
@@ -97,7 +110,13 @@ impl<S: Store> Store for Observe<S> {
         'a: 'r,
         Self: 'r,
     {
-        let span = request_span!(self, txn, compares = txn.compares.len(), then = txn.then.len(), otherwise = txn.otherwise.len());
+        let span = request_span!(
+            self,
+            txn,
+            compares = txn.compares.len(),
+            then = txn.then.len(),
+            otherwise = txn.otherwise.len()
+        );
         self.observe(&self.meters.txn, span, self.store.txn(txn))
     }
 
@@ -164,7 +183,10 @@ impl<S: Store> Store for Observe<S> {
 
 impl<S: fmt::Debug> fmt::Debug for Observe<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Observe").field("store", &self.store).field("backend", &self.backend).finish_non_exhaustive()
+        f.debug_struct("Observe")
+            .field("store", &self.store)
+            .field("backend", &self.backend)
+            .finish_non_exhaustive()
     }
 }
 
@@ -262,7 +284,11 @@ impl Pending<'_> {
             // A recorder is the user's, and may block.
             let seconds = meter.seconds.clone();
             aside(move || seconds.record(took));
-            meter::count(REQUESTS, &[("backend", backend), ("operation", meter.operation), ("result", result)], 1);
+            meter::count(
+                REQUESTS,
+                &[("backend", backend), ("operation", meter.operation), ("result", result)],
+                1,
+            );
         } else {
             meter.record(backend, result, took);
         }

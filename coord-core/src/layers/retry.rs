@@ -4,7 +4,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::store::{Effect, Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
+use coord_api::store::{
+    Effect, Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply,
+};
 use coord_api::{Error, ErrorKind, LeaseId, Outcome, Result, Revision};
 use coord_home::{Backoff, BackoffPolicy, Home};
 use tokio::time::Instant;
@@ -13,7 +15,8 @@ use crate::error::homeless;
 
 /// How often and how long [`Retry`] tries.
 ///
-/// The pause before attempt *n* + 1 is drawn with equal jitter: at least one half of `initial_delay` × `multiplier`ⁿ⁻¹ (at most `max_delay`), and less than the whole.
+/// The pause before attempt *n* + 1 is drawn with equal jitter: at least one half of
+/// `initial_delay` × `multiplier`ⁿ⁻¹ (at most `max_delay`), and less than the whole.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
@@ -91,7 +94,8 @@ impl RetryPolicy {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for no attempt at all, a delay or a timeout of zero, a longest pause below the first one, and a multiplier that is below 1 or not finite.
+    /// `InvalidArgument` for no attempt at all, a delay or a timeout of zero, a longest pause below
+    /// the first one, and a multiplier that is below 1 or not finite.
     pub fn validate(&self) -> Result<()> {
         let refuse = |message: &'static str| Err(Error::invalid_argument("retry.policy", message));
         if self.max_attempts == 0 {
@@ -113,23 +117,31 @@ impl RetryPolicy {
     }
 
     fn backoff(&self) -> Backoff {
-        Backoff::new(BackoffPolicy::new(self.initial_delay, self.max_delay).with_multiplier(self.multiplier.into()))
+        Backoff::new(
+            BackoffPolicy::new(self.initial_delay, self.max_delay).with_multiplier(self.multiplier.into()),
+        )
     }
 }
 
 /// A store that tries again, where that is safe, what failed in passing.
 ///
-/// - **R2** A write is sent again only when it failed with `Unavailable` or `Timeout` and the error says `NotApplied`. After `Unknown`, never.
-/// - Reads (ranges, transactions that write nothing, arming a watch, looking up a lease, status) are repeated after every `Unavailable` and `Timeout`.
-/// - So are [`revoke_lease`](Store::revoke_lease) and [`keep_alive`](Store::keep_alive), which do nothing the second time that they did not do the first time.
-///   A renewal that comes late only makes the lease live longer than its owner believes, who counts from before the first attempt; an owner who must
-///   not renew any more drops the call.
-/// - [`grant_lease`](Store::grant_lease) counts as a write. After `Unknown` there may be a lease that nobody knows of; it expires by itself.
+/// - **R2** A write is sent again only when it failed with `Unavailable` or `Timeout` and the error
+///   says `NotApplied`. After `Unknown`, never.
+/// - Reads (ranges, transactions that write nothing, arming a watch, looking up a lease, status)
+///   are repeated after every `Unavailable` and `Timeout`.
+/// - So are [`revoke_lease`](Store::revoke_lease) and [`keep_alive`](Store::keep_alive), which do
+///   nothing the second time that they did not do the first time. A renewal that comes late only
+///   makes the lease live longer than its owner believes, who counts from before the first attempt;
+///   an owner who must not renew any more drops the call.
+/// - [`grant_lease`](Store::grant_lease) counts as a write. After `Unknown` there may be a lease
+///   that nobody knows of; it expires by itself.
 /// - A watch is not resumed and [`close`](Store::close) is passed on once: neither is bounded.
-/// - An attempt that takes too long is dropped and counts as `Timeout`; a write's outcome is then `Unknown`. When the total time is up, or would be after the next
-///   pause, the last failure is returned.
+/// - An attempt that takes too long is dropped and counts as `Timeout`; a write's outcome is then
+///   `Unknown`. When the total time is up, or would be after the next pause, the last failure is
+///   returned.
 ///
-/// A policy without timeouts starts no timer before something failed, and [`over_bounded`](Retry::over_bounded) none for a range or a transaction. The timers are those of
+/// A policy without timeouts starts no timer before something failed, and
+/// [`over_bounded`](Retry::over_bounded) none for a range or a transaction. The timers are those of
 /// a [`Home`], so that the caller's runtime needs none, and a caller no runtime.
 ///
 /// # Cancel safety
@@ -156,8 +168,9 @@ impl<S: Store> Retry<S> {
         Ok(Retry { store, policy, bounded: false, home: Home::shared() })
     }
 
-    /// As [`new`](Self::new), over a store of which no range and no transaction takes longer than the policy's total time by itself. A first attempt at one is left to the store, which
-    /// saves a timer for each.
+    /// As [`new`](Self::new), over a store of which no range and no transaction takes longer than
+    /// the policy's total time by itself. A first attempt at one is left to the store, which saves
+    /// a timer for each.
     ///
     /// # Errors
     ///
@@ -166,14 +179,20 @@ impl<S: Store> Retry<S> {
         Ok(Retry { bounded: true, ..Retry::new(store, policy)? })
     }
 
-    /// Uses the timers of this [`Home`], such as the provider's, instead of those that all layers of the process share.
+    /// Uses the timers of this [`Home`], such as the provider's, instead of those that all layers
+    /// of the process share.
     #[must_use]
     pub fn with_home(mut self, home: Home) -> Self {
         self.home = home;
         self
     }
 
-    async fn run<T, F>(&self, operation: &'static str, effect: Effect, call: impl Fn() -> F + Send) -> Result<T>
+    async fn run<T, F>(
+        &self,
+        operation: &'static str,
+        effect: Effect,
+        call: impl Fn() -> F + Send,
+    ) -> Result<T>
     where
         T: Send,
         F: Future<Output = Result<T>> + Send,
@@ -182,7 +201,13 @@ impl<S: Store> Retry<S> {
     }
 
     /// As [`run`](Self::run); `bounded` when a single call needs no bound of ours.
-    async fn run_bounded<T, F>(&self, operation: &'static str, effect: Effect, bounded: bool, call: impl Fn() -> F + Send) -> Result<T>
+    async fn run_bounded<T, F>(
+        &self,
+        operation: &'static str,
+        effect: Effect,
+        bounded: bool,
+        call: impl Fn() -> F + Send,
+    ) -> Result<T>
     where
         T: Send,
         F: Future<Output = Result<T>> + Send,
@@ -196,7 +221,10 @@ impl<S: Store> Retry<S> {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            if attempt >= self.policy.max_attempts || !may_repeat(effect, &error) || self.home.ready().is_err() {
+            if attempt >= self.policy.max_attempts
+                || !may_repeat(effect, &error)
+                || self.home.ready().is_err()
+            {
                 return Err(error);
             }
             let pause = backoff.get_or_insert_with(|| self.policy.backoff()).pause();
@@ -222,9 +250,8 @@ impl<S: Store> Retry<S> {
         self.home.ready().map_err(|error| homeless(operation, error))?;
         match self.home.timeout_at(until, call).await {
             Ok(result) => result,
-            Err(_) => {
-                Err(Error::new(ErrorKind::Timeout, operation, "the store did not answer in time").with_outcome(outcome_in_doubt(effect)))
-            }
+            Err(_) => Err(Error::new(ErrorKind::Timeout, operation, "the store did not answer in time")
+                .with_outcome(outcome_in_doubt(effect))),
         }
     }
 }
@@ -311,7 +338,10 @@ mod tests {
         for policy in nonsense {
             assert_eq!(policy.validate().unwrap_err().kind(), ErrorKind::InvalidArgument, "{policy:?}");
         }
-        let extreme = RetryPolicy::default().with_max_delay(Duration::MAX).with_multiplier(f32::MAX).with_total_timeout(Duration::MAX);
+        let extreme = RetryPolicy::default()
+            .with_max_delay(Duration::MAX)
+            .with_multiplier(f32::MAX)
+            .with_total_timeout(Duration::MAX);
         extreme.validate().unwrap();
         let mut backoff = extreme.backoff();
         assert!((0..50).all(|_| !backoff.pause().is_zero()));

@@ -11,7 +11,8 @@ use tokio::sync::{Notify, oneshot};
 /// Writes that one transaction carries at most. Stores may take no more than 128 operations in one.
 pub(super) const WRITES: usize = 100;
 
-/// Bytes of keys and values that one transaction carries at most, where it carries more than one write. Stores may take no more than 1 MiB.
+/// Bytes of keys and values that one transaction carries at most, where it carries more than one
+/// write. Stores may take no more than 1 MiB.
 const BYTES: usize = 256 << 10;
 
 /// The writes that wait while others are on their way. Bounded by the calls under way.
@@ -59,7 +60,8 @@ impl QueuedWrite {
 }
 
 impl WaitingWrites {
-    /// What goes with the next transaction: from the front on, as much as fits, of what writes no key twice. At least one, however large.
+    /// What goes with the next transaction: from the front on, as much as fits, of what writes no
+    /// key twice. At least one, however large.
     fn take_batch(&mut self) -> Vec<QueuedWrite> {
         let (mut keys, mut bytes) = (HashSet::new(), 0);
         let mut batch = Vec::new();
@@ -103,7 +105,8 @@ impl BatchQueue {
         self.queue.lock().waiting.len()
     }
 
-    /// The next batch, and what `begin` says at the moment that it is taken; `None` where nothing waits.
+    /// The next batch, and what `begin` says at the moment that it is taken; `None` where nothing
+    /// waits.
     pub(super) fn take<T>(&self, begin: impl FnOnce() -> T) -> Option<(Vec<QueuedWrite>, T)> {
         let mut queue = self.queue.lock();
         if queue.waiting.is_empty() {
@@ -113,7 +116,8 @@ impl BatchQueue {
         Some((queue.take_batch(), begun))
     }
 
-    /// Resolves when a write was added since the last time. A permit is stored when one comes between a look and the wait.
+    /// Resolves when a write was added since the last time. A permit is stored when one comes
+    /// between a look and the wait.
     pub(super) async fn added(&self) {
         self.added.notified().await;
     }
@@ -128,7 +132,10 @@ mod tests {
     }
 
     fn batch(queue: &BatchQueue) -> Vec<u64> {
-        queue.take(|| ()).map(|(writes, ())| writes.iter().map(|write| write.number).collect()).unwrap_or_default()
+        queue
+            .take(|| ())
+            .map(|(writes, ())| writes.iter().map(|write| write.number).collect())
+            .unwrap_or_default()
     }
 
     #[test]

@@ -12,11 +12,13 @@ use super::batch::{BatchAnswer, QueuedWrite, WRITES};
 use super::session::{Doubt, Session, Written};
 use crate::gather::gather;
 
-/// How long writes wait for the batch before them. One that takes longer hangs, and the next batch goes beside it.
+/// How long writes wait for the batch before them. One that takes longer hangs, and the next batch
+/// goes beside it.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// As [`Session::write`], for a write that needs no answer of its operations: together with others of this session that come while one is on its way. All
-/// are applied at one revision; where one's compares do not hold, each is sent by itself.
+/// As [`Session::write`], for a write that needs no answer of its operations: together with others
+/// of this session that come while one is on its way. All are applied at one revision; where one's
+/// compares do not hold, each is sent by itself.
 ///
 /// # Errors
 ///
@@ -25,7 +27,10 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// # Cancel safety
 ///
 /// As [`Session::write`].
-pub(super) async fn write_batched(session: &Session, build: &(dyn Fn() -> Txn + Send + Sync)) -> Result<Written> {
+pub(super) async fn write_batched(
+    session: &Session,
+    build: &(dyn Fn() -> Txn + Send + Sync),
+) -> Result<Written> {
     let (number, answer) = session.batch.add(build());
     let mut queued = Queued { session, number, settled: false, answer };
     let answer = tokio::select! {
@@ -35,13 +40,16 @@ pub(super) async fn write_batched(session: &Session, build: &(dyn Fn() -> Txn + 
         _ = session.over.wait() => None,
     };
     match queued.take(answer) {
-        BatchAnswer::Done(revision) => Ok(Written::Done(TxnReply { succeeded: true, revision, replies: Vec::new() })),
+        BatchAnswer::Done(revision) => {
+            Ok(Written::Done(TxnReply { succeeded: true, revision, replies: Vec::new() }))
+        }
         BatchAnswer::Failed(error) => Err(error),
         BatchAnswer::Alone => session.write(build).await,
     }
 }
 
-/// Sends what waits, for as long as the session lives. The session's task does: so no caller that goes away or stands still holds up the others.
+/// Sends what waits, for as long as the session lives. The session's task does: so no caller that
+/// goes away or stands still holds up the others.
 pub(super) async fn send_batches(session: &Session) {
     let mut under_way = FuturesUnordered::new();
     loop {
@@ -63,7 +71,8 @@ pub(super) async fn send_batches(session: &Session) {
     }
 }
 
-/// What goes next, and under which fence: both at one moment, so that a fence that is put up later stops all of it.
+/// What goes next, and under which fence: both at one moment, so that a fence that is put up later
+/// stops all of it.
 fn next_batch(session: &Session) -> Option<(Vec<QueuedWrite>, Doubt<'_>)> {
     session.batch.take(|| session.doubt())
 }
@@ -94,7 +103,8 @@ async fn send(session: &Session, mut batch: Vec<QueuedWrite>, doubt: Doubt<'_>) 
     }
 }
 
-/// A write that waits. Given up, it is taken back, or leaves the session in doubt where it is on its way.
+/// A write that waits. Given up, it is taken back, or leaves the session in doubt where it is on
+/// its way.
 struct Queued<'a> {
     session: &'a Session,
     number: u64,
@@ -111,7 +121,8 @@ impl Queued<'_> {
         }
         // The session is over. What was sent and not answered stays in doubt.
         let loss = self.session.check().unwrap_or(Loss::Expired);
-        let outcome = if self.session.batch.take_back(self.number) { Outcome::NotApplied } else { Outcome::Unknown };
+        let outcome =
+            if self.session.batch.take_back(self.number) { Outcome::NotApplied } else { Outcome::Unknown };
         self.settled = outcome == Outcome::NotApplied;
         let error: Error = self.session.lost_error(loss);
         BatchAnswer::Failed(error.with_outcome(outcome))

@@ -35,7 +35,8 @@ impl LossCell {
         self.subject.as_ref()
     }
 
-    /// The end, if it has come. The child of a fork holds nothing of its parent's: to it everything is closed.
+    /// The end, if it has come. The child of a fork holds nothing of its parent's: to it everything
+    /// is closed.
     pub fn get(&self) -> Option<Loss> {
         if !self.process.is_current() {
             return Some(Loss::Closed);

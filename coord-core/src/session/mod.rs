@@ -1,6 +1,8 @@
-//! Sessions: one shared lease for everything that one client holds with one TTL (R9, R9a, R30 to R32), and the one way in which entries on it are written.
+//! Sessions: one shared lease for everything that one client holds with one TTL (R9, R9a, R30 to
+//! R32), and the one way in which entries on it are written.
 //!
-//! [`Client::enter`](crate::Client::enter) gives a [`SessionRef`]; a [`LeasedEntry`] made with it is [placed](LeasedEntry::place) and then held.
+//! [`Client::enter`](crate::Client::enter) gives a [`SessionRef`]; a [`LeasedEntry`] made with it
+//! is [placed](LeasedEntry::place) and then held.
 
 mod batch;
 mod batching;
@@ -68,11 +70,13 @@ impl Sessions {
         Sessions { ground, by_ttl: Mutex::default(), live: Arc::default() }
     }
 
-    /// The live session of a TTL, made where there is none: then this pays a grant and a write (R9a).
+    /// The live session of a TTL, made where there is none: then this pays a grant and a write
+    /// (R9a).
     ///
     /// # Cancel safety
     ///
-    /// Dropped while a session is made, it may leave a lease behind that carries nothing, and is revoked after one TTL.
+    /// Dropped while a session is made, it may leave a lease behind that carries nothing, and is
+    /// revoked after one TTL.
     pub(crate) async fn enter(&self, operation: &'static str, ttl: Duration) -> Result<SessionRef> {
         let ground = &self.ground;
         ground.ready(operation)?;
@@ -82,7 +86,8 @@ impl Sessions {
             if let Some(session) = slot.current().filter(|session| session.enter()) {
                 return Ok(SessionRef::new(session, asked));
             }
-            let session = slot.opening.run(&ground.home, operation, || self.open(Arc::clone(&slot), served)).await?;
+            let session =
+                slot.opening.run(&ground.home, operation, || self.open(Arc::clone(&slot), served)).await?;
             if session.enter() {
                 return Ok(SessionRef::new(session, asked));
             }
@@ -100,7 +105,9 @@ impl Sessions {
             return (asked, Arc::clone(slot));
         }
         // A slot that a caller has is about to be used.
-        slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.current().is_some_and(|session| session.is_open()));
+        slots.retain(|_, slot| {
+            Arc::strong_count(slot) > 1 || slot.current().is_some_and(|session| session.is_open())
+        });
         let served = ttl::served_by(asked, slots.keys());
         let slot = slots.entry(served).or_default();
         (served, Arc::clone(slot))
@@ -113,7 +120,11 @@ impl Sessions {
     }
 
     /// Makes the session of a slot, unless one has come meanwhile.
-    fn open(&self, slot: Arc<Slot>, ttl: Duration) -> impl Future<Output = Result<Arc<Session>>> + Send + 'static {
+    fn open(
+        &self,
+        slot: Arc<Slot>,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<Arc<Session>>> + Send + 'static {
         let (ground, live) = (Arc::clone(&self.ground), Arc::clone(&self.live));
         async move {
             if let Some(session) = slot.current().filter(|session| session.is_open()) {
@@ -128,7 +139,8 @@ impl Sessions {
             }
             remember(&live, &session);
             *slot.current.lock() = Arc::downgrade(&session);
-            // Closing tells every session that it finds, and revokes every lease; this one came too late to be found.
+            // Closing tells every session that it finds, and revokes every lease; this one came too
+            // late to be found.
             if ground.is_closed() {
                 session.lose(Loss::Closed);
                 let _ = ground.revoke(session.lease).await;

@@ -8,17 +8,20 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// The pending releases of one session. Bounded by what was acquired: each was a handle, or a call under way.
+/// The pending releases of one session. Bounded by what was acquired: each was a handle, or a call
+/// under way.
 ///
-/// A release has the number of the entry that left it: one key can have several, when it was acquired again before its first release was acknowledged, and what
-/// ends the one says nothing about the other.
+/// A release has the number of the entry that left it: one key can have several, when it was
+/// acquired again before its first release was acknowledged, and what ends the one says nothing
+/// about the other.
 #[derive(Debug, Default)]
 pub(super) struct PendingReleases {
     releases: Mutex<Releases>,
     added: Notify,
 }
 
-/// Each step but the look for the oldest costs the same however many there are: handles are dropped by the thousand, on the thread of whoever drops them.
+/// Each step but the look for the oldest costs the same however many there are: handles are dropped
+/// by the thousand, on the thread of whoever drops them.
 #[derive(Debug, Default)]
 struct Releases {
     by_number: BTreeMap<u64, Release>,
@@ -66,7 +69,8 @@ impl Releases {
     /// The releases of a key of which it is known that they were written.
     fn of_written(&self, key: &Bytes) -> Vec<u64> {
         let numbers = self.by_key.get(key).map(Vec::as_slice).unwrap_or_default();
-        let written = |number: &u64| self.by_number.get(number).is_some_and(|release| release.modified.is_some());
+        let written =
+            |number: &u64| self.by_number.get(number).is_some_and(|release| release.modified.is_some());
         numbers.iter().copied().filter(written).collect()
     }
 }
@@ -83,8 +87,9 @@ impl PendingReleases {
         self.releases.lock().remove(number);
     }
 
-    /// Forgets the releases of a key, for a new entry was written over what they would remove. What is in doubt stays pending: a write that is on its way yet comes
-    /// to life as soon as the new entry is gone.
+    /// Forgets the releases of a key, for a new entry was written over what they would remove. What
+    /// is in doubt stays pending: a write that is on its way yet comes to life as soon as the new
+    /// entry is gone.
     pub(super) fn written_over(&self, key: &Bytes) {
         let mut releases = self.releases.lock();
         for number in releases.of_written(key) {
@@ -112,7 +117,8 @@ impl PendingReleases {
         numbers.iter().for_each(|number| releases.remove(*number));
     }
 
-    /// Resolves when one was added since the last time. A permit is stored when one comes between a look and the wait.
+    /// Resolves when one was added since the last time. A permit is stored when one comes between a
+    /// look and the wait.
     pub(super) async fn added(&self) {
         self.added.notified().await;
     }

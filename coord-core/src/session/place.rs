@@ -1,10 +1,12 @@
-//! An entry on a session's lease that someone holds: what is behind lock guards, ids and registrations; and the one way in which such entries are written.
+//! An entry on a session's lease that someone holds: what is behind lock guards, ids and
+//! registrations; and the one way in which such entries are written.
 //!
 //! # The write protocol
 //!
-//! Before a write is sent, the session knows of its entries, so that a call dropped at any await point leaves a pending release (R9, R29). It goes under the
-//! session's fence (R2). Where its answer is lost, the fence is moved, so that it cannot be applied later, and the entries are read back. In each case the
-//! entry knows what became of it.
+//! Before a write is sent, the session knows of its entries, so that a call dropped at any await
+//! point leaves a pending release (R9, R29). It goes under the session's fence (R2). Where its
+//! answer is lost, the fence is moved, so that it cannot be applied later, and the entries are read
+//! back. In each case the entry knows what became of it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,18 +28,22 @@ use super::state::Tracked;
 use crate::flight::SingleFlight;
 use crate::telemetry::Subject;
 
-/// How the transaction that writes entries is built: once, and once more where it must be sent again.
+/// How the transaction that writes entries is built: once, and once more where it must be sent
+/// again.
 pub type Build<'a> = &'a (dyn Fn() -> Txn + Send + Sync);
 
 /// What became of a write of entries.
 #[derive(Debug)]
 pub enum Placed {
-    /// They are written; the answers of the transaction. A [batched](LeasedEntry::place_batched) one has none.
+    /// They are written; the answers of the transaction. A [batched](LeasedEntry::place_batched)
+    /// one has none.
     Written(TxnReply),
     /// A compare did not hold, and nothing is written; the answers of its `otherwise`.
     Refused(TxnReply),
-    /// The answer was lost. The write is fenced off, and this is what stands under the entries' keys now, in their order. An entry that stands on the session's
-    /// lease may be what was written; whether it is, the caller [says](LeasedEntry::confirm). Those of the others know that they were not written.
+    /// The answer was lost. The write is fenced off, and this is what stands under the entries'
+    /// keys now, in their order. An entry that stands on the session's lease may be what was
+    /// written; whether it is, the caller [says](LeasedEntry::confirm). Those of the others know
+    /// that they were not written.
     Found(Vec<Option<Entry>>),
 }
 
@@ -52,12 +58,14 @@ pub enum Token {
 
 /// An entry that is being written, is held, or is being given back.
 ///
-/// Made before its write is sent, so that a call dropped at any await point leaves the release of the entry to its session (R9, R29). It is a
-/// [`Leased`] handle: what a recipe gives to its user can be made of it.
+/// Made before its write is sent, so that a call dropped at any await point leaves the release of
+/// the entry to its session (R9, R29). It is a [`Leased`] handle: what a recipe gives to its user
+/// can be made of it.
 ///
 /// # Dropping
 ///
-/// Dropped while held, it is released by its session, which goes on trying for as long as the lease lives (R9).
+/// Dropped while held, it is released by its session, which goes on trying for as long as the lease
+/// lives (R9).
 pub struct LeasedEntry {
     shared: Arc<EntryParts>,
 }
@@ -109,17 +117,19 @@ impl LeasedEntry {
 
     /// Writes it with a new token, by the transaction that `build` makes.
     ///
-    /// The transaction is sent under the session's fence: nothing of it is applied after the session is over, or once a doubt is [settled](SessionRef::settle).
-    /// It must put the entry's key on the session's lease.
+    /// The transaction is sent under the session's fence: nothing of it is applied after the
+    /// session is over, or once a doubt is [settled](SessionRef::settle). It must put the entry's
+    /// key on the session's lease.
     ///
     /// # Errors
     ///
-    /// `LeaseLost` when the session is over, or whatever kept the store from answering. The entry knows of a doubt, and leaves a pending release where it is
-    /// dropped.
+    /// `LeaseLost` when the session is over, or whatever kept the store from answering. The entry
+    /// knows of a doubt, and leaves a pending release where it is dropped.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the entry is in doubt: [`look`](Self::look) says what became of it, and dropped it leaves a pending release.
+    /// Dropped, the entry is in doubt: [`look`](Self::look) says what became of it, and dropped it
+    /// leaves a pending release.
     pub async fn place(&self, build: Build<'_>) -> Result<Placed> {
         Self::place_all(&[self], Token::New, build).await
     }
@@ -139,7 +149,8 @@ impl LeasedEntry {
         conclude(session, entries, token, session.write_under(doubt, build).await).await
     }
 
-    /// As [`place`](Self::place), for a write that needs no answer of its operations: what comes at once for one session is sent together.
+    /// As [`place`](Self::place), for a write that needs no answer of its operations: what comes at
+    /// once for one session is sent together.
     ///
     /// # Errors
     ///
@@ -155,12 +166,14 @@ impl LeasedEntry {
         conclude(session, &entries, token, batching::write_batched(session, build).await).await
     }
 
-    /// What stands under the entry's key after a write whose answer nobody has. That is fenced off first: nothing of it is applied later (R2). The entry counts as
-    /// not written until it is [confirmed](Self::confirm).
+    /// What stands under the entry's key after a write whose answer nobody has. That is fenced off
+    /// first: nothing of it is applied later (R2). The entry counts as not written until it is
+    /// [confirmed](Self::confirm).
     ///
     /// # Errors
     ///
-    /// `LeaseLost` when the session is over, or whatever kept the store from answering; the doubt stays.
+    /// `LeaseLost` when the session is over, or whatever kept the store from answering; the doubt
+    /// stays.
     ///
     /// # Cancel safety
     ///
@@ -208,14 +221,16 @@ impl LeasedEntry {
         &self.shared.loss
     }
 
-    /// It is its user's from now on: its loss is told to the operator. A place in a queue, for example, is not.
+    /// It is its user's from now on: its loss is told to the operator. A place in a queue, for
+    /// example, is not.
     pub fn held(&self) {
         if let Some(subject) = self.shared.loss.subject() {
             subject.held();
         }
     }
 
-    /// Tells the operator of a loss without ending it: of one that ended already, for another reason that is known now.
+    /// Tells the operator of a loss without ending it: of one that ended already, for another
+    /// reason that is known now.
     pub fn report(&self, loss: Loss) {
         if let Some(subject) = self.shared.loss.subject() {
             let session = self.shared.session.session();
@@ -223,7 +238,8 @@ impl LeasedEntry {
         }
     }
 
-    /// It is gone from the store, or another's: it ends, and the operator is told. A write that is still under way becomes a pending release.
+    /// It is gone from the store, or another's: it ends, and the operator is told. A write that is
+    /// still under way becomes a pending release.
     pub fn end_lost(&self, loss: Loss) {
         self.shared.let_go();
         self.shared.session.session().end_all(vec![Arc::clone(&self.shared.loss)], loss);
@@ -235,17 +251,19 @@ impl LeasedEntry {
         self.shared.loss.set(loss);
     }
 
-    /// Whether the session that carries it is over: then nothing of it can be written any more, and only the end of its lease takes it away.
+    /// Whether the session that carries it is over: then nothing of it can be written any more, and
+    /// only the end of its lease takes it away.
     pub fn is_stranded(&self) -> bool {
         self.shared.session.session().check().is_some()
     }
 
-    /// Removes whatever of it is in the store, also where it was lost before: an entry that was removed can have been written again by a write of its own that
-    /// was under way.
+    /// Removes whatever of it is in the store, also where it was lost before: an entry that was
+    /// removed can have been written again by a write of its own that was under way.
     ///
     /// # Errors
     ///
-    /// `LeaseLost` where nothing of it was left, or whatever kept the store from answering; the release is pending then.
+    /// `LeaseLost` where nothing of it was left, or whatever kept the store from answering; the
+    /// release is pending then.
     ///
     /// # Cancel safety
     ///
@@ -282,11 +300,21 @@ fn one_session<'a>(entries: &[&'a LeasedEntry]) -> Result<&'a Arc<Session>> {
     let mut sessions = entries.iter().map(|entry| entry.shared.session.session());
     let first = sessions.next();
     let same = first.filter(|first| sessions.all(|session| Arc::ptr_eq(first, session)));
-    same.ok_or_else(|| Error::new(ErrorKind::Internal, "session", "entries of one session are written together, and at least one"))
+    same.ok_or_else(|| {
+        Error::new(
+            ErrorKind::Internal,
+            "session",
+            "entries of one session are written together, and at least one",
+        )
+    })
 }
 
 /// The write of these entries is about to be sent: from here on they may exist.
-fn begin<'a>(session: &'a Session, entries: &[&LeasedEntry], token: Token) -> Result<super::session::Doubt<'a>> {
+fn begin<'a>(
+    session: &'a Session,
+    entries: &[&LeasedEntry],
+    token: Token,
+) -> Result<super::session::Doubt<'a>> {
     let leaving = entries.iter().filter(|entry| entry.shared.session.take_count()).count();
     let tracked = entries.iter().map(|entry| {
         let mut known = entry.shared.known.lock();
@@ -303,7 +331,12 @@ fn begin<'a>(session: &'a Session, entries: &[&LeasedEntry], token: Token) -> Re
 }
 
 /// Finds out what became of a write, and has the entries know it.
-async fn conclude(session: &Arc<Session>, entries: &[&LeasedEntry], token: Token, answer: Result<Written>) -> Result<Placed> {
+async fn conclude(
+    session: &Arc<Session>,
+    entries: &[&LeasedEntry],
+    token: Token,
+    answer: Result<Written>,
+) -> Result<Placed> {
     match answer {
         Ok(Written::Done(reply)) => {
             entries.iter().for_each(|entry| entry.shared.written(reply.revision, token));
@@ -315,7 +348,10 @@ async fn conclude(session: &Arc<Session>, entries: &[&LeasedEntry], token: Token
         }
         Err(error) if error.is_transient() && error.outcome() == Outcome::Unknown => {
             // The first error says more to the caller than a second one.
-            session.settle().await.map_err(|second| if second.kind() == ErrorKind::LeaseLost { second } else { error })?;
+            session
+                .settle()
+                .await
+                .map_err(|second| if second.kind() == ErrorKind::LeaseLost { second } else { error })?;
             let found = read_all(session, entries).await?;
             for (entry, found) in entries.iter().zip(&found) {
                 if found.as_ref().is_none_or(|found| found.lease != Some(session.lease)) {
@@ -338,7 +374,9 @@ async fn read_all(session: &Session, entries: &[&LeasedEntry]) -> Result<Vec<Opt
     if let [entry] = entries {
         return Ok(vec![session.ground.read(entry.shared.key.clone()).await?]);
     }
-    let read = entries.iter().fold(Txn::new(), |txn, entry| txn.then(Op::Range(Range::key(entry.shared.key.clone()))));
+    let read = entries
+        .iter()
+        .fold(Txn::new(), |txn, entry| txn.then(Op::Range(Range::key(entry.shared.key.clone()))));
     let replies = session.ground.store.txn(read).await?.replies;
     if replies.len() < entries.len() {
         return Err(Error::new(ErrorKind::Internal, "session", "the store left out an answer"));
@@ -352,7 +390,11 @@ async fn read_all(session: &Session, entries: &[&LeasedEntry]) -> Result<Vec<Opt
 
 impl EntryParts {
     fn tracked(&self, known: &EntryState) -> Tracked {
-        Tracked { key: self.key.clone(), loss: Arc::clone(&self.loss), modified: known.written.map(|(_, modified)| modified) }
+        Tracked {
+            key: self.key.clone(),
+            loss: Arc::clone(&self.loss),
+            modified: known.written.map(|(_, modified)| modified),
+        }
     }
 
     /// The entry was written at `modified`: from here on its loss is noticed.
@@ -383,7 +425,8 @@ impl EntryParts {
 
     fn over(&self) -> Option<Loss> {
         let session = self.session.session().check();
-        // The session is over first, and tells those on it one after the other. None of them may say meanwhile that it is held (R32).
+        // The session is over first, and tells those on it one after the other. None of them may
+        // say meanwhile that it is held (R32).
         self.loss.get().or(session)
     }
 
@@ -408,7 +451,12 @@ impl EntryParts {
             EntryState { written: Some((_, modified)), .. } => Some(modified),
             EntryState { written: None, .. } => return,
         };
-        session.pending.add(Release { number: self.number, key: self.key.clone(), modified, since: session.now() });
+        session.pending.add(Release {
+            number: self.number,
+            key: self.key.clone(),
+            modified,
+            since: session.now(),
+        });
     }
 
     async fn erase(&self) -> Result<()> {
@@ -427,8 +475,15 @@ impl EntryParts {
             if self.known.lock().in_flight.is_some() {
                 session.settle().await?;
                 // Nothing is on its way any more: what hangs here on this lease is this entry.
-                let found = session.ground.read(self.key.clone()).await?.filter(|entry| entry.lease == Some(session.lease));
-                *self.known.lock() = EntryState { written: found.map(|found| (found.created, found.modified)), in_flight: None };
+                let found = session
+                    .ground
+                    .read(self.key.clone())
+                    .await?
+                    .filter(|entry| entry.lease == Some(session.lease));
+                *self.known.lock() = EntryState {
+                    written: found.map(|found| (found.created, found.modified)),
+                    in_flight: None,
+                };
             }
             let written = self.known.lock().written;
             match written {

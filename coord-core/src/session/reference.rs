@@ -12,7 +12,8 @@ use super::session::Session;
 
 /// A session, and a reason for it to live until something hangs on it.
 ///
-/// While it is kept, or an [entry](super::LeasedEntry) made with it is held, the session's lease is renewed. Dropped, it is no such reason any more.
+/// While it is kept, or an [entry](super::LeasedEntry) made with it is held, the session's lease is
+/// renewed. Dropped, it is no such reason any more.
 pub struct SessionRef {
     session: Arc<Session>,
     asked: Duration,
@@ -29,7 +30,8 @@ impl SessionRef {
         &self.session
     }
 
-    /// Is no reason to live any more, and says whether it was one: whoever calls this counts it out.
+    /// Is no reason to live any more, and says whether it was one: whoever calls this counts it
+    /// out.
     pub(super) fn take_count(&self) -> bool {
         self.counted.swap(false, Ordering::AcqRel)
     }
@@ -39,17 +41,20 @@ impl SessionRef {
         self.session.lease
     }
 
-    /// The TTL that was asked for, in whole seconds. The store may have granted more, and a session of more may serve it.
+    /// The TTL that was asked for, in whole seconds. The store may have granted more, and a session
+    /// of more may serve it.
     pub fn asked(&self) -> Duration {
         self.asked
     }
 
-    /// A number that this session gives once: with the lease, it makes a key that was never there before.
+    /// A number that this session gives once: with the lease, it makes a key that was never there
+    /// before.
     pub fn nonce(&self) -> u64 {
         self.session.next_number()
     }
 
-    /// Fences off whatever of this session may still be on its way: none of it is applied later (R2). Nothing is sent when there is no doubt.
+    /// Fences off whatever of this session may still be on its way: none of it is applied later
+    /// (R2). Nothing is sent when there is no doubt.
     ///
     /// # Errors
     ///

@@ -5,7 +5,8 @@ use coord_api::{Error, ErrorKind, Loss, Result};
 use super::session::Session;
 use crate::backoff::backoff_up_to;
 
-/// Renews at the latest every third of the TTL (R31), and with each round looks for entries that were removed (R32). Ends when the lease is gone.
+/// Renews at the latest every third of the TTL (R31), and with each round looks for entries that
+/// were removed (R32). Ends when the lease is gone.
 pub(super) async fn renew_for_ever(session: &Session) {
     let home = &session.ground.home;
     let mut backoff = backoff_up_to(session.ttl / 10);
@@ -44,9 +45,15 @@ pub(super) async fn renew_for_ever(session: &Session) {
 async fn round(session: &Session) -> Result<()> {
     renew(session).await?;
     let in_store = session.state.lock().in_store();
-    let look = session.ground.home.timeout(session.attempt_timeout(), session.ground.store.lease(session.lease)).await;
+    let look = session
+        .ground
+        .home
+        .timeout(session.attempt_timeout(), session.ground.store.lease(session.lease))
+        .await;
     match look {
-        Ok(Ok(Some(info))) if info.keys.binary_search(&session.key).is_ok() => session.notice_removed(&in_store, &info.keys),
+        Ok(Ok(Some(info))) if info.keys.binary_search(&session.key).is_ok() => {
+            session.notice_removed(&in_store, &info.keys)
+        }
         // Without its own key the session cannot fence its writes.
         Ok(Ok(Some(_))) => session.lose(Loss::Removed),
         Ok(Ok(None)) => session.lose(Loss::Expired),
@@ -60,7 +67,8 @@ async fn round(session: &Session) -> Result<()> {
 ///
 /// # Errors
 ///
-/// `LeaseLost` when the lease is gone or is left to run out, or whatever kept the store from answering.
+/// `LeaseLost` when the lease is gone or is left to run out, or whatever kept the store from
+/// answering.
 pub(super) async fn renew(session: &Session) -> Result<()> {
     if session.state.lock().is_expiring() {
         return Err(session.lost_error(Loss::Expired));

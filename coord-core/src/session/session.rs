@@ -21,7 +21,8 @@ use crate::ground::Ground;
 use crate::keys;
 use crate::telemetry::LastRenewal;
 
-/// One lease of one client, with a key of its own whose mod revision fences the session's writes (R2).
+/// One lease of one client, with a key of its own whose mod revision fences the session's writes
+/// (R2).
 pub(super) struct Session {
     pub(super) ground: Arc<Ground>,
     pub(super) lease: LeaseId,
@@ -52,7 +53,8 @@ pub(super) enum Written {
 }
 
 impl Session {
-    /// Makes a session: a grant, and the write of its key. Says at which revision that was written. What keeps it alive is yet to be started.
+    /// Makes a session: a grant, and the write of its key. Says at which revision that was written.
+    /// What keeps it alive is yet to be started.
     pub(super) async fn make(ground: &Arc<Ground>, ttl: Duration) -> Result<(Arc<Self>, Revision)> {
         let sent = ground.home.now();
         let lease = ground.store.grant_lease(ttl).await?;
@@ -62,11 +64,16 @@ impl Session {
         let written = match ground.store.txn(Txn::new().when(Compare::Absent(key.clone())).then(put)).await {
             Ok(written) if written.succeeded => written,
             failed => {
-                // Nothing hangs on the lease; should this not reach the store either, it ends by itself.
+                // Nothing hangs on the lease; should this not reach the store either, it ends by
+                // itself.
                 let _ = ground.revoke(lease.id).await;
                 ground.forget(lease.id);
                 failed?;
-                return Err(Error::new(ErrorKind::Internal, "session", "the key of a new lease exists already"));
+                return Err(Error::new(
+                    ErrorKind::Internal,
+                    "session",
+                    "the key of a new lease exists already",
+                ));
             }
         };
         let session = Arc::new(Session {
@@ -97,7 +104,8 @@ impl Session {
         self.last_number.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// How long one request of the session's own may take, so that several fit between a renewal and the deadline.
+    /// How long one request of the session's own may take, so that several fit between a renewal
+    /// and the deadline.
     pub(super) fn attempt_timeout(&self) -> Duration {
         self.ttl / 5
     }
@@ -113,7 +121,8 @@ impl Session {
         self.admit(admission).is_some()
     }
 
-    /// What the state has granted. Where it found that the deadline has passed, the session is over (R32).
+    /// What the state has granted. Where it found that the deadline has passed, the session is over
+    /// (R32).
     fn admit<T>(&self, admission: Admission<T>) -> Option<T> {
         match admission {
             Admission::Granted(granted) => Some(granted),
@@ -166,7 +175,8 @@ impl Session {
     /// Ends handles, and tells the operator of those that were lost.
     pub(super) fn end_all(&self, mut cells: Vec<Arc<LossCell>>, loss: Loss) {
         cells.retain(|cell| cell.set(loss));
-        let subjects: Vec<_> = cells.iter().filter_map(|cell| cell.subject()).filter(|subject| subject.was_held()).collect();
+        let subjects: Vec<_> =
+            cells.iter().filter_map(|cell| cell.subject()).filter(|subject| subject.was_held()).collect();
         if !subjects.is_empty() {
             self.ground.telemetry.lost(&subjects, loss, &self.last_renewal());
         }
@@ -175,7 +185,10 @@ impl Session {
     /// How the lease was renewed last.
     pub(super) fn last_renewal(&self) -> LastRenewal {
         let state = self.state.lock();
-        LastRenewal { ago: self.now().saturating_duration_since(state.renewed_at()), failure: state.failure().cloned() }
+        LastRenewal {
+            ago: self.now().saturating_duration_since(state.renewed_at()),
+            failure: state.failure().cloned(),
+        }
     }
 
     /// Forgets an entry.
@@ -186,7 +199,8 @@ impl Session {
         }
     }
 
-    /// Notices which of these entries are gone from the lease's `keys`, which were read later (R32).
+    /// Notices which of these entries are gone from the lease's `keys`, which were read later
+    /// (R32).
     pub(super) fn notice_removed(&self, numbers: &[u64], keys: &[Bytes]) {
         let removed = self.state.lock().take_removed(numbers, keys, self.now());
         if !removed.is_empty() {
@@ -195,7 +209,8 @@ impl Session {
         self.end_all(removed.into_iter().map(|entry| entry.loss).collect(), Loss::Removed);
     }
 
-    /// Has the session know of entries that are about to be written, and counts out `leaving` callers whose they are. Says under which fence they go.
+    /// Has the session know of entries that are about to be written, and counts out `leaving`
+    /// callers whose they are. Says under which fence they go.
     ///
     /// # Errors
     ///
@@ -208,11 +223,13 @@ impl Session {
         }
     }
 
-    /// Sends a write under the session's lease and fence (R2). What fails on the fence alone is built and sent again.
+    /// Sends a write under the session's lease and fence (R2). What fails on the fence alone is
+    /// built and sent again.
     ///
     /// # Errors
     ///
-    /// `LeaseLost` when the lease is gone. With outcome `Unknown`, the session remembers the doubt until it is [settled](Self::settle).
+    /// `LeaseLost` when the lease is gone. With outcome `Unknown`, the session remembers the doubt
+    /// until it is [settled](Self::settle).
     ///
     /// # Cancel safety
     ///
@@ -223,7 +240,11 @@ impl Session {
     }
 
     /// As [`write`](Self::write), where it has begun already.
-    pub(super) async fn write_under(&self, mut doubt: Doubt<'_>, build: &(dyn Fn() -> Txn + Send + Sync)) -> Result<Written> {
+    pub(super) async fn write_under(
+        &self,
+        mut doubt: Doubt<'_>,
+        build: &(dyn Fn() -> Txn + Send + Sync),
+    ) -> Result<Written> {
         loop {
             let fence = doubt.fence();
             let look = Op::Range(Range::key(self.key.clone()).with_keys_only());
@@ -247,7 +268,8 @@ impl Session {
             let Some(OpReply::Range(own)) = reply.replies.pop() else {
                 return Err(Error::new(ErrorKind::Internal, "session", "the store left out an answer"));
             };
-            // Gone; or older than it was, as in a store that was set back, where this fence never comes again.
+            // Gone; or older than it was, as in a store that was set back, where this fence never
+            // comes again.
             let Some(own) = own.entries.first().filter(|own| own.modified >= fence) else {
                 self.lose(Loss::Expired);
                 return Err(self.lost_error(Loss::Expired));
@@ -265,8 +287,8 @@ impl Session {
         Doubt { session: self, fence: self.state.lock().fence(), answered: false }
     }
 
-    /// Makes every write of this session fail for good that may still be on its way, by rewriting the session's key (R2). Nothing is sent when
-    /// there is no doubt.
+    /// Makes every write of this session fail for good that may still be on its way, by rewriting
+    /// the session's key (R2). Nothing is sent when there is no doubt.
     ///
     /// # Errors
     ///
@@ -302,7 +324,8 @@ impl Session {
             .otherwise(Op::Range(Range::key(self.key.clone()).with_keys_only()));
         let reply = match self.ground.store.txn(rewrite).await {
             Ok(reply) => reply,
-            // A store that is out of space takes no rewrite. Ending the lease fences as well, at the price of all that hangs on it.
+            // A store that is out of space takes no rewrite. Ending the lease fences as well, at
+            // the price of all that hangs on it.
             Err(error) if error.kind() == ErrorKind::Exhausted => {
                 self.ground.revoke(self.lease).await?;
                 self.lose(Loss::Expired);
@@ -318,7 +341,11 @@ impl Session {
         let seen = match reply.succeeded {
             true => Some(reply.revision),
             // An earlier rewrite, whose answer was lost, has moved the fence: that is as good.
-            false => reply.range(0).and_then(|own| own.entries.first()).map(|own| own.modified).filter(|seen| *seen >= fence),
+            false => reply
+                .range(0)
+                .and_then(|own| own.entries.first())
+                .map(|own| own.modified)
+                .filter(|seen| *seen >= fence),
         };
         match seen {
             Some(seen) => {
@@ -332,8 +359,8 @@ impl Session {
         }
     }
 
-    /// Deletes an entry that was last written at `modified`, and says whether it was there. Earlier writes still under way are fenced off first, so
-    /// that it cannot come back (R2, R38).
+    /// Deletes an entry that was last written at `modified`, and says whether it was there. Earlier
+    /// writes still under way are fenced off first, so that it cannot come back (R2, R38).
     pub(super) async fn remove(self: &Arc<Self>, key: &Bytes, modified: Revision) -> Result<bool> {
         self.settle().await?;
         let delete = Txn::new().when(Compare::Modified(key.clone(), modified)).then(Op::delete(key.clone()));

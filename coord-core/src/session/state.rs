@@ -1,4 +1,5 @@
-//! What a session knows of its lease and of what hangs on it. Pure: the time comes in, and nothing is sent or awaited here.
+//! What a session knows of its lease and of what hangs on it. Pure: the time comes in, and nothing
+//! is sent or awaited here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use tokio::time::Instant;
 
 use super::loss::LossCell;
 
-/// How far the local deadline lies before the lease's own: a twentieth of the TTL, within 10 and 500 ms.
+/// How far the local deadline lies before the lease's own: a twentieth of the TTL, within 10 and
+/// 500 ms.
 fn margin(ttl: Duration) -> Duration {
     (ttl / 20).clamp(Duration::from_millis(10), Duration::from_millis(500))
 }
@@ -28,13 +30,15 @@ pub(super) struct SessionState {
     fence: Revision,
     /// The newest fence under which a write's outcome was left open; settled by a newer fence.
     in_doubt: Option<Revision>,
-    /// What hangs on the lease, or is being written, by its number. Ordered, so that the same things happen in the same order each time.
+    /// What hangs on the lease, or is being written, by its number. Ordered, so that the same
+    /// things happen in the same order each time.
     entries: BTreeMap<u64, Tracked>,
     /// Calls that need the session and have nothing on it yet.
     uses: usize,
     /// Since when nothing needs it.
     idle_since: Instant,
-    /// A pending release grew too old: the lease must run out, so that nothing dropped is held for ever (R9).
+    /// A pending release grew too old: the lease must run out, so that nothing dropped is held for
+    /// ever (R9).
     expiring: bool,
     /// It was retired for want of use, or is over: nobody may enter any more.
     shut: bool,
@@ -161,7 +165,12 @@ impl SessionState {
     }
 
     /// Counts out `leaving` callers whose entries are written now, and says under which fence.
-    pub(super) fn begin_write(&mut self, entries: Vec<(u64, Tracked)>, leaving: usize, now: Instant) -> Admission<Revision> {
+    pub(super) fn begin_write(
+        &mut self,
+        entries: Vec<(u64, Tracked)>,
+        leaving: usize,
+        now: Instant,
+    ) -> Admission<Revision> {
         match (self.has_expired(now), self.shut) {
             (true, _) => Admission::Expired,
             (false, true) => Admission::Shut,
@@ -178,7 +187,8 @@ impl SessionState {
         self.fence
     }
 
-    /// An entry was written at `modified`: from here on its loss is noticed. Says whether the session still lives.
+    /// An entry was written at `modified`: from here on its loss is noticed. Says whether the
+    /// session still lives.
     pub(super) fn written(&mut self, number: u64, entry: Tracked) -> bool {
         if !self.shut {
             self.entries.insert(number, entry);
@@ -200,13 +210,21 @@ impl SessionState {
         idle
     }
 
-    /// Whether nothing needs the session: what was released or lost does not, however long its handle is kept (R9a).
+    /// Whether nothing needs the session: what was released or lost does not, however long its
+    /// handle is kept (R9a).
     fn is_idle(&self) -> bool {
         self.uses == 0 && self.entries.is_empty()
     }
 
-    /// Whether it may end for want of use: after one TTL, or at once where the provider is `abandoned` and somebody has entered (R9a).
-    pub(super) fn retire(&mut self, ttl: Duration, releases_pending: bool, abandoned: bool, now: Instant) -> Retirement {
+    /// Whether it may end for want of use: after one TTL, or at once where the provider is
+    /// `abandoned` and somebody has entered (R9a).
+    pub(super) fn retire(
+        &mut self,
+        ttl: Duration,
+        releases_pending: bool,
+        abandoned: bool,
+        now: Instant,
+    ) -> Retirement {
         if !self.is_idle() || releases_pending {
             return Retirement::Needed;
         }
@@ -229,7 +247,8 @@ impl SessionState {
         self.expiring = true;
     }
 
-    /// A renewal that was sent at `sent` was answered. Too late is too late: a deadline that passed is never moved (R32).
+    /// A renewal that was sent at `sent` was answered. Too late is too late: a deadline that passed
+    /// is never moved (R32).
     pub(super) fn renewed(&mut self, sent: Instant, granted: Duration, now: Instant) {
         self.failure = None;
         if !self.shut && now < self.deadline {
@@ -248,10 +267,13 @@ impl SessionState {
         self.entries.iter().filter(|(_, entry)| entry.modified.is_some()).map(|(number, _)| *number).collect()
     }
 
-    /// Takes out those of the entries `numbers` that are not among the lease's `keys`, which were read later and are sorted (R32).
+    /// Takes out those of the entries `numbers` that are not among the lease's `keys`, which were
+    /// read later and are sorted (R32).
     pub(super) fn take_removed(&mut self, numbers: &[u64], keys: &[Bytes], now: Instant) -> Vec<Tracked> {
-        let is_gone = |entry: &Tracked| keys.binary_search_by(|key| key.as_ref().cmp(entry.key.as_ref())).is_err();
-        let gone: Vec<u64> = numbers.iter().filter(|number| self.entries.get(number).is_some_and(is_gone)).copied().collect();
+        let is_gone =
+            |entry: &Tracked| keys.binary_search_by(|key| key.as_ref().cmp(entry.key.as_ref())).is_err();
+        let gone: Vec<u64> =
+            numbers.iter().filter(|number| self.entries.get(number).is_some_and(is_gone)).copied().collect();
         let removed: Vec<Tracked> = gone.iter().filter_map(|number| self.entries.remove(number)).collect();
         if !removed.is_empty() {
             self.rest(now);
@@ -271,7 +293,8 @@ impl SessionState {
         self.in_doubt.is_some()
     }
 
-    /// The session's key was seen to be written at `seen`: no write under an earlier fence can be applied any more (R2).
+    /// The session's key was seen to be written at `seen`: no write under an earlier fence can be
+    /// applied any more (R2).
     pub(super) fn learn_fence(&mut self, seen: Revision) {
         self.fence = self.fence.max(seen);
         self.in_doubt = self.in_doubt.filter(|in_doubt| *in_doubt >= self.fence);
@@ -345,10 +368,18 @@ mod tests {
         assert_eq!(state.retire(TTL, false, false, at(start, 1_000)), Retirement::Needed);
         let fence = state.begin_write(vec![(1, entry("k", None))], 1, at(start, 1_000));
         assert_eq!(fence, Admission::Granted(Revision::new(5)));
-        assert_eq!(state.retire(TTL, false, false, at(start, 1_000)), Retirement::Needed, "an entry hangs on it");
+        assert_eq!(
+            state.retire(TTL, false, false, at(start, 1_000)),
+            Retirement::Needed,
+            "an entry hangs on it"
+        );
         assert!(state.untrack(1, at(start, 2_000)));
         assert!(!state.untrack(1, at(start, 3_000)), "once");
-        assert_eq!(state.retire(TTL, true, false, at(start, 20_000)), Retirement::Needed, "a release is pending");
+        assert_eq!(
+            state.retire(TTL, true, false, at(start, 20_000)),
+            Retirement::Needed,
+            "a release is pending"
+        );
         assert_eq!(state.retire(TTL, false, false, at(start, 2_000)), Retirement::At(at(start, 12_000)));
         assert_eq!(state.retire(TTL, false, false, at(start, 12_000)), Retirement::Now);
         assert_eq!(state.enter(at(start, 2_000)), Admission::Shut);

@@ -32,7 +32,8 @@ pub(super) async fn run(session: Arc<Session>, made: Revision) {
     }
 }
 
-/// Should the task end by accident, with the runtime that it runs on or by a panic below, nothing renews the lease any more: whoever is on it is told.
+/// Should the task end by accident, with the runtime that it runs on or by a panic below, nothing
+/// renews the lease any more: whoever is on it is told.
 struct TellWhenEnded(Arc<Session>);
 
 impl Drop for TellWhenEnded {
@@ -57,7 +58,9 @@ async fn watch(session: &Session, made: Revision) -> Loss {
     let mut watch = ResumingWatch::after(Arc::clone(&session.ground), Span::key(session.key.clone()), made);
     loop {
         match watch.next().await {
-            Ok(Delivery::Batch(batch)) if batch.changes.iter().any(|change| matches!(change, Change::Delete { .. })) => {
+            Ok(Delivery::Batch(batch))
+                if batch.changes.iter().any(|change| matches!(change, Change::Delete { .. })) =>
+            {
                 return Loss::Expired;
             }
             Ok(Delivery::Resync { state, .. }) if state.entries.is_empty() => return Loss::Expired,
@@ -74,7 +77,8 @@ async fn retire(session: &Session) {
     loop {
         let retirement = {
             let mut state = session.state.lock();
-            // Looked at under the lock: who drops a handle leaves its release before it is counted out.
+            // Looked at under the lock: who drops a handle leaves its release before it is counted
+            // out.
             let pending = !session.pending.is_empty();
             state.retire(session.ttl, pending, abandoned.is_cancelled(), session.now())
         };
@@ -85,14 +89,16 @@ async fn retire(session: &Session) {
                 biased;
                 () = session.changed.notified() => {}
                 () = session.ground.home.sleep_until(then) => {}
-                // Who waits for it to be made has yet to enter, and does not need the provider for that.
+                // Who waits for it to be made has yet to enter, and does not need the provider for
+                // that.
                 () = abandoned.cancelled(), if !abandoned.is_cancelled() => {}
             },
         }
     }
 }
 
-/// Revokes the lease of a session that is over: at the next contact, and never renewed meanwhile (R9a).
+/// Revokes the lease of a session that is over: at the next contact, and never renewed meanwhile
+/// (R9a).
 async fn revoke(session: &Session) {
     let ground = &session.ground;
     let mut backoff = backoff();

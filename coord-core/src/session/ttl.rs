@@ -1,4 +1,5 @@
-//! Which TTL serves one that was asked for: a program that computes a new one for each call must not have a lease, a task and a watch for each.
+//! Which TTL serves one that was asked for: a program that computes a new one for each call must
+//! not have a lease, a task and a watch for each.
 
 use std::time::Duration;
 
@@ -12,9 +13,13 @@ const STEPS: [u64; 7] = [10, 15, 20, 30, 40, 60, 80];
 
 /// The TTL of the session that serves `asked`, where sessions of the TTLs `live` are there already.
 ///
-/// The first eight different TTLs are served as they were asked for. Beyond that a TTL is rounded up to 1, 1.5, 2, 3, 4, 6 or 8 times a power of ten seconds: by
-/// half at most, and so to no more than seven for each power of ten.
-pub(super) fn served_by<'a>(asked: Duration, live: impl ExactSizeIterator<Item = &'a Duration> + Clone) -> Duration {
+/// The first eight different TTLs are served as they were asked for. Beyond that a TTL is rounded
+/// up to 1, 1.5, 2, 3, 4, 6 or 8 times a power of ten seconds: by half at most, and so to no more
+/// than seven for each power of ten.
+pub(super) fn served_by<'a>(
+    asked: Duration,
+    live: impl ExactSizeIterator<Item = &'a Duration> + Clone,
+) -> Duration {
     if live.len() < EXACT || live.clone().any(|live| *live == asked) {
         return asked;
     }
@@ -48,7 +53,10 @@ mod tests {
         for (number, seconds) in (1..=10_000).rev().enumerate() {
             let asked = Duration::from_secs(seconds);
             let served = served_by(asked, live.iter());
-            assert!(served >= asked && served.as_secs() <= asked.as_secs().div_ceil(2) * 3, "{seconds} s served by {served:?}");
+            assert!(
+                served >= asked && served.as_secs() <= asked.as_secs().div_ceil(2) * 3,
+                "{seconds} s served by {served:?}"
+            );
             if number < EXACT {
                 assert_eq!(served, asked);
             }

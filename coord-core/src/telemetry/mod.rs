@@ -1,4 +1,5 @@
-//! What an operator hears without asking: outages, losses and resyncs at WARN, and the metrics above the store. The page *Operations* of coordkit lists all of it.
+//! What an operator hears without asking: outages, losses and resyncs at WARN, and the metrics
+//! above the store. The page *Operations* of coordkit lists all of it.
 
 mod reach;
 mod reached;
@@ -30,7 +31,8 @@ const EXPIRED: &str = "expired";
 const REMOVED: &str = "removed";
 const SUPERSEDED: &str = "superseded";
 
-/// Handles that one session loses at once and that are named in the log; of those beyond, the number is told.
+/// Handles that one session loses at once and that are named in the log; of those beyond, the
+/// number is told.
 const NAMED: usize = 16;
 
 /// What one provider tells its operator.
@@ -50,7 +52,8 @@ impl Telemetry {
         Telemetry { provider, home, reach: Mutex::default(), failing: AtomicBool::new(false) }
     }
 
-    /// Registers kinds of handles, so that their losses are counted from zero: the first one is then an increase that an alert can see.
+    /// Registers kinds of handles, so that their losses are counted from zero: the first one is
+    /// then an increase that an alert can see.
     pub fn declare(&self, contracts: &[&'static str]) {
         for contract in contracts {
             for reason in [EXPIRED, REMOVED, SUPERSEDED] {
@@ -88,7 +91,10 @@ impl Telemetry {
         match error.kind() {
             ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Unauthenticated => {}
             // These come from the store itself.
-            ErrorKind::LeaseLost | ErrorKind::Compacted | ErrorKind::Conflict | ErrorKind::PermissionDenied => return self.answered(),
+            ErrorKind::LeaseLost
+            | ErrorKind::Compacted
+            | ErrorKind::Conflict
+            | ErrorKind::PermissionDenied => return self.answered(),
             _ => return,
         }
         let news = {
@@ -125,7 +131,16 @@ impl Telemetry {
         for subject in lost.iter().take(NAMED) {
             let (provider, contract, name) = (self.provider.clone(), subject.contract, subject.name.clone());
             let (renewed_ago_s, last_error) = (renewal.ago.as_secs_f64(), renewal.error());
-            coord_home::event!(WARN, provider, contract, key = name, reason, renewed_ago_s, last_error, "lost");
+            coord_home::event!(
+                WARN,
+                provider,
+                contract,
+                key = name,
+                reason,
+                renewed_ago_s,
+                last_error,
+                "lost"
+            );
         }
         if let Some(more) = lost.len().checked_sub(NAMED).filter(|more| *more > 0) {
             let provider = self.provider.clone();
@@ -136,7 +151,8 @@ impl Telemetry {
     /// A watch is over, because trying again cannot repair what is wrong.
     pub(crate) fn watch_ended(&self, span: &Span, error: &Error) {
         if error.kind() != ErrorKind::Closed {
-            let (provider, key, error) = (self.provider.clone(), span.start().escape_ascii().to_string(), Chain(error.clone()));
+            let (provider, key, error) =
+                (self.provider.clone(), span.start().escape_ascii().to_string(), Chain(error.clone()));
             coord_home::event!(WARN, provider, key, error = %error, "the watch is over");
         }
     }
@@ -144,8 +160,15 @@ impl Telemetry {
     /// Watchers of a span are given its whole state, because its changes cannot be had any more.
     pub(crate) fn resync(&self, span: &Span, cause: Cause) {
         meter::count(RESYNCS, &[("cause", cause.as_str())], 1);
-        let (provider, key, cause) = (self.provider.clone(), span.start().escape_ascii().to_string(), cause.as_str());
-        coord_home::event!(WARN, provider, key, cause, "history was lost: the watch goes on with the present state");
+        let (provider, key, cause) =
+            (self.provider.clone(), span.start().escape_ascii().to_string(), cause.as_str());
+        coord_home::event!(
+            WARN,
+            provider,
+            key,
+            cause,
+            "history was lost: the watch goes on with the present state"
+        );
     }
 }
 
@@ -200,7 +223,8 @@ impl Timer {
     /// Something ends that [began](Self::begin) then.
     pub fn end(&self, began: Option<Instant>) {
         if let Some(began) = began {
-            let (histogram, took) = (self.histogram.clone(), self.home.now().saturating_duration_since(began));
+            let (histogram, took) =
+                (self.histogram.clone(), self.home.now().saturating_duration_since(began));
             aside(move || histogram.record(took));
         }
     }
@@ -211,13 +235,15 @@ impl Timer {
 pub struct Subject {
     contract: &'static str,
     name: String,
-    /// Set when it is held, and to since when, if that is timed. A place in a queue is not held yet, and its loss is nobody's trouble.
+    /// Set when it is held, and to since when, if that is timed. A place in a queue is not held
+    /// yet, and its loss is nobody's trouble.
     held: OnceLock<Option<Instant>>,
     timer: Option<Timer>,
 }
 
 impl Subject {
-    /// Something of this kind, `lock` for example, that its user knows by this name. The kind is a label of metrics and must be one of few.
+    /// Something of this kind, `lock` for example, that its user knows by this name. The kind is a
+    /// label of metrics and must be one of few.
     pub fn new(contract: &'static str, name: impl Into<String>) -> Self {
         Subject { contract, name: name.into(), held: OnceLock::new(), timer: None }
     }
@@ -324,12 +350,16 @@ impl fmt::Display for Chain {
     }
 }
 
-/// Says what there is to measure. Done for each provider, since the recorder may come after the first one.
+/// Says what there is to measure. Done for each provider, since the recorder may come after the
+/// first one.
 fn describe() {
     use metrics::{describe_counter, describe_gauge, describe_histogram};
     describe_gauge!(OUT_OF_REACH, "Providers of this process whose store is out of reach");
     describe_counter!(RENEWALS, "Renewals of leases, by result");
-    describe_histogram!(MARGIN, "Share of a lease's time that was left when a renewal ended, however it ended");
+    describe_histogram!(
+        MARGIN,
+        "Share of a lease's time that was left when a renewal ended, however it ended"
+    );
     describe_counter!(LOSSES, "Handles that were lost, by contract and reason");
     describe_gauge!(WATCHES, "Watches, by state");
     describe_counter!(RESYNCS, "Watches whose history was lost, by cause");

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long nothing but failures may come before the store counts as out of reach: a member that is changed, or a leader that is elected, is no outage.
+/// How long nothing but failures may come before the store counts as out of reach: a member that is
+/// changed, or a leader that is elected, is no outage.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
 
 /// What the requests of a provider have shown so far. Pure: it is told what time it is.

@@ -8,7 +8,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
+use coord_api::store::{
+    Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply,
+};
 use coord_api::{LeaseId, Result, Revision};
 
 use super::Telemetry;
@@ -32,7 +34,8 @@ impl Reached {
     }
 }
 
-/// What `#[async_trait]` makes of an `async fn`, written out: the request's own future is handed on, not wrapped in a large one.
+/// What `#[async_trait]` makes of an `async fn`, written out: the request's own future is handed
+/// on, not wrapped in a large one.
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 /// A request whose answer is heard.

@@ -1,7 +1,7 @@
 //! One watch on the store for all who read the same range: who arms it, and what moves it on.
 //!
-//! Readers pull. A reader that does not poll costs its cursor and nothing else; what leaves the window before it was read becomes a resync,
-//! which the reader makes for itself (R22).
+//! Readers pull. A reader that does not poll costs its cursor and nothing else; what leaves the
+//! window before it was read becomes a resync, which the reader makes for itself (R22).
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -90,15 +90,20 @@ impl Channel {
     }
 
     fn start(self: &Arc<Self>, watch: ResumingWatch) -> Result<()> {
-        // The driver owns no channel: the last reader to go drops the channel, and that ends the driver.
+        // The driver owns no channel: the last reader to go drops the channel, and that ends the
+        // driver.
         let guard = WakeWhenEnded(Arc::downgrade(self));
         let ground = &self.ground;
-        let task = ground.home.spawn(drive(guard, Arc::clone(ground), watch)).map_err(|error| homeless("watch", error))?;
+        let task = ground
+            .home
+            .spawn(drive(guard, Arc::clone(ground), watch))
+            .map_err(|error| homeless("watch", error))?;
         *self.driver.lock() = Some(AbortOnDropHandle::new(task));
         Ok(())
     }
 
-    /// Goes on reading where a driver that ended by accident, with the runtime that it ran on, left off (R20).
+    /// Goes on reading where a driver that ended by accident, with the runtime that it ran on, left
+    /// off (R20).
     pub(super) fn restart_driver(self: &Arc<Self>) -> Result<()> {
         if self.ground.is_closed() {
             return Err(Error::closed("watch"));
@@ -133,7 +138,8 @@ impl Channel {
     }
 }
 
-/// Wakes the readers of a channel when its driver ends, so that none of them waits for one that is gone.
+/// Wakes the readers of a channel when its driver ends, so that none of them waits for one that is
+/// gone.
 struct WakeWhenEnded(Weak<Channel>);
 
 impl Drop for WakeWhenEnded {
@@ -159,7 +165,9 @@ async fn drive(guard: WakeWhenEnded, ground: Arc<Ground>, mut watch: ResumingWat
                 let item = match delivery {
                     Delivery::Batch(batch) => SharedDelivery::Batch(Arc::new(batch)),
                     Delivery::Resync { state, replaced } => {
-                        ground.telemetry.resync(&channel.span, if replaced { Cause::Replaced } else { Cause::Compacted });
+                        ground
+                            .telemetry
+                            .resync(&channel.span, if replaced { Cause::Replaced } else { Cause::Compacted });
                         SharedDelivery::Resync { state: Arc::new(state), replaced }
                     }
                 };

@@ -18,8 +18,10 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Reads of the same thing, of which one at a time is under way, as long as none takes long.
 ///
-/// Who asks joins the next read that has not begun yet, so that its answer is never older than the question; while one is under way, everyone else waits for
-/// one and the same after it. A thousand callers at once cost a few reads. The reads are tasks of the [`Home`]: no caller holds up the others.
+/// Who asks joins the next read that has not begun yet, so that its answer is never older than the
+/// question; while one is under way, everyone else waits for one and the same after it. A thousand
+/// callers at once cost a few reads. The reads are tasks of the [`Home`]: no caller holds up the
+/// others.
 pub(super) struct Coalesced<T: Clone> {
     next: Mutex<Option<Joined<T>>>,
     /// Held while a read is under way.
@@ -51,7 +53,11 @@ impl<T: Clone + Send + Sync + 'static> Coalesced<T> {
     /// # Cancel safety
     ///
     /// Cancel safe: the read goes on for whoever still waits for it.
-    pub(super) async fn read(self: &Arc<Self>, home: &Home, read: impl Fn() -> BoxFuture<'static, Result<T>>) -> Result<T> {
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        home: &Home,
+        read: impl Fn() -> BoxFuture<'static, Result<T>>,
+    ) -> Result<T> {
         loop {
             let joined = {
                 let mut next = self.next.lock();
@@ -63,7 +69,8 @@ impl<T: Clone + Send + Sync + 'static> Coalesced<T> {
             if let Some(answer) = joined.await {
                 return answer;
             }
-            // It was cut off, with the runtime that it ran on. Whoever sees that first takes it away.
+            // It was cut off, with the runtime that it ran on. Whoever sees that first takes it
+            // away.
             self.next.lock().take_if(|next| next.peek().is_some());
             // It may take a while to end.
             yield_now().await;
@@ -75,7 +82,8 @@ impl<T: Clone + Send + Sync + 'static> Coalesced<T> {
         let (reads, turn, timer) = (Arc::clone(self), Arc::clone(&self.turn), home.clone());
         let task = home.spawn(async move {
             let _turn = timer.timeout(PATIENCE, turn.lock()).await;
-            // Who is about to ask as well gets to do so: those who had their answer at once ask again at once.
+            // Who is about to ask as well gets to do so: those who had their answer at once ask
+            // again at once.
             yield_now().await;
             reads.next.lock().take();
             read.await
@@ -84,9 +92,11 @@ impl<T: Clone + Send + Sync + 'static> Coalesced<T> {
         let answer = async move {
             match task.await {
                 Ok(answer) => Some(answer),
-                Err(error) if error.is_panic() => {
-                    Some(Err(Error::new(ErrorKind::Internal, "watch", "the store panicked, or what lies between")))
-                }
+                Err(error) if error.is_panic() => Some(Err(Error::new(
+                    ErrorKind::Internal,
+                    "watch",
+                    "the store panicked, or what lies between",
+                ))),
                 Err(_) => None,
             }
         };
@@ -134,14 +144,16 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_at_once_shares_a_read() {
-        let (reads, source, home) = (Arc::new(Coalesced::default()), Arc::new(Source::default()), Home::callers());
+        let (reads, source, home) =
+            (Arc::new(Coalesced::default()), Arc::new(Source::default()), Home::callers());
         let answers = join_all((0..100).map(|_| reads.read(&home, || read(&source)))).await;
         assert_eq!(answers.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [1; 100]);
     }
 
     #[tokio::test]
     async fn who_asks_again_at_once_shares_a_read_with_all_the_others_who_do() {
-        let (reads, source, home) = (Arc::new(Coalesced::default()), Arc::new(Source::default()), Home::callers());
+        let (reads, source, home) =
+            (Arc::new(Coalesced::default()), Arc::new(Source::default()), Home::callers());
         let asked = stream::iter(0..1_000).map(|_| reads.read(&home, || read(&source))).buffer_unordered(100);
         assert_eq!(asked.collect::<Vec<_>>().await.len(), 1_000);
         assert_eq!(source.begun.load(Ordering::SeqCst), 10);

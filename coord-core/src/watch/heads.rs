@@ -29,7 +29,9 @@ impl Heads {
         };
         match self.reads.read(&ground.home, read).await {
             // Perhaps to somebody else, of another span.
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(ground.store.range(probe).await?.revision),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                Ok(ground.store.range(probe).await?.revision)
+            }
             read => read,
         }
     }

@@ -31,9 +31,10 @@ impl Hub {
     pub(crate) async fn subscribe(&self, span: Span, start: WatchStart) -> Result<Subscription> {
         self.ground.ready("watch")?;
         let channel = match start {
-            WatchStart::After(revision) => {
-                self.existing(&span).filter(|channel| channel.reaches_back_to(revision)).unwrap_or_else(|| self.channel(span))
-            }
+            WatchStart::After(revision) => self
+                .existing(&span)
+                .filter(|channel| channel.reaches_back_to(revision))
+                .unwrap_or_else(|| self.channel(span)),
             _ => self.shared(span),
         };
         Subscription::open(channel, start).await
@@ -45,7 +46,9 @@ impl Hub {
 
     fn shared(&self, span: Span) -> Arc<Channel> {
         let mut by_span = self.by_span.lock();
-        if let Some(channel) = by_span.get(&span).and_then(Weak::upgrade).filter(|channel| !channel.has_ended()) {
+        if let Some(channel) =
+            by_span.get(&span).and_then(Weak::upgrade).filter(|channel| !channel.has_ended())
+        {
             return channel;
         }
         let channel = self.channel(span.clone());

@@ -1,6 +1,8 @@
-//! Watches: resumed across faults, shared inside the process, bounded towards those who do not read (R16 to R22).
+//! Watches: resumed across faults, shared inside the process, bounded towards those who do not read
+//! (R16 to R22).
 //!
-//! [`Client::follow`](crate::Client::follow) gives a [`ResumingWatch`] of one's own, [`Client::subscribe`](crate::Client::subscribe) a reader of a shared one.
+//! [`Client::follow`](crate::Client::follow) gives a [`ResumingWatch`] of one's own,
+//! [`Client::subscribe`](crate::Client::subscribe) a reader of a shared one.
 
 mod channel;
 mod coalesce;

@@ -1,4 +1,5 @@
-//! One watch on the store that never goes silently deaf: resumed after every fault, resynced where history was lost.
+//! One watch on the store that never goes silently deaf: resumed after every fault, resynced where
+//! history was lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,8 @@ use crate::backoff::backoff;
 use crate::error::is_permanent;
 use crate::ground::Ground;
 
-/// A stream that lasted so long was a good one: the pauses before the next start anew, also where it had nothing to deliver.
+/// A stream that lasted so long was a good one: the pauses before the next start anew, also where
+/// it had nothing to deliver.
 const GOOD: Duration = Duration::from_millis(100);
 
 /// What a resumed watch delivers.
@@ -45,7 +47,8 @@ pub struct ResumingWatch {
     attached_at: Option<Instant>,
     retry_at: Option<Instant>,
     backoff: Backoff,
-    /// The state was read, and nothing has come since: history that is lost again then is not asked for at once.
+    /// The state was read, and nothing has come since: history that is lost again then is not asked
+    /// for at once.
     resynced: bool,
 }
 
@@ -66,7 +69,12 @@ impl ResumingWatch {
     pub(crate) async fn arm(ground: Arc<Ground>, span: Span, after: Option<Revision>) -> Result<Self> {
         let store_id = Some(ground.store_id().await?.to_owned());
         let seen = after.unwrap_or_default();
-        let mut watch = ResumingWatch { store_id, seen, detached: Detached::Fresh, ..ResumingWatch::from_snapshot(ground, span) };
+        let mut watch = ResumingWatch {
+            store_id,
+            seen,
+            detached: Detached::Fresh,
+            ..ResumingWatch::from_snapshot(ground, span)
+        };
         match watch.ground.store.watch(watch.span.clone(), after).await {
             Ok(stream) => {
                 if after.is_none() {
@@ -107,7 +115,8 @@ impl ResumingWatch {
         ResumingWatch { seen: after, detached: Detached::Fresh, ..ResumingWatch::from_snapshot(ground, span) }
     }
 
-    /// As [`after`](Self::after), where what watched before was cut off: the store behind the watch may have been replaced meanwhile.
+    /// As [`after`](Self::after), where what watched before was cut off: the store behind the watch
+    /// may have been replaced meanwhile.
     pub(crate) fn broken_after(ground: Arc<Ground>, span: Span, after: Revision) -> Self {
         ResumingWatch { detached: Detached::Broken, ..ResumingWatch::after(ground, span, after) }
     }
@@ -135,7 +144,8 @@ impl ResumingWatch {
         }
     }
 
-    /// One step: a delivery, or a change of [`is_live`](Self::is_live), or nothing of interest. Cancel safe.
+    /// One step: a delivery, or a change of [`is_live`](Self::is_live), or nothing of interest.
+    /// Cancel safe.
     ///
     /// # Errors
     ///
@@ -184,8 +194,9 @@ impl ResumingWatch {
         self.resynced = false;
     }
 
-    /// The history that is needed is gone: the state is read anew. At once, unless that is what was done last: a store that refuses to go on from
-    /// the state that it has just given would be asked without end.
+    /// The history that is needed is gone: the state is read anew. At once, unless that is what was
+    /// done last: a store that refuses to go on from the state that it has just given would be
+    /// asked without end.
     fn lose_history(&mut self) {
         self.detach(Detached::Lost);
         if self.resynced {
@@ -239,7 +250,8 @@ impl ResumingWatch {
         }
         let stream = self.ground.store.watch(self.span.clone(), Some(self.seen)).await?;
         if stream.armed() < self.seen {
-            // The store is behind what was seen: a replica that lags, or a store that was restored. A linearizable read tells which.
+            // The store is behind what was seen: a replica that lags, or a store that was restored.
+            // A linearizable read tells which.
             let probe = Range::new(self.span.clone()).with_limit(1).with_keys_only();
             if self.ground.store.range(probe).await?.revision < self.seen {
                 self.detached = Detached::Replaced;
@@ -252,7 +264,8 @@ impl ResumingWatch {
         Ok(None)
     }
 
-    /// Whether the store was replaced, for example from a backup: then its history has nothing to do with what was seen (S1).
+    /// Whether the store was replaced, for example from a backup: then its history has nothing to
+    /// do with what was seen (S1).
     async fn is_another_store(&mut self) -> Result<bool> {
         let known = match &self.store_id {
             Some(known) => known,

@@ -16,7 +16,8 @@ use crate::backoff::backoff;
 use crate::error::is_permanent;
 use crate::telemetry::Cause;
 
-/// A reader of a watch that others may read as well. Its stream ends after an error, which is permanent (R20).
+/// A reader of a watch that others may read as well. Its stream ends after an error, which is
+/// permanent (R20).
 pub struct Subscription {
     channel: Arc<Channel>,
     /// Its number among the readers.
@@ -33,7 +34,8 @@ impl Subscription {
     pub(super) async fn open(channel: Arc<Channel>, start: WatchStart) -> Result<Self> {
         let now = async {
             match start {
-                // What was committed before this call may still come: a store arms a watch at most at the present (S4), and others may read this channel already.
+                // What was committed before this call may still come: a store arms a watch at most
+                // at the present (S4), and others may read this channel already.
                 WatchStart::Now => channel.head().await,
                 _ => Ok(Revision::ZERO),
             }
@@ -81,7 +83,8 @@ impl Subscription {
                     Poll::Ready(Ok(state)) => state,
                     Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(self.end(error)))),
                 };
-                // The window moved on while the state was read; everything after it must still be there.
+                // The window moved on while the state was read; everything after it must still be
+                // there.
                 if self.channel.window.lock().go_on_from(self.id, state.revision) {
                     self.resync = None;
                     return Poll::Ready(Some(Ok(SharedDelivery::resync(state))));
@@ -114,7 +117,9 @@ impl Subscription {
             let mut backoff = backoff();
             loop {
                 match ground.run("watch", Outcome::NotApplied, channel.snapshot()).await {
-                    Err(error) if !is_permanent(&error) && ground.ready("watch").is_ok() => ground.home.sleep(backoff.pause()).await,
+                    Err(error) if !is_permanent(&error) && ground.ready("watch").is_ok() => {
+                        ground.home.sleep(backoff.pause()).await
+                    }
                     answer => return answer,
                 }
             }
@@ -143,6 +148,9 @@ impl Drop for Subscription {
 
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscription").field("span", &self.channel.span).field("state", &self.state()).finish_non_exhaustive()
+        f.debug_struct("Subscription")
+            .field("span", &self.channel.span)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,5 @@
-//! What a shared watch has delivered, and how far each of its readers has come. Pure: nothing is read from a store or awaited here.
+//! What a shared watch has delivered, and how far each of its readers has come. Pure: nothing is
+//! read from a store or awaited here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -203,7 +204,8 @@ impl Window {
         self.readers.try_remove(id);
     }
 
-    /// The reader was given the state at `revision`, and goes on from there. Says whether it can: the window may have moved on while the state was read.
+    /// The reader was given the state at `revision`, and goes on from there. Says whether it can:
+    /// the window may have moved on while the state was read.
     pub(super) fn go_on_from(&mut self, id: usize, revision: Revision) -> bool {
         let (reaches, first) = (self.reaches_back_to(revision), self.first);
         if let Some(reader) = self.readers.get_mut(id).filter(|_| reaches) {
@@ -262,7 +264,10 @@ mod tests {
 
     fn batch_of(revision: u64, bytes: usize) -> SharedDelivery {
         let key = vec![b'k'; bytes].into();
-        SharedDelivery::Batch(Arc::new(Batch { revision: rev(revision), changes: vec![Change::Delete { key }] }))
+        SharedDelivery::Batch(Arc::new(Batch {
+            revision: rev(revision),
+            changes: vec![Change::Delete { key }],
+        }))
     }
 
     fn state(revision: u64, replaced: bool) -> SharedDelivery {
@@ -323,7 +328,10 @@ mod tests {
         assert_eq!((window.items.len(), window.bytes), (1, BYTES));
         assert!(matches!(window.next(reader, Waker::noop()), ReaderNext::Lagged));
         let late = window.add_reader_after(rev(0));
-        assert!(matches!(window.next(late, Waker::noop()), ReaderNext::Lagged), "it asked for more than there is");
+        assert!(
+            matches!(window.next(late, Waker::noop()), ReaderNext::Lagged),
+            "it asked for more than there is"
+        );
     }
 
     #[test]
@@ -354,7 +362,9 @@ mod tests {
         window.push(batch(1));
         window.end(Error::new(ErrorKind::PermissionDenied, "watch", "no"));
         assert_eq!(read(&mut window, reader), [1]);
-        assert!(matches!(window.next(reader, Waker::noop()), ReaderNext::End(error) if error.kind() == ErrorKind::PermissionDenied));
+        assert!(
+            matches!(window.next(reader, Waker::noop()), ReaderNext::End(error) if error.kind() == ErrorKind::PermissionDenied)
+        );
         assert_eq!(window.state(), WatchState::Ended);
     }
 

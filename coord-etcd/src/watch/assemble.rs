@@ -1,4 +1,5 @@
-//! Batches out of what a server sends: fragments put together, revisions parted, repetitions dropped. Pure.
+//! Batches out of what a server sends: fragments put together, revisions parted, repetitions
+//! dropped. Pure.
 
 use coord_api::Revision;
 use coord_api::store::{Batch, Change};
@@ -40,7 +41,8 @@ impl Assembler {
     ///
     /// # Errors
     ///
-    /// What ends the watch: that it was canceled, that history is gone, or that revisions go back within what belongs together.
+    /// What ends the watch: that it was canceled, that history is gone, or that revisions go back
+    /// within what belongs together.
     pub(super) fn take(&mut self, response: PbWatchResponse) -> Result<Assembled, Fault> {
         let mut taken = Assembled::default();
         if response.canceled {
@@ -62,7 +64,9 @@ impl Assembler {
     }
 
     fn add(&mut self, event: PbEvent, whole: &mut Vec<Batch>) -> Result<(), Fault> {
-        let Some(key_value) = event.kv else { return Err(Fault::unavailable("etcd sent an event without a key")) };
+        let Some(key_value) = event.kv else {
+            return Err(Fault::unavailable("etcd sent an event without a key"));
+        };
         let at = revision(key_value.mod_revision);
         if self.open.as_ref().is_some_and(|open| at < open.revision) {
             return Err(Fault::unavailable("etcd sent events out of order"));
@@ -77,7 +81,8 @@ impl Assembler {
         };
         match &mut self.open {
             Some(open) => open.changes.push(change),
-            // A follower that caught up by a snapshot, and a watch that was resumed, tell again what was seen.
+            // A follower that caught up by a snapshot, and a watch that was resumed, tell again
+            // what was seen.
             None if at <= self.seen => {}
             None => {
                 self.seen = at;
@@ -104,7 +109,8 @@ mod tests {
     use super::*;
 
     fn event(key: &str, at: i64) -> PbEvent {
-        let kv = PbKeyValue { key: key.into(), mod_revision: at, create_revision: at, ..PbKeyValue::default() };
+        let kv =
+            PbKeyValue { key: key.into(), mod_revision: at, create_revision: at, ..PbKeyValue::default() };
         PbEvent { r#type: PUT, kv: Some(kv), prev_kv: None }
     }
 
@@ -122,7 +128,9 @@ mod tests {
 
     /// The revisions of what came out, each with its keys.
     fn told(taken: Result<Assembled, Fault>) -> Vec<(u64, String)> {
-        let keys = |batch: &Batch| batch.changes.iter().map(|change| String::from_utf8_lossy(change.key()).into_owned()).collect();
+        let keys = |batch: &Batch| {
+            batch.changes.iter().map(|change| String::from_utf8_lossy(change.key()).into_owned()).collect()
+        };
         taken.unwrap().batches.iter().map(|batch| (batch.revision.get(), keys(batch))).collect()
     }
 
@@ -136,16 +144,30 @@ mod tests {
     #[test]
     fn fragments_are_put_together() {
         let mut assembler = assembler();
-        assert_eq!(told(assembler.take(fragment([event("a", 11), event("b", 12)]))), [(11, "a".into())], "12 may go on");
+        assert_eq!(
+            told(assembler.take(fragment([event("a", 11), event("b", 12)]))),
+            [(11, "a".into())],
+            "12 may go on"
+        );
         assert_eq!(told(assembler.take(fragment([event("c", 12)]))), []);
-        assert_eq!(told(assembler.take(response([event("d", 12), event("e", 13)]))), [(12, "bcd".into()), (13, "e".into())]);
+        assert_eq!(
+            told(assembler.take(response([event("d", 12), event("e", 13)]))),
+            [(12, "bcd".into()), (13, "e".into())]
+        );
     }
 
     #[test]
     fn what_was_seen_is_dropped_whole() {
         let mut assembler = assembler();
-        assert_eq!(told(assembler.take(response([event("a", 9), event("b", 10), event("c", 11)]))), [(11, "c".into())]);
-        assert_eq!(told(assembler.take(response([event("b", 10), event("c", 11)]))), [], "a follower tells it again");
+        assert_eq!(
+            told(assembler.take(response([event("a", 9), event("b", 10), event("c", 11)]))),
+            [(11, "c".into())]
+        );
+        assert_eq!(
+            told(assembler.take(response([event("b", 10), event("c", 11)]))),
+            [],
+            "a follower tells it again"
+        );
         assert_eq!(told(assembler.take(response([event("d", 12)]))), [(12, "d".into())]);
     }
 

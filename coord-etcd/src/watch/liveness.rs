@@ -11,7 +11,8 @@ const CATCH_UP: Duration = Duration::from_millis(1_200);
 /// How long a stream is believed while nobody knows how far the store is.
 const BLIND: Duration = Duration::from_secs(3);
 
-/// How long a stream that has never answered a request for progress may take to do so, before it is asked otherwise what happened.
+/// How long a stream that has never answered a request for progress may take to do so, before it is
+/// asked otherwise what happened.
 const MUTE: Duration = Duration::from_millis(900);
 
 /// How long that may take.
@@ -31,11 +32,13 @@ pub(super) enum Due {
 
 /// What speaks for and against a stream of watches.
 ///
-/// A member that is cut off from the others goes on answering, and is silent about changes that it does not hear of. So it is not silence that counts: a
-/// linearizable read says how far the store is, and a healthy stream gets there, by a change or by word of its member.
+/// A member that is cut off from the others goes on answering, and is silent about changes that it
+/// does not hear of. So it is not silence that counts: a linearizable read says how far the store
+/// is, and a healthy stream gets there, by a change or by word of its member.
 ///
-/// Some proxies pass changes on and never give their word. Of one that has not given it yet, it is read what happened in the ranges that are watched: where that is nothing,
-/// there is nothing to tell, and what happened must be told soon.
+/// Some proxies pass changes on and never give their word. Of one that has not given it yet, it is
+/// read what happened in the ranges that are watched: where that is nothing, there is nothing to
+/// tell, and what happened must be told soon.
 #[derive(Debug)]
 pub(super) struct Liveness {
     /// The member has come so far, by what it delivers or by its word.
@@ -48,14 +51,23 @@ pub(super) struct Liveness {
     answers: bool,
     /// Whether it is being read what happened.
     probing: bool,
-    /// Since when something is known to have happened in the range of a watch that it has not told of.
+    /// Since when something is known to have happened in the range of a watch that it has not told
+    /// of.
     undelivered_since: Option<Instant>,
 }
 
 impl Liveness {
-    /// A new stream. `answers` where another one on the same connection has answered a request for progress.
+    /// A new stream. `answers` where another one on the same connection has answered a request for
+    /// progress.
     pub(super) fn new(now: Instant, answers: bool) -> Self {
-        Liveness { reached: Revision::ZERO, wanted: None, marked: now, answers, probing: false, undelivered_since: None }
+        Liveness {
+            reached: Revision::ZERO,
+            wanted: None,
+            marked: now,
+            answers,
+            probing: false,
+            undelivered_since: None,
+        }
     }
 
     /// The store is as far as `revision`. Whether the member is to be asked how far it has come.
@@ -68,7 +80,8 @@ impl Liveness {
         true
     }
 
-    /// Changes of a revision were delivered. That it delivers is a sign of life even where it is far behind.
+    /// Changes of a revision were delivered. That it delivers is a sign of life even where it is
+    /// far behind.
     pub(super) fn delivered(&mut self, revision: Revision, now: Instant) {
         self.told(revision);
         if let Some((_, since)) = &mut self.wanted {
@@ -93,7 +106,8 @@ impl Liveness {
         self.probing = true;
     }
 
-    /// It was read what happened, up to revision `as_of`. `undelivered_since` says since when something is known to have happened that was not delivered.
+    /// It was read what happened, up to revision `as_of`. `undelivered_since` says since when
+    /// something is known to have happened that was not delivered.
     pub(super) fn probed(&mut self, as_of: Revision, undelivered_since: Option<Instant>, now: Instant) {
         self.probing = false;
         self.set_undelivered_since(undelivered_since);

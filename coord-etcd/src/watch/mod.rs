@@ -1,8 +1,12 @@
-//! Watches (S4): opened where nothing is missed, drained at once, and given up when they have gone deaf.
+//! Watches (S4): opened where nothing is missed, drained at once, and given up when they have gone
+//! deaf.
 //!
-//! Many watches share one stream to a member. `pools` finds a slot for each, `request` is what both ends of such a slot know of each other, `stream` carries the watches, and `table` knows which
-//! response belongs to which. `assemble` makes batches of what a server sends, and `queue` holds them for who reads slowly. `watermark` knows how far a healthy stream must have come, and
-//! `liveness` decides by it, or by what was read where the other end gives no word of how far it is. A stream that broke is not repaired here: its watches end, and the recipes watch again from
+//! Many watches share one stream to a member. `pools` finds a slot for each, `request` is what both
+//! ends of such a slot know of each other, `stream` carries the watches, and `table` knows which
+//! response belongs to which. `assemble` makes batches of what a server sends, and `queue` holds
+//! them for who reads slowly. `watermark` knows how far a healthy stream must have come, and
+//! `liveness` decides by it, or by what was read where the other end gives no word of how far it
+//! is. A stream that broke is not repaired here: its watches end, and the recipes watch again from
 //! the last revision that they saw.
 
 mod assemble;
@@ -37,13 +41,19 @@ impl Watches {
     }
 
     /// Watches a span: every change after `after`, or after the present one.
-    pub(crate) async fn open(&self, cluster: &Cluster, span: &Span, after: Option<Revision>) -> Result<StoreWatch> {
+    pub(crate) async fn open(
+        &self,
+        cluster: &Cluster,
+        span: &Span,
+        after: Option<Revision>,
+    ) -> Result<StoreWatch> {
         let target = WatchTarget { span: interval(span), after };
         let opened = cluster.call(OPERATION, Effect::Read, |asked| {
             let target = &target;
             async move {
                 let pool = self.pools.of(&asked.link);
-                let watch = |client| pool.watch(cluster.members(), &asked, &self.watermark, client, target.clone());
+                let watch =
+                    |client| pool.watch(cluster.members(), &asked, &self.watermark, client, target.clone());
                 asked.link.watches.run(|client| watch(client.watch_client())).await
             }
         });

@@ -24,7 +24,9 @@ impl StreamPools {
     /// The streams on a link. They go with it.
     pub(super) fn of(&self, link: &Arc<Link>) -> Arc<StreamPool> {
         let mut pools = self.pools.lock();
-        if let Some((_, pool)) = pools.iter().find(|(known, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(link))) {
+        if let Some((_, pool)) =
+            pools.iter().find(|(known, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(link)))
+        {
             return Arc::clone(pool);
         }
         pools.retain(|(link, _)| link.strong_count() > 0);
@@ -43,7 +45,8 @@ pub(super) struct StreamPool {
 }
 
 impl StreamPool {
-    /// Watches a target, on a stream that there is or on a new one. Waits until the server has made the watch.
+    /// Watches a target, on a stream that there is or on a new one. Waits until the server has made
+    /// the watch.
     ///
     /// # Cancel safety
     ///
@@ -64,8 +67,13 @@ impl StreamPool {
                 Some(slot) => slot.fill(target, tell),
                 None => {
                     let marks = watermark.subscribe(&target.span.0)?;
-                    let route =
-                        Route { members: Arc::clone(members), asked: asked.clone(), client, marks, answers: Arc::clone(&self.answers) };
+                    let route = Route {
+                        members: Arc::clone(members),
+                        asked: asked.clone(),
+                        client,
+                        marks,
+                        answers: Arc::clone(&self.answers),
+                    };
                     streams.push(start(route, target, tell)?);
                 }
             }

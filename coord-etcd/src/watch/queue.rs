@@ -45,7 +45,8 @@ impl Feeder {
     ///
     /// # Errors
     ///
-    /// When there is no room. The watch ends then, and who reads on watches again from what was read last.
+    /// When there is no room. The watch ends then, and who reads on watches again from what was
+    /// read last.
     pub(super) fn push(&self, event: StoreEvent) -> Result<(), Fault> {
         let size = size(&event);
         let waiting = self.shared.bytes.fetch_add(size, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! A watch and its slot on a stream. This is what the side that wants a watch and the side that runs the stream have in common.
+//! A watch and its slot on a stream. This is what the side that wants a watch and the side that
+//! runs the stream have in common.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,8 +20,9 @@ use crate::wire::number;
 
 pub(super) const OPERATION: &str = "store.watch";
 
-/// How many watches share one stream at most. A server queues 128 responses for a stream; beyond that it reads history again, which is
-/// slow. One revision may change something in every watch's range, so that there must be fewer watches than that.
+/// How many watches share one stream at most. A server queues 128 responses for a stream; beyond
+/// that it reads history again, which is slow. One revision may change something in every watch's
+/// range, so that there must be fewer watches than that.
 const SLOTS: usize = 100;
 
 /// What is to be watched.
@@ -31,9 +33,10 @@ pub(super) struct WatchTarget {
 }
 
 impl WatchTarget {
-    /// What to ask for: a watch from the present on, or from the past. A watch from the past begins *at* the last revision that was
-    /// seen, and what is delivered again is dropped. Asked in this way, every server reports a compaction of what follows; asked
-    /// from the next revision on, some servers leave out a deletion instead.
+    /// What to ask for: a watch from the present on, or from the past. A watch from the past begins
+    /// *at* the last revision that was seen, and what is delivered again is dropped. Asked in this
+    /// way, every server reports a compaction of what follows; asked from the next revision on,
+    /// some servers leave out a deletion instead.
     fn request(&self, from_past: bool) -> (Bytes, WatchOptions) {
         let mut options = WatchOptions::new().with_fragment().with_progress_notify();
         if let Some(end) = &self.span.1 {
@@ -64,8 +67,8 @@ impl WatchRequest {
         WatchRequest { target, from_past: false, slot, tell }
     }
 
-    /// What to send to the server. A watch is asked for from the present on first, and from the past only if there were changes since:
-    /// etcd serves watches from the past only every 100 ms.
+    /// What to send to the server. A watch is asked for from the present on first, and from the
+    /// past only if there were changes since: etcd serves watches from the past only every 100 ms.
     pub(super) fn to_send(&self) -> (Bytes, WatchOptions) {
         self.target.request(self.from_past)
     }
@@ -90,7 +93,8 @@ impl WatchRequest {
         WatchRequest { from_past: true, ..self }
     }
 
-    /// The server has made the watch, under this number. Should nobody wait any more, what is dropped here cancels it.
+    /// The server has made the watch, under this number. Should nobody wait any more, what is
+    /// dropped here cancels it.
     pub(super) fn open(mut self, id: i64, armed: Revision, events: Events) {
         self.slot.id = Some(id);
         let _ = self.tell.send(Ok(OpenedWatch { armed, events: WatchEvents { events, _slot: self.slot } }));
@@ -141,7 +145,8 @@ pub(super) enum Command {
 /// The way to a stream, for those who have a slot on it. The stream ends with the last of them.
 #[derive(Debug)]
 pub(super) struct StreamHandle {
-    /// Bounded by the slots, each of which asks for a watch and cancels it, and by a request for progress a second.
+    /// Bounded by the slots, each of which asks for a watch and cancels it, and by a request for
+    /// progress a second.
     commands: UnboundedSender<Command>,
     /// Slots that are taken. Once there are none, none is taken again.
     taken: AtomicUsize,
@@ -152,14 +157,17 @@ impl StreamHandle {
     /// A stream that is to be, with its first slot and what it will be told.
     pub(super) fn new() -> (Arc<Self>, WatchSlot, UnboundedReceiver<Command>) {
         let (commands, receiver) = unbounded_channel();
-        let stream = Arc::new(StreamHandle { commands, taken: AtomicUsize::new(1), retired: AtomicBool::new(false) });
+        let stream =
+            Arc::new(StreamHandle { commands, taken: AtomicUsize::new(1), retired: AtomicBool::new(false) });
         let slot = WatchSlot { stream: Arc::clone(&stream), id: None };
         (stream, slot, receiver)
     }
 
     /// Whether a slot may be free.
     pub(super) fn is_open(&self) -> bool {
-        self.taken.load(Ordering::Acquire) > 0 && !self.retired.load(Ordering::Acquire) && !self.commands.is_closed()
+        self.taken.load(Ordering::Acquire) > 0
+            && !self.retired.load(Ordering::Acquire)
+            && !self.commands.is_closed()
     }
 
     /// From now on, no further watch is to be made on it.
@@ -174,13 +182,15 @@ impl StreamHandle {
         taken.is_ok().then(|| WatchSlot { stream: Arc::clone(self), id: None })
     }
 
-    /// Tells the stream to do something. What a stream is told that has ended comes to nothing; who waits for it hears that by the drop of the command.
+    /// Tells the stream to do something. What a stream is told that has ended comes to nothing; who
+    /// waits for it hears that by the drop of the command.
     pub(super) fn send(&self, command: Command) {
         let _ = self.commands.send(command);
     }
 }
 
-/// A slot on a stream: first without a watch, then with one, which is canceled when the slot is given up.
+/// A slot on a stream: first without a watch, then with one, which is canceled when the slot is
+/// given up.
 #[derive(Debug)]
 pub(super) struct WatchSlot {
     stream: Arc<StreamHandle>,

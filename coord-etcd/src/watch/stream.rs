@@ -28,22 +28,30 @@ pub(super) struct Route {
     pub(super) asked: Asked,
     pub(super) client: WatchClient,
     pub(super) marks: Receiver<Mark>,
-    /// Whether the other end has answered a request for progress, on this stream or on another one of the same link.
+    /// Whether the other end has answered a request for progress, on this stream or on another one
+    /// of the same link.
     pub(super) answers: Arc<AtomicBool>,
 }
 
-/// Makes a stream for a first watch, which is a task of the home and need not have begun when this returns. Others may take a slot on it at once.
+/// Makes a stream for a first watch, which is a task of the home and need not have begun when this
+/// returns. Others may take a slot on it at once.
 pub(super) fn start(route: Route, target: WatchTarget, tell: TellOpened) -> Result<Arc<StreamHandle>, Fault> {
     let (handle, slot, commands) = StreamHandle::new();
     let first = WatchRequest::new(target, slot, tell);
     let home = route.members.home().clone();
-    // Without a home, the watch that is wanted is dropped with the task, and who waits for it is told by that.
+    // Without a home, the watch that is wanted is dropped with the task, and who waits for it is
+    // told by that.
     home.spawn(run(route, Arc::clone(&handle), first, commands)).map_err(|error| Fault::no_home(&error))?;
     Ok(handle)
 }
 
 /// The stream's task.
-async fn run(route: Route, handle: Arc<StreamHandle>, first: WatchRequest, mut commands: UnboundedReceiver<Command>) {
+async fn run(
+    route: Route,
+    handle: Arc<StreamHandle>,
+    first: WatchRequest,
+    mut commands: UnboundedReceiver<Command>,
+) {
     let Route { members, asked, client, marks, answers } = route;
     let (key, options) = first.to_send();
     let mut table = Table::default();
@@ -55,7 +63,8 @@ async fn run(route: Route, handle: Arc<StreamHandle>, first: WatchRequest, mut c
         Ok(stream) => {
             let (requests, responses) = stream.split();
             let liveness = Liveness::new(Instant::now(), answers.load(Ordering::Relaxed));
-            let reader = StreamReader { handle, members, asked, responses, liveness, marks, answers, probe: None };
+            let reader =
+                StreamReader { handle, members, asked, responses, liveness, marks, answers, probe: None };
             carry(reader, requests, &mut commands, &mut table).await
         }
         Err(fault) => Some(fault),
@@ -65,8 +74,8 @@ async fn run(route: Route, handle: Arc<StreamHandle>, first: WatchRequest, mut c
     refuse_the_rest(commands, &fault).await;
 }
 
-/// Tells those who take a slot as the stream ends. A command that is just being sent is waited for, or it would stay in the channel, and whoever sent it would hear
-/// nothing.
+/// Tells those who take a slot as the stream ends. A command that is just being sent is waited for,
+/// or it would stay in the channel, and whoever sent it would hear nothing.
 async fn refuse_the_rest(mut commands: UnboundedReceiver<Command>, fault: &Fault) {
     commands.close();
     while let Some(command) = commands.recv().await {
@@ -76,7 +85,8 @@ async fn refuse_the_rest(mut commands: UnboundedReceiver<Command>, fault: &Fault
     }
 }
 
-/// Reads and writes until either comes to an end. Says why; `None` where nobody is left who could care.
+/// Reads and writes until either comes to an end. Says why; `None` where nobody is left who could
+/// care.
 async fn carry(
     reader: StreamReader,
     requests: WatchRequestSender,
@@ -90,8 +100,13 @@ async fn carry(
     }
 }
 
-/// Sends what the stream is told to, until nobody is left. By itself, so that a server that takes nothing for a while does not keep anyone from reading what it sends.
-async fn write(mut requests: WatchRequestSender, commands: &mut UnboundedReceiver<Command>, table: &Mutex<&mut Table>) {
+/// Sends what the stream is told to, until nobody is left. By itself, so that a server that takes
+/// nothing for a while does not keep anyone from reading what it sends.
+async fn write(
+    mut requests: WatchRequestSender,
+    commands: &mut UnboundedReceiver<Command>,
+    table: &Mutex<&mut Table>,
+) {
     while let Some(command) = commands.recv().await {
         let sent = match command {
             Command::Watch(request) => {
@@ -113,7 +128,8 @@ async fn write(mut requests: WatchRequestSender, commands: &mut UnboundedReceive
     }
 }
 
-/// Moves what a server sends to whom it is for, at once: who does not read must not hold up what shares the connection.
+/// Moves what a server sends to whom it is for, at once: who does not read must not hold up what
+/// shares the connection.
 struct StreamReader {
     handle: Arc<StreamHandle>,
     members: Arc<Members>,
@@ -192,8 +208,11 @@ impl StreamReader {
     /// Asks the other end by reading what happened, on the same connection.
     fn ask(&self, questions: Vec<Question>) -> BoxFuture<'static, Result<Vec<Finding>, Fault>> {
         let link = Arc::clone(&self.asked.link);
-        let probe =
-            async move { timeout(PROBE_WITHIN, what_happened(&link.watches, questions)).await.unwrap_or_else(|_| Err(Fault::silent())) };
+        let probe = async move {
+            timeout(PROBE_WITHIN, what_happened(&link.watches, questions))
+                .await
+                .unwrap_or_else(|_| Err(Fault::silent()))
+        };
         probe.boxed()
     }
 
@@ -218,7 +237,9 @@ impl StreamReader {
 }
 
 /// The answer to what was asked, if anything was.
-async fn probed(probe: &mut Option<BoxFuture<'static, Result<Vec<Finding>, Fault>>>) -> Result<Vec<Finding>, Fault> {
+async fn probed(
+    probe: &mut Option<BoxFuture<'static, Result<Vec<Finding>, Fault>>>,
+) -> Result<Vec<Finding>, Fault> {
     match probe {
         Some(probe) => probe.await,
         None => std::future::pending().await,

@@ -26,14 +26,16 @@ pub(super) enum Reply {
     Watch(WatchRequest),
     /// Cancel the watch of this number.
     Cancel(i64),
-    /// Make no further watch on this stream, because its token is not accepted any more, and refuse this one.
+    /// Make no further watch on this stream, because its token is not accepted any more, and refuse
+    /// this one.
     Retire(WatchRequest, Fault),
 }
 
 /// The watches of one stream.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// The watches that were asked for and are not answered yet. A server answers in the order in which it was asked.
+    /// The watches that were asked for and are not answered yet. A server answers in the order in
+    /// which it was asked.
     asked: VecDeque<WatchRequest>,
     watches: HashMap<i64, OpenWatch>,
 }
@@ -65,14 +67,21 @@ impl Table {
     /// # Errors
     ///
     /// What ends the whole stream.
-    pub(super) fn take(&mut self, response: PbWatchResponse, liveness: &mut Liveness, now: Instant) -> Result<Vec<Reply>, Fault> {
+    pub(super) fn take(
+        &mut self,
+        response: PbWatchResponse,
+        liveness: &mut Liveness,
+        now: Instant,
+    ) -> Result<Vec<Reply>, Fault> {
         if response.created {
             return self.created(&response, liveness);
         }
-        // Some servers answer a request for progress before they have sent the changes up to that revision. So it says that
-        // the member lives, and not that any watch has come so far.
+        // Some servers answer a request for progress before they have sent the changes up to that
+        // revision. So it says that the member lives, and not that any watch has come so far.
         if response.watch_id == ALL_WATCHES && !response.canceled {
-            liveness.answered(response.header.as_ref().map(|header| revision(header.revision)).unwrap_or_default());
+            liveness.answered(
+                response.header.as_ref().map(|header| revision(header.revision)).unwrap_or_default(),
+            );
             return Ok(Vec::new());
         }
         let id = response.watch_id;
@@ -90,9 +99,12 @@ impl Table {
         Ok(vec![Reply::Cancel(id)])
     }
 
-    /// The server has made a watch or refuses to: one response may say both `created` and `canceled`, and then it refuses.
+    /// The server has made a watch or refuses to: one response may say both `created` and
+    /// `canceled`, and then it refuses.
     fn created(&mut self, response: &PbWatchResponse, liveness: &mut Liveness) -> Result<Vec<Reply>, Fault> {
-        let Some(request) = self.asked.pop_front() else { return Err(Fault::unavailable("etcd made a watch that nobody asked for")) };
+        let Some(request) = self.asked.pop_front() else {
+            return Err(Fault::unavailable("etcd made a watch that nobody asked for"));
+        };
         if response.canceled {
             let fault = canceled(response);
             if fault.stale_token {
@@ -112,7 +124,13 @@ impl Table {
         }
         let (feeder, events) = queue::new();
         let span = request.span().clone();
-        let watching = OpenWatch { span, assembler: Assembler::new(after), feeder, checked: after, undelivered_since: None };
+        let watching = OpenWatch {
+            span,
+            assembler: Assembler::new(after),
+            feeder,
+            checked: after,
+            undelivered_since: None,
+        };
         self.watches.insert(id, watching);
         request.open(id, after.min(present), events);
         Ok(Vec::new())
@@ -120,11 +138,16 @@ impl Table {
 
     /// What to read, to see whether a watch has changes that were not delivered.
     pub(super) fn questions(&self) -> Vec<Question> {
-        let question = |(id, watching): (&i64, &OpenWatch)| Question { id: *id, span: watching.span.clone(), after: watching.checked };
+        let question = |(id, watching): (&i64, &OpenWatch)| Question {
+            id: *id,
+            span: watching.span.clone(),
+            after: watching.checked,
+        };
         self.watches.iter().map(question).collect()
     }
 
-    /// Takes note of what was read to have happened. Returns since when something is known to have happened that was not delivered.
+    /// Takes note of what was read to have happened. Returns since when something is known to have
+    /// happened that was not delivered.
     pub(super) fn note_findings(&mut self, findings: &[Finding], now: Instant) -> Option<Instant> {
         for finding in findings {
             let Some(watching) = self.watches.get_mut(&finding.id) else { continue };
@@ -150,7 +173,12 @@ impl Table {
 }
 
 impl OpenWatch {
-    fn take(&mut self, response: PbWatchResponse, liveness: &mut Liveness, now: Instant) -> Result<(), Fault> {
+    fn take(
+        &mut self,
+        response: PbWatchResponse,
+        liveness: &mut Liveness,
+        now: Instant,
+    ) -> Result<(), Fault> {
         let taken = self.assembler.take(response)?;
         if let Some(told) = taken.told {
             liveness.told(told);

@@ -1,4 +1,5 @@
-//! How far the store is, as every healthy watch must come to know: a linearizable read a second while there are watches, for all of them together.
+//! How far the store is, as every healthy watch must come to know: a linearizable read a second
+//! while there are watches, for all of them together.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,8 @@ use crate::probe::present;
 /// How often the store is asked.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How long one member may take to answer. Short, because a watch on a silent member waits for another one's word.
+/// How long one member may take to answer. Short, because a watch on a silent member waits for
+/// another one's word.
 const ANSWER_WITHIN: Duration = Duration::from_millis(700);
 
 /// How far the store is.
@@ -50,7 +52,8 @@ impl Watermark {
         Watermark { cluster, running: Arc::default() }
     }
 
-    /// The marks, for a watch that begins at `key`. The store is asked until the last receiver is dropped.
+    /// The marks, for a watch that begins at `key`. The store is asked until the last receiver is
+    /// dropped.
     ///
     /// # Errors
     ///

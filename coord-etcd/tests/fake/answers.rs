@@ -4,7 +4,9 @@ use coord_api::prelude::*;
 use coord_api::store::{Compare, Op, Range, Store, Txn};
 use coord_api::{ErrorKind, Outcome, Value};
 use coord_etcd::{EtcdProvider, EtcdStore};
-use etcd_client::proto::{PbKeyValue, PbPutResponse, PbRangeResponse, PbResponseOp, PbTxnOpResponse, PbTxnResponse};
+use etcd_client::proto::{
+    PbKeyValue, PbPutResponse, PbRangeResponse, PbResponseOp, PbTxnOpResponse, PbTxnResponse,
+};
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -73,13 +75,15 @@ async fn a_transaction_that_only_compares_comes_after_a_read_of_the_same_member_
     assert_eq!(first.requests(), ["range", "txn"]);
 
     // A member that cannot confirm is not believed; the next one confirms for itself.
-    first.script(|script| script.ranges.push_back(Answer::Fail(Status::unavailable("etcdserver: no leader"))));
+    first
+        .script(|script| script.ranges.push_back(Answer::Fail(Status::unavailable("etcdserver: no leader"))));
     store.txn(compares()).await.unwrap();
     assert_eq!(first.requests(), ["range", "txn", "range"]);
     assert_eq!(other.requests(), ["range", "txn"]);
 
     // What reads or writes is asked for at once: etcd itself sees to it.
-    for txn in [create(), compares().then(Op::Range(Range::key("k"))), compares().otherwise(Op::delete("k"))] {
+    for txn in [create(), compares().then(Op::Range(Range::key("k"))), compares().otherwise(Op::delete("k"))]
+    {
         other.script(|script| script.asked.clear());
         drop(store.txn(txn).await);
         assert_eq!(other.requests(), ["txn"]);
@@ -102,7 +106,9 @@ async fn a_read_that_is_swallowed_goes_to_the_next_member_and_stays_there() {
 #[tokio::test]
 async fn all_attempts_together_are_bounded_and_so_are_all_pages() {
     let total = ATTEMPT + ATTEMPT / 2;
-    let in_time = |begun: Instant| assert!(begun.elapsed() >= total && begun.elapsed() < 2 * ATTEMPT, "{:?}", begun.elapsed());
+    let in_time = |begun: Instant| {
+        assert!(begun.elapsed() >= total && begun.elapsed() < 2 * ATTEMPT, "{:?}", begun.elapsed())
+    };
     let (one, two) = (Fake::start(10).await, Fake::start(10).await);
     let mut options = options([&one, &two]);
     options.retry.total_timeout = Some(total);
@@ -133,10 +139,16 @@ async fn nonsense_is_internal_and_panics_nobody() {
     let fake = Fake::start(10).await;
     let store = store(&fake);
     fake.script(|script| script.ranges.push_back(Answer::Give(PbRangeResponse::default())));
-    assert_eq!(store.range(Range::key("k")).await.unwrap_err().kind(), ErrorKind::Internal, "an answer without a header");
+    assert_eq!(
+        store.range(Range::key("k")).await.unwrap_err().kind(),
+        ErrorKind::Internal,
+        "an answer without a header"
+    );
 
-    let range = PbTxnOpResponse::ResponseRange(PbRangeResponse { header: header(10), ..PbRangeResponse::default() });
-    let responses = [vec![], vec![PbResponseOp { response: None }], vec![PbResponseOp { response: Some(range) }]];
+    let range =
+        PbTxnOpResponse::ResponseRange(PbRangeResponse { header: header(10), ..PbRangeResponse::default() });
+    let responses =
+        [vec![], vec![PbResponseOp { response: None }], vec![PbResponseOp { response: Some(range) }]];
     for responses in responses {
         let nonsense = PbTxnResponse { header: header(11), succeeded: true, responses };
         fake.script(|script| script.txns.push_back(Answer::Give(nonsense)));
@@ -147,7 +159,11 @@ async fn nonsense_is_internal_and_panics_nobody() {
 
     fake.script(|script| script.puts.push_back(Answer::Give(PbPutResponse::default())));
     let error = store.txn(put()).await.unwrap_err();
-    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Internal, Outcome::Unknown), "an answer without a header: {error}");
+    assert_eq!(
+        (error.kind(), error.outcome()),
+        (ErrorKind::Internal, Outcome::Unknown),
+        "an answer without a header: {error}"
+    );
 }
 
 #[tokio::test]
@@ -155,15 +171,24 @@ async fn a_page_that_is_empty_and_not_the_last_ends_the_list() {
     let fake = Fake::start(10).await;
     let more = PbRangeResponse { header: header(10), more: true, ..PbRangeResponse::default() };
     fake.script(|script| script.ranges.push_back(Answer::Give(more)));
-    assert!(store(&fake).range(Range::prefix("")).await.unwrap().more, "it is told, and not asked for without end");
+    assert!(
+        store(&fake).range(Range::prefix("")).await.unwrap().more,
+        "it is told, and not asked for without end"
+    );
     assert_eq!(fake.asked("range"), 1);
 }
 
 #[tokio::test]
 async fn a_list_is_begun_anew_when_its_history_is_compacted() {
     let fake = Fake::start(10).await;
-    let kv = |key: &str| PbKeyValue { key: key.into(), mod_revision: 5, create_revision: 5, ..Default::default() };
-    let page = |revision, key: &str, more| PbRangeResponse { header: header(revision), kvs: vec![kv(key)], more, count: 2 };
+    let kv =
+        |key: &str| PbKeyValue { key: key.into(), mod_revision: 5, create_revision: 5, ..Default::default() };
+    let page = |revision, key: &str, more| PbRangeResponse {
+        header: header(revision),
+        kvs: vec![kv(key)],
+        more,
+        count: 2,
+    };
     let compacted = Status::out_of_range("etcdserver: mvcc: required revision has been compacted");
     fake.script(|script| {
         script.ranges.extend([

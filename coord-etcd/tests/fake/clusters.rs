@@ -1,4 +1,5 @@
-//! Endpoints of two clusters: one of them is chosen, and the other one is never believed, nor written to.
+//! Endpoints of two clusters: one of them is chosen, and the other one is never believed, nor
+//! written to.
 
 use std::time::Duration;
 
@@ -34,16 +35,26 @@ async fn the_cluster_of_most_endpoints_is_used_and_the_member_of_another_one_is_
                 store.range(Range::key("k")).await.unwrap();
             }
             assert_eq!(store.status().await.unwrap().store_id, format!("{CLUSTER:x}"));
-            let right: Vec<_> = fakes.iter().enumerate().filter(|(n, _)| *n != place).map(|(_, fake)| fake).collect();
+            let right: Vec<_> =
+                fakes.iter().enumerate().filter(|(n, _)| *n != place).map(|(_, fake)| fake).collect();
             // Even where nobody else is left, the stranger is asked for nothing but who he is.
-            right.iter().for_each(|fake| fake.script(|script| script.refuses = Some(tonic::Status::unavailable("etcdserver: no leader"))));
+            right.iter().for_each(|fake| {
+                fake.script(|script| {
+                    script.refuses = Some(tonic::Status::unavailable("etcdserver: no leader"))
+                })
+            });
             store.range(Range::key("k")).await.unwrap_err();
             let error = store.txn(put()).await.unwrap_err();
-            assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied), "{error}");
+            assert_eq!(
+                (error.kind(), error.outcome()),
+                (ErrorKind::Unavailable, Outcome::NotApplied),
+                "{error}"
+            );
             let stranger = fakes[place].requests();
             assert!(stranger.iter().all(|asked| *asked == "range"), "{stranger:?}");
             let both = format!("cluster {FOREIGN:x}, and not to {CLUSTER:x}");
-            // Of two that agree, the third one's answer may come too late to be looked at before it is needed.
+            // Of two that agree, the third one's answer may come too late to be looked at before it
+            // is needed.
             eventually(SOON, "it is reported", async || (log.count(&both) > 0).then_some(())).await;
             for _ in 0..3 {
                 store.range(Range::key("k")).await.unwrap_err();
@@ -59,8 +70,10 @@ async fn of_two_clusters_of_one_endpoint_each_all_clients_use_that_of_the_first_
     let (one, two) = (Fake::start_in(1, 10).await, Fake::start_in(2, 10).await);
     for n in 0..10 {
         let lazy = EtcdStore::connect_lazy(&options([&one, &two])).unwrap();
-        let (store, other) =
-            (EtcdStore::connect(&options([&one, &two])).await.unwrap(), EtcdStore::connect(&options([&two, &one])).await.unwrap());
+        let (store, other) = (
+            EtcdStore::connect(&options([&one, &two])).await.unwrap(),
+            EtcdStore::connect(&options([&two, &one])).await.unwrap(),
+        );
         for (store, expected) in [(lazy, "1"), (store, "1"), (other, "2")] {
             assert_eq!(store.status().await.unwrap().store_id, expected, "client {n}");
         }
@@ -79,7 +92,11 @@ async fn the_expected_cluster_is_used_or_none() {
     for fakes in [vec![&one], vec![&one, &two]] {
         let options = options(fakes).with_cluster_id("3").with_connect_timeout(Duration::from_secs(1));
         let refused = EtcdStore::connect(&options).await.unwrap_err();
-        assert_eq!((refused.kind(), refused.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied), "{refused}");
+        assert_eq!(
+            (refused.kind(), refused.outcome()),
+            (ErrorKind::Unavailable, Outcome::NotApplied),
+            "{refused}"
+        );
         assert!(refused.to_string().contains("and not to 3"), "{refused}");
         let error = EtcdStore::connect_lazy(&options).unwrap().txn(put()).await.unwrap_err();
         assert!(error.to_string().contains("and not to 3"), "{error}");

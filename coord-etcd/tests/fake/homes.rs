@@ -1,4 +1,5 @@
-//! What goes on in the background does so in a home of its own, whatever becomes of the runtimes that call.
+//! What goes on in the background does so in a home of its own, whatever becomes of the runtimes
+//! that call.
 
 use std::time::{Duration, Instant};
 
@@ -45,13 +46,21 @@ fn a_watch_goes_on_when_the_runtime_that_made_it_has_ended() {
     let (fake, _stop) = Fake::apart(10);
     let second = PbWatchResponse { watch_id: 1, ..created(10) };
     fake.script(|script| {
-        script.watches.push_back(vec![Step::Await, Step::Send(created(10)), Step::Await, Step::Send(second), Step::Stall])
+        script.watches.push_back(vec![
+            Step::Await,
+            Step::Send(created(10)),
+            Step::Await,
+            Step::Send(second),
+            Step::Stall,
+        ])
     });
     let store = EtcdStore::connect_lazy(&options([&fake])).unwrap();
     let mut watch = runtime().block_on(store.watch(Span::prefix("k"), None)).unwrap();
     // Were the stream gone, or not listened to, it would end.
     runtime().block_on(async {
-        tokio::time::timeout(Duration::from_secs(4), watch.next()).await.expect_err("there is nothing to tell");
+        tokio::time::timeout(Duration::from_secs(4), watch.next())
+            .await
+            .expect_err("there is nothing to tell");
         works(&store).await;
     });
     assert_eq!(fake.asked("watch"), 1, "and the same stream carries others");
@@ -87,11 +96,17 @@ async fn a_call_that_is_left_alone_holds_nobody_up() {
     // The watch that is left alone may have come so far that another one shares its stream, or not.
     let second = PbWatchResponse { watch_id: 1, ..created(10) };
     fake.script(|script| {
-        script.watches.push_back(vec![Step::Await, Step::Send(created(10)), Step::Await, Step::Send(second), Step::Stall])
+        script.watches.push_back(vec![
+            Step::Await,
+            Step::Send(created(10)),
+            Step::Await,
+            Step::Send(second),
+            Step::Stall,
+        ])
     });
     let store = EtcdStore::connect_lazy(&options([&fake])).unwrap();
-    // Each is begun and then neither dropped nor looked at: the first call, which finds out who the members are; a watch, which makes a stream; a
-    // renewal, which makes a connection.
+    // Each is begun and then neither dropped nor looked at: the first call, which finds out who the
+    // members are; a watch, which makes a stream; a renewal, which makes a connection.
     let mut first = std::pin::pin!(store.range(Range::key("k")));
     assert!(poll!(&mut first).is_pending());
     let mut watch = std::pin::pin!(store.watch(Span::prefix("k"), None));
@@ -114,7 +129,8 @@ fn a_given_runtime_is_the_home_and_its_end_is_an_error() {
     let mut watch = runtime().block_on(store.watch(Span::prefix("k"), None)).unwrap();
     drop(given);
     runtime().block_on(async {
-        let ended = tokio::time::timeout(Duration::from_secs(5), watch.next()).await.expect("whoever waits is told");
+        let ended =
+            tokio::time::timeout(Duration::from_secs(5), watch.next()).await.expect("whoever waits is told");
         assert!(!matches!(ended, Some(Ok(_))), "{ended:?}");
         let error = store.range(Range::key("k")).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied), "{error}");
@@ -134,7 +150,9 @@ fn the_callers_runtime_can_be_the_home_and_then_there_must_be_one() {
 /// Threads of this process with this name.
 #[cfg(target_os = "linux")]
 fn threads(name: &str) -> usize {
-    let comm = |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("comm")).ok();
+    let comm = |task: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(task.ok()?.path().join("comm")).ok()
+    };
     std::fs::read_dir("/proc/self/task").unwrap().filter_map(comm).filter(|comm| comm.trim() == name).count()
 }
 
@@ -176,7 +194,11 @@ fn near_requests_live_in_the_runtime_that_makes_them_and_its_end_or_standstill_h
     })
     .join()
     .unwrap();
-    assert!(begun.elapsed() < ATTEMPT, "nobody waited for the runtime that stands still: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < ATTEMPT,
+        "nobody waited for the runtime that stands still: {:?}",
+        begun.elapsed()
+    );
     first.block_on(works(&store));
     drop(first);
     runtime().block_on(works(&store));

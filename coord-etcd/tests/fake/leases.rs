@@ -15,7 +15,9 @@ const ID: LeaseId = LeaseId::new(7);
 const TTL: Duration = Duration::from_secs(5);
 
 /// A fake whose renewals go like this, one after the other, and a client that was granted a lease.
-async fn renewals(steps: impl IntoIterator<Item = Vec<Step<etcd_client::proto::PbLeaseKeepAliveResponse>>>) -> (Fake, EtcdStore) {
+async fn renewals(
+    steps: impl IntoIterator<Item = Vec<Step<etcd_client::proto::PbLeaseKeepAliveResponse>>>,
+) -> (Fake, EtcdStore) {
     let fake = Fake::start(10).await;
     fake.script(|script| script.renewals.extend(steps));
     let store = store(&fake);
@@ -25,15 +27,21 @@ async fn renewals(steps: impl IntoIterator<Item = Vec<Step<etcd_client::proto::P
 
 #[tokio::test]
 async fn a_ttl_of_zero_is_no_loss_until_the_member_has_caught_up() {
-    let (fake, store) = renewals([vec![Step::Always(renewed(7, 0))], vec![Step::Always(renewed(7, 5))]]).await;
+    let (fake, store) =
+        renewals([vec![Step::Always(renewed(7, 0))], vec![Step::Always(renewed(7, 5))]]).await;
     assert_eq!(store.keep_alive(ID).await.unwrap(), TTL);
     let asked = fake.requests();
-    assert_eq!(asked, ["grant", "renewal", "range", "renewal"], "a linearizable read comes before it is believed");
+    assert_eq!(
+        asked,
+        ["grant", "renewal", "range", "renewal"],
+        "a linearizable read comes before it is believed"
+    );
 }
 
 #[tokio::test]
 async fn a_ttl_of_zero_that_is_confirmed_is_a_loss() {
-    let (_fake, store) = renewals([vec![Step::Always(renewed(7, 0))], vec![Step::Always(renewed(7, 0))]]).await;
+    let (_fake, store) =
+        renewals([vec![Step::Always(renewed(7, 0))], vec![Step::Always(renewed(7, 0))]]).await;
     let error = store.keep_alive(ID).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::LeaseLost, Outcome::NotApplied));
 }
@@ -41,7 +49,9 @@ async fn a_ttl_of_zero_that_is_confirmed_is_a_loss() {
 #[tokio::test]
 async fn a_ttl_of_zero_that_cannot_be_confirmed_is_no_loss() {
     let (fake, store) = renewals([vec![Step::Always(renewed(7, 0))]]).await;
-    fake.script(|script| script.ranges.push_back(Answer::Fail(Status::unavailable("etcdserver: leader changed"))));
+    fake.script(|script| {
+        script.ranges.push_back(Answer::Fail(Status::unavailable("etcdserver: leader changed")))
+    });
     assert_eq!(store.keep_alive(ID).await.unwrap_err().kind(), ErrorKind::Unavailable);
     // Nor does it matter that the user may not read what is read for it.
     fake.script(|script| {
@@ -78,14 +88,24 @@ async fn a_renewal_that_is_not_answered_goes_to_the_next_member() {
 async fn a_lease_that_is_late_to_be_revoked_is_not_gone() {
     let fake = Fake::start(10).await;
     let look_up = |ttl, granted_ttl| {
-        Answer::Give(PbLeaseTimeToLiveResponse { header: header(10), id: 7, ttl, granted_ttl, keys: vec![b"b".into(), b"a".into()] })
+        Answer::Give(PbLeaseTimeToLiveResponse {
+            header: header(10),
+            id: 7,
+            ttl,
+            granted_ttl,
+            keys: vec![b"b".into(), b"a".into()],
+        })
     };
     fake.script(|script| script.look_ups.extend([look_up(-1, 5), look_up(-1, 0)]));
     let store = store(&fake);
     let late = store.lease(ID).await.unwrap().expect("it was granted a TTL");
     assert_eq!((late.remaining, late.keys), (Duration::ZERO, vec!["a".into(), "b".into()]));
     assert_eq!(store.lease(ID).await.unwrap(), None);
-    assert_eq!(fake.requests(), ["range", "look_up", "range", "look_up"], "each by a linearizable read first");
+    assert_eq!(
+        fake.requests(),
+        ["range", "look_up", "range", "look_up"],
+        "each by a linearizable read first"
+    );
 }
 
 #[tokio::test]

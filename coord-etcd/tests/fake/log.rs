@@ -19,7 +19,8 @@ impl Log {
     pub(crate) fn listen(level: Level) -> (Self, DefaultGuard) {
         let log = Log::default();
         let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(move || writer.clone()).finish();
+        let subscriber =
+            tracing_subscriber::fmt().with_max_level(level).with_writer(move || writer.clone()).finish();
         (log, tracing::subscriber::set_default(subscriber))
     }
 
@@ -32,7 +33,8 @@ impl Log {
         self.text().matches(what).count()
     }
 
-    /// Waits until what was logged before is written: homes hand it to one thread, which writes it in order.
+    /// Waits until what was logged before is written: homes hand it to one thread, which writes it
+    /// in order.
     pub(crate) async fn written(&self) {
         let (before, home) = (self.count("a mark"), Home::thread("mark"));
         home.spawn(async { coord_home::event!(WARN, "a mark") }).unwrap();

@@ -1,4 +1,5 @@
-//! Answers that a healthy server never gives, one pitfall a test, against an etcd in this process that follows a script.
+//! Answers that a healthy server never gives, one pitfall a test, against an etcd in this process
+//! that follows a script.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod answers;

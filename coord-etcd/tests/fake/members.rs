@@ -1,4 +1,5 @@
-//! Which member is asked: one that failed is left alone until it has passed a trial, and then gone back to.
+//! Which member is asked: one that failed is left alone until it has passed a trial, and then gone
+//! back to.
 
 use std::time::Duration;
 
@@ -61,13 +62,18 @@ async fn a_member_that_answers_again_is_gone_back_to() {
     for _ in 0..10 {
         read(&store).await;
     }
-    assert_eq!(others.iter().map(|other| other.asked("range")).sum::<usize>(), elsewhere, "and nobody else is");
+    assert_eq!(
+        others.iter().map(|other| other.asked("range")).sum::<usize>(),
+        elsewhere,
+        "and nobody else is"
+    );
 }
 
 #[tokio::test]
 async fn a_call_that_fails_late_does_not_speak_against_a_member_that_has_recovered() {
     let fakes = [Fake::start(10).await, Fake::start(10).await];
-    // Of two calls that are swallowed at once, one is given up long before the other, and the member has recovered in between.
+    // Of two calls that are swallowed at once, one is given up long before the other, and the
+    // member has recovered in between.
     let (store, home, others) = client_with(&fakes, ATTEMPT * 8).await;
     home.script(|script| script.ranges.extend([Answer::Swallow, Answer::Swallow]));
     let late = tokio::spawn({
@@ -98,7 +104,8 @@ async fn a_silent_member_is_tried_by_one_request_at_a_time_and_no_call_waits_for
         read(&store).await;
         sleep(Duration::from_millis(5)).await;
     }
-    // Hundreds of calls were made meanwhile, and had one of them come to it, it would count as well.
+    // Hundreds of calls were made meanwhile, and had one of them come to it, it would count as
+    // well.
     let trials = home.asked("range") - asked;
     assert!((1..=4).contains(&trials), "asked {trials} times in {TWO_TRIALS:?}");
 }
@@ -111,7 +118,8 @@ async fn while_another_one_is_left_a_member_that_failed_is_not_asked() {
     let (store, home, others) = client_with(&fakes, LONG).await;
     silence(home);
     read(&store).await;
-    let (second, third) = if others[0].asked("range") == 1 { (others[0], others[1]) } else { (others[1], others[0]) };
+    let (second, third) =
+        if others[0].asked("range") == 1 { (others[0], others[1]) } else { (others[1], others[0]) };
     silence(second);
     let call = Instant::now();
     read(&store).await;

@@ -40,7 +40,10 @@ impl Name {
             let mut listeners = vec![first];
             for n in 2..=count {
                 // Somebody else may have this one.
-                let Ok(listener) = TcpListener::bind(("127.0.0.".to_owned() + &n.to_string(), port)).await else { continue 'ports };
+                let Ok(listener) = TcpListener::bind(("127.0.0.".to_owned() + &n.to_string(), port)).await
+                else {
+                    continue 'ports;
+                };
                 listeners.push(listener);
             }
             let mut fakes = Vec::new();
@@ -53,7 +56,8 @@ impl Name {
 
     /// From now on it stands for these.
     fn stands_for(&self, fakes: &[usize]) {
-        *self.addresses.lock().unwrap() = fakes.iter().map(|n| IpAddr::from([127, 0, 0, u8::try_from(n + 1).unwrap()])).collect();
+        *self.addresses.lock().unwrap() =
+            fakes.iter().map(|n| IpAddr::from([127, 0, 0, u8::try_from(n + 1).unwrap()])).collect();
     }
 
     fn options(&self) -> EtcdOptions {
@@ -63,7 +67,11 @@ impl Name {
             let addresses = addresses.lock().unwrap().clone();
             async move {
                 assert_eq!(name, NAME);
-                if addresses.is_empty() { Err(std::io::Error::other("nobody knows it")) } else { Ok(addresses) }
+                if addresses.is_empty() {
+                    Err(std::io::Error::other("nobody knows it"))
+                } else {
+                    Ok(addresses)
+                }
             }
         });
         let mut options = options([]).with_resolver(resolver).with_discovery(Discovery::Off);
@@ -118,7 +126,8 @@ async fn an_address_that_a_name_gets_later_is_a_member_then() {
     let again = async || (name.looked_up.load(Ordering::SeqCst) > before).then_some(());
     eventually(SOON, "the name is looked up in vain", again).await;
     for _ in 0..3 {
-        eventually(SOON, "the other one is still asked", async || store.range(Range::key("k")).await.ok()).await;
+        eventually(SOON, "the other one is still asked", async || store.range(Range::key("k")).await.ok())
+            .await;
     }
 }
 
@@ -130,7 +139,8 @@ async fn a_name_of_one_address_is_looked_up_for_each_connection() {
     read(&store).await;
     name.stands_for(&[1]);
     silence(&name.fakes[0]);
-    eventually(SOON, "it is connected to where it is now", async || store.range(Range::key("k")).await.ok()).await;
+    eventually(SOON, "it is connected to where it is now", async || store.range(Range::key("k")).await.ok())
+        .await;
     assert!(name.fakes[1].asked("range") > 0);
 }
 
@@ -189,8 +199,11 @@ async fn what_the_cluster_says_of_its_members_is_believed_only_where_it_agrees()
     let (configured, other) = (Fake::start(10).await, Fake::start(10).await);
     let unspecified = "http://0.0.0.0:2379".to_owned();
     let url = |fake: &Fake| format!("http://{}", fake.endpoint());
-    // Behind a proxy the member is reached elsewhere than it says; or it says that the other one encrypts.
-    for members in [vec![url(&other)], vec![url(&configured), format!("https://{}", other.endpoint()), unspecified]] {
+    // Behind a proxy the member is reached elsewhere than it says; or it says that the other one
+    // encrypts.
+    for members in
+        [vec![url(&other)], vec![url(&configured), format!("https://{}", other.endpoint()), unspecified]]
+    {
         for fake in [&configured, &other] {
             fake.script(|script| {
                 script.members.clone_from(&members);

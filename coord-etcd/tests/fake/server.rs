@@ -56,17 +56,20 @@ pub(crate) enum Happened {
 }
 
 impl Happened {
-    /// What one of two reads finds: the keys that were written since, with the number of all; or their number before.
+    /// What one of two reads finds: the keys that were written since, with the number of all; or
+    /// their number before.
     fn read(self, request: &PbTxnRequestOp) -> PbResponseOp {
         let Some(PbTxnOpRequest::RequestRange(read)) = &request.request else { panic!("{request:?}") };
-        let kvs = if self == Happened::Put && !read.count_only { vec![PbKeyValue::default()] } else { Vec::new() };
+        let kvs =
+            if self == Happened::Put && !read.count_only { vec![PbKeyValue::default()] } else { Vec::new() };
         let count = if self == Happened::Deletion && !read.count_only { 2 } else { 3 };
         let range = PbRangeResponse { kvs, count, ..PbRangeResponse::default() };
         PbResponseOp { response: Some(PbTxnOpResponse::ResponseRange(range)) }
     }
 }
 
-/// What the fake does, in the order of the requests, and what it was asked. What no script covers is answered as a healthy, empty store at [`head`](Self::head) would.
+/// What the fake does, in the order of the requests, and what it was asked. What no script covers
+/// is answered as a healthy, empty store at [`head`](Self::head) would.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
     /// The store's revision.
@@ -112,7 +115,8 @@ impl Fake {
     /// Starts a fake that listens here.
     pub(crate) async fn start_on(listener: TcpListener, cluster: u64, head: i64) -> Self {
         let endpoint = listener.local_addr().unwrap().to_string();
-        let fake = Fake { script: Arc::new(Mutex::new(Script { head, cluster, ..Script::default() })), endpoint };
+        let fake =
+            Fake { script: Arc::new(Mutex::new(Script { head, cluster, ..Script::default() })), endpoint };
         let server = Server::builder()
             .add_service(PbKvServer::new(fake.clone()))
             .add_service(PbWatchServer::new(fake.clone()))
@@ -123,7 +127,8 @@ impl Fake {
         fake
     }
 
-    /// Starts a fake on a thread of its own, for tests whose own runtime ends, or stands still. It ends with the answer's second half.
+    /// Starts a fake on a thread of its own, for tests whose own runtime ends, or stands still. It
+    /// ends with the answer's second half.
     pub(crate) fn apart(head: i64) -> (Self, oneshot::Sender<()>) {
         let (stop, stopped) = oneshot::channel();
         let (started, starting) = std::sync::mpsc::channel();
@@ -148,7 +153,14 @@ impl Fake {
 
     /// What was asked, but for who it is.
     pub(crate) fn requests(&self) -> Vec<&'static str> {
-        self.script(|script| script.asked.iter().copied().filter(|asked| !matches!(*asked, "status" | "identify" | "members")).collect())
+        self.script(|script| {
+            script
+                .asked
+                .iter()
+                .copied()
+                .filter(|asked| !matches!(*asked, "status" | "identify" | "members"))
+                .collect()
+        })
     }
 
     /// How often something was asked.
@@ -167,7 +179,8 @@ impl Fake {
             if let Some(status) = &script.refuses {
                 return Answer::Fail(status.clone());
             }
-            let header = header(script.head).map(|header| PbResponseHeader { cluster_id: script.cluster, ..header });
+            let header =
+                header(script.head).map(|header| PbResponseHeader { cluster_id: script.cluster, ..header });
             scripted(script).unwrap_or_else(|| Answer::Give(usual(header)))
         });
         match answer {
@@ -240,7 +253,10 @@ impl PbKvService for Fake {
         self.answer("txn", |script| script.txns.pop_front(), usual).await
     }
 
-    async fn range_stream(&self, _: Request<PbRangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
+    async fn range_stream(
+        &self,
+        _: Request<PbRangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 
@@ -254,7 +270,10 @@ impl PbKvService for Fake {
         Err(Status::unimplemented("not asked for"))
     }
 
-    async fn compact(&self, _: Request<PbCompactionRequest>) -> Result<Response<PbCompactionResponse>, Status> {
+    async fn compact(
+        &self,
+        _: Request<PbCompactionRequest>,
+    ) -> Result<Response<PbCompactionResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 }
@@ -263,10 +282,16 @@ impl PbKvService for Fake {
 impl PbWatchService for Fake {
     type WatchStream = BoxStream<'static, Result<PbWatchResponse, Status>>;
 
-    async fn watch(&self, requests: Request<Streaming<PbWatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        requests: Request<Streaming<PbWatchRequest>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let steps = self.script(|script| {
             script.asked.push("watch");
-            script.watches.pop_front().unwrap_or_else(|| vec![Step::Await, Step::Send(created(script.head)), Step::Stall])
+            script
+                .watches
+                .pop_front()
+                .unwrap_or_else(|| vec![Step::Await, Step::Send(created(script.head)), Step::Stall])
         });
         let fake = self.clone();
         let note = move |request: PbWatchRequest| {
@@ -286,13 +311,19 @@ pub(crate) fn created(head: i64) -> PbWatchResponse {
 impl PbLeaseService for Fake {
     type LeaseKeepAliveStream = BoxStream<'static, Result<PbLeaseKeepAliveResponse, Status>>;
 
-    async fn lease_grant(&self, request: Request<PbLeaseGrantRequest>) -> Result<Response<PbLeaseGrantResponse>, Status> {
+    async fn lease_grant(
+        &self,
+        request: Request<PbLeaseGrantRequest>,
+    ) -> Result<Response<PbLeaseGrantResponse>, Status> {
         let ttl = request.get_ref().ttl;
         let usual = |header| PbLeaseGrantResponse { header, id: 7, ttl, error: String::new() };
         self.answer("grant", |_| None, usual).await
     }
 
-    async fn lease_revoke(&self, _: Request<PbLeaseRevokeRequest>) -> Result<Response<PbLeaseRevokeResponse>, Status> {
+    async fn lease_revoke(
+        &self,
+        _: Request<PbLeaseRevokeRequest>,
+    ) -> Result<Response<PbLeaseRevokeResponse>, Status> {
         self.answer("revoke", |_| None, |header| PbLeaseRevokeResponse { header }).await
     }
 
@@ -307,12 +338,24 @@ impl PbLeaseService for Fake {
         Ok(Response::new(play(requests.into_inner(), steps, |_| {})))
     }
 
-    async fn lease_time_to_live(&self, _: Request<PbLeaseTimeToLiveRequest>) -> Result<Response<PbLeaseTimeToLiveResponse>, Status> {
-        let usual = |header| PbLeaseTimeToLiveResponse { header, id: 7, ttl: 4, granted_ttl: 5, ..PbLeaseTimeToLiveResponse::default() };
+    async fn lease_time_to_live(
+        &self,
+        _: Request<PbLeaseTimeToLiveRequest>,
+    ) -> Result<Response<PbLeaseTimeToLiveResponse>, Status> {
+        let usual = |header| PbLeaseTimeToLiveResponse {
+            header,
+            id: 7,
+            ttl: 4,
+            granted_ttl: 5,
+            ..PbLeaseTimeToLiveResponse::default()
+        };
         self.answer("look_up", |script| script.look_ups.pop_front(), usual).await
     }
 
-    async fn lease_leases(&self, _: Request<PbLeaseLeasesRequest>) -> Result<Response<PbLeaseLeasesResponse>, Status> {
+    async fn lease_leases(
+        &self,
+        _: Request<PbLeaseLeasesRequest>,
+    ) -> Result<Response<PbLeaseLeasesResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 }
@@ -326,7 +369,8 @@ impl PbMaintenanceService for Fake {
     type SnapshotStream = BoxStream<'static, Result<PbSnapshotResponse, Status>>;
 
     async fn status(&self, _: Request<PbStatusRequest>) -> Result<Response<PbStatusResponse>, Status> {
-        let usual = |header| PbStatusResponse { header, version: "3.5.99".into(), ..PbStatusResponse::default() };
+        let usual =
+            |header| PbStatusResponse { header, version: "3.5.99".into(), ..PbStatusResponse::default() };
         self.answer("status", |_| None, usual).await
     }
 
@@ -334,7 +378,10 @@ impl PbMaintenanceService for Fake {
         Err(Status::unimplemented("not asked for"))
     }
 
-    async fn defragment(&self, _: Request<PbDefragmentRequest>) -> Result<Response<PbDefragmentResponse>, Status> {
+    async fn defragment(
+        &self,
+        _: Request<PbDefragmentRequest>,
+    ) -> Result<Response<PbDefragmentResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 
@@ -346,41 +393,65 @@ impl PbMaintenanceService for Fake {
         Err(Status::unimplemented("not asked for"))
     }
 
-    async fn snapshot(&self, _: Request<PbSnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+    async fn snapshot(
+        &self,
+        _: Request<PbSnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 
-    async fn move_leader(&self, _: Request<PbMoveLeaderRequest>) -> Result<Response<PbMoveLeaderResponse>, Status> {
+    async fn move_leader(
+        &self,
+        _: Request<PbMoveLeaderRequest>,
+    ) -> Result<Response<PbMoveLeaderResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 
-    async fn downgrade(&self, _: Request<PbDowngradeRequest>) -> Result<Response<PbDowngradeResponse>, Status> {
+    async fn downgrade(
+        &self,
+        _: Request<PbDowngradeRequest>,
+    ) -> Result<Response<PbDowngradeResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 }
 
 #[tonic::async_trait]
 impl PbClusterService for Fake {
-    async fn member_list(&self, _: Request<PbMemberListRequest>) -> Result<Response<PbMemberListResponse>, Status> {
+    async fn member_list(
+        &self,
+        _: Request<PbMemberListRequest>,
+    ) -> Result<Response<PbMemberListResponse>, Status> {
         let urls = self.script(|script| script.members.clone());
         let member = |(id, url)| PbMember { id, client_ur_ls: vec![url], ..PbMember::default() };
         let members = (1..).zip(urls).map(member).collect();
         self.answer("members", |_| None, |header| PbMemberListResponse { header, members }).await
     }
 
-    async fn member_add(&self, _: Request<PbMemberAddRequest>) -> Result<Response<PbMemberAddResponse>, Status> {
+    async fn member_add(
+        &self,
+        _: Request<PbMemberAddRequest>,
+    ) -> Result<Response<PbMemberAddResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 
-    async fn member_remove(&self, _: Request<PbMemberRemoveRequest>) -> Result<Response<PbMemberRemoveResponse>, Status> {
+    async fn member_remove(
+        &self,
+        _: Request<PbMemberRemoveRequest>,
+    ) -> Result<Response<PbMemberRemoveResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 
-    async fn member_update(&self, _: Request<PbMemberUpdateRequest>) -> Result<Response<PbMemberUpdateResponse>, Status> {
+    async fn member_update(
+        &self,
+        _: Request<PbMemberUpdateRequest>,
+    ) -> Result<Response<PbMemberUpdateResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 
-    async fn member_promote(&self, _: Request<PbMemberPromoteRequest>) -> Result<Response<PbMemberPromoteResponse>, Status> {
+    async fn member_promote(
+        &self,
+        _: Request<PbMemberPromoteRequest>,
+    ) -> Result<Response<PbMemberPromoteResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 }

@@ -17,7 +17,9 @@ use crate::options;
 use crate::server::Fake;
 
 /// What listens and does this with each connection.
-async fn listener<F: Future<Output = ()> + Send + 'static>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> String {
+async fn listener<F: Future<Output = ()> + Send + 'static>(
+    serve: impl Fn(TcpStream) -> F + Send + 'static,
+) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move {
@@ -49,7 +51,11 @@ async fn strangers() -> Vec<(&'static str, String)> {
         ("nobody listens", gone),
         ("another gRPC server", grpc),
         ("a web server", says(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await),
-        ("a web server with a page", says(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\r\n<html></html>").await),
+        (
+            "a web server with a page",
+            says(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\r\n<html></html>")
+                .await,
+        ),
         ("a server that wants TLS", says(b"\x15\x03\x01\x00\x02\x02\x46").await),
         ("garbage", says(&[0xff; 64]).await),
         ("who hangs up", listener(|stream| async move { drop(stream) }).await),
@@ -89,7 +95,8 @@ async fn one_endpoint_that_is_etcd_suffices_whatever_the_others_are() {
             let mut options = options([&fake]);
             options.endpoints.insert(order, stranger.clone());
             for n in 0..2 {
-                let connected = EtcdStore::connect(&options).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+                let connected =
+                    EtcdStore::connect(&options).await.unwrap_or_else(|error| panic!("{what}: {error}"));
                 drop(connected);
                 let lazy = EtcdProvider::connect_lazy(options.clone()).unwrap();
                 lazy.config().set("k", &n).await.unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -107,7 +114,8 @@ async fn where_no_endpoint_is_etcd_none_is_connected_to_and_the_reason_is_told()
     }
 }
 
-/// A server that says what is wrong with it, and then nothing any more: what is told is what it said, and not that it was silent when time ran out.
+/// A server that says what is wrong with it, and then nothing any more: what is told is what it
+/// said, and not that it was silent when time ran out.
 #[tokio::test]
 async fn what_was_heard_is_told_and_not_the_silence_after_it() {
     let said = Arc::new(AtomicBool::new(false));
@@ -124,7 +132,9 @@ async fn what_was_heard_is_told_and_not_the_silence_after_it() {
         }
     })
     .await;
-    let error = EtcdStore::connect(&EtcdOptions::new([server]).with_connect_timeout(Duration::from_secs(1))).await.unwrap_err();
+    let error = EtcdStore::connect(&EtcdOptions::new([server]).with_connect_timeout(Duration::from_secs(1)))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(!error.to_string().contains("did not answer in time"), "{error}");
 }

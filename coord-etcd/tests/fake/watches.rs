@@ -21,7 +21,12 @@ fn put(key: &str, at: i64) -> PbEvent {
 }
 
 fn events(id: i64, at: i64, events: impl IntoIterator<Item = PbEvent>) -> PbWatchResponse {
-    PbWatchResponse { header: header(at), watch_id: id, events: events.into_iter().collect(), ..PbWatchResponse::default() }
+    PbWatchResponse {
+        header: header(at),
+        watch_id: id,
+        events: events.into_iter().collect(),
+        ..PbWatchResponse::default()
+    }
 }
 
 /// The confirmation of the watch of this number.
@@ -34,7 +39,8 @@ fn progress(at: i64) -> PbWatchResponse {
     PbWatchResponse { header: header(at), watch_id: -1, ..PbWatchResponse::default() }
 }
 
-/// A watch of everything from revision 10 on, or from now on, on a server at revision `head` that goes on like this.
+/// A watch of everything from revision 10 on, or from now on, on a server at revision `head` that
+/// goes on like this.
 async fn watch(head: i64, after: Option<u64>, steps: Steps) -> (Running, Result<StoreWatch, Error>) {
     let fake = Fake::start(head).await;
     fake.script(|script| script.watches.push_back(steps));
@@ -63,7 +69,11 @@ async fn batches(watch: &mut StoreWatch, count: usize) -> Vec<(u64, String)> {
     while seen.len() < count {
         match within(SOON, "the next batch", watch.next()).await {
             Some(Ok(StoreEvent::Batch(batch))) => {
-                let keys = batch.changes.iter().map(|change| String::from_utf8_lossy(change.key()).into_owned()).collect();
+                let keys = batch
+                    .changes
+                    .iter()
+                    .map(|change| String::from_utf8_lossy(change.key()).into_owned())
+                    .collect();
                 seen.push((batch.revision.get(), keys));
             }
             other => panic!("wanted a batch, got {other:?}"),
@@ -90,8 +100,13 @@ async fn created_and_canceled_is_not_created() {
         ("", 15, ErrorKind::Compacted),
         ("", 0, ErrorKind::Unavailable),
     ] {
-        let refused =
-            PbWatchResponse { canceled: true, cancel_reason: reason.into(), compact_revision: compact, watch_id: -1, ..created(10) };
+        let refused = PbWatchResponse {
+            canceled: true,
+            cancel_reason: reason.into(),
+            compact_revision: compact,
+            watch_id: -1,
+            ..created(10)
+        };
         let (_fake, watch) = watch(10, None, vec![Step::Await, Step::Send(refused), Step::Stall]).await;
         assert_eq!(watch.unwrap_err().kind(), kind, "{reason:?} {compact}");
     }
@@ -99,7 +114,11 @@ async fn created_and_canceled_is_not_created() {
 
 #[tokio::test]
 async fn a_stream_that_ends_or_stalls_before_the_confirmation_is_no_watch() {
-    for steps in [vec![Step::Await, Step::End], vec![Step::Fail(Status::unavailable("etcdserver: no leader"))], vec![Step::Stall]] {
+    for steps in [
+        vec![Step::Await, Step::End],
+        vec![Step::Fail(Status::unavailable("etcdserver: no leader"))],
+        vec![Step::Stall],
+    ] {
         let (_fake, watch) = watch(10, None, steps.clone()).await;
         assert!(watch.unwrap_err().is_transient(), "{steps:?}");
     }
@@ -108,7 +127,12 @@ async fn a_stream_that_ends_or_stalls_before_the_confirmation_is_no_watch() {
 #[tokio::test]
 async fn without_changes_since_no_history_is_asked_for() {
     for after in [10, 12] {
-        let steps = vec![Step::Await, Step::Send(created(10)), Step::Send(events(0, 13, [put("old", 11), put("new", 13)])), Step::Stall];
+        let steps = vec![
+            Step::Await,
+            Step::Send(created(10)),
+            Step::Send(events(0, 13, [put("old", 11), put("new", 13)])),
+            Step::Stall,
+        ];
         let (fake, watch) = watch(10, Some(after), steps).await;
         let mut watch = watch.unwrap();
         assert_eq!(watch.armed().get(), 10, "a member that is behind says so");
@@ -138,8 +162,11 @@ async fn history_is_asked_for_inclusively_and_what_was_seen_is_dropped() {
     assert_eq!(watch.armed().get(), 10);
     assert_eq!(batches(&mut watch, 2).await, [(12, "b".into()), (21, "x".into())]);
     fake.script(|script| {
-        let [PbWatchRequestUnion::CreateRequest(first), PbWatchRequestUnion::CancelRequest(_), PbWatchRequestUnion::CreateRequest(second)] =
-            &script.watch_requests[..]
+        let [
+            PbWatchRequestUnion::CreateRequest(first),
+            PbWatchRequestUnion::CancelRequest(_),
+            PbWatchRequestUnion::CreateRequest(second),
+        ] = &script.watch_requests[..]
         else {
             panic!("{:?}", script.watch_requests)
         };
@@ -151,7 +178,8 @@ async fn history_is_asked_for_inclusively_and_what_was_seen_is_dropped() {
 #[tokio::test]
 async fn a_compaction_is_canceled_with_a_revision_and_no_reason() {
     let canceled = PbWatchResponse { canceled: true, compact_revision: 15, ..events(0, 20, []) };
-    let (_fake, watch) = watch(10, None, vec![Step::Await, Step::Send(created(10)), Step::Send(canceled), Step::Stall]).await;
+    let (_fake, watch) =
+        watch(10, None, vec![Step::Await, Step::Send(created(10)), Step::Send(canceled), Step::Stall]).await;
     let error = end(&mut watch.unwrap()).await;
     assert_eq!((error.kind(), error.oldest_revision()), (ErrorKind::Compacted, Some(Revision::new(15))));
 }
@@ -203,7 +231,11 @@ async fn a_response_out_of_order_ends_the_watch_before_anything_is_lost() {
 
 #[tokio::test]
 async fn a_broken_stream_ends_the_watch() {
-    for last in [Step::End, Step::Fail(Status::unavailable("etcdserver: no leader")), Step::Fail(Status::cancelled(""))] {
+    for last in [
+        Step::End,
+        Step::Fail(Status::unavailable("etcdserver: no leader")),
+        Step::Fail(Status::cancelled("")),
+    ] {
         let (_fake, watch) = watch(10, None, vec![Step::Await, Step::Send(created(10)), last.clone()]).await;
         assert_eq!(end(&mut watch.unwrap()).await.kind(), ErrorKind::Unavailable, "{last:?}");
     }
@@ -222,17 +254,21 @@ async fn a_watch_that_stalls_while_the_store_goes_on_is_noticed() {
 
 #[tokio::test]
 async fn a_member_that_is_cut_off_and_answers_is_noticed() {
-    let (fake, watch) = watch(10, None, vec![Step::Await, Step::Send(created(10)), Step::Always(progress(10))]).await;
+    let (fake, watch) =
+        watch(10, None, vec![Step::Await, Step::Send(created(10)), Step::Always(progress(10))]).await;
     let mut watch = watch.unwrap();
     fake.script(|script| script.head = 50);
     assert!(within(NOTICED, "a deaf watch is noticed", end(&mut watch)).await.is_transient());
-    let asked = fake.script(|script| script.watch_requests.iter().filter(|r| matches!(r, PbWatchRequestUnion::ProgressRequest(_))).count());
+    let asked = fake.script(|script| {
+        script.watch_requests.iter().filter(|r| matches!(r, PbWatchRequestUnion::ProgressRequest(_))).count()
+    });
     assert!(asked > 0, "the member was given a chance");
 }
 
 #[tokio::test]
 async fn a_watch_whose_member_has_come_as_far_stays() {
-    let (fake, watch) = watch(10, None, vec![Step::Await, Step::Send(created(10)), Step::Always(progress(50))]).await;
+    let (fake, watch) =
+        watch(10, None, vec![Step::Await, Step::Send(created(10)), Step::Always(progress(50))]).await;
     let mut watch = watch.unwrap();
     fake.script(|script| script.head = 50);
     never_within(NOTICED, "the watch ends", &mut Box::pin(watch.next())).await;
@@ -273,7 +309,10 @@ async fn a_watch_whose_member_gives_no_word_and_does_not_tell_what_happens_is_no
             script.head = 12;
             script.happened = Some(happened);
         });
-        assert!(within(NOTICED, "a deaf watch is noticed", end(&mut watch)).await.is_transient(), "{happened:?}");
+        assert!(
+            within(NOTICED, "a deaf watch is noticed", end(&mut watch)).await.is_transient(),
+            "{happened:?}"
+        );
     }
 }
 
@@ -336,10 +375,20 @@ async fn a_watch_that_is_canceled_takes_no_other_along() {
 
 #[tokio::test]
 async fn a_stream_that_breaks_takes_all_its_watches_along_and_is_replaced() {
-    let steps = vec![Step::Await, Step::Send(made(0, 10)), Step::Await, Step::Send(made(1, 10)), Step::Await, Step::End];
+    let steps = vec![
+        Step::Await,
+        Step::Send(made(0, 10)),
+        Step::Await,
+        Step::Send(made(1, 10)),
+        Step::Await,
+        Step::End,
+    ];
     let (running, first) = watch(10, None, steps).await;
     let [mut second] = further(&running.store).await;
-    assert!(running.store.watch(Span::prefix(""), None).await.unwrap_err().is_transient(), "it was asked for and not made");
+    assert!(
+        running.store.watch(Span::prefix(""), None).await.unwrap_err().is_transient(),
+        "it was asked for and not made"
+    );
     let [_next] = further(&running.store).await;
     assert!(end(&mut first.unwrap()).await.is_transient());
     assert!(end(&mut second).await.is_transient());
@@ -348,13 +397,23 @@ async fn a_stream_that_breaks_takes_all_its_watches_along_and_is_replaced() {
 
 #[tokio::test]
 async fn a_watch_that_is_dropped_is_canceled_and_the_last_one_ends_the_stream() {
-    let steps = vec![Step::Await, Step::Send(made(3, 10)), Step::Await, Step::Send(made(5, 10)), Step::Await, Step::Stall];
+    let steps = vec![
+        Step::Await,
+        Step::Send(made(3, 10)),
+        Step::Await,
+        Step::Send(made(5, 10)),
+        Step::Await,
+        Step::Stall,
+    ];
     let (running, first) = watch(10, None, steps).await;
     let [second] = further(&running.store).await;
     drop(first);
     let canceled = async || {
         let asked = running.script(|script| script.watch_requests.clone());
-        asked.iter().any(|asked| matches!(asked, PbWatchRequestUnion::CancelRequest(cancel) if cancel.watch_id == 3)).then_some(())
+        asked
+            .iter()
+            .any(|asked| matches!(asked, PbWatchRequestUnion::CancelRequest(cancel) if cancel.watch_id == 3))
+            .then_some(())
     };
     eventually(SOON, "the first is canceled", canceled).await;
     drop(second);
@@ -365,7 +424,12 @@ async fn a_watch_that_is_dropped_is_canceled_and_the_last_one_ends_the_stream() 
 
 #[tokio::test]
 async fn no_watch_is_made_on_a_stream_whose_token_is_refused() {
-    let refused = PbWatchResponse { canceled: true, cancel_reason: "etcdserver: invalid auth token".into(), watch_id: -1, ..created(10) };
+    let refused = PbWatchResponse {
+        canceled: true,
+        cancel_reason: "etcdserver: invalid auth token".into(),
+        watch_id: -1,
+        ..created(10)
+    };
     let steps = vec![
         Step::Await,
         Step::Send(made(0, 10)),
@@ -384,7 +448,9 @@ async fn no_watch_is_made_on_a_stream_whose_token_is_refused() {
 
 #[tokio::test]
 async fn a_stream_has_so_many_seats() {
-    let always = [Step::Await, Step::Send(made(0, 10))].into_iter().chain((1..100).flat_map(|id| [Step::Await, Step::Send(made(id, 10))]));
+    let always = [Step::Await, Step::Send(made(0, 10))]
+        .into_iter()
+        .chain((1..100).flat_map(|id| [Step::Await, Step::Send(made(id, 10))]));
     let (running, _first) = watch(10, None, always.chain([Step::Stall]).collect()).await;
     let _others: [StoreWatch; 99] = further(&running.store).await;
     assert_eq!(running.asked("watch"), 1);

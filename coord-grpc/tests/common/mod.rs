@@ -1,4 +1,5 @@
-//! A real gRPC server on loopback, and calls to it. It serves the standard health service, and takes the name of the checked service as an order.
+//! A real gRPC server on loopback, and calls to it. It serves the standard health service, and
+//! takes the name of the checked service as an order.
 #![allow(dead_code, reason = "no test needs all of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -55,7 +56,10 @@ impl Orders {
 
 #[tonic::async_trait]
 impl Health for Orders {
-    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         if self.deaf.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
@@ -79,7 +83,10 @@ impl Health for Orders {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
     /// One message every 10 ms, without end (`few`: then none any more); the status counts them.
-    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let order = request.into_inner().service;
         if order == "hang" {
@@ -117,7 +124,11 @@ impl Server {
         Server::start_with(name, address, tonic::transport::Server::builder()).await
     }
 
-    pub(crate) async fn start_with(name: &str, address: SocketAddr, mut builder: tonic::transport::Server) -> Self {
+    pub(crate) async fn start_with(
+        name: &str,
+        address: SocketAddr,
+        mut builder: tonic::transport::Server,
+    ) -> Self {
         let orders = Orders::new(name);
         let router = builder.add_service(HealthServer::new(orders.clone()));
         Server::serve(router, address, orders).await
@@ -136,7 +147,8 @@ impl Server {
     }
 
     async fn serve(router: Router, address: SocketAddr, orders: Orders) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let goodbye = Arc::new(Notify::new());
         let leaving = Arc::clone(&goodbye);
         let (tell, told) = tokio::sync::oneshot::channel();
@@ -144,7 +156,10 @@ impl Server {
             let listener = bind(address).await;
             tell.send(listener.local_addr().unwrap()).unwrap();
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            router.serve_with_incoming_shutdown(incoming, async move { leaving.notified().await }).await.unwrap();
+            router
+                .serve_with_incoming_shutdown(incoming, async move { leaving.notified().await })
+                .await
+                .unwrap();
         });
         Server { address: told.await.unwrap(), orders, runtime: Some(runtime), goodbye }
     }
@@ -195,7 +210,9 @@ async fn bind(address: SocketAddr) -> TcpListener {
 
 /// Options with times that fit a test.
 pub(crate) fn options() -> ChannelOptions {
-    ChannelOptions::default().with_backoff(Duration::from_millis(10), Duration::from_millis(100)).with_jitter_seed(7)
+    ChannelOptions::default()
+        .with_backoff(Duration::from_millis(10), Duration::from_millis(100))
+        .with_jitter_seed(7)
 }
 
 /// A channel to servers, all of them ready.
@@ -288,13 +305,22 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn start(channel: &Channel, callers: usize, calls: u64, text: &'static str, options: CallOptions) -> Self {
+    pub(crate) fn start(
+        channel: &Channel,
+        callers: usize,
+        calls: u64,
+        text: &'static str,
+        options: CallOptions,
+    ) -> Self {
         let (left, made) = (Arc::new(AtomicU64::new(calls)), Arc::new(AtomicU64::new(0)));
         let caller = |_| {
-            let (mut client, left, made) = (HealthClient::new(channel.clone()), Arc::clone(&left), Arc::clone(&made));
+            let (mut client, left, made) =
+                (HealthClient::new(channel.clone()), Arc::clone(&left), Arc::clone(&made));
             tokio::spawn(async move {
                 let (mut answered, mut failed) = (0, Vec::new());
-                let take = || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+                let take = || {
+                    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+                };
                 while take() {
                     match client.check(order(text, options)).await {
                         Ok(_) => answered += 1,
@@ -344,7 +370,8 @@ pub(crate) fn nobody() -> Nobody {
     Nobody { endpoint: bound.local_addr().unwrap().to_string().parse().unwrap(), _bound: bound }
 }
 
-/// A network between a channel and a server that can turn into a black hole: connections stay open, and nothing arrives.
+/// A network between a channel and a server that can turn into a black hole: connections stay open,
+/// and nothing arrives.
 pub(crate) struct Network {
     pub(crate) endpoint: Endpoint,
     /// Connections with a number below this one are dead.

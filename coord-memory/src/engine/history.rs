@@ -26,7 +26,8 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// What the record may keep alive. A value that two records share is counted twice: the bound errs on the safe side.
+    /// What the record may keep alive. A value that two records share is counted twice: the bound
+    /// errs on the safe side.
     fn bytes(&self) -> usize {
         let value = |stored: &Option<Arc<Stored>>| stored.as_ref().map_or(0, |stored| stored.value.len());
         size_of::<Record>() + self.key.len() + value(&self.before) + value(&self.after)
@@ -76,11 +77,15 @@ impl History {
         self.records.range(self.records.len() - newer..)
     }
 
-    /// The first revision in `from..=through` that changed something in `span`, with its changes there.
+    /// The first revision in `from..=through` that changed something in `span`, with its changes
+    /// there.
     pub(crate) fn first_batch(&self, span: &Span, from: Revision, through: Revision) -> Option<Batch> {
         let start = self.records.partition_point(|record| record.revision < from);
-        let mut inside =
-            self.records.range(start..).take_while(|record| record.revision <= through).filter(|record| span.contains(&record.key));
+        let mut inside = self
+            .records
+            .range(start..)
+            .take_while(|record| record.revision <= through)
+            .filter(|record| span.contains(&record.key));
         let first = inside.next()?;
         let mut changes = vec![first.change()];
         changes.extend(inside.take_while(|record| record.revision == first.revision).map(Record::change));
@@ -114,7 +119,8 @@ mod tests {
 
     fn record(revision: u64, key: &'static str, value: usize) -> Record {
         let revision = Revision::new(revision);
-        let after = Stored { value: vec![0; value].into(), created: revision, modified: revision, lease: None };
+        let after =
+            Stored { value: vec![0; value].into(), created: revision, modified: revision, lease: None };
         Record { revision, key: key.into(), before: None, after: Some(Arc::new(after)) }
     }
 
@@ -143,10 +149,15 @@ mod tests {
         for (revision, key) in [(2, "b"), (3, "a/1"), (3, "b"), (3, "a/2"), (4, "a/1")] {
             history.push(record(revision, key, 1));
         }
-        let first = |from, through| history.first_batch(&Span::prefix("a/"), Revision::new(from), Revision::new(through));
+        let first = |from, through| {
+            history.first_batch(&Span::prefix("a/"), Revision::new(from), Revision::new(through))
+        };
         let batch = first(2, 9).unwrap();
         assert_eq!(batch.revision, Revision::new(3));
-        assert_eq!(batch.changes.iter().map(|change| change.key().clone()).collect::<Vec<_>>(), ["a/1", "a/2"]);
+        assert_eq!(
+            batch.changes.iter().map(|change| change.key().clone()).collect::<Vec<_>>(),
+            ["a/1", "a/2"]
+        );
         assert_eq!(first(4, 9).unwrap().revision, Revision::new(4));
         assert!(first(2, 2).is_none());
         assert!(first(5, 9).is_none());

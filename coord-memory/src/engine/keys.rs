@@ -19,12 +19,18 @@ pub(crate) struct Stored {
 
 impl Stored {
     pub(crate) fn to_entry(&self, key: Bytes) -> Entry {
-        Entry { key, value: self.value.clone(), created: self.created, modified: self.modified, lease: self.lease }
+        Entry {
+            key,
+            value: self.value.clone(),
+            created: self.created,
+            modified: self.modified,
+            lease: self.lease,
+        }
     }
 }
 
-/// All keys. What they hold stands in slots; a hash index serves the reads and writes of one key, which are most, and a tree the ranges. An
-/// overwrite touches the hash index alone.
+/// All keys. What they hold stands in slots; a hash index serves the reads and writes of one key,
+/// which are most, and a tree the ranges. An overwrite touches the hash index alone.
 #[derive(Debug, Default)]
 pub(crate) struct KeyTable {
     slots: Vec<Option<Arc<Stored>>>,
@@ -73,13 +79,18 @@ impl KeyTable {
     }
 
     /// The keys of `span` after `after_key`, in byte order.
-    pub(crate) fn range<'a>(&'a self, span: &Span, after_key: Option<&[u8]>) -> impl Iterator<Item = (&'a Bytes, &'a Arc<Stored>)> {
+    pub(crate) fn range<'a>(
+        &'a self,
+        span: &Span,
+        after_key: Option<&[u8]>,
+    ) -> impl Iterator<Item = (&'a Bytes, &'a Arc<Stored>)> {
         let end = span.end();
         let lower = match after_key {
             Some(after) if after >= span.start() => Bound::Excluded(after),
             _ => Bound::Included(span.start()),
         };
-        // The tree refuses an interval that is turned round, which a caller may well ask for: it holds nothing.
+        // The tree refuses an interval that is turned round, which a caller may well ask for: it
+        // holds nothing.
         let empty = end.as_deref().is_some_and(|end| match lower {
             Bound::Excluded(start) | Bound::Included(start) => start >= end,
             Bound::Unbounded => false,
@@ -101,7 +112,12 @@ mod tests {
     use super::*;
 
     fn stored(value: &'static str) -> Arc<Stored> {
-        Arc::new(Stored { value: value.into(), created: Revision::new(2), modified: Revision::new(2), lease: None })
+        Arc::new(Stored {
+            value: value.into(),
+            created: Revision::new(2),
+            modified: Revision::new(2),
+            lease: None,
+        })
     }
 
     fn keys_of(keys: &KeyTable, span: Span, after: Option<&[u8]>) -> Vec<String> {

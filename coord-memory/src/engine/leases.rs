@@ -7,8 +7,8 @@ use bytes::Bytes;
 use coord_api::LeaseId;
 use coord_api::store::LeaseInfo;
 
-/// How long after its deadline a lease expires. A holder that counts the same TTL on the same clock thus always knows first, also when
-/// virtual time jumps.
+/// How long after its deadline a lease expires. A holder that counts the same TTL on the same clock
+/// thus always knows first, also when virtual time jumps.
 pub(crate) const LAG: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
@@ -69,7 +69,10 @@ impl LeaseTable {
 
     pub(crate) fn info(&self, now: Duration, id: LeaseId) -> Option<LeaseInfo> {
         let lease = self.live.get(&id)?;
-        Some(LeaseInfo { remaining: lease.deadline.saturating_sub(now), keys: lease.keys.iter().cloned().collect() })
+        Some(LeaseInfo {
+            remaining: lease.deadline.saturating_sub(now),
+            keys: lease.keys.iter().cloned().collect(),
+        })
     }
 
     /// Ends a lease and hands over its keys; `None` when it is gone.

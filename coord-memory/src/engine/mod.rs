@@ -1,5 +1,5 @@
-//! The engine: revisions, transactions, leases and history as a pure state machine. No clock, no I/O, no async; time comes in as the
-//! duration since the store's own epoch.
+//! The engine: revisions, transactions, leases and history as a pure state machine. No clock, no
+//! I/O, no async; time comes in as the duration since the store's own epoch.
 
 mod history;
 mod keys;
@@ -56,9 +56,11 @@ impl Engine {
         Engine::at(FIRST_REVISION, 1, window)
     }
 
-    /// A store that stands at `revision` and is about to be filled with [`restore_lease`](Self::restore_lease) and then [`restore_key`](Self::restore_key).
+    /// A store that stands at `revision` and is about to be filled with
+    /// [`restore_lease`](Self::restore_lease) and then [`restore_key`](Self::restore_key).
     pub(crate) fn at(revision: Revision, next_lease: u64, window: HistoryWindow) -> Self {
-        // Nothing ever happened in a store that is still at its first revision, so its history is complete.
+        // Nothing ever happened in a store that is still at its first revision, so its history is
+        // complete.
         let oldest = if revision > FIRST_REVISION { revision } else { Revision::ZERO };
         Engine {
             revision: revision.max(FIRST_REVISION),
@@ -117,7 +119,8 @@ impl Engine {
     pub(crate) fn txn(&mut self, txn: Txn) -> Result<TxnReply> {
         let succeeded = txn.compares.iter().all(|compare| self.holds(compare));
         let ops = if succeeded { txn.then } else { txn.otherwise };
-        // Nothing below fails but a bad range, and that cannot be bad here: so a transaction is whole or not at all.
+        // Nothing below fails but a bad range, and that cannot be bad here: so a transaction is
+        // whole or not at all.
         for op in &ops {
             if let Op::Put { lease: Some(id), .. } = op {
                 if !self.leases.contains(*id) {
@@ -141,7 +144,9 @@ impl Engine {
                     }
                     OpReply::Delete { existed }
                 }
-                Op::Range(range) => OpReply::Range(self.range(&range).map_err(|error| error.in_operation("store.txn"))?),
+                Op::Range(range) => {
+                    OpReply::Range(self.range(&range).map_err(|error| error.in_operation("store.txn"))?)
+                }
             });
         }
         Ok(TxnReply { succeeded, revision: self.revision, replies })
@@ -192,17 +197,20 @@ impl Engine {
         self.history.compact(through.min(self.revision));
     }
 
-    /// Cuts history to its window. Not done by the writes themselves, so that whoever persists and announces a write still finds all of it.
+    /// Cuts history to its window. Not done by the writes themselves, so that whoever persists and
+    /// announces a write still finds all of it.
     pub(crate) fn trim(&mut self) {
         self.history.trim();
     }
 
-    /// The changes that were made since the store stood at `revision`, as long as nothing was trimmed.
+    /// The changes that were made since the store stood at `revision`, as long as nothing was
+    /// trimmed.
     pub(crate) fn changes_since(&self, revision: Revision) -> impl Iterator<Item = &Record> {
         self.history.newest(revision)
     }
 
-    /// The first revision in `from..=through` that changed something in `span`, with its changes there.
+    /// The first revision in `from..=through` that changed something in `span`, with its changes
+    /// there.
     pub(crate) fn first_batch(&self, span: &Span, from: Revision, through: Revision) -> Option<Batch> {
         self.history.first_batch(span, from, through)
     }
@@ -217,7 +225,9 @@ impl Engine {
         match compare {
             Compare::Absent(key) => stored(key).is_none(),
             Compare::Present(key) => stored(key).is_some(),
-            Compare::Modified(key, revision) => stored(key).is_some_and(|stored| stored.modified == *revision),
+            Compare::Modified(key, revision) => {
+                stored(key).is_some_and(|stored| stored.modified == *revision)
+            }
             Compare::Created(key, revision) => stored(key).is_some_and(|stored| stored.created == *revision),
             Compare::Lease(key, id) => stored(key).is_some_and(|stored| stored.lease == Some(*id)),
             Compare::RangeAbsent(span) => self.keys.range(span, None).next().is_none(),

@@ -31,7 +31,8 @@ impl Engine {
     fn undone(&self, range: &Range, revision: Revision) -> BTreeMap<&Bytes, Option<&Arc<Stored>>> {
         let mut past = BTreeMap::new();
         for record in self.history.after(revision) {
-            let wanted = range.span.contains(&record.key) && range.after_key.as_ref().is_none_or(|after| record.key > after);
+            let wanted = range.span.contains(&record.key)
+                && range.after_key.as_ref().is_none_or(|after| record.key > after);
             if wanted {
                 // The first change after the revision knows what was there before.
                 past.entry(&record.key).or_insert(record.before.as_ref());
@@ -73,12 +74,21 @@ where
 }
 
 /// Filters, orders and cuts.
-fn select<'a>(range: &Range, found: impl Iterator<Item = (&'a Bytes, &'a Arc<Stored>)>) -> (Vec<Entry>, bool) {
+fn select<'a>(
+    range: &Range,
+    found: impl Iterator<Item = (&'a Bytes, &'a Arc<Stored>)>,
+) -> (Vec<Entry>, bool) {
     let found = found.filter(|(_, stored)| range.max_created.is_none_or(|newest| stored.created <= newest));
     let limit = range.limit.unwrap_or(usize::MAX);
     let entry = |(key, stored): (&Bytes, &Arc<Stored>)| {
         let value = if range.keys_only { Value::new() } else { stored.value.clone() };
-        Entry { key: key.clone(), value, created: stored.created, modified: stored.modified, lease: stored.lease }
+        Entry {
+            key: key.clone(),
+            value,
+            created: stored.created,
+            modified: stored.modified,
+            lease: stored.lease,
+        }
     };
     if range.order == Order::Key {
         let mut found = found;
@@ -93,7 +103,8 @@ fn select<'a>(range: &Range, found: impl Iterator<Item = (&'a Bytes, &'a Arc<Sto
     };
     let more = all.len() > limit;
     if more {
-        // Sorts only as many as are asked for: of a long queue usually just the first or the last few.
+        // Sorts only as many as are asked for: of a long queue usually just the first or the last
+        // few.
         all.select_nth_unstable_by(limit, by_age);
         all.truncate(limit);
     }

@@ -48,7 +48,9 @@ fn a_key_that_is_created_anew_has_a_new_create_revision() {
     let mut engine = engine();
     put(&mut engine, "a", "1");
     put(&mut engine, "a", "2");
-    let entry = |engine: &Engine| all(engine).entries.first().map(|entry| (entry.created.get(), entry.modified.get()));
+    let entry = |engine: &Engine| {
+        all(engine).entries.first().map(|entry| (entry.created.get(), entry.modified.get()))
+    };
     assert_eq!(entry(&engine), Some((2, 3)));
     engine.txn(Txn::new().then(Op::delete("a"))).unwrap();
     put(&mut engine, "a", "3");
@@ -60,10 +62,19 @@ fn a_range_sees_the_earlier_writes_of_its_transaction() {
     let mut engine = engine();
     put(&mut engine, "a", "1");
     let mut txn = Txn::new();
-    txn.then =
-        vec![Op::Range(Range::prefix("")), Op::put("b", "2"), Op::Range(Range::prefix("")), Op::delete("a"), Op::Range(Range::prefix(""))];
+    txn.then = vec![
+        Op::Range(Range::prefix("")),
+        Op::put("b", "2"),
+        Op::Range(Range::prefix("")),
+        Op::delete("a"),
+        Op::Range(Range::prefix("")),
+    ];
     let reply = engine.txn(txn).unwrap();
-    let seen: Vec<_> = [0, 2, 4].iter().filter_map(|index| reply.range(*index)).map(|range| (keys(range), range.revision.get())).collect();
+    let seen: Vec<_> = [0, 2, 4]
+        .iter()
+        .filter_map(|index| reply.range(*index))
+        .map(|range| (keys(range), range.revision.get()))
+        .collect();
     assert_eq!(seen, [(vec!["a"], 2), (vec!["a", "b"], 3), (vec!["b"], 3)]);
     assert_eq!(reply.revision, Revision::new(3));
 }
@@ -107,10 +118,13 @@ fn every_compare_decides() {
 #[test]
 fn a_put_under_a_dead_lease_fails_whole() {
     let mut engine = engine();
-    let error = engine.txn(Txn::new().then(Op::put("a", "1")).then(Op::put_leased("b", "1", LeaseId::new(7)))).unwrap_err();
+    let error = engine
+        .txn(Txn::new().then(Op::put("a", "1")).then(Op::put_leased("b", "1", LeaseId::new(7))))
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LeaseLost);
     assert_eq!((engine.revision(), all(&engine).entries.len()), (Revision::new(1), 0));
-    let other_branch = Txn::new().when(Compare::Present("a".into())).then(Op::put_leased("b", "1", LeaseId::new(7)));
+    let other_branch =
+        Txn::new().when(Compare::Present("a".into())).then(Op::put_leased("b", "1", LeaseId::new(7)));
     assert!(engine.txn(other_branch).is_ok(), "only the list that runs counts");
 }
 
@@ -120,7 +134,12 @@ fn a_lease_expires_strictly_after_its_deadline_with_all_keys_in_one_revision() {
     let lease = engine.grant(SECOND, 30 * SECOND).id;
     let other = engine.grant(SECOND, 60 * SECOND).id;
     engine
-        .txn(Txn::new().then(Op::put_leased("b", "1", lease)).then(Op::put_leased("a", "1", lease)).then(Op::put_leased("c", "1", other)))
+        .txn(
+            Txn::new()
+                .then(Op::put_leased("b", "1", lease))
+                .then(Op::put_leased("a", "1", lease))
+                .then(Op::put_leased("c", "1", other)),
+        )
         .unwrap();
     engine.expire(31 * SECOND);
     assert_eq!(engine.lease(31 * SECOND, lease).map(|info| info.remaining), Some(Duration::ZERO));
@@ -174,7 +193,9 @@ fn history_that_is_compacted_is_refused_and_the_rest_stays() {
         put(&mut engine, "a", value);
     }
     let at = |engine: &Engine, revision| {
-        engine.range(&Range::key("a").with_at(Revision::new(revision))).map(|reply| reply.entries.first().map(|entry| entry.value.clone()))
+        engine
+            .range(&Range::key("a").with_at(Revision::new(revision)))
+            .map(|reply| reply.entries.first().map(|entry| entry.value.clone()))
     };
     assert_eq!(at(&engine, 1).unwrap(), None);
     engine.compact(Revision::new(3));
@@ -191,7 +212,12 @@ fn history_that_is_compacted_is_refused_and_the_rest_stays() {
 fn a_restored_key_must_fit() {
     let mut engine = Engine::at(Revision::new(9), 4, WINDOW);
     engine.restore_lease(Lease { id: LeaseId::new(3), ttl: SECOND });
-    let stored = |modified, lease| Stored { value: "1".into(), created: Revision::new(2), modified: Revision::new(modified), lease };
+    let stored = |modified, lease| Stored {
+        value: "1".into(),
+        created: Revision::new(2),
+        modified: Revision::new(modified),
+        lease,
+    };
     assert!(engine.restore_key("a".into(), stored(9, Some(LeaseId::new(3)))));
     assert!(!engine.restore_key("a".into(), stored(9, None)), "twice");
     assert!(!engine.restore_key("b".into(), stored(10, None)), "from the future");
@@ -231,7 +257,9 @@ impl EngineModel {
         match range.order {
             Order::Key => {}
             Order::OldestFirst => entries.sort_by_key(|entry| (entry.created, entry.key.clone())),
-            Order::NewestFirst => entries.sort_by_key(|entry| std::cmp::Reverse((entry.created, entry.key.clone()))),
+            Order::NewestFirst => {
+                entries.sort_by_key(|entry| std::cmp::Reverse((entry.created, entry.key.clone())))
+            }
         }
         let limit = range.limit.unwrap_or(usize::MAX);
         let more = entries.len() > limit;
@@ -268,8 +296,15 @@ fn any_span() -> impl Strategy<Value = Span> {
 
 fn any_range() -> impl Strategy<Value = Range> {
     let order = prop::sample::select(vec![Order::Key, Order::OldestFirst, Order::NewestFirst]);
-    (any_span(), prop::option::of(any_key()), prop::option::of(1_usize..4), order, prop::option::of(0_u64..40), any::<bool>()).prop_map(
-        |(span, after_key, limit, order, max_created, keys_only)| {
+    (
+        any_span(),
+        prop::option::of(any_key()),
+        prop::option::of(1_usize..4),
+        order,
+        prop::option::of(0_u64..40),
+        any::<bool>(),
+    )
+        .prop_map(|(span, after_key, limit, order, max_created, keys_only)| {
             let mut range = Range::new(span);
             range.after_key = after_key.filter(|_| order == Order::Key);
             range.limit = limit;
@@ -277,8 +312,7 @@ fn any_range() -> impl Strategy<Value = Range> {
             range.max_created = max_created.map(Revision::new);
             range.keys_only = keys_only;
             range
-        },
-    )
+        })
 }
 
 fn any_step() -> impl Strategy<Value = EngineStep> {

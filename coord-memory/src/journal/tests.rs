@@ -94,7 +94,8 @@ async fn nothing_is_seen_before_it_is_durable() {
     assert!(write.as_mut().now_or_never().is_none());
     until(|| gate.writes() == 1).await;
     let mut read = pin!(other.range(Range::key("a")));
-    let mut lost_race = pin!(other.txn(Txn::new().when(coord_api::store::Compare::Absent("a".into())).then(Op::delete("a"))));
+    let mut lost_race =
+        pin!(other.txn(Txn::new().when(coord_api::store::Compare::Absent("a".into())).then(Op::delete("a"))));
     let mut late_watch = pin!(other.watch(Span::key("a"), None));
     assert!(read.as_mut().now_or_never().is_none());
     assert!(lost_race.as_mut().now_or_never().is_none());
@@ -246,9 +247,11 @@ fn a_flush_that_its_runtime_never_ran_is_run_by_the_next_who_waits() {
     let gate = Arc::new(Gate::default());
     gate.open(usize::MAX);
     let store = store(&gate);
-    let ending = tokio::runtime::Builder::new_current_thread().enable_time().max_blocking_threads(1).build().unwrap();
+    let ending =
+        tokio::runtime::Builder::new_current_thread().enable_time().max_blocking_threads(1).build().unwrap();
     let (release, busy) = std::sync::mpsc::channel::<()>();
-    // The only thread for blocking work is taken, so the flush cannot begin before its runtime ends.
+    // The only thread for blocking work is taken, so the flush cannot begin before its runtime
+    // ends.
     ending.spawn_blocking(move || busy.recv());
     ending.block_on(async { assert!(!poll_once(store.txn(put("a")))) });
     let next = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -256,5 +259,8 @@ fn a_flush_that_its_runtime_never_ran_is_run_by_the_next_who_waits() {
     let read = next.spawn(async move { waiting.range(Range::key("a")).await.unwrap().entries.len() });
     ending.shutdown_background();
     drop(release);
-    assert_eq!(next.block_on(async { tokio::time::timeout(Duration::from_secs(10), read).await }).unwrap().unwrap(), 1);
+    assert_eq!(
+        next.block_on(async { tokio::time::timeout(Duration::from_secs(10), read).await }).unwrap().unwrap(),
+        1
+    );
 }

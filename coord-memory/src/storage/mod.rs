@@ -1,4 +1,5 @@
-//! Where commits are kept. The volatile store keeps them nowhere; a durable one hands them to a [`Storage`].
+//! Where commits are kept. The volatile store keeps them nowhere; a durable one hands them to a
+//! [`Storage`].
 
 #![cfg_attr(not(feature = "sled"), allow(dead_code, reason = "only a durable store has a storage"))]
 
@@ -55,7 +56,8 @@ pub(crate) struct StorageWrite {
 
 /// Keeps commits.
 pub(crate) trait Storage: fmt::Debug + Send + Sync {
-    /// Writes all or nothing. When it returns, the write survives the end of the process (S6). Blocks.
+    /// Writes all or nothing. When it returns, the write survives the end of the process (S6).
+    /// Blocks.
     ///
     /// # Errors
     ///
@@ -75,7 +77,8 @@ pub(crate) struct Contents {
     pub(crate) keys: Vec<(Bytes, Stored)>,
 }
 
-/// The identity of a new store: 128 bits that no other one has, from the seeds that the standard library draws for its hash maps.
+/// The identity of a new store: 128 bits that no other one has, from the seeds that the standard
+/// library draws for its hash maps.
 pub(crate) fn new_store_id() -> String {
     let draw = || RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", draw(), draw())

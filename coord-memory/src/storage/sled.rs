@@ -1,9 +1,11 @@
 //! A directory of sled's, and a file beside it.
 //!
-//! One tree: `m` is the store itself, `l` + number a lease, `k` + key a key: its *entries*. An entry that is too large to lie under its own name lies in parts, named `x`, number and
-//! part. A write does not touch them: what it changes is one *record*, at the end of a file of ours, because sled takes far longer for each small change. Now and then the
-//! records are folded into the entries, in one batch, and the file begins anew. Every write also writes `m`, so that the counters always fit the rest; what does not fit at
-//! opening is damage.
+//! One tree: `m` is the store itself, `l` + number a lease, `k` + key a key: its *entries*. An
+//! entry that is too large to lie under its own name lies in parts, named `x`, number and part. A
+//! write does not touch them: what it changes is one *record*, at the end of a file of ours,
+//! because sled takes far longer for each small change. Now and then the records are folded into
+//! the entries, in one batch, and the file begins anew. Every write also writes `m`, so that the
+//! counters always fit the rest; what does not fit at opening is damage.
 
 mod directory;
 mod format;
@@ -29,7 +31,8 @@ use crate::engine::Counters;
 
 const OPERATION: &str = "store.open";
 
-/// When records are folded: writers then wait for as long as sled needs for all entries that changed since, 5 to 10 microseconds each.
+/// When records are folded: writers then wait for as long as sled needs for all entries that
+/// changed since, 5 to 10 microseconds each.
 const FOLD: Bounds = Bounds { bytes: 16 * 1024 * 1024, entries: 32 * 1024 };
 
 /// A sled database that only we write.
@@ -54,10 +57,11 @@ impl SledStorage {
     ///
     /// # Errors
     ///
-    /// `Unavailable` when it is open already or cannot be read, `PermissionDenied`, `Exhausted` when the disk is full, `Internal` when what it holds
-    /// is damaged or not ours.
+    /// `Unavailable` when it is open already or cannot be read, `PermissionDenied`, `Exhausted`
+    /// when the disk is full, `Internal` when what it holds is damaged or not ours.
     pub(crate) fn open(path: &Path, patience: OpenPatience) -> Result<(Self, Contents)> {
-        // sled panics on some damaged files. Nothing is shared with the closure, so nothing is left half done outside it.
+        // sled panics on some damaged files. Nothing is shared with the closure, so nothing is left
+        // half done outside it.
         catch_unwind(AssertUnwindSafe(|| open(path, patience))).unwrap_or_else(|_| {
             directory::let_go(path);
             Err(damaged(path, "it cannot be read"))
@@ -67,7 +71,9 @@ impl SledStorage {
 
 impl Storage for SledStorage {
     fn write(&self, write: &StorageWrite) -> Result<()> {
-        let failed = |fault| storage_error("store", "the store's directory cannot be written; reopen the store", fault);
+        let failed = |fault| {
+            storage_error("store", "the store's directory cannot be written; reopen the store", fault)
+        };
         let mut written = self.written.lock();
         let (log, records) = &mut *written;
         let mut record = Vec::new();
@@ -113,7 +119,9 @@ fn open(path: &Path, patience: OpenPatience) -> Result<(SledStorage, Contents)> 
 fn read_or_create(path: &Path, db: &sled::Db, ours: bool) -> Result<(Contents, RecordLog, Records)> {
     let read = match db.contains_key(META).map_err(|fault| unreadable(path, fault))? {
         true => load(path, db)?,
-        false if ours || !db.is_empty() => return Err(damaged(path, "it holds no store, or lost what it held")),
+        false if ours || !db.is_empty() => {
+            return Err(damaged(path, "it holds no store, or lost what it held"));
+        }
         false => create(path, db)?,
     };
     if !ours {
@@ -132,19 +140,24 @@ fn create(path: &Path, db: &sled::Db) -> Result<(Contents, RecordLog, Records)> 
     Ok((Contents { store_id, counters, leases: Vec::new(), keys: Vec::new() }, RecordLog::default(), records))
 }
 
-/// Writes all that changed since the last fold into the tree, and begins the records anew. Whatever is done of it when the process ends: what is in the tree by then is not
-/// taken from the records again.
+/// Writes all that changed since the last fold into the tree, and begins the records anew. Whatever
+/// is done of it when the process ends: what is in the tree by then is not taken from the records
+/// again.
 fn fold(db: &sled::Db, log: &mut RecordLog, records: &mut Records) -> sled::Result<()> {
     db.apply_batch(log.fold())?;
     db.flush()?;
     Ok(records.restart(log.first)?)
 }
 
-/// Reads the entries, and over them the records, one after the other. These are folded then, so that what the next opening has to read is the tree.
+/// Reads the entries, and over them the records, one after the other. These are folded then, so
+/// that what the next opening has to read is the tree.
 fn load(path: &Path, db: &sled::Db) -> Result<(Contents, RecordLog, Records)> {
     let mut log = RecordLog::default();
     let (mut entries, old_records) = read_tree(path, db, &mut log)?;
-    let meta = entries.get(META).and_then(|meta| format::decode_meta(meta)).ok_or_else(|| damaged(path, "its head does not decode"))?;
+    let meta = entries
+        .get(META)
+        .and_then(|meta| format::decode_meta(meta))
+        .ok_or_else(|| damaged(path, "its head does not decode"))?;
     (log.first, log.next) = (meta.next_record, meta.next_record);
     let outdated = meta.format < *FORMATS.end();
     let opened = Records::open(path).map_err(|fault| match fault {
@@ -218,16 +231,23 @@ fn read_tree(path: &Path, db: &sled::Db, log: &mut RecordLog) -> Result<(BTreeMa
             _ => drop(entries.insert(name, bytes)),
         }
     }
-    assembly.finish(|name, value, number, parts| assembled(&mut entries, name, value, number, parts)).ok_or_else(missing_part)?;
+    assembly
+        .finish(|name, value, number, parts| assembled(&mut entries, name, value, number, parts))
+        .ok_or_else(missing_part)?;
     Ok((entries, records))
 }
 
 fn decode_entries(path: &Path, entries: &BTreeMap<IVec, IVec>, next_record: u64) -> Result<Contents> {
-    let meta = entries.get(META).and_then(|meta| format::decode_meta(meta)).ok_or_else(|| damaged(path, "its head does not decode"))?;
-    let mut contents = Contents { store_id: meta.store_id, counters: meta.counters, leases: Vec::new(), keys: Vec::new() };
+    let meta = entries
+        .get(META)
+        .and_then(|meta| format::decode_meta(meta))
+        .ok_or_else(|| damaged(path, "its head does not decode"))?;
+    let mut contents =
+        Contents { store_id: meta.store_id, counters: meta.counters, leases: Vec::new(), keys: Vec::new() };
     for (name, bytes) in entries {
         let known = match name.split_first() {
-            Some((&KEY, key)) => format::decode_stored(bytes).map(|stored| contents.keys.push((Bytes::copy_from_slice(key), stored))),
+            Some((&KEY, key)) => format::decode_stored(bytes)
+                .map(|stored| contents.keys.push((Bytes::copy_from_slice(key), stored))),
             Some((&LEASE, id)) => format::decode_lease(id, bytes).map(|lease| contents.leases.push(lease)),
             _ => (name == META).then_some(()),
         };

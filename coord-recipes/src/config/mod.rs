@@ -9,8 +9,8 @@ use bytes::Bytes;
 use coord_api::store::{Change, Compare, Entry, Op, Range, Span, Txn, TxnReply};
 use coord_api::watch::WatchStream;
 use coord_api::{
-    ConfigCenter, ConfigEntry, ConfigEvent, Error, ErrorKind, Invalid, Outcome, Result, Revision, Snapshot, Value, Version, Versioned,
-    Watch, WatchStart, WatchState, key,
+    ConfigCenter, ConfigEntry, ConfigEvent, Error, ErrorKind, Invalid, Outcome, Result, Revision, Snapshot,
+    Value, Version, Versioned, Watch, WatchStart, WatchState, key,
 };
 use futures_util::Stream;
 
@@ -28,22 +28,42 @@ impl Config {
         Config { client }
     }
 
-    async fn watch(&self, operation: &'static str, name: &str, span: Span, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+    async fn watch(
+        &self,
+        operation: &'static str,
+        name: &str,
+        span: Span,
+        start: WatchStart,
+    ) -> Result<Watch<ConfigEvent>> {
         let subscribe = Box::pin(self.client.subscribe(span, start));
         let subscription = self.client.run_on(operation, name, Outcome::NotApplied, subscribe).await?;
         Ok(Watch::new(ConfigWatch { subscription, ready: VecDeque::new() }))
     }
 
     /// A write on the condition that the key's version is `expected`.
-    async fn conditional(&self, operation: &'static str, name: &str, expected: Version, op: Op) -> Result<TxnReply> {
+    async fn conditional(
+        &self,
+        operation: &'static str,
+        name: &str,
+        expected: Version,
+        op: Op,
+    ) -> Result<TxnReply> {
         let key = keys::config(name);
-        let condition = if expected == Version::ZERO { Compare::Absent(key.clone()) } else { Compare::Modified(key.clone(), expected) };
+        let condition = if expected == Version::ZERO {
+            Compare::Absent(key.clone())
+        } else {
+            Compare::Modified(key.clone(), expected)
+        };
         let txn = Txn::new().when(condition).then(op).otherwise(Op::Range(Range::key(key).with_keys_only()));
-        let reply = self.client.run_on(operation, name, Outcome::Unknown, self.client.store().txn(txn)).await?;
+        let reply =
+            self.client.run_on(operation, name, Outcome::Unknown, self.client.store().txn(txn)).await?;
         if reply.succeeded {
             return Ok(reply);
         }
-        let current = reply.range(0).and_then(|found| found.entries.first()).map_or(Version::ZERO, |entry| entry.modified);
+        let current = reply
+            .range(0)
+            .and_then(|found| found.entries.first())
+            .map_or(Version::ZERO, |entry| entry.modified);
         Err(Error::version_conflict(operation, current).about(name))
     }
 }
@@ -54,8 +74,13 @@ impl ConfigCenter for Config {
         const OPERATION: &str = "config.get";
         let key = key::check(OPERATION, key)?;
         let range = Range::key(keys::config(key));
-        let reply = self.client.run_on(OPERATION, key, Outcome::NotApplied, self.client.store().range(range)).await?;
-        Ok(reply.entries.into_iter().next().map(|entry| Versioned { value: entry.value, version: entry.modified }))
+        let reply =
+            self.client.run_on(OPERATION, key, Outcome::NotApplied, self.client.store().range(range)).await?;
+        Ok(reply
+            .entries
+            .into_iter()
+            .next()
+            .map(|entry| Versioned { value: entry.value, version: entry.modified }))
     }
 
     async fn set_raw(&self, key: &str, value: Value) -> Result<Version> {
@@ -78,7 +103,8 @@ impl ConfigCenter for Config {
         const OPERATION: &str = "config.delete";
         let key = key::check(OPERATION, key)?;
         let delete = Txn::new().then(Op::delete(keys::config(key)));
-        let reply = self.client.run_on(OPERATION, key, Outcome::Unknown, self.client.store().txn(delete)).await?;
+        let reply =
+            self.client.run_on(OPERATION, key, Outcome::Unknown, self.client.store().txn(delete)).await?;
         reply.try_existed(0).map_err(|error| error.in_operation(OPERATION))
     }
 
@@ -93,7 +119,10 @@ impl ConfigCenter for Config {
     async fn list_raw(&self, prefix: &str) -> Result<Snapshot<ConfigEntry>> {
         const OPERATION: &str = "config.list";
         let directory = keys::config_directory(key::check_prefix(OPERATION, prefix)?);
-        let reply = self.client.run_on(OPERATION, prefix, Outcome::NotApplied, self.client.list(Span::Prefix(directory))).await?;
+        let reply = self
+            .client
+            .run_on(OPERATION, prefix, Outcome::NotApplied, self.client.list(Span::Prefix(directory)))
+            .await?;
         Ok(snapshot(reply.revision, &reply.entries))
     }
 
@@ -113,17 +142,27 @@ impl ConfigCenter for Config {
     }
 }
 
-/// The entry as its user knows it; what no user can have written, because no call takes its key, is invalid.
+/// The entry as its user knows it; what no user can have written, because no call takes its key, is
+/// invalid.
 fn user_entry(entry: &Entry) -> std::result::Result<ConfigEntry, Invalid> {
     match user_key(&entry.key) {
-        Ok(key) => Ok(ConfigEntry { key: key.to_owned(), value: entry.value.clone(), version: entry.modified }),
-        Err(error) => Err(Invalid { key: relative(&entry.key), value: entry.value.clone(), version: entry.modified, error }),
+        Ok(key) => {
+            Ok(ConfigEntry { key: key.to_owned(), value: entry.value.clone(), version: entry.modified })
+        }
+        Err(error) => Err(Invalid {
+            key: relative(&entry.key),
+            value: entry.value.clone(),
+            version: entry.modified,
+            error,
+        }),
     }
 }
 
 /// The key that a call takes for a key of the store (R4), or why there is none.
 fn user_key(key: &[u8]) -> Result<&str> {
-    let wrong = |fault: &str| Error::new(ErrorKind::Codec, "config", format!("left under a key that no call takes: {fault}"));
+    let wrong = |fault: &str| {
+        Error::new(ErrorKind::Codec, "config", format!("left under a key that no call takes: {fault}"))
+    };
     let key = key.strip_prefix(keys::CONFIG.as_bytes()).unwrap_or(key);
     let key = std::str::from_utf8(key).map_err(|fault| wrong("not UTF-8").with_source(fault))?;
     match key::check("config", key) {
@@ -159,19 +198,31 @@ struct ConfigWatch {
 impl ConfigWatch {
     fn take(&mut self, item: SharedDelivery) {
         match item {
-            SharedDelivery::Resync { state, .. } => self.ready.push_back(ConfigEvent::Resync(snapshot(state.revision, &state.entries))),
+            SharedDelivery::Resync { state, .. } => {
+                self.ready.push_back(ConfigEvent::Resync(snapshot(state.revision, &state.entries)))
+            }
             SharedDelivery::Batch(batch) => {
                 let count = batch.changes.len();
                 for (index, change) in batch.changes.iter().enumerate() {
                     let last = index + 1 == count;
                     self.ready.push_back(match change {
                         Change::Put(entry) => match user_entry(entry) {
-                            Ok(user) => ConfigEvent::Put { entry: user, created: entry.created == entry.modified, last },
+                            Ok(user) => ConfigEvent::Put {
+                                entry: user,
+                                created: entry.created == entry.modified,
+                                last,
+                            },
                             Err(record) => ConfigEvent::Invalid { record, last },
                         },
                         Change::Delete { key } => match user_key(key) {
-                            Ok(key) => ConfigEvent::Delete { key: key.to_owned(), version: batch.revision, last },
-                            Err(_) => ConfigEvent::InvalidDeleted { key: relative(key), version: batch.revision, last },
+                            Ok(key) => {
+                                ConfigEvent::Delete { key: key.to_owned(), version: batch.revision, last }
+                            }
+                            Err(_) => ConfigEvent::InvalidDeleted {
+                                key: relative(key),
+                                version: batch.revision,
+                                last,
+                            },
                         },
                     });
                 }

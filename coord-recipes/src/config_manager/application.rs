@@ -4,7 +4,8 @@ use tokio::runtime::Handle;
 use tracing::Dispatch;
 use tracing::subscriber::NoSubscriber;
 
-/// The surroundings of whoever started the manager: its callbacks spawn tasks on that runtime, and what they record goes to that subscriber.
+/// The surroundings of whoever started the manager: its callbacks spawn tasks on that runtime, and
+/// what they record goes to that subscriber.
 #[derive(Debug)]
 pub(super) struct Application {
     runtime: Option<Handle>,
@@ -16,7 +17,9 @@ impl Application {
     pub(super) fn current() -> Self {
         Application {
             runtime: Handle::try_current().ok(),
-            subscriber: tracing::dispatcher::get_default(|current| (!current.is::<NoSubscriber>()).then(|| current.clone())),
+            subscriber: tracing::dispatcher::get_default(|current| {
+                (!current.is::<NoSubscriber>()).then(|| current.clone())
+            }),
         }
     }
 

@@ -31,7 +31,14 @@ pub struct ConfigManagerBuilder<T> {
 
 impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManagerBuilder<T> {
     pub(super) fn new(config: Arc<dyn ConfigCenter>, service: String, component: String, default: T) -> Self {
-        ConfigManagerBuilder { config, env: None, service, component, load_timeout: LOAD_TIMEOUT, updates: Updates::new(default) }
+        ConfigManagerBuilder {
+            config,
+            env: None,
+            service,
+            component,
+            load_timeout: LOAD_TIMEOUT,
+            updates: Updates::new(default),
+        }
     }
 
     /// The environment, instead of the process's `APP_ENV`.
@@ -50,7 +57,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManagerBuilder<T> {
 
     /// Checks each loaded value; a refused one is not used.
     ///
-    /// The reason shows in the status as the cause of the error, and in the log; it must not hold secrets. A panic counts as a refusal.
+    /// The reason shows in the status as the cause of the error, and in the log; it must not hold
+    /// secrets. A panic counts as a refusal.
     #[must_use]
     pub fn validate<E: Into<Box<dyn StdError + Send + Sync>>>(
         mut self,
@@ -60,10 +68,13 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManagerBuilder<T> {
         self
     }
 
-    /// Is asked about each change, with the old value and the new one, just before they are swapped: `current()` is still the old one. What it refuses is not used.
+    /// Is asked about each change, with the old value and the new one, just before they are
+    /// swapped: `current()` is still the old one. What it refuses is not used.
     ///
-    /// It runs on the manager's task, never twice at once, and other managers of the process wait for it, so it should be short. The reason shows in the status as the cause of the error, and in the log; it must not
-    /// hold secrets. A panic counts as a refusal. It should not own the manager, which could then never be dropped; a [reader](ConfigManager::reader) does no harm.
+    /// It runs on the manager's task, never twice at once, and other managers of the process wait
+    /// for it, so it should be short. The reason shows in the status as the cause of the error, and
+    /// in the log; it must not hold secrets. A panic counts as a refusal. It should not own the
+    /// manager, which could then never be dropped; a [reader](ConfigManager::reader) does no harm.
     #[must_use]
     pub fn on_update<E: Into<Box<dyn StdError + Send + Sync>>>(
         mut self,
@@ -73,10 +84,13 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManagerBuilder<T> {
         self
     }
 
-    /// Is told of each change, with the old value and the new one, just after they were swapped: `current()` is the new one. It cannot refuse.
+    /// Is told of each change, with the old value and the new one, just after they were swapped:
+    /// `current()` is the new one. It cannot refuse.
     ///
-    /// It runs on the manager's task, as the [update callback](Self::on_update) does, never twice at once and never after [`stop`](ConfigManager::stop) returned. A panic shows in the
-    /// status, and the new value stays in use. A task that waits for changes is better off with [`changes`](ConfigManager::changes).
+    /// It runs on the manager's task, as the [update callback](Self::on_update) does, never twice
+    /// at once and never after [`stop`](ConfigManager::stop) returned. A panic shows in the status,
+    /// and the new value stays in use. A task that waits for changes is better off with
+    /// [`changes`](ConfigManager::changes).
     #[must_use]
     pub fn on_change(mut self, callback: impl Fn(&Arc<T>, &Arc<T>) + Send + Sync + 'static) -> Self {
         self.updates.listener = Some(Box::new(callback));
@@ -99,11 +113,13 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManagerBuilder<T> {
 
     /// Makes the manager, which does nothing before [`start`](ConfigManager::start). No I/O.
     ///
-    /// The environment is what [`env`](Self::env) said, else that of the variable `APP_ENV`, read here and only here, else (or where that is empty) `dev`.
+    /// The environment is what [`env`](Self::env) said, else that of the variable `APP_ENV`, read
+    /// here and only here, else (or where that is empty) `dev`.
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` when the environment, the service or the component is not one segment of a key, or all three are too long for one (R4).
+    /// `InvalidArgument` when the environment, the service or the component is not one segment of a
+    /// key, or all three are too long for one (R4).
     pub fn build(self) -> Result<ConfigManager<T>> {
         let env = match self.env {
             Some(env) => env,
@@ -127,7 +143,9 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManagerBuilder<T> {
 
 fn env_of_process() -> Result<String> {
     match std::env::var_os(ENV_VARIABLE) {
-        Some(env) if !env.is_empty() => env.into_string().map_err(|_| Error::invalid_argument(OPERATION, "APP_ENV is not UTF-8")),
+        Some(env) if !env.is_empty() => {
+            env.into_string().map_err(|_| Error::invalid_argument(OPERATION, "APP_ENV is not UTF-8"))
+        }
         _ => Ok(DEFAULT_ENV.to_owned()),
     }
 }

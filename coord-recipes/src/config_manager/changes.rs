@@ -43,10 +43,12 @@ impl Announcer {
     }
 }
 
-/// The changes of the value in use, from [`ConfigManager::changes`](super::ConfigManager::changes) on. Cheap to clone; keeps no task alive.
+/// The changes of the value in use, from [`ConfigManager::changes`](super::ConfigManager::changes)
+/// on. Cheap to clone; keeps no task alive.
 ///
-/// No change is missed: each is seen by the next [`changed`](Self::changed), and of several the last one. A document that says the same in another spelling is no change, and
-/// neither is one that is refused.
+/// No change is missed: each is seen by the next [`changed`](Self::changed), and of several the
+/// last one. A document that says the same in another spelling is no change, and neither is one
+/// that is refused.
 #[derive(Clone)]
 pub struct ConfigChanges {
     news: watch::Receiver<News>,
@@ -54,8 +56,10 @@ pub struct ConfigChanges {
 }
 
 impl ConfigChanges {
-    /// Waits until the value in use has changed since this returned last, and says where the new one comes from. `None` when the manager is not running any more: it was
-    /// stopped or dropped, or the config centre was closed. Before the first start it waits; after a new start it can be called again.
+    /// Waits until the value in use has changed since this returned last, and says where the new
+    /// one comes from. `None` when the manager is not running any more: it was stopped or dropped,
+    /// or the config centre was closed. Before the first start it waits; after a new start it can
+    /// be called again.
     ///
     /// # Cancel safety
     ///

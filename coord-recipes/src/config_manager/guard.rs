@@ -1,4 +1,5 @@
-//! Runs what belongs to the user: decoding, callbacks, the `Drop` of a value, a log sink. A panic there must not end the manager.
+//! Runs what belongs to the user: decoding, callbacks, the `Drop` of a value, a log sink. A panic
+//! there must not end the manager.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -8,8 +9,9 @@ pub(super) struct Panicked;
 
 /// Runs the user's code; a panic in it is an error like any other.
 ///
-/// Asserting unwind safety is sound: the code gets shared references alone, and nothing of ours changes while it runs. What its own state is worth after its
-/// panic is its own affair, as with any callback that is called again.
+/// Asserting unwind safety is sound: the code gets shared references alone, and nothing of ours
+/// changes while it runs. What its own state is worth after its panic is its own affair, as with
+/// any callback that is called again.
 pub(super) fn guarded<R>(code: impl FnOnce() -> R) -> Result<R, Panicked> {
     catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
         // One panic is reported, whatever dropping its payload does.

@@ -11,7 +11,10 @@ pub(super) fn updated(result: &'static str, stage: &'static str) {
 
 /// Says what there is to measure of a config manager.
 pub(super) fn describe() {
-    metrics::describe_counter!(UPDATES, "Updates of managed configuration, by result and by the stage that decided it");
+    metrics::describe_counter!(
+        UPDATES,
+        "Updates of managed configuration, by result and by the stage that decided it"
+    );
     meter::count(UPDATES, &[("result", "applied"), ("stage", "all")], 0);
     for stage in ["decode", "validate", "callback"] {
         meter::count(UPDATES, &[("result", "refused"), ("stage", stage)], 0);

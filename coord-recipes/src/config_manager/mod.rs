@@ -1,4 +1,5 @@
-//! One typed setting of a service: loaded, watched, checked and swapped while the service runs (R23, R24).
+//! One typed setting of a service: loaded, watched, checked and swapped while the service runs
+//! (R23, R24).
 //!
 //! # Examples
 //!
@@ -69,20 +70,27 @@ pub use updates::DeletePolicy;
 use updates::Updates;
 use worker::Worker;
 
-/// Keeps one typed setting up to date (R23, R24): the JSON under `{env}/{service}/{component}` of a config centre.
+/// Keeps one typed setting up to date (R23, R24): the JSON under `{env}/{service}/{component}` of a
+/// config centre.
 ///
-/// - **R23** [`current`](Self::current) never blocks and never fails: it is the default until a value is loaded, and while the value is missing, invalid or out of
-///   reach. A new document is decoded, validated, handed to the update callback and swapped in, in this order; whatever fails keeps the old value, and
-///   [`status`](Self::status) shows it.
-/// - **R24** No change is missed between loading and watching. A resync reloads. [`start`](Self::start) and [`stop`](Self::stop) are idempotent and can be repeated.
-/// - A document counts as changed when it says something else, as JSON, than the one in use. Where only the spelling differs (white space, line ends, a byte order mark, the order of an
-///   object's keys, `1.0` for `1.00` or `1`) it raises the version, and nothing else happens. Where that cannot be known, for numbers beyond 64 bits, it counts as changed. So does the
-///   first document, after the default.
+/// - **R23** [`current`](Self::current) never blocks and never fails: it is the default until a
+///   value is loaded, and while the value is missing, invalid or out of reach. A new document is
+///   decoded, validated, handed to the update callback and swapped in, in this order; whatever
+///   fails keeps the old value, and [`status`](Self::status) shows it.
+/// - **R24** No change is missed between loading and watching. A resync reloads.
+///   [`start`](Self::start) and [`stop`](Self::stop) are idempotent and can be repeated.
+/// - A document counts as changed when it says something else, as JSON, than the one in use. Where
+///   only the spelling differs (white space, line ends, a byte order mark, the order of an object's
+///   keys, `1.0` for `1.00` or `1`) it raises the version, and nothing else happens. Where that
+///   cannot be known, for numbers beyond 64 bits, it counts as changed. So does the first document,
+///   after the default.
 /// - A document that was refused is looked at again when it is written again, or after a new start.
-/// - What the application's code does, the manager outlives: a panic of the callbacks, of decoding, or of the `Drop` of an old value shows in the status and is logged.
+/// - What the application's code does, the manager outlives: a panic of the callbacks, of decoding,
+///   or of the `Drop` of an old value shows in the status and is logged.
 ///
-/// The manager owns its background task: it ends with [`stop`](Self::stop), or with the manager, wherever that is dropped. Share the manager in an
-/// [`Arc`], or hand out [readers](Self::reader), which only read.
+/// The manager owns its background task: it ends with [`stop`](Self::stop), or with the manager,
+/// wherever that is dropped. Share the manager in an [`Arc`], or hand out [readers](Self::reader),
+/// which only read.
 pub struct ConfigManager<T> {
     reader: ConfigReader<T>,
     config: Arc<dyn ConfigCenter>,
@@ -111,8 +119,13 @@ impl Running {
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManager<T> {
-    /// A manager for the setting `component` of `service`, with `T`'s default for as long as nothing was loaded.
-    pub fn builder(config: Arc<dyn ConfigCenter>, service: impl Into<String>, component: impl Into<String>) -> ConfigManagerBuilder<T>
+    /// A manager for the setting `component` of `service`, with `T`'s default for as long as
+    /// nothing was loaded.
+    pub fn builder(
+        config: Arc<dyn ConfigCenter>,
+        service: impl Into<String>,
+        component: impl Into<String>,
+    ) -> ConfigManagerBuilder<T>
     where
         T: Default,
     {
@@ -131,12 +144,16 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManager<T> {
 
     /// Begins to load and to watch, and waits for the first load, at most for the load timeout.
     ///
-    /// It never fails: what went wrong stands in the status that it returns, and the manager goes on trying in the background, with capped and jittered pauses. The
-    /// first load is over when the centre answered, be it that the key is missing or that its document is refused. Started already, it only waits.
+    /// It never fails: what went wrong stands in the status that it returns, and the manager goes
+    /// on trying in the background, with capped and jittered pauses. The first load is over when
+    /// the centre answered, be it that the key is missing or that its document is refused. Started
+    /// already, it only waits.
     ///
-    /// The task and the callbacks live on a thread that all managers of the process share ([`Home::for_callbacks`]), whatever becomes of the runtime that calls, and there need
-    /// not be one; nothing is renewed there. Under a paused clock it is the runtime that calls. Callbacks see the runtime and the subscriber of whoever started the manager: a
-    /// task that they spawn runs there.
+    /// The task and the callbacks live on a thread that all managers of the process share
+    /// ([`Home::for_callbacks`]), whatever becomes of the runtime that calls, and there need not be
+    /// one; nothing is renewed there. Under a paused clock it is the runtime that calls. Callbacks
+    /// see the runtime and the subscriber of whoever started the manager: a task that they spawn
+    /// runs there.
     ///
     /// # Cancel safety
     ///
@@ -171,8 +188,14 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManager<T> {
     fn spawn(&self) -> Result<Running, HomeError> {
         let (report, loaded) = watch::channel(false);
         let stop = CancellationToken::new();
-        let worker =
-            Worker::new(Arc::clone(&self.config), &self.reader, Arc::clone(&self.updates), self.home.clone(), stop.clone(), report);
+        let worker = Worker::new(
+            Arc::clone(&self.config),
+            &self.reader,
+            Arc::clone(&self.updates),
+            self.home.clone(),
+            stop.clone(),
+            report,
+        );
         self.home.spawn(worker.run())?;
         Ok(Running { stop, loaded })
     }
@@ -185,9 +208,11 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManager<T> {
 }
 
 impl<T> ConfigManager<T> {
-    /// Ends loading and watching. Once it returned, no callback runs and the value changes no more; [`current`](Self::current) keeps the last one.
+    /// Ends loading and watching. Once it returned, no callback runs and the value changes no more;
+    /// [`current`](Self::current) keeps the last one.
     ///
-    /// Idempotent. A callback that is running is waited for, so do not wait for this inside a callback.
+    /// Idempotent. A callback that is running is waited for, so do not wait for this inside a
+    /// callback.
     ///
     /// # Cancel safety
     ///
@@ -206,10 +231,11 @@ impl<T> ConfigManager<T> {
         self.reader.current()
     }
 
-    /// Waits for the next change of the value, from this call on, and says where the new one comes from. `None` when the manager is not running any more, as
-    /// [`ConfigChanges::changed`] says.
+    /// Waits for the next change of the value, from this call on, and says where the new one comes
+    /// from. `None` when the manager is not running any more, as [`ConfigChanges::changed`] says.
     ///
-    /// Between two calls a change can pass unnoticed; a loop is better off with [`changes`](Self::changes).
+    /// Between two calls a change can pass unnoticed; a loop is better off with
+    /// [`changes`](Self::changes).
     ///
     /// # Cancel safety
     ///
@@ -252,7 +278,8 @@ impl<T> ConfigManager<T> {
         self.reader.status()
     }
 
-    /// A handle that only reads, cheap to clone. It outlives the manager and then keeps the last value.
+    /// A handle that only reads, cheap to clone. It outlives the manager and then keeps the last
+    /// value.
     pub fn reader(&self) -> ConfigReader<T> {
         self.reader.clone()
     }
@@ -275,6 +302,9 @@ impl<T> Drop for ConfigManager<T> {
 
 impl<T> fmt::Debug for ConfigManager<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConfigManager").field("key", &self.key()).field("status", &self.status()).finish_non_exhaustive()
+        f.debug_struct("ConfigManager")
+            .field("key", &self.key())
+            .field("status", &self.status())
+            .finish_non_exhaustive()
     }
 }

@@ -12,14 +12,16 @@ use super::changes::{Announcer, ConfigChanges};
 use super::guard::{Panicked, discard};
 use super::status::{ConfigFault, ConfigSource, ConfigStatus};
 
-/// Reads what a [`ConfigManager`](super::ConfigManager) manages. Cheap to clone; keeps no task alive.
+/// Reads what a [`ConfigManager`](super::ConfigManager) manages. Cheap to clone; keeps no task
+/// alive.
 pub struct ConfigReader<T> {
     pub(super) cell: Arc<Cell<T>>,
 }
 
 impl<T> ConfigReader<T> {
     pub(super) fn new(key: String, default: Arc<T>) -> Self {
-        let condition = Condition { source: ConfigSource::Default, document: None, missing: false, last_error: None };
+        let condition =
+            Condition { source: ConfigSource::Default, document: None, missing: false, last_error: None };
         let cell = Cell {
             value: ArcSwap::new(default),
             key,
@@ -36,7 +38,8 @@ impl<T> ConfigReader<T> {
         Current(self.cell.value.load())
     }
 
-    /// The changes of the value from now on. See [`ConfigManager::changes`](super::ConfigManager::changes).
+    /// The changes of the value from now on. See
+    /// [`ConfigManager::changes`](super::ConfigManager::changes).
     pub fn changes(&self) -> ConfigChanges {
         self.cell.announcer.changes()
     }
@@ -45,7 +48,12 @@ impl<T> ConfigReader<T> {
     pub fn status(&self) -> ConfigStatus {
         let watch = self.cell.watch.lock().state();
         let condition = self.cell.condition.lock();
-        ConfigStatus { source: condition.source, missing: condition.missing, last_error: condition.last_error.clone(), watch }
+        ConfigStatus {
+            source: condition.source,
+            missing: condition.missing,
+            last_error: condition.last_error.clone(),
+            watch,
+        }
     }
 }
 
@@ -57,13 +65,17 @@ impl<T> Clone for ConfigReader<T> {
 
 impl<T> fmt::Debug for ConfigReader<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConfigReader").field("key", &self.cell.key).field("status", &self.status()).finish_non_exhaustive()
+        f.debug_struct("ConfigReader")
+            .field("key", &self.cell.key)
+            .field("status", &self.status())
+            .finish_non_exhaustive()
     }
 }
 
 /// The value that was in use when it was read.
 ///
-/// Reading is cheapest while few of these are held by one thread; [`into_arc`](Self::into_arc) is for keeping the value.
+/// Reading is cheapest while few of these are held by one thread; [`into_arc`](Self::into_arc) is
+/// for keeping the value.
 pub struct Current<T>(Guard<Arc<T>>);
 
 impl<T> Current<T> {
@@ -120,7 +132,8 @@ impl<T> Cell<T> {
         self.condition.lock().document.clone()
     }
 
-    /// Swaps in a value, made from `document`, and gives back the old one: to drop it is the user's code, which must not run under our lock.
+    /// Swaps in a value, made from `document`, and gives back the old one: to drop it is the user's
+    /// code, which must not run under our lock.
     #[must_use]
     pub(super) fn loaded(&self, value: Arc<T>, document: Value, version: Version) -> Arc<T> {
         let source = ConfigSource::Loaded(version);
@@ -136,7 +149,12 @@ impl<T> Cell<T> {
     /// The value in use was written again, as `document`.
     pub(super) fn confirmed(&self, document: Value, version: Version) {
         let mut condition = self.condition.lock();
-        *condition = Condition { source: ConfigSource::Loaded(version), document: Some(document), missing: false, last_error: None };
+        *condition = Condition {
+            source: ConfigSource::Loaded(version),
+            document: Some(document),
+            missing: false,
+            last_error: None,
+        };
     }
 
     /// The key is absent; the value stays.
@@ -146,12 +164,14 @@ impl<T> Cell<T> {
         condition.last_error = None;
     }
 
-    /// The key is absent; the default is swapped in. Gives back the old value, as [`loaded`](Self::loaded) does.
+    /// The key is absent; the default is swapped in. Gives back the old value, as
+    /// [`loaded`](Self::loaded) does.
     #[must_use]
     pub(super) fn returned_to(&self, default: Arc<T>) -> Arc<T> {
         let before = {
             let mut condition = self.condition.lock();
-            *condition = Condition { source: ConfigSource::Default, document: None, missing: true, last_error: None };
+            *condition =
+                Condition { source: ConfigSource::Default, document: None, missing: true, last_error: None };
             self.value.swap(default)
         };
         self.announcer.swapped(ConfigSource::Default);
@@ -165,7 +185,8 @@ impl<T> Cell<T> {
         condition.last_error = Some(fault);
     }
 
-    /// Ends the watch that there was, which is the config centre's code: it must not run under our lock, and may panic.
+    /// Ends the watch that there was, which is the config centre's code: it must not run under our
+    /// lock, and may panic.
     pub(super) fn set_watch(&self, watch: Watching) -> Result<(), Panicked> {
         let before = std::mem::replace(&mut *self.watch.lock(), watch);
         discard(before)

@@ -5,8 +5,9 @@ use std::fmt;
 use coord_api::{Value, json};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// Whether two documents are JSON with the same value: white space, the order of an object's keys and the spelling of numbers and strings mean nothing. Where it cannot be
-/// known, because a number is too large to be read exactly, they are not.
+/// Whether two documents are JSON with the same value: white space, the order of an object's keys
+/// and the spelling of numbers and strings mean nothing. Where it cannot be known, because a number
+/// is too large to be read exactly, they are not.
 pub(super) fn same(one: &Value, other: &Value) -> bool {
     let read = |document: &Value| json::decode::<Json>("config_manager.update", document).ok();
     one == other || read(one).is_some_and(|one| read(other).is_some_and(|other| one.equals(&other)))
@@ -31,11 +32,16 @@ impl Json {
             (Json::Bool(one), Json::Bool(other)) => one == other,
             (Json::Integer(one), Json::Integer(other)) => one == other,
             (Json::Float(one), Json::Float(other)) => one == other && is_exact(*one),
-            (Json::Integer(integer), Json::Float(float)) | (Json::Float(float), Json::Integer(integer)) => is_integer(*float, *integer),
+            (Json::Integer(integer), Json::Float(float)) | (Json::Float(float), Json::Integer(integer)) => {
+                is_integer(*float, *integer)
+            }
             (Json::Text(one), Json::Text(other)) => one == other,
-            (Json::List(one), Json::List(other)) => one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.equals(other)),
+            (Json::List(one), Json::List(other)) => {
+                one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.equals(other))
+            }
             (Json::Object(one), Json::Object(other)) => {
-                one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.0 == other.0 && one.1.equals(&other.1))
+                one.len() == other.len()
+                    && one.iter().zip(other).all(|(one, other)| one.0 == other.0 && one.1.equals(&other.1))
             }
             _ => false,
         }

@@ -10,12 +10,13 @@ use coord_api::{Error, Version, WatchState};
 pub struct ConfigStatus {
     /// Where the value in use comes from.
     pub source: ConfigSource,
-    /// Whether the key was absent when last heard of. A loaded value may still be in use then, by [policy](super::DeletePolicy).
+    /// Whether the key was absent when last heard of. A loaded value may still be in use then, by
+    /// [policy](super::DeletePolicy).
     pub missing: bool,
     /// What went wrong last, until something goes right.
     pub last_error: Option<ConfigFault>,
-    /// How the watch is doing; `None` when the manager is not running. `Suspended` also while the first load is under way or tried again. `Ended` when the config
-    /// centre was closed.
+    /// How the watch is doing; `None` when the manager is not running. `Suspended` also while the
+    /// first load is under way or tried again. `Ended` when the config centre was closed.
     pub watch: Option<WatchState>,
 }
 
@@ -32,7 +33,8 @@ impl ConfigStatus {
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigSource {
-    /// It is the default: nothing was loaded yet, or it was deleted and the [policy](super::DeletePolicy) says so.
+    /// It is the default: nothing was loaded yet, or it was deleted and the
+    /// [policy](super::DeletePolicy) says so.
     Default,
     /// It was loaded; the last version that had this value.
     Loaded(Version),
@@ -44,9 +46,11 @@ pub enum ConfigSource {
 pub struct ConfigFault {
     /// Where it failed.
     pub stage: FaultStage,
-    /// The version of the document that was refused, or whose use went wrong; `None` when the fault is about none.
+    /// The version of the document that was refused, or whose use went wrong; `None` when the fault
+    /// is about none.
     pub version: Option<Version>,
-    /// What went wrong. The cause, where there is one, is what the validator or the callback returned.
+    /// What went wrong. The cause, where there is one, is what the validator or the callback
+    /// returned.
     pub error: Error,
 }
 

@@ -41,23 +41,32 @@ pub(super) struct Updates<T> {
 impl<T: DeserializeOwned> Updates<T> {
     pub(super) fn new(default: T) -> Self {
         let _ = guarded(metrics::describe);
-        Updates { default: Arc::new(default), validate: None, callback: None, listener: None, on_delete: DeletePolicy::default() }
+        Updates {
+            default: Arc::new(default),
+            validate: None,
+            callback: None,
+            listener: None,
+            on_delete: DeletePolicy::default(),
+        }
     }
 
     fn decode(document: &Value) -> Result<Arc<T>, (FaultStage, Error)> {
-        let decoded = guarded(|| json::decode::<T>(OPERATION, document)).unwrap_or_else(|panicked| Err(panicked.into()));
+        let decoded = guarded(|| json::decode::<T>(OPERATION, document))
+            .unwrap_or_else(|panicked| Err(panicked.into()));
         decoded.map(Arc::new).map_err(|error| (FaultStage::Decode, error))
     }
 
     fn validate(&self, new: &Arc<T>) -> Result<(), (FaultStage, Error)> {
         let Some(validate) = &self.validate else { return Ok(()) };
-        asked("the validator refused the value", || validate(new)).map_err(|error| (FaultStage::Validate, error))
+        asked("the validator refused the value", || validate(new))
+            .map_err(|error| (FaultStage::Validate, error))
     }
 
     /// The update callback, which may refuse.
     fn announce(&self, old: &Arc<T>, new: &Arc<T>) -> Result<(), (FaultStage, Error)> {
         let Some(callback) = &self.callback else { return Ok(()) };
-        asked("the update callback refused the value", || callback(old, new)).map_err(|error| (FaultStage::Callback, error))
+        asked("the update callback refused the value", || callback(old, new))
+            .map_err(|error| (FaultStage::Callback, error))
     }
 }
 
@@ -65,7 +74,9 @@ impl<T: DeserializeOwned> Updates<T> {
 fn asked(message: &'static str, code: impl FnOnce() -> Result<(), Refusal>) -> Result<(), Error> {
     match guarded(code) {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(refusal)) => Err(Error::new(ErrorKind::InvalidArgument, OPERATION, message).with_source(refusal)),
+        Ok(Err(refusal)) => {
+            Err(Error::new(ErrorKind::InvalidArgument, OPERATION, message).with_source(refusal))
+        }
         Err(panicked) => Err(panicked.into()),
     }
 }
@@ -92,7 +103,9 @@ impl<T: DeserializeOwned> Follower<T> {
     /// The key holds this document.
     pub(super) fn found(&mut self, document: Value, version: Version) {
         match &self.refused {
-            Some((refused, bytes, fault)) if *refused == version && *bytes == document => return self.cell.failed(fault.clone()),
+            Some((refused, bytes, fault)) if *refused == version && *bytes == document => {
+                return self.cell.failed(fault.clone());
+            }
             _ => self.refused = None,
         }
         let in_use = self.cell.document();
@@ -113,7 +126,9 @@ impl<T: DeserializeOwned> Follower<T> {
             Ok(()) => {
                 let before = self.cell.loaded(Arc::clone(&new), document, version);
                 counted("applied", "all");
-                log(|| tracing::debug!(key = self.cell.key, version = version.get(), "configuration updated"));
+                log(|| {
+                    tracing::debug!(key = self.cell.key, version = version.get(), "configuration updated")
+                });
                 self.tell(Some(version), &old, &new);
                 self.dropped(Some(version), (before, old, new));
             }
@@ -181,7 +196,9 @@ impl<T: DeserializeOwned> Follower<T> {
     fn report(&self, fault: &ConfigFault, what: &'static str) {
         counted(if fault.stage.is_refusal() { "refused" } else { "panicked" }, fault.stage.as_str());
         let (kind, version) = (fault.error.kind().as_str(), fault.version.map(Version::get));
-        log(|| tracing::warn!(key = self.cell.key, stage = %fault.stage, kind, version, reason = reason(&fault.error), "{what}"));
+        log(
+            || tracing::warn!(key = self.cell.key, stage = %fault.stage, kind, version, reason = reason(&fault.error), "{what}"),
+        );
     }
 }
 
@@ -210,7 +227,8 @@ pub(super) fn reason(error: &Error) -> String {
 /// How many causes of a refusal are kept.
 const CAUSES: usize = 8;
 
-/// What the user's code returned instead of a yes, and its causes, in words: its own type, whose `Display` or `Drop` may panic, is not kept.
+/// What the user's code returned instead of a yes, and its causes, in words: its own type, whose
+/// `Display` or `Drop` may panic, is not kept.
 #[derive(Debug)]
 pub(super) struct Refusal {
     text: String,
@@ -225,7 +243,8 @@ impl Refusal {
     }
 
     fn of(error: &(dyn StdError + 'static), causes: usize) -> Self {
-        let cause = error.source().filter(|_| causes > 0).map(|cause| Box::new(Refusal::of(cause, causes - 1)));
+        let cause =
+            error.source().filter(|_| causes > 0).map(|cause| Box::new(Refusal::of(cause, causes - 1)));
         Refusal { text: error.to_string(), cause }
     }
 }

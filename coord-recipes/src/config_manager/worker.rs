@@ -1,4 +1,5 @@
-//! The task of a config manager: opens the watch, follows it, and opens it again for as long as it takes.
+//! The task of a config manager: opens the watch, follows it, and opens it again for as long as it
+//! takes.
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
@@ -23,7 +24,8 @@ use super::updates::{Follower, Updates, counted, log, reason};
 
 const OPERATION: &str = "config_manager.load";
 
-/// How long opening the watch may take before it is tried anew: a centre that never answers must not stop the trying.
+/// How long opening the watch may take before it is tried anew: a centre that never answers must
+/// not stop the trying.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// One run of a manager, from a start to its stop.
@@ -38,7 +40,8 @@ pub(super) struct Worker<T> {
     backoff: Backoff,
     /// Whether the centre was out of reach at the last try: then another failure is no news.
     unreachable: bool,
-    /// Told when the first load is over. It closes with this task, which is how others know that the task has ended; so it is the last field.
+    /// Told when the first load is over. It closes with this task, which is how others know that
+    /// the task has ended; so it is the last field.
     loaded: watch::Sender<bool>,
 }
 
@@ -55,7 +58,17 @@ impl<T: DeserializeOwned> Worker<T> {
         let follower = Follower::new(Arc::clone(&cell), updates);
         let _ = cell.set_watch(Watching::Opening);
         cell.announcer.running(true);
-        Worker { config, cell, follower, home, application: Application::current(), stop, backoff: backoff(), unreachable: false, loaded }
+        Worker {
+            config,
+            cell,
+            follower,
+            home,
+            application: Application::current(),
+            stop,
+            backoff: backoff(),
+            unreachable: false,
+            loaded,
+        }
     }
 
     /// Runs until it is stopped or the config centre is closed.
@@ -96,7 +109,13 @@ impl<T: DeserializeOwned> Worker<T> {
                 let _ = self.cell.set_watch(Watching::Open(watch));
             }
             Ok(Err(error)) => return Some(error),
-            Err(_) => return Some(Error::new(ErrorKind::Timeout, OPERATION, "the config centre did not answer in time")),
+            Err(_) => {
+                return Some(Error::new(
+                    ErrorKind::Timeout,
+                    OPERATION,
+                    "the config centre did not answer in time",
+                ));
+            }
         }
         loop {
             let item = tokio::select! {
@@ -109,7 +128,8 @@ impl<T: DeserializeOwned> Worker<T> {
                 Some(Err(error)) => return Some(error),
                 None => return Some(Error::new(ErrorKind::Unavailable, OPERATION, "the watch ended")),
             }
-            // Changes that come faster than they are taken must not keep the thread from other tasks.
+            // Changes that come faster than they are taken must not keep the thread from other
+            // tasks.
             tokio::task::consume_budget().await;
         }
     }
@@ -139,7 +159,8 @@ impl<T: DeserializeOwned> Worker<T> {
     }
 
     fn unreadable(&mut self, record: Invalid) {
-        self.application.run(|| self.follower.refuse(FaultStage::Decode, record.error, record.version, record.value));
+        self.application
+            .run(|| self.follower.refuse(FaultStage::Decode, record.error, record.version, record.value));
     }
 
     fn out_of_reach(&mut self, error: Error) {
@@ -147,7 +168,9 @@ impl<T: DeserializeOwned> Worker<T> {
         let (key, kind) = (self.cell.key.as_str(), error.kind().as_str());
         self.application.run(|| {
             if self.unreachable {
-                log(|| tracing::debug!(key, kind, reason = reason(&error), "configuration still out of reach"));
+                log(|| {
+                    tracing::debug!(key, kind, reason = reason(&error), "configuration still out of reach")
+                });
             } else {
                 log(|| tracing::warn!(key, kind, reason = reason(&error), "configuration out of reach"));
             }

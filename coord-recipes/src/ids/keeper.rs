@@ -12,10 +12,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 const ACQUIRE: &str = "id_keeper.acquire";
 
-/// Keeps an instance id held for as long as it lives: where the id is lost, it takes another one by itself.
+/// Keeps an instance id held for as long as it lives: where the id is lost, it takes another one by
+/// itself.
 ///
-/// An [`InstanceId`] that is lost stays lost (R43), as it must: another process may have the number by now. A service that runs for months still needs a number
-/// after an outage of a minute. It asks [`current`](Self::current) each time that it uses the number, and does without, or waits for
+/// An [`InstanceId`] that is lost stays lost (R43), as it must: another process may have the number
+/// by now. A service that runs for months still needs a number after an outage of a minute. It asks
+/// [`current`](Self::current) each time that it uses the number, and does without, or waits for
 /// [a change](Self::changes), while there is none.
 ///
 /// ```
@@ -35,8 +37,10 @@ const ACQUIRE: &str = "id_keeper.acquire";
 /// ```
 ///
 /// - What it gives is held at that moment by this machine's clock (R32), never by hope.
-/// - Each id that it takes has a greater [generation](KeptId::generation) than those before it, also where the number is the same (R43).
-/// - Its task lives on a [home](Home::shared) of its own and outlives the runtime that made it. It ends with the keeper, and where the provider is closed.
+/// - Each id that it takes has a greater [generation](KeptId::generation) than those before it,
+///   also where the number is the same (R43).
+/// - Its task lives on a [home](Home::shared) of its own and outlives the runtime that made it. It
+///   ends with the keeper, and where the provider is closed.
 ///
 /// Dropped, it gives the id back, as a dropped [`InstanceId`] does (R9).
 pub struct InstanceIdKeeper {
@@ -77,8 +81,9 @@ struct KeeperState {
 }
 
 impl InstanceIdKeeper {
-    /// Takes a first id of `service`, and keeps one from then on. The options count for each id that is taken; where a later one cannot be had, be it that none is free
-    /// or that the store is out of reach, it is tried again, after growing pauses of at most 2 s.
+    /// Takes a first id of `service`, and keeps one from then on. The options count for each id
+    /// that is taken; where a later one cannot be had, be it that none is free or that the store is
+    /// out of reach, it is tried again, after growing pauses of at most 2 s.
     ///
     /// # Errors
     ///
@@ -87,18 +92,24 @@ impl InstanceIdKeeper {
     /// # Cancel safety
     ///
     /// Cancel safe: a dropped call leaks no id.
-    pub async fn acquire(allocator: Arc<dyn InstanceIdAllocator>, service: impl Into<String>, options: IdOptions) -> Result<Self> {
+    pub async fn acquire(
+        allocator: Arc<dyn InstanceIdAllocator>,
+        service: impl Into<String>,
+        options: IdOptions,
+    ) -> Result<Self> {
         let service = service.into();
         let first = Arc::new(allocator.acquire_id_with(&service, options.clone()).await?);
         let (tell, changes) = watch::channel(Some(KeptId::of(&first)));
-        let shared = Arc::new(KeeperState { service, held: Mutex::new(Some(first)), failure: Mutex::new(None) });
+        let shared =
+            Arc::new(KeeperState { service, held: Mutex::new(Some(first)), failure: Mutex::new(None) });
         let home = Home::shared();
         let keeping = Keeping { home: home.clone(), allocator, options, shared: Arc::clone(&shared), tell };
         let task = home.spawn(keeping.run()).map_err(|error| homeless(ACQUIRE, error))?;
         Ok(InstanceIdKeeper { shared, changes, _task: AbortOnDropHandle::new(task) })
     }
 
-    /// The id that is held at this moment, by this machine's clock; `None` while there is none. Never blocks.
+    /// The id that is held at this moment, by this machine's clock; `None` while there is none.
+    /// Never blocks.
     pub fn current(&self) -> Option<KeptId> {
         self.shared.held.lock().as_deref().filter(|held| held.is_held()).map(KeptId::of)
     }
@@ -108,8 +119,9 @@ impl InstanceIdKeeper {
         self.shared.failure.lock().clone()
     }
 
-    /// What is held now, and each change from then on: `None` when it was lost, and what was taken instead. Who reads slowly gets the last one only.
-    /// Ends with the keeper, and where the provider is closed.
+    /// What is held now, and each change from then on: `None` when it was lost, and what was taken
+    /// instead. Who reads slowly gets the last one only. Ends with the keeper, and where the
+    /// provider is closed.
     pub fn changes(&self) -> impl Stream<Item = Option<KeptId>> + Send + Unpin + use<> {
         let mut changes = self.changes.clone();
         changes.mark_changed();
@@ -147,7 +159,10 @@ impl InstanceIdKeeper {
 
 impl fmt::Debug for InstanceIdKeeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InstanceIdKeeper").field("service", &self.service()).field("current", &self.current()).finish_non_exhaustive()
+        f.debug_struct("InstanceIdKeeper")
+            .field("service", &self.service())
+            .field("current", &self.current())
+            .finish_non_exhaustive()
     }
 }
 
@@ -171,9 +186,12 @@ impl Keeping {
             }
             let lost = (KeptId::of(&held), self.home.now());
             drop(held);
-            self.lose(Error::lease_lost(ACQUIRE, format!("the id was lost: {loss}")).about(&self.shared.service));
+            self.lose(
+                Error::lease_lost(ACQUIRE, format!("the id was lost: {loss}")).about(&self.shared.service),
+            );
             let Some(taken) = self.take().await else { return };
-            let (kept, after_s) = (KeptId::of(&taken), self.home.now().saturating_duration_since(lost.1).as_secs_f64());
+            let (kept, after_s) =
+                (KeptId::of(&taken), self.home.now().saturating_duration_since(lost.1).as_secs_f64());
             let (service, id, before) = (self.shared.service.clone(), kept.id, lost.0.id);
             coord_home::event!(WARN, service, id, before, after_s, "an instance id is held again");
             *self.shared.failure.lock() = None;

@@ -71,11 +71,19 @@ impl Allocators {
         Allocators { client, pools: Mutex::default() }
     }
 
-    fn pool(&self, operation: &'static str, service: &str, range: &RangeInclusive<u32>) -> Result<Arc<ServiceIds>> {
+    fn pool(
+        &self,
+        operation: &'static str,
+        service: &str,
+        range: &RangeInclusive<u32>,
+    ) -> Result<Arc<ServiceIds>> {
         let mut pools = self.pools.lock();
         if let Some(pool) = pools.get(service) {
             if pool.range != *range {
-                return Err(Error::invalid_argument(operation, "this provider allocates for this service from another range already"));
+                return Err(Error::invalid_argument(
+                    operation,
+                    "this provider allocates for this service from another range already",
+                ));
             }
             return Ok(Arc::clone(pool));
         }
@@ -100,7 +108,10 @@ impl InstanceIdAllocator for Allocators {
         key::check_segment(OPERATION, service)?;
         let ttl = round_ttl(OPERATION, options.ttl)?;
         if options.range.is_empty() || *options.range.end() < 1 {
-            return Err(Error::invalid_argument(OPERATION, "a range of ids that is empty, or whose greatest id is less than 1"));
+            return Err(Error::invalid_argument(
+                OPERATION,
+                "a range of ids that is empty, or whose greatest id is less than 1",
+            ));
         }
         let limit = Limit::of(self.client.home(), options.wait);
         let acquire = async {
@@ -108,7 +119,8 @@ impl InstanceIdAllocator for Allocators {
             loop {
                 match pool.acquire(ttl, options.wait, limit).await? {
                     Some(acquired) => return Ok(acquired),
-                    // What serves the pool went down with the runtime that it ran on: it is started again.
+                    // What serves the pool went down with the runtime that it ran on: it is started
+                    // again.
                     None if self.client.is_closed() => return Err(Error::closed(OPERATION)),
                     None => tokio::task::yield_now().await,
                 }
@@ -122,7 +134,12 @@ impl InstanceIdAllocator for Allocators {
 
 impl ServiceIds {
     /// Asks for an id and waits for it; `None` where nobody will answer.
-    async fn acquire(self: &Arc<Self>, ttl: Duration, wait: Wait, limit: Limit) -> Result<Option<(u32, LeasedEntry)>> {
+    async fn acquire(
+        self: &Arc<Self>,
+        ttl: Duration,
+        wait: Wait,
+        limit: Limit,
+    ) -> Result<Option<(u32, LeasedEntry)>> {
         const OPERATION: &str = "allocator.acquire_id";
         let home = self.client.home();
         // Declared before the answer, and so dropped after it.
@@ -144,7 +161,8 @@ impl ServiceIds {
         answer.ok().transpose()
     }
 
-    /// Queues a request, and starts the task that serves it where none runs: it ends when nobody waits any more.
+    /// Queues a request, and starts the task that serves it where none runs: it ends when nobody
+    /// waits any more.
     fn ask(self: &Arc<Self>, request: IdRequest) -> Result<()> {
         let starts = {
             let mut waiting = self.waiting.lock();
@@ -152,7 +170,8 @@ impl ServiceIds {
             !std::mem::replace(&mut waiting.served, true)
         };
         if starts {
-            // Not under the lock: a given runtime that is just ending drops the task at once, here, and what the task leaves behind takes the lock as well.
+            // Not under the lock: a given runtime that is just ending drops the task at once, here,
+            // and what the task leaves behind takes the lock as well.
             let serve = Served { pool: Arc::clone(self), done: false }.serve();
             self.client.home().spawn(serve).map_err(|error| homeless("allocator.acquire_id", error))?;
         }
@@ -184,7 +203,8 @@ impl ServiceIds {
                 freed = None;
                 continue;
             }
-            // None is free. The watch starts with the state, so that an id freed meanwhile is not slept over (R42).
+            // None is free. The watch starts with the state, so that an id freed meanwhile is not
+            // slept over (R42).
             let feed = freed.get_or_insert_with(|| self.client.follow(Span::prefix(self.directory.clone())));
             for queued in patient.iter_mut().filter_map(|request| request.queued.take()) {
                 // A caller that is gone need not know.
@@ -205,8 +225,14 @@ impl ServiceIds {
     async fn until_freed(&self, feed: &mut ResumingWatch) -> Result<()> {
         loop {
             match feed.next().await? {
-                Delivery::Batch(batch) if batch.changes.iter().any(|change| matches!(change, Change::Delete { .. })) => return Ok(()),
-                Delivery::Resync { state, .. } if self.free(&self.taken(&state)).next().is_some() => return Ok(()),
+                Delivery::Batch(batch)
+                    if batch.changes.iter().any(|change| matches!(change, Change::Delete { .. })) =>
+                {
+                    return Ok(());
+                }
+                Delivery::Resync { state, .. } if self.free(&self.taken(&state)).next().is_some() => {
+                    return Ok(());
+                }
                 _ => {}
             }
         }
@@ -217,7 +243,8 @@ impl ServiceIds {
         let mut patient = Vec::new();
         let mut backoff = backoff();
         while let Some(ttl) = requests.first().map(|request| request.ttl) {
-            let (mut claimants, others): (Vec<_>, Vec<_>) = requests.into_iter().partition(|request| request.ttl == ttl);
+            let (mut claimants, others): (Vec<_>, Vec<_>) =
+                requests.into_iter().partition(|request| request.ttl == ttl);
             requests = claimants.split_off(claimants.len().min(CLAIM));
             requests.extend(others);
             match self.claim(ttl, &mut claimants).await {
@@ -225,12 +252,18 @@ impl ServiceIds {
                     if request.patient {
                         return Some(request);
                     }
-                    request.refuse(Error::new(ErrorKind::Exhausted, "allocator.acquire_id", "every id of the range is held"));
+                    request.refuse(Error::new(
+                        ErrorKind::Exhausted,
+                        "allocator.acquire_id",
+                        "every id of the range is held",
+                    ));
                     None
                 })),
-                // The lease died under the claim, and all that it wrote with it: claim again under a new one.
+                // The lease died under the claim, and all that it wrote with it: claim again under
+                // a new one.
                 Err(error) if error.kind() == ErrorKind::LeaseLost => {
-                    requests.splice(0..0, claimants.into_iter().filter(|request| !request.answer.is_closed()));
+                    requests
+                        .splice(0..0, claimants.into_iter().filter(|request| !request.answer.is_closed()));
                     self.client.home().sleep(backoff.pause()).await;
                 }
                 Err(error) => claimants.into_iter().for_each(|request| request.refuse(error.clone())),
@@ -239,22 +272,26 @@ impl ServiceIds {
         patient
     }
 
-    /// Lets those join a claim who came while its session was made. Not later: what is free is read for all of them after they have asked (R41).
+    /// Lets those join a claim who came while its session was made. Not later: what is free is read
+    /// for all of them after they have asked (R41).
     fn admit_late(&self, ttl: Duration, claimants: &mut Vec<IdRequest>) {
         let mut waiting = self.waiting.lock();
         let mut room = CLAIM.saturating_sub(claimants.len());
-        let (late, others): (Vec<_>, Vec<_>) = std::mem::take(&mut waiting.requests).into_iter().partition(|request| {
-            let joins = request.ttl == ttl && room > 0;
-            room -= usize::from(joins);
-            joins
-        });
+        let (late, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut waiting.requests).into_iter().partition(|request| {
+                let joins = request.ttl == ttl && room > 0;
+                room -= usize::from(joins);
+                joins
+            });
         waiting.requests = others;
         claimants.extend(late);
     }
 
-    /// Claims the smallest free ids for as many of the claimants as there are, in their order, and leaves the others in the list (R41).
+    /// Claims the smallest free ids for as many of the claimants as there are, in their order, and
+    /// leaves the others in the list (R41).
     ///
-    /// One read and one transaction; one transaction more for each conflict with another provider, which has then made progress.
+    /// One read and one transaction; one transaction more for each conflict with another provider,
+    /// which has then made progress.
     async fn claim(&self, ttl: Duration, claimants: &mut Vec<IdRequest>) -> Result<()> {
         let session = self.client.enter("allocator.acquire_id", ttl).await?;
         self.admit_late(ttl, claimants);
@@ -276,7 +313,9 @@ impl ServiceIds {
             }
             let entries: Vec<&LeasedEntry> = claimed.iter().map(|(_, entry)| entry).collect();
             let claim = || {
-                let absent = |txn: Txn, entry: &&LeasedEntry| txn.when(Compare::Absent(entry.key().clone())).then(self.put(entry));
+                let absent = |txn: Txn, entry: &&LeasedEntry| {
+                    txn.when(Compare::Absent(entry.key().clone())).then(self.put(entry))
+                };
                 entries.iter().fold(Txn::new().otherwise(Op::Range(ids.clone())), absent)
             };
             match LeasedEntry::place_all(&entries, Token::New, &claim).await? {
@@ -284,7 +323,13 @@ impl ServiceIds {
                 Placed::Refused(mut reply) => {
                     state = match reply.replies.pop() {
                         Some(OpReply::Range(state)) => state,
-                        _ => return Err(Error::new(ErrorKind::Internal, "allocator.acquire_id", "the store left out an answer")),
+                        _ => {
+                            return Err(Error::new(
+                                ErrorKind::Internal,
+                                "allocator.acquire_id",
+                                "the store left out an answer",
+                            ));
+                        }
                     };
                 }
                 Placed::Found(found) => {
@@ -297,14 +342,21 @@ impl ServiceIds {
         }
     }
 
-    /// Takes over what a claim wrote whose answer was lost, if all of it was found after the claim was fenced off. Says whether it did; what is not taken over is
-    /// released by the session.
+    /// Takes over what a claim wrote whose answer was lost, if all of it was found after the claim
+    /// was fenced off. Says whether it did; what is not taken over is released by the session.
     ///
-    /// It is written once more, because an entry found here may as well be that of an earlier claim that was given up: its release, which names the entry's
-    /// revision, may be on its way.
-    async fn adopt(&self, session: &SessionRef, entries: &[&LeasedEntry], found: &[Option<Entry>]) -> Result<bool> {
+    /// It is written once more, because an entry found here may as well be that of an earlier claim
+    /// that was given up: its release, which names the entry's revision, may be on its way.
+    async fn adopt(
+        &self,
+        session: &SessionRef,
+        entries: &[&LeasedEntry],
+        found: &[Option<Entry>],
+    ) -> Result<bool> {
         let on_lease = |found: &&Entry| found.lease == Some(session.lease());
-        let Some(ours) = found.iter().map(|found| found.as_ref().filter(on_lease)).collect::<Option<Vec<&Entry>>>() else {
+        let Some(ours) =
+            found.iter().map(|found| found.as_ref().filter(on_lease)).collect::<Option<Vec<&Entry>>>()
+        else {
             return Ok(false);
         };
         entries.iter().zip(&ours).for_each(|(entry, found)| entry.confirm(found, Token::New));
@@ -336,7 +388,8 @@ impl ServiceIds {
     }
 }
 
-/// What serves a pool. When it ends, also by accident, nobody waits for it any more: those whose answers it owes ask again, or find that the provider is closed.
+/// What serves a pool. When it ends, also by accident, nobody waits for it any more: those whose
+/// answers it owes ask again, or find that the provider is closed.
 struct Served {
     pool: Arc<ServiceIds>,
     /// Nobody was left to be served.
@@ -379,7 +432,8 @@ impl IdRequest {
 ///
 /// # Errors
 ///
-/// `LeaseLost` when the answer came after the local deadline: what is lost already is given to nobody.
+/// `LeaseLost` when the answer came after the local deadline: what is lost already is given to
+/// nobody.
 fn hand_out(claimed: Vec<(u32, LeasedEntry)>, claimants: &mut Vec<IdRequest>) -> Result<()> {
     if !claimed.iter().all(|(_, entry)| entry.state().is_held()) {
         return Err(Error::lease_lost("allocator.acquire_id", "the lease was lost before the answer came"));

@@ -55,7 +55,8 @@ impl Locks {
     pub(crate) fn new(client: Client) -> Self {
         describe_histogram!(WAITED, Unit::Seconds, "Time until a lock was acquired");
         describe_histogram!(HELD, Unit::Seconds, "Time for which a lock was held");
-        let (waited, held) = (Timer::new(client.home(), histogram!(WAITED)), Timer::new(client.home(), histogram!(HELD)));
+        let (waited, held) =
+            (Timer::new(client.home(), histogram!(WAITED)), Timer::new(client.home(), histogram!(HELD)));
         Locks { client, queues: LockQueues::default(), waited, held }
     }
 
@@ -64,7 +65,8 @@ impl Locks {
         let mut backoff = backoff();
         loop {
             match self.queue_up(lock, ttl, limit).await {
-                // The lease died, or the entry was removed, while waiting: queue again, at the end (R30).
+                // The lease died, or the entry was removed, while waiting: queue again, at the end
+                // (R30).
                 Err(error) if error.kind() == ErrorKind::LeaseLost => {
                     let pause = async {
                         self.client.home().sleep(backoff.pause()).await;
@@ -108,11 +110,22 @@ impl Locks {
     }
 
     /// Enters the queue: one request, which says whether anyone stands before.
-    async fn join(&self, operation: &'static str, lock: &LockName<'_>, ttl: Duration) -> Result<(LeasedEntry, Position)> {
+    async fn join(
+        &self,
+        operation: &'static str,
+        lock: &LockName<'_>,
+        ttl: Duration,
+    ) -> Result<(LeasedEntry, Position)> {
         let entry = self.new_entry(operation, lock, ttl).await?;
-        // Two entries, in whatever order the store has them at hand: they tell whether it is alone, which is all that matters here.
+        // Two entries, in whatever order the store has them at hand: they tell whether it is alone,
+        // which is all that matters here.
         let others = Range::prefix(lock.queue.clone()).with_limit(2).with_keys_only();
-        let join = || Txn::new().when(Compare::Absent(entry.key().clone())).then(self.put(&entry)).then(Op::Range(others.clone()));
+        let join = || {
+            Txn::new()
+                .when(Compare::Absent(entry.key().clone()))
+                .then(self.put(&entry))
+                .then(Op::Range(others.clone()))
+        };
         loop {
             match entry.place(&join).await? {
                 Placed::Written(reply) => {
@@ -120,7 +133,9 @@ impl Locks {
                     let alone = found.entries.iter().all(|other| other.key == *entry.key());
                     return Ok((entry, if alone { Position::Head } else { Position::Behind }));
                 }
-                Placed::Refused(_) => return Err(Error::new(ErrorKind::Internal, operation, "another entry has this name")),
+                Placed::Refused(_) => {
+                    return Err(Error::new(ErrorKind::Internal, operation, "another entry has this name"));
+                }
                 Placed::Found(found) => {
                     if confirmed(&entry, &found) {
                         return Ok((entry, Position::Behind));
@@ -155,8 +170,9 @@ impl Locks {
             if let Some(first) = oldest(queue, &found.entries) {
                 return Err(held(OPERATION, first));
             }
-            // What lies there is no queue entry but, for example, the queue of a Go service's nested name. No compare can look past it: stand in the queue,
-            // and leave it again if someone else came first.
+            // What lies there is no queue entry but, for example, the queue of a Go service's
+            // nested name. No compare can look past it: stand in the queue, and leave it again if
+            // someone else came first.
             entry = self.join(OPERATION, lock, ttl).await?.0;
             let all = self.client.list(Span::prefix(queue.clone())).await?;
             match oldest(queue, &all.entries) {
@@ -173,7 +189,12 @@ impl Locks {
     }
 
     /// An entry with a key that was never given before; nothing is written yet.
-    async fn new_entry(&self, operation: &'static str, lock: &LockName<'_>, ttl: Duration) -> Result<LeasedEntry> {
+    async fn new_entry(
+        &self,
+        operation: &'static str,
+        lock: &LockName<'_>,
+        ttl: Duration,
+    ) -> Result<LeasedEntry> {
         let session = self.client.enter(operation, ttl).await?;
         let key = keys::lock_entry(&lock.queue, session.lease(), session.nonce());
         Ok(LeasedEntry::new(session, key, Subject::new(CONTRACT, lock.name).timed(&self.held)))
@@ -197,7 +218,10 @@ fn confirmed(entry: &LeasedEntry, found: &[Option<Entry>]) -> bool {
 
 /// The entry of a queue that comes first. Deeper keys are the queues of other names.
 fn oldest<'a>(queue: &Bytes, entries: &'a [Entry]) -> Option<&'a Entry> {
-    entries.iter().filter(|entry| keys::segment(queue, &entry.key).is_some()).min_by_key(|entry| entry.created)
+    entries
+        .iter()
+        .filter(|entry| keys::segment(queue, &entry.key).is_some())
+        .min_by_key(|entry| entry.created)
 }
 
 /// The lock is held, by whoever wrote this entry.

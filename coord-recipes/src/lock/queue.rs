@@ -1,7 +1,7 @@
 //! Who is next: one ordered view of each lock's queue, shared by all waiters of the process.
 //!
-//! A view that follows the queue in order needs no confirming read at a hand-over: the deletion that makes an entry the oldest shows the entry itself to be
-//! there (R28, R30).
+//! A view that follows the queue in order needs no confirming read at a hand-over: the deletion
+//! that makes an entry the oldest shows the entry itself to be there (R28, R30).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock, Weak};
@@ -41,7 +41,13 @@ impl LockQueues {
     /// # Cancel safety
     ///
     /// Cancel safe. The entry itself is the caller's.
-    pub(crate) async fn wait(&self, client: &Client, prefix: &Bytes, created: Revision, key: &Bytes) -> Result<Turn> {
+    pub(crate) async fn wait(
+        &self,
+        client: &Client,
+        prefix: &Bytes,
+        created: Revision,
+        key: &Bytes,
+    ) -> Result<Turn> {
         loop {
             let queue = self.queue(client, prefix)?;
             let (tell, told) = oneshot::channel();
@@ -52,26 +58,34 @@ impl LockQueues {
             match turn {
                 Ok(turn) => return turn,
                 Err(_) if client.is_closed() => return Err(Error::closed("lock.acquire")),
-                // The view went down with the runtime that its task ran on, which may take a while to end: another one is made.
+                // The view went down with the runtime that its task ran on, which may take a while
+                // to end: another one is made.
                 Err(_) => tokio::task::yield_now().await,
             }
         }
     }
 
-    /// The view of a queue, made where there is none. It follows the queue for as long as somebody has it.
+    /// The view of a queue, made where there is none. It follows the queue for as long as somebody
+    /// has it.
     ///
     /// # Errors
     ///
     /// No place for its task is to be had.
     pub(super) fn queue(&self, client: &Client, prefix: &Bytes) -> Result<Arc<LockQueue>> {
         let mut queues = self.by_prefix.lock();
-        if let Some(queue) = queues.get(prefix).and_then(Weak::upgrade).filter(|queue| !queue.view.lock().ended) {
+        if let Some(queue) =
+            queues.get(prefix).and_then(Weak::upgrade).filter(|queue| !queue.view.lock().ended)
+        {
             return Ok(queue);
         }
         let queue = Arc::new(LockQueue { view: Mutex::new(QueueView::default()), driver: OnceLock::new() });
-        // Started once the queue is complete: another thread may run the task at once, and a queue that it cannot reach yet looks deserted to it.
+        // Started once the queue is complete: another thread may run the task at once, and a queue
+        // that it cannot reach yet looks deserted to it.
         let guard = DismissWhenEnded(Arc::downgrade(&queue));
-        let task = client.home().spawn(follow(guard, client.clone(), prefix.clone())).map_err(|error| homeless("lock.acquire", error))?;
+        let task = client
+            .home()
+            .spawn(follow(guard, client.clone(), prefix.clone()))
+            .map_err(|error| homeless("lock.acquire", error))?;
         let _ = queue.driver.set(AbortOnDropHandle::new(task));
         queues.insert(prefix.clone(), Arc::downgrade(&queue), |queue| queue.strong_count() > 0);
         Ok(queue)
@@ -94,7 +108,8 @@ impl LockQueue {
     }
 }
 
-/// Lets the waiters of a view go when what moves it ends, so that none of them waits for ever. They look for another view.
+/// Lets the waiters of a view go when what moves it ends, so that none of them waits for ever. They
+/// look for another view.
 struct DismissWhenEnded(Weak<LockQueue>);
 
 impl Drop for DismissWhenEnded {
@@ -157,7 +172,8 @@ impl QueueView {
                 self.at = Some(batch.revision);
             }
             Delivery::Resync { state, .. } => {
-                // What was here and is not there any more is gone; what the view has not seen yet may still come.
+                // What was here and is not there any more is gone; what the view has not seen yet
+                // may still come.
                 let known = std::mem::take(&mut self.known);
                 self.entries.clear();
                 for entry in state.entries {
@@ -195,7 +211,8 @@ impl QueueView {
         }
     }
 
-    /// Tells the waiter whose entry is the oldest. An entry that the view holds was there at the view's revision (R30).
+    /// Tells the waiter whose entry is the oldest. An entry that the view holds was there at the
+    /// view's revision (R30).
     fn tell_first(&mut self) {
         if let Some((_, key)) = self.entries.first() {
             let key = key.clone();

@@ -1,4 +1,5 @@
-//! One registered entry: how it gets into the store, how its loss is noticed, how it goes (R34, R37, R38).
+//! One registered entry: how it gets into the store, how its loss is noticed, how it goes (R34,
+//! R37, R38).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,9 +55,11 @@ pub(super) struct RegisteredEntry {
     current: Option<Arc<LeasedEntry>>,
     /// The entry under the lease of another TTL, until it has moved.
     moving_from: Option<Arc<LeasedEntry>>,
-    /// A lease that was lost with the entry on it, until the entry stands on another: while the store keeps the one, it keeps the other.
+    /// A lease that was lost with the entry on it, until the entry stands on another: while the
+    /// store keeps the one, it keeps the other.
     left_on: Option<LeaseId>,
-    /// The token of the write that was sent last: kept, where it goes over an entry of this provider.
+    /// The token of the write that was sent last: kept, where it goes over an entry of this
+    /// provider.
     token: Token,
     interest: Interest,
     /// What is told of the entry; none before it was to be written for the first time.
@@ -91,13 +94,15 @@ impl RegisteredEntry {
         self.wanted.as_ref()
     }
 
-    /// Wants something else, to be written at once: registered anew, or as an update of what is registered.
+    /// Wants something else, to be written at once: registered anew, or as an update of what is
+    /// registered.
     pub(super) fn want(&mut self, wanted: Wanted, takeover: Option<Takeover>) {
         self.wanted = Some(wanted);
         self.lifecycle.step(Event::Wanted(takeover));
     }
 
-    /// The entry on its lease, once it was written there; until then under the lease that it moves away from.
+    /// The entry on its lease, once it was written there; until then under the lease that it moves
+    /// away from.
     pub(super) fn entry(&self) -> Option<&Arc<LeasedEntry>> {
         self.current.as_ref().filter(|entry| entry.number().is_some()).or(self.moving_from.as_ref())
     }
@@ -145,11 +150,15 @@ impl RegisteredEntry {
         loop {
             if let Some(found) = found.take() {
                 match found {
-                    Some(found) if found.lease == Some(entry.session().lease()) && found.value == wanted.content => {
+                    Some(found)
+                        if found.lease == Some(entry.session().lease()) && found.value == wanted.content =>
+                    {
                         entry.confirm(&found, self.token);
                         return Ok(self.on_placed(&entry, found.modified));
                     }
-                    Some(found) if !self.may_replace(&found) => return Ok(EntryEvent::Foreign(record::reached_at(&found))),
+                    Some(found) if !self.may_replace(&found) => {
+                        return Ok(EntryEvent::Foreign(record::reached_at(&found)));
+                    }
                     None if self.is_followed() => return Ok(self.follow().await),
                     found => seen = self.look_at(found.as_ref()),
                 }
@@ -167,7 +176,9 @@ impl RegisteredEntry {
             match entry.place_batched(self.token, &write).await? {
                 Placed::Written(reply) => return Ok(self.on_placed(&entry, reply.revision)),
                 Placed::Refused(reply) => match reply.range(0).and_then(|found| found.entries.first()) {
-                    Some(found) if !self.may_replace(found) => return Ok(EntryEvent::Foreign(record::reached_at(found))),
+                    Some(found) if !self.may_replace(found) => {
+                        return Ok(EntryEvent::Foreign(record::reached_at(found)));
+                    }
                     None if self.is_followed() => return Ok(self.follow().await),
                     found => seen = self.look_at(found),
                 },
@@ -176,7 +187,8 @@ impl RegisteredEntry {
         }
     }
 
-    /// What is to be written over, and whether it is this provider's own. A foreign owner's place is remembered as lost.
+    /// What is to be written over, and whether it is this provider's own. A foreign owner's place
+    /// is remembered as lost.
     fn look_at(&mut self, found: Option<&Entry>) -> Option<(Revision, bool)> {
         let entry = found?;
         let ours = self.is_ours(entry.lease);
@@ -188,8 +200,9 @@ impl RegisteredEntry {
 
     /// Whether an entry that is not as wanted still is this owner's, and the watch tells its fate.
     ///
-    /// An entry that was held and is not there any more was removed, and must be written again (R37); or a foreign owner took its place and left, and it must not
-    /// (R34). Only the watch, which tells all of it in order, knows.
+    /// An entry that was held and is not there any more was removed, and must be written again
+    /// (R37); or a foreign owner took its place and left, and it must not (R34). Only the watch,
+    /// which tells all of it in order, knows.
     fn is_followed(&self) -> bool {
         let alive = self.entry().is_some_and(|entry| entry.loss().get().is_none());
         self.lifecycle.goes_on() && self.is_told && alive
@@ -223,19 +236,25 @@ impl RegisteredEntry {
             }
         }
         // A move that came to nothing ends where it began.
-        let stays = self.moving_from.take_if(|moving| moving.session().asked() == ttl && moving.state().is_held());
+        let stays =
+            self.moving_from.take_if(|moving| moving.session().asked() == ttl && moving.state().is_held());
         let entry = match stays {
             Some(entry) => entry,
             None => {
                 let session = self.client.enter("registry.register", ttl).await?;
-                Arc::new(LeasedEntry::new(session, self.key.clone(), Subject::new(CONTRACT, self.name.clone())))
+                Arc::new(LeasedEntry::new(
+                    session,
+                    self.key.clone(),
+                    Subject::new(CONTRACT, self.name.clone()),
+                ))
             }
         };
         self.current = Some(Arc::clone(&entry));
         Ok(entry)
     }
 
-    /// Whether the entry that stands there may be overwritten: it is this provider's, or a takeover was asked for.
+    /// Whether the entry that stands there may be overwritten: it is this provider's, or a takeover
+    /// was asked for.
     fn may_replace(&self, entry: &Entry) -> bool {
         self.is_ours(entry.lease) || self.lifecycle.replaces()
     }
@@ -265,7 +284,9 @@ impl RegisteredEntry {
 
     /// Waits until the entry is gone, or another's.
     async fn follow(&mut self) -> EntryEvent {
-        let (Some(entry), Some(followed)) = (self.entry().cloned(), &self.followed) else { return self.on_lost(None) };
+        let (Some(entry), Some(followed)) = (self.entry().cloned(), &self.followed) else {
+            return self.on_lost(None);
+        };
         let verdict = tokio::select! {
             biased;
             _ = entry.loss().wait() => Verdict::Gone,
@@ -312,7 +333,8 @@ impl RegisteredEntry {
         }
     }
 
-    /// Removes the entry for good (R38). What the store does not acknowledge becomes a pending release.
+    /// Removes the entry for good (R38). What the store does not acknowledge becomes a pending
+    /// release.
     ///
     /// # Errors
     ///
@@ -330,7 +352,11 @@ impl RegisteredEntry {
         let mut result = Ok(());
         let left_on = self.left_on.take();
         for entry in self.current.take().into_iter().chain(self.moving_from.take()) {
-            let removed = if entry.is_stranded() { self.client.end_lease(entry.session().lease()).await } else { entry.erase().await };
+            let removed = if entry.is_stranded() {
+                self.client.end_lease(entry.session().lease()).await
+            } else {
+                entry.erase().await
+            };
             match removed {
                 Err(error) if error.kind() != ErrorKind::LeaseLost => result = Err(error),
                 _ => {}
@@ -343,7 +369,8 @@ impl RegisteredEntry {
     }
 }
 
-/// Finds out what became of a write whose answer was lost: nothing of it is on its way any more (R2).
+/// Finds out what became of a write whose answer was lost: nothing of it is on its way any more
+/// (R2).
 async fn settle(entry: &LeasedEntry, token: Token) -> Result<()> {
     if entry.is_in_doubt() {
         let found = entry.look().await?;
@@ -354,7 +381,8 @@ async fn settle(entry: &LeasedEntry, token: Token) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that nothing comes back from an entry that was lost while a write of it was under way.
+/// Makes sure that nothing comes back from an entry that was lost while a write of it was under
+/// way.
 async fn fence_off(client: &Client, lost: &LeasedEntry) -> Result<()> {
     match lost.is_in_doubt() {
         true if lost.is_stranded() => client.end_lease(lost.session().lease()).await,

@@ -1,4 +1,5 @@
-//! What a watch has told of one entry. Pure, and of constant size however much happens to the entry.
+//! What a watch has told of one entry. Pure, and of constant size however much happens to the
+//! entry.
 
 use coord_api::Revision;
 use coord_api::store::{Change, Entry};
@@ -14,15 +15,17 @@ pub(super) enum Verdict {
 
 /// What a watch has told of one entry so far.
 ///
-/// An entry that is not there any more was removed, and must be written again (R37); or a foreign owner took its place and left, and it must not be (R34). Only what
-/// happened in between tells, so the last of each kind is remembered.
+/// An entry that is not there any more was removed, and must be written again (R37); or a foreign
+/// owner took its place and left, and it must not be (R34). Only what happened in between tells, so
+/// the last of each kind is remembered.
 #[derive(Debug, Default)]
 pub(super) struct Fate {
     /// When it was last written by a foreign owner.
     foreign: Revision,
     /// When it was last found to be gone.
     gone: Revision,
-    /// What was found in a store that replaced the one in which it was written: revisions do not compare.
+    /// What was found in a store that replaced the one in which it was written: revisions do not
+    /// compare.
     replaced: Option<Verdict>,
 }
 
@@ -36,8 +39,15 @@ impl Fate {
         }
     }
 
-    /// History was lost, and this is what stood there at `revision`; in another store, where that was `replaced` (R19, S1).
-    pub(super) fn resync(&mut self, found: Option<&Entry>, revision: Revision, replaced: bool, ours: impl Fn(&Entry) -> bool) {
+    /// History was lost, and this is what stood there at `revision`; in another store, where that
+    /// was `replaced` (R19, S1).
+    pub(super) fn resync(
+        &mut self,
+        found: Option<&Entry>,
+        revision: Revision,
+        replaced: bool,
+        ours: impl Fn(&Entry) -> bool,
+    ) {
         let verdict = match found {
             Some(entry) if ours(entry) => None,
             Some(_) => Some(Verdict::Foreign),

@@ -1,7 +1,8 @@
 //! One watch for all registrations of one service, or one for each where they are few.
 //!
-//! A program that registers a thousand instances of a service costs its store one watch. One that registers a single instance among ten thousand foreign ones is not
-//! sent their changes: it watches its own key alone.
+//! A program that registers a thousand instances of a service costs its store one watch. One that
+//! registers a single instance among ten thousand foreign ones is not sent their changes: it
+//! watches its own key alone.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -36,7 +37,8 @@ impl KeyFate {
             let verdict = self.fate.lock().verdict(known);
             match verdict {
                 Some(verdict) => return verdict,
-                // One registration waits; a permit is stored for it when something comes between the look and the wait.
+                // One registration waits; a permit is stored for it when something comes between
+                // the look and the wait.
                 None => self.changed.notified().await,
             }
         }
@@ -169,7 +171,9 @@ impl Follower {
             }
             Wish::Follow(key, at) => self.follow(key, at),
             // A later registration of the key may have come before the end of this one was noticed.
-            Wish::Forget(key, told) if self.keys.get(&key).is_some_and(|followed| Arc::ptr_eq(&followed.told, &told)) => {
+            Wish::Forget(key, told)
+                if self.keys.get(&key).is_some_and(|followed| Arc::ptr_eq(&followed.told, &told)) =>
+            {
                 self.keys.remove(&key);
                 self.stop(&Some(key));
                 if self.is_directory() && self.written().count() <= FEW / 2 {
@@ -194,7 +198,8 @@ impl Follower {
         let first = followed.seen.is_none();
         followed.seen.get_or_insert(at);
         match self.directory_seen {
-            // It began with what came after this entry: what happened in between is read again, and counts once.
+            // It began with what came after this entry: what happened in between is read again, and
+            // counts once.
             Some((began, _)) if began > at => self.watch_directory(at),
             Some(_) => {}
             None if self.written().count() > FEW && !self.forbidden => self.watch_directory(at),
@@ -203,7 +208,8 @@ impl Follower {
         }
     }
 
-    /// Watches the directory instead of its keys, from where all of them were told, or from `at` where that is earlier.
+    /// Watches the directory instead of its keys, from where all of them were told, or from `at`
+    /// where that is earlier.
     fn watch_directory(&mut self, at: Revision) {
         let told = match self.directory_seen {
             Some((began, _)) => began,
@@ -219,7 +225,8 @@ impl Follower {
     fn watch_keys(&mut self) {
         self.stop_all();
         let seen = self.directory_seen.take().map(|(_, seen)| seen);
-        let keys: Vec<(Bytes, Revision)> = self.written().map(|(key, at)| (key.clone(), seen.unwrap_or(at))).collect();
+        let keys: Vec<(Bytes, Revision)> =
+            self.written().map(|(key, at)| (key.clone(), seen.unwrap_or(at))).collect();
         for (key, seen) in keys {
             self.watch_key(key, seen);
         }
@@ -282,7 +289,8 @@ impl Follower {
         }
     }
 
-    /// A watch is over for good. What cannot be watched is still noticed by the renewals, only later.
+    /// A watch is over for good. What cannot be watched is still noticed by the renewals, only
+    /// later.
     fn ended(&mut self, watched: &Watched, error: &Error) {
         self.stops.remove(watched);
         if watched.is_none() && !self.client.is_closed() {
@@ -304,7 +312,10 @@ impl Follower {
                 }
             }
             Delivery::Resync { state, replaced } => {
-                let concerned = self.keys.iter().filter(|(key, _)| watched.as_ref().is_none_or(|watched| watched == *key));
+                let concerned = self
+                    .keys
+                    .iter()
+                    .filter(|(key, _)| watched.as_ref().is_none_or(|watched| watched == *key));
                 for (key, followed) in concerned {
                     let found = state.entries.iter().find(|entry| entry.key == *key);
                     followed.told.tell(|fate| fate.resync(found, state.revision, replaced, ours));

@@ -27,7 +27,8 @@ pub(super) struct Group {
 /// Keepers on their way into the group's task.
 #[derive(Default)]
 struct Joining {
-    /// Bounded by the registrations under way. `None` once the task takes no more: no keeper is left behind unseen.
+    /// Bounded by the registrations under way. `None` once the task takes no more: no keeper is
+    /// left behind unseen.
     keepers: Mutex<Option<Vec<Keeper>>>,
     joined: Notify,
 }
@@ -38,7 +39,12 @@ impl Group {
     /// # Errors
     ///
     /// No place for its task is to be had.
-    pub(super) fn start(client: &Client, directory: Bytes, key: Bytes, name: String) -> Result<(Self, Mailbox)> {
+    pub(super) fn start(
+        client: &Client,
+        directory: Bytes,
+        key: Bytes,
+        name: String,
+    ) -> Result<(Self, Mailbox)> {
         let (follower, interest) = Follower::new(client.clone(), directory);
         let (keeper, mailbox) = Keeper::new(client.clone(), key, name, interest.clone());
         let joining = Arc::new(Joining { keepers: Mutex::new(Some(vec![keeper])), joined: Notify::new() });
@@ -67,7 +73,8 @@ impl fmt::Debug for Group {
     }
 }
 
-/// The task's end of [`Joining`]. Closed when the task ends, however it ends: those on their way in are over then.
+/// The task's end of [`Joining`]. Closed when the task ends, however it ends: those on their way in
+/// are over then.
 struct Entrance(Arc<Joining>);
 
 impl Entrance {
@@ -94,7 +101,8 @@ impl Drop for Entrance {
 async fn run(entrance: Entrance, mut follower: Follower) {
     let mut keepers = FuturesUnordered::new();
     while let Some(came) = entrance.admit(keepers.is_empty()) {
-        // A panic of the store, or of what lies between, ends the registration that met it, and no other one.
+        // A panic of the store, or of what lies between, ends the registration that met it, and no
+        // other one.
         keepers.extend(came.into_iter().map(|keeper| AssertUnwindSafe(keeper.run()).catch_unwind()));
         tokio::select! {
             biased;

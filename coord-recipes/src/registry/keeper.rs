@@ -1,6 +1,7 @@
 //! Keeps one instance registered: one mailbox, one entry in the store (R34, R37, R38).
 //!
-//! All that happens to an entry happens in its keeper, one thing after the other, so that a heal under way and an unregister can never cross.
+//! All that happens to an entry happens in its keeper, one thing after the other, so that a heal
+//! under way and an unregister can never cross.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -12,7 +13,8 @@ use bytes::Bytes;
 use coord_api::handle::Leased;
 use coord_api::registry::LeasedRegistration;
 use coord_api::{
-    Error, ErrorKind, FencingToken, HandleState, Loss, Lost, Outcome, RegisterOptions, Result, Revision, ServiceInstance, Takeover, Value,
+    Error, ErrorKind, FencingToken, HandleState, Loss, Lost, Outcome, RegisterOptions, Result, Revision,
+    ServiceInstance, Takeover, Value,
 };
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -25,7 +27,8 @@ use coord_core::{Client, SingleFlight};
 
 const UNREGISTER: &str = "registry.unregister";
 
-/// An order to a keeper. Bounded: one for each call under way, and one for each handle that was dropped.
+/// An order to a keeper. Bounded: one for each call under way, and one for each handle that was
+/// dropped.
 enum Command {
     /// Register this content, for a new handle.
     Register { content: Value, ttl: Duration, takeover: Takeover, answer: oneshot::Sender<Result<Handle>> },
@@ -42,7 +45,8 @@ enum PendingCommand {
 }
 
 impl PendingCommand {
-    /// Resolves when nobody waits for a registration any more. An update is carried out all the same.
+    /// Resolves when nobody waits for a registration any more. An update is carried out all the
+    /// same.
     async fn abandoned(pending: &mut Option<PendingCommand>) {
         match pending {
             Some(PendingCommand::Register { answer, .. }) => answer.closed().await,
@@ -96,7 +100,12 @@ impl Mailbox {
     }
 
     /// Registers, for a new handle; `None` when the keeper takes no more orders.
-    pub(super) async fn register(&self, content: Value, ttl: Duration, options: RegisterOptions) -> Option<Result<Handle>> {
+    pub(super) async fn register(
+        &self,
+        content: Value,
+        ttl: Duration,
+        options: RegisterOptions,
+    ) -> Option<Result<Handle>> {
         self.order(|answer| Command::Register { content, ttl, takeover: options.takeover, answer }).await
     }
 }
@@ -219,7 +228,11 @@ impl Keeper {
             EntryEvent::Foreign(reached_at) => {
                 match self.pending.take() {
                     Some(PendingCommand::Register { answer, .. }) => {
-                        let conflict = Error::new(ErrorKind::Conflict, "registry.register", "a live foreign owner holds the id");
+                        let conflict = Error::new(
+                            ErrorKind::Conflict,
+                            "registry.register",
+                            "a live foreign owner holds the id",
+                        );
                         let _ = answer.send(Err(match reached_at {
                             Some(reached_at) => conflict.held_by(&reached_at),
                             None => conflict,
@@ -274,7 +287,8 @@ impl Keeper {
         }
     }
 
-    /// Undoes a registration that came to nothing: what was registered before stays, else nothing may be left, and the keeper is to end.
+    /// Undoes a registration that came to nothing: what was registered before stays, else nothing
+    /// may be left, and the keeper is to end.
     async fn back_to(&mut self, previous: Option<Wanted>) -> Next {
         if let Some(previous) = previous {
             self.entry.want(previous, None);
@@ -303,7 +317,8 @@ impl Keeper {
         }
         if let Some(orders) = self.orders.upgrade() {
             // A caller that went away drops the handle, and that unregisters.
-            let _ = answer.send(Ok(Handle { mailbox: Mailbox { orders, status: Arc::clone(&self.status) }, owner }));
+            let _ = answer
+                .send(Ok(Handle { mailbox: Mailbox { orders, status: Arc::clone(&self.status) }, owner }));
         }
     }
 
@@ -323,8 +338,9 @@ impl Keeper {
 }
 
 impl Drop for Keeper {
-    /// Also when it ends by accident, with the runtime that it runs on or by a panic of the store: then nothing keeps the entry any more. Its entry
-    /// is dropped with it, and so released by the session.
+    /// Also when it ends by accident, with the runtime that it runs on or by a panic of the store:
+    /// then nothing keeps the entry any more. Its entry is dropped with it, and so released by the
+    /// session.
     fn drop(&mut self) {
         if self.owner.is_some() && !self.client.is_closed() {
             self.entry.deserted();
@@ -360,7 +376,10 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         if self.owner.set(Loss::Released) {
-            let _ = self.mailbox.orders.send(Command::Unregister { owner: Arc::clone(&self.owner), answer: None });
+            let _ = self
+                .mailbox
+                .orders
+                .send(Command::Unregister { owner: Arc::clone(&self.owner), answer: None });
         }
     }
 }
@@ -414,18 +433,29 @@ impl Leased for RegisteredInstance {
 
     async fn release(&self) -> Result<()> {
         let remove = self.removing.run(self.client.home(), UNREGISTER, || {
-            remove(self.handle.mailbox.clone(), Arc::clone(&self.handle.owner), Arc::clone(&self.removed), self.client.is_closed())
+            remove(
+                self.handle.mailbox.clone(),
+                Arc::clone(&self.handle.owner),
+                Arc::clone(&self.removed),
+                self.client.is_closed(),
+            )
         });
         self.client.run_on(UNREGISTER, &self.path(), Outcome::Unknown, remove).await
     }
 }
 
 /// Has the keeper remove its entry, once.
-async fn remove(mailbox: Mailbox, owner: Arc<LossCell>, removed: Arc<Mutex<Option<Result<()>>>>, closed: bool) -> Result<()> {
+async fn remove(
+    mailbox: Mailbox,
+    owner: Arc<LossCell>,
+    removed: Arc<Mutex<Option<Result<()>>>>,
+    closed: bool,
+) -> Result<()> {
     if let Some(removed) = &*removed.lock() {
         return removed.clone();
     }
-    let answer = mailbox.order(|answer| Command::Unregister { owner: Arc::clone(&owner), answer: Some(answer) }).await;
+    let answer =
+        mailbox.order(|answer| Command::Unregister { owner: Arc::clone(&owner), answer: Some(answer) }).await;
     let result = match (answer, owner.get()) {
         (Some(answer), _) => answer,
         (None, _) if closed => Err(Error::closed(UNREGISTER)),
@@ -451,7 +481,8 @@ impl LeasedRegistration for RegisteredInstance {
         const OPERATION: &str = "registry.update";
         instance.validate(OPERATION)?;
         if instance.name != self.name || instance.id != self.id {
-            return Err(Error::invalid_argument(OPERATION, "another name or id than the registration's").about(&self.path()));
+            return Err(Error::invalid_argument(OPERATION, "another name or id than the registration's")
+                .about(&self.path()));
         }
         let content = record::encode(OPERATION, &instance).map_err(|error| error.about(&self.path()))?;
         let owner = Arc::clone(&self.handle.owner);
@@ -483,9 +514,16 @@ mod tests {
     async fn an_order_that_a_keeper_leaves_unread_as_it_ends_is_given_up() {
         let (orders, mut unread) = mpsc::unbounded_channel();
         let mailbox = Mailbox { orders, status: Arc::default() };
-        let update = mailbox.order(|answer| Command::Update { owner: Arc::default(), content: Value::from("v"), answer });
+        let update = mailbox.order(|answer| Command::Update {
+            owner: Arc::default(),
+            content: Value::from("v"),
+            answer,
+        });
         let (answer, ()) = tokio::join!(timeout(Duration::from_secs(1), update), async { unread.close() });
-        assert_eq!(answer.expect("it is waited for").map(|answer| answer.map_err(|error| error.kind())), None);
+        assert_eq!(
+            answer.expect("it is waited for").map(|answer| answer.map_err(|error| error.kind())),
+            None
+        );
         assert_eq!(unread.len(), 1, "the order is there, and so is the way to answer it");
     }
 
@@ -493,9 +531,15 @@ mod tests {
     async fn what_was_answered_before_the_end_counts() {
         let (orders, mut read) = mpsc::unbounded_channel();
         let mailbox = Mailbox { orders, status: Arc::default() };
-        let update = mailbox.order(|answer| Command::Update { owner: Arc::default(), content: Value::from("v"), answer });
+        let update = mailbox.order(|answer| Command::Update {
+            owner: Arc::default(),
+            content: Value::from("v"),
+            answer,
+        });
         let keeper = async {
-            let Some(Command::Update { answer, .. }) = read.recv().await else { panic!("an update was ordered") };
+            let Some(Command::Update { answer, .. }) = read.recv().await else {
+                panic!("an update was ordered")
+            };
             answer.send(Ok(())).unwrap();
             read.close();
         };

@@ -1,4 +1,5 @@
-//! Where a registration stands, and what is to be done next. Pure: the time comes in, and nothing is sent or awaited here.
+//! Where a registration stands, and what is to be done next. Pure: the time comes in, and nothing
+//! is sent or awaited here.
 
 use coord_api::Takeover;
 use tokio::time::Instant;
@@ -17,7 +18,8 @@ enum Stage {
 /// What happens to a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// Other content is wanted. With a policy for a live foreign owner, it is registered anew; without one, what is registered is updated or goes on.
+    /// Other content is wanted. With a policy for a live foreign owner, it is registered anew;
+    /// without one, what is registered is updated or goes on.
     Wanted(Option<Takeover>),
     /// It was written as wanted.
     Placed,
@@ -42,7 +44,8 @@ pub(super) enum Action {
     WriteAt(Instant),
     /// Wait until it is lost, or another's.
     Follow,
-    /// Give way to the foreign owner who took its place: a registration that heals never fights (R37).
+    /// Give way to the foreign owner who took its place: a registration that heals never fights
+    /// (R37).
     GiveWay,
 }
 
@@ -52,7 +55,8 @@ pub(super) struct Lifecycle {
     phase: Stage,
     /// What to do with a live foreign owner, until it was written; none when healing.
     takeover: Option<Takeover>,
-    /// A foreign owner was found in its place: who does not want to replace it any more is superseded.
+    /// A foreign owner was found in its place: who does not want to replace it any more is
+    /// superseded.
     contested: bool,
     /// Since when it is lost, once it was held.
     lost_at: Option<Instant>,
@@ -150,7 +154,11 @@ mod tests {
         assert_eq!(life.step(Event::Contested), Action::Write);
         assert!(life.replaces());
         assert_eq!(life.step(Event::Failed(now)), Action::WriteAt(now));
-        assert_eq!(life.step(Event::Wanted(None)), Action::GiveWay, "its caller went away, and what was registered before is lost");
+        assert_eq!(
+            life.step(Event::Wanted(None)),
+            Action::GiveWay,
+            "its caller went away, and what was registered before is lost"
+        );
         assert_eq!(life.step(Event::Wanted(Some(Takeover::Replace))), Action::Write);
         assert_eq!(life.step(Event::Placed), Action::Follow);
         assert_eq!(life.step(Event::Wanted(None)), Action::Write, "an update of what is held");

@@ -15,7 +15,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use coord_api::store::{Span, round_ttl};
 use coord_api::{
-    Outcome, RegisterOptions, Registration, Result, ServiceEvent, ServiceInstance, ServiceRegistry, Snapshot, Watch, WatchStart, key,
+    Outcome, RegisterOptions, Registration, Result, ServiceEvent, ServiceInstance, ServiceRegistry, Snapshot,
+    Watch, WatchStart, key,
 };
 use futures_util::future::try_join_all;
 use parking_lot::Mutex;
@@ -58,7 +59,8 @@ impl Registry {
         self.kept.lock().keepers.values().for_each(Mailbox::close);
     }
 
-    /// The mailbox of whoever keeps an instance registered for this provider, starting one where nobody does.
+    /// The mailbox of whoever keeps an instance registered for this provider, starting one where
+    /// nobody does.
     fn keeper(&self, instance: &ServiceInstance, name: &str) -> Result<Mailbox> {
         let (key, directory) = (keys::instance(&instance.name, &instance.id), keys::service(&instance.name));
         let mut kept = self.kept.lock();
@@ -70,7 +72,8 @@ impl Registry {
         let mailbox = match group.and_then(|group| group.keep(key.clone(), name.to_owned())) {
             Some(mailbox) => mailbox,
             None => {
-                let (group, mailbox) = Group::start(&self.client, directory.clone(), key.clone(), name.to_owned())?;
+                let (group, mailbox) =
+                    Group::start(&self.client, directory.clone(), key.clone(), name.to_owned())?;
                 kept.groups.insert(directory, group, Group::is_open);
                 mailbox
             }
@@ -79,10 +82,17 @@ impl Registry {
         Ok(mailbox)
     }
 
-    async fn register(&self, instance: &ServiceInstance, name: &str, ttl: Duration, options: RegisterOptions) -> Result<Handle> {
+    async fn register(
+        &self,
+        instance: &ServiceInstance,
+        name: &str,
+        ttl: Duration,
+        options: RegisterOptions,
+    ) -> Result<Handle> {
         let content = record::encode("registry.register", instance)?;
         loop {
-            // A keeper that is just ending takes no more orders; the next one starts where it left off.
+            // A keeper that is just ending takes no more orders; the next one starts where it left
+            // off.
             let keeper = self.keeper(instance, name)?;
             if let Some(answer) = keeper.register(content.clone(), ttl, options).await {
                 return answer;
@@ -94,7 +104,11 @@ impl Registry {
 
 #[async_trait]
 impl ServiceRegistry for Registry {
-    async fn register_with(&self, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+    async fn register_with(
+        &self,
+        instance: ServiceInstance,
+        options: RegisterOptions,
+    ) -> Result<Registration> {
         const OPERATION: &str = "registry.register";
         instance.validate(OPERATION)?;
         let ttl = round_ttl(OPERATION, options.ttl)?;
@@ -106,7 +120,11 @@ impl ServiceRegistry for Registry {
         Ok(Registration::new(instance.name.clone(), instance.id.clone(), handle.of(&self.client, instance)))
     }
 
-    async fn register_all(&self, instances: Vec<ServiceInstance>, options: RegisterOptions) -> Result<Vec<Registration>> {
+    async fn register_all(
+        &self,
+        instances: Vec<ServiceInstance>,
+        options: RegisterOptions,
+    ) -> Result<Vec<Registration>> {
         ServiceInstance::validate_all("registry.register", &instances)?;
         // Each has its keeper; their writes meet in the session.
         try_join_all(instances.into_iter().map(|instance| self.register_with(instance, options))).await
@@ -115,14 +133,23 @@ impl ServiceRegistry for Registry {
     async fn discover(&self, service: &str) -> Result<Snapshot<ServiceInstance>> {
         const OPERATION: &str = "registry.discover";
         let directory = keys::service(key::check_segment(OPERATION, service)?);
-        let reply = self.client.run_on(OPERATION, service, Outcome::NotApplied, self.client.list(Span::Prefix(directory.clone()))).await?;
+        let reply = self
+            .client
+            .run_on(
+                OPERATION,
+                service,
+                Outcome::NotApplied,
+                self.client.list(Span::Prefix(directory.clone())),
+            )
+            .await?;
         Ok(record::snapshot(&directory, reply.revision, &reply.entries))
     }
 
     async fn watch(&self, service: &str) -> Result<Watch<ServiceEvent>> {
         const OPERATION: &str = "registry.watch";
         let directory = keys::service(key::check_segment(OPERATION, service)?);
-        let subscribe = Box::pin(self.client.subscribe(Span::Prefix(directory.clone()), WatchStart::Snapshot));
+        let subscribe =
+            Box::pin(self.client.subscribe(Span::Prefix(directory.clone()), WatchStart::Snapshot));
         let subscription = self.client.run_on(OPERATION, service, Outcome::NotApplied, subscribe).await?;
         Ok(Watch::new(ServiceWatch::new(directory, subscription)))
     }

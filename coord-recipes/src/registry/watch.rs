@@ -13,7 +13,8 @@ use futures_util::Stream;
 use super::record;
 use coord_core::watch::{SharedDelivery, Subscription};
 
-/// Turns what a directory's watch delivers into changes of a set; it keeps the set, so that a removal carries the last content.
+/// Turns what a directory's watch delivers into changes of a set; it keeps the set, so that a
+/// removal carries the last content.
 pub(super) struct ServiceWatch {
     directory: Bytes,
     subscription: Subscription,
@@ -30,11 +31,16 @@ impl ServiceWatch {
         match item {
             SharedDelivery::Resync { state, .. } => {
                 let snapshot = record::snapshot(&self.directory, state.revision, &state.entries);
-                self.instances = snapshot.items.iter().map(|instance| (Bytes::from(instance.id.clone()), instance.clone())).collect();
+                self.instances = snapshot
+                    .items
+                    .iter()
+                    .map(|instance| (Bytes::from(instance.id.clone()), instance.clone()))
+                    .collect();
                 self.ready.push_back(ServiceEvent::Resync(snapshot));
             }
             SharedDelivery::Batch(batch) => {
-                let changes: Vec<ServiceChange> = batch.changes.iter().flat_map(|change| self.apply(change)).collect();
+                let changes: Vec<ServiceChange> =
+                    batch.changes.iter().flat_map(|change| self.apply(change)).collect();
                 self.announce(batch.revision, changes);
             }
         }
@@ -58,7 +64,10 @@ impl ServiceWatch {
                     None => vec![ServiceChange::Added(instance)],
                 },
                 // What was there is overwritten with what nobody can reach.
-                Err(invalid) => removed(&mut self.instances).into_iter().chain([ServiceChange::Invalid(invalid)]).collect(),
+                Err(invalid) => removed(&mut self.instances)
+                    .into_iter()
+                    .chain([ServiceChange::Invalid(invalid)])
+                    .collect(),
             },
         }
     }

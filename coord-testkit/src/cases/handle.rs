@@ -1,4 +1,5 @@
-//! What holds for every handle, whatever it stands for. A rule's list of cases says of which kind: `a_dropped_id_is_free => handle::is_free_once_dropped::<Ids>`.
+//! What holds for every handle, whatever it stands for. A rule's list of cases says of which kind:
+//! `a_dropped_id_is_free => handle::is_free_once_dropped::<Ids>`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use tokio::time::{Instant, sleep};
 
 use super::elsewhere::{elsewhere, runtime};
 use super::leased::{
-    Lasting, ONE_SECOND, at_the_deadline, delete, drop_outside_a_runtime, entries, entry, gone, holders_lease, keep_alive_for_it,
-    lost_within,
+    Lasting, ONE_SECOND, at_the_deadline, delete, drop_outside_a_runtime, entries, entry, gone,
+    holders_lease, keep_alive_for_it, lost_within,
 };
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
@@ -32,7 +33,12 @@ async fn take<K: Kind>(cx: &Fixture, provider: &Arc<dyn Provider>) -> K::Handle 
 }
 
 /// Has the place of another one, who gives it up in time.
-async fn next_within<K: Kind>(cx: &Fixture, provider: &Arc<dyn Provider>, limit: Duration, what: &str) -> K::Handle {
+async fn next_within<K: Kind>(
+    cx: &Fixture,
+    provider: &Arc<dyn Provider>,
+    limit: Duration,
+    what: &str,
+) -> K::Handle {
     within(limit, what, take::<K>(cx, provider)).await
 }
 
@@ -44,7 +50,12 @@ async fn is_taken<K: Kind>(cx: &Fixture, provider: &Arc<dyn Provider>) {
 
 /// The lease of the oldest entry of the place.
 async fn lease<K: Kind>(cx: &Fixture) -> LeaseId {
-    entries(&*cx.store().await, K::entries(PLACE)).await.first().expect("the entry is there").lease.expect("the entry hangs on a lease")
+    entries(&*cx.store().await, K::entries(PLACE))
+        .await
+        .first()
+        .expect("the entry is there")
+        .lease
+        .expect("the entry hangs on a lease")
 }
 
 /// Deletes the place's entries, as someone else would.
@@ -104,13 +115,21 @@ pub(super) async fn may_be_dropped_after_its_provider<K: Kind>(cx: Fixture) {
     let client = cx.client().await;
     let held = take::<K>(&cx, &client.provider).await;
     drop(client);
-    // Whether it is still held is one thing; that it is not believed to be held when it is not is another.
+    // Whether it is still held is one thing; that it is not believed to be held when it is not is
+    // another.
     for _ in 0..30 {
         sleep(cx.ttl() / 10).await;
-        assert!(!held.is_held() || entries(&*store, K::entries(PLACE)).await.len() == 1, "held, and gone from the store");
+        assert!(
+            !held.is_held() || entries(&*store, K::entries(PLACE)).await.len() == 1,
+            "held, and gone from the store"
+        );
     }
     drop(held);
-    next_within::<K>(&cx, &other, cx.gone_by(cx.ttl()) + ONE_SECOND, "it is free").await.release().await.unwrap();
+    next_within::<K>(&cx, &other, cx.gone_by(cx.ttl()) + ONE_SECOND, "it is free")
+        .await
+        .release()
+        .await
+        .unwrap();
 }
 
 pub(super) async fn a_drop_never_blocks_on_a_store_that_hangs<K: Kind>(cx: Fixture) {
@@ -128,7 +147,8 @@ pub(super) async fn a_drop_never_blocks_on_a_store_that_hangs<K: Kind>(cx: Fixtu
     let limit = cx.gone_by(cx.ttl()).saturating_sub(hung.elapsed()) + ONE_SECOND;
     let store = cx.store().await;
     eventually(limit, "it is free", async || {
-        let (left, theirs) = (entries(&*store, K::entries(PLACE)).await, entries(&*store, K::entries("l")).await);
+        let (left, theirs) =
+            (entries(&*store, K::entries(PLACE)).await, entries(&*store, K::entries("l")).await);
         (left.is_empty() && theirs.len() == 1).then_some(())
     })
     .await;
@@ -163,9 +183,12 @@ pub(super) async fn nothing_dropped_is_held_for_ever<K: Kind>(cx: Fixture) {
     let refused = Lasting::begin(&faults, Fault::Refuse, |request| request.deletes(&K::entries(PLACE)));
     let dropped = Instant::now();
     drop(held);
-    // The release may be pending for one TTL before the renewals end, and what was renewed last runs for another one.
+    // The release may be pending for one TTL before the renewals end, and what was renewed last
+    // runs for another one.
     let limit = cx.ttl() * 2 + cx.ttl() / 3 + cx.lag() + cx.slack();
-    let next = K::acquire(Arc::clone(&other), PLACE, cx.ttl(), Wait::For(limit)).await.expect("the lease of what was dropped ran out");
+    let next = K::acquire(Arc::clone(&other), PLACE, cx.ttl(), Wait::For(limit))
+        .await
+        .expect("the lease of what was dropped ran out");
     assert!(dropped.elapsed() >= cx.ttl(), "one TTL long the release is only repeated");
     assert!(!kept.is_held(), "what shares the lease goes with it, and knows before");
     lost_within(cx.slack(), "lost() fires", kept.lost()).await;
@@ -322,7 +345,11 @@ pub(super) async fn lost_fires_at_the_local_deadline<K: Kind>(cx: Fixture) {
         is_over(&held);
         // Another one may have it by then.
         faults.heal();
-        next_within::<K>(&cx, &cx.provider().await, cx.gone_by(cx.ttl()) + ONE_SECOND, "it is free").await.release().await.unwrap();
+        next_within::<K>(&cx, &cx.provider().await, cx.gone_by(cx.ttl()) + ONE_SECOND, "it is free")
+            .await
+            .release()
+            .await
+            .unwrap();
     }
 }
 
@@ -455,7 +482,8 @@ pub(super) async fn numbers_rise_across_crashes<K: Kind>(cx: Fixture) {
     for _ in 0..3 {
         let client = cx.client().await;
         let limit = cx.gone_by(cx.ttl()) + cx.soon();
-        let held = next_within::<K>(&cx, &client.provider, limit, "what a crashed client held is free again").await;
+        let held =
+            next_within::<K>(&cx, &client.provider, limit, "what a crashed client held is free again").await;
         assert!(Some(held.fencing_token()) > last, "{:?} after {last:?}", held.fencing_token());
         last = Some(held.fencing_token());
         client.crash().await;
@@ -466,7 +494,8 @@ pub(super) async fn numbers_rise_across_reopening<K: Kind>(cx: Fixture) {
     let mut last = None;
     for round in 0..4 {
         let provider = cx.provider().await;
-        let held = next_within::<K>(&cx, &provider, cx.gone_by(cx.ttl()) * 2 + cx.soon(), "it is free again").await;
+        let held =
+            next_within::<K>(&cx, &provider, cx.gone_by(cx.ttl()) * 2 + cx.soon(), "it is free again").await;
         assert!(Some(held.fencing_token()) > last, "{:?} after {last:?}", held.fencing_token());
         last = Some(held.fencing_token());
         // Held when the store goes down, and not.
@@ -491,7 +520,12 @@ pub(super) async fn an_acquire_dropped_at_any_await_point_leaves_nothing<K: Kind
             let polled = poll_times(polls, cx.slack(), take::<K>(&cx, &provider)).await;
             let done = matches!(polled, Polled::Done(_));
             drop(polled);
-            leaves_nothing::<K>(&cx, &other, &format!("it is free after an acquire was dropped after {polls} polls")).await;
+            leaves_nothing::<K>(
+                &cx,
+                &other,
+                &format!("it is free after an acquire was dropped after {polls} polls"),
+            )
+            .await;
             if done {
                 break;
             }
@@ -522,7 +556,8 @@ pub(super) async fn a_dropped_acquire_that_is_applied_late_leaves_nothing<K: Kin
     assert!(kept.is_held());
 }
 
-/// Asserts that the place is free, and stays so, once what was begun has had a moment to come, and then to go.
+/// Asserts that the place is free, and stays so, once what was begun has had a moment to come, and
+/// then to go.
 async fn leaves_nothing<K: Kind>(cx: &Fixture, other: &Arc<dyn Provider>, what: &str) {
     sleep(Duration::from_millis(50)).await;
     next_within::<K>(cx, other, ONE_SECOND + cx.slack(), what).await.release().await.unwrap();

@@ -1,4 +1,5 @@
-//! What the cases of everything leased share: raw looks into the store, faults that last, drops outside of a runtime.
+//! What the cases of everything leased share: raw looks into the store, faults that last, drops
+//! outside of a runtime.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -16,7 +17,8 @@ use crate::layout;
 use crate::wait::{eventually, within};
 use crate::wrap::{Fault, Faults, Request};
 
-/// Within what a client that is connected notices a lost lease (R32), and by what a cancelled waiter delays the next one at most (R29).
+/// Within what a client that is connected notices a lost lease (R32), and by what a cancelled
+/// waiter delays the next one at most (R29).
 pub(super) const ONE_SECOND: Duration = Duration::from_secs(1);
 
 /// The longest pause of a back-off that a healer may make (R37).
@@ -42,7 +44,12 @@ pub(super) async fn queue(store: &dyn Store, key: &str) -> Vec<Entry> {
 
 /// The lease of whoever holds a lock.
 pub(super) async fn holders_lease(store: &dyn Store, key: &str) -> LeaseId {
-    queue(store, key).await.first().expect("the lock is held").lease.expect("the entry of a lock hangs on a lease")
+    queue(store, key)
+        .await
+        .first()
+        .expect("the lock is held")
+        .lease
+        .expect("the entry of a lock hangs on a lease")
 }
 
 /// The lease that an entry hangs on.
@@ -65,8 +72,13 @@ pub(super) async fn head(store: &dyn Store) -> Revision {
     store.range(Range::key("no such key")).await.unwrap().revision
 }
 
-/// Keeps a lease alive behind the back of its owner, until it is gone. So it cannot run out: only a revocation ends it.
-pub(super) fn keep_alive_for_it(store: &Arc<dyn Store>, lease: LeaseId, ttl: Duration) -> tokio::task::JoinHandle<()> {
+/// Keeps a lease alive behind the back of its owner, until it is gone. So it cannot run out: only a
+/// revocation ends it.
+pub(super) fn keep_alive_for_it(
+    store: &Arc<dyn Store>,
+    lease: LeaseId,
+    ttl: Duration,
+) -> tokio::task::JoinHandle<()> {
     let store = Arc::clone(store);
     tokio::spawn(async move {
         // Only the store's own word ends it; a fault that passes is no end.
@@ -88,15 +100,21 @@ pub(super) async fn lost_within(limit: Duration, what: &str, lost: Lost) -> (Los
     (loss, start.elapsed())
 }
 
-/// Asserts that a local deadline, `left` before which `work` was begun, is kept to: not before, and at most 100 ms of scheduling later (R32).
+/// Asserts that a local deadline, `left` before which `work` was begun, is kept to: not before, and
+/// at most 100 ms of scheduling later (R32).
 pub(super) fn at_the_deadline(cx: &Fixture, elapsed: Duration, left: Duration) {
     let early = Duration::from_millis(20);
-    assert!(elapsed + early >= left, "lost after {elapsed:?}, {:?} before the local deadline", left - elapsed);
+    assert!(
+        elapsed + early >= left,
+        "lost after {elapsed:?}, {:?} before the local deadline",
+        left - elapsed
+    );
     let late = Duration::from_millis(100) + cx.slack();
     assert!(elapsed <= left + late, "lost after {elapsed:?}, {:?} after the local deadline", elapsed - left);
 }
 
-/// Drops something in a thread that knows of no runtime, while the runtime of the case stands still.
+/// Drops something in a thread that knows of no runtime, while the runtime of the case stands
+/// still.
 pub(super) fn drop_outside_a_runtime(what: impl Send + 'static) {
     let (done, waited) = channel();
     let thread = thread::spawn(move || {
@@ -118,7 +136,11 @@ pub(super) struct Lasting {
 
 impl Lasting {
     /// Does `fault` to every request that `matches`, from now on.
-    pub(super) fn begin(faults: &Faults, fault: Fault, matches: impl Fn(&Request<'_>) -> bool + Clone + Send + 'static) -> Self {
+    pub(super) fn begin(
+        faults: &Faults,
+        fault: Fault,
+        matches: impl Fn(&Request<'_>) -> bool + Clone + Send + 'static,
+    ) -> Self {
         let on = Arc::new(AtomicBool::new(true));
         for _ in 0..MANY {
             let (on, matches) = (Arc::clone(&on), matches.clone());

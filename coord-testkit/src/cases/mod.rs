@@ -1,8 +1,15 @@
-//! The cases: one module for each rule, one folder for each part of the contract. A folder's `mod.rs` holds the list of its cases and the helpers that
-//! they share; a case that is not in the list is dead code, and a listed one that is missing does not compile.
+//! The cases: one module for each rule, one folder for each part of the contract. A folder's
+//! `mod.rs` holds the list of its cases and the helpers that they share; a case that is not in the
+//! list is dead code, and a listed one that is missing does not compile.
 //!
 //! A case fails by panicking, so that its assertions read like any test's.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a case fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a case fails by panicking"
+)]
 
 use crate::case::Case;
 
@@ -20,5 +27,13 @@ mod stores;
 mod watch;
 
 /// Every list.
-pub(crate) const GROUPS: &[&[Case]] =
-    &[general::CASES, session::CASES, config::CASES, watch::CASES, lock::CASES, registry::CASES, ids::CASES, stores::CASES];
+pub(crate) const GROUPS: &[&[Case]] = &[
+    general::CASES,
+    session::CASES,
+    config::CASES,
+    watch::CASES,
+    lock::CASES,
+    registry::CASES,
+    ids::CASES,
+    stores::CASES,
+];

@@ -1,4 +1,5 @@
-//! The watchers of a history: each folds what it is told into a view, across watches that it drops and clients that die (R18 to R20, R39).
+//! The watchers of a history: each folds what it is told into a view, across watches that it drops
+//! and clients that die (R18 to R20, R39).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,8 @@ macro_rules! open {
     };
 }
 
-/// Follows the config centre until everything up to the last revision was told, which is told once the history is over.
+/// Follows the config centre until everything up to the last revision was told, which is told once
+/// the history is over.
 pub(super) async fn config(world: Arc<World>, watcher: Watcher) -> Option<ConfigView> {
     let start = world.truth.start();
     let mut view = ConfigView::after(if watcher.snapshot { Revision::ZERO } else { start });
@@ -48,7 +50,8 @@ pub(super) async fn config(world: Arc<World>, watcher: Watcher) -> Option<Config
         let mut revision = Vec::new();
         let mut taken = 0;
         while taken < watcher.resumes_after || !revision.is_empty() {
-            let event = match next(&world, &watcher, &live, &mut watch, |target| view.seen() >= target).await {
+            let event = match next(&world, &watcher, &live, &mut watch, |target| view.seen() >= target).await
+            {
                 Next::Event(event) => event,
                 Next::Over => break,
                 Next::Told => return Some(view),
@@ -85,11 +88,13 @@ pub(super) type Sight = (Revision, bool, Vec<ServiceInstance>);
 pub(super) async fn service(world: Arc<World>, watcher: Watcher) -> Option<Vec<Sight>> {
     let mut sights = Vec::new();
     loop {
-        let (live, mut watch) = open!(world, watcher, async |live: &Live| live.provider.registry().watch(world.service()).await);
+        let (live, mut watch) =
+            open!(world, watcher, async |live: &Live| live.provider.registry().watch(world.service()).await);
         let mut view = ServiceView::new();
         let mut taken = 0;
         while taken < watcher.resumes_after {
-            let event = match next(&world, &watcher, &live, &mut watch, |target| view.seen() >= target).await {
+            let event = match next(&world, &watcher, &live, &mut watch, |target| view.seen() >= target).await
+            {
                 Next::Event(event) => event,
                 Next::Over => break,
                 Next::Told => return Some(sights),
@@ -138,7 +143,8 @@ async fn next<E: std::fmt::Debug>(
             Next::Over
         }
         end => {
-            world.breach("r20", format!("watcher of client {}: its watch ended with {end:?}", watcher.client));
+            world
+                .breach("r20", format!("watcher of client {}: its watch ended with {end:?}", watcher.client));
             Next::Broken
         }
     }

@@ -75,7 +75,8 @@ pub(super) enum End {
     None,
     /// Its client died.
     Crashed(u64),
-    /// It was let go: when that began, what came of it, and the store's revision after an acknowledged release.
+    /// It was let go: when that began, what came of it, and the store's revision after an
+    /// acknowledged release.
     LetGo { began: u64, answer: Answer, head: Option<Revision> },
 }
 
@@ -100,7 +101,8 @@ impl Holding {
     }
 }
 
-/// Two handles of one thing, both held at one moment: a breach, unless the lease of the first was ended behind its back.
+/// Two handles of one thing, both held at one moment: a breach, unless the lease of the first was
+/// ended behind its back.
 #[derive(Clone, Debug)]
 pub(super) struct Overlap {
     pub(super) holder: usize,
@@ -116,7 +118,8 @@ pub(super) struct Holdings {
 }
 
 impl Holdings {
-    /// Takes note of a handle that was given out at this very moment: whoever else holds the same, by his own word, overlaps with it.
+    /// Takes note of a handle that was given out at this very moment: whoever else holds the same,
+    /// by his own word, overlaps with it.
     pub(super) fn granted(&mut self, holding: Holding) -> usize {
         let next = self.all.len();
         // What is over when it is given out, and says so, takes nothing from anybody.
@@ -158,17 +161,28 @@ impl Holdings {
         dead
     }
 
-    /// Judges the overlaps: `excused` says of a handle whether its lease was ended behind its back by a moment.
+    /// Judges the overlaps: `excused` says of a handle whether its lease was ended behind its back
+    /// by a moment.
     pub(super) fn check(&self, excused: impl Fn(&Holding, u64) -> bool) -> Vec<Breach> {
         let mut breaches = Vec::new();
         for overlap in &self.overlaps {
-            let (Some(holder), Some(next)) = (self.all.get(overlap.holder), self.all.get(overlap.next)) else { continue };
+            let (Some(holder), Some(next)) = (self.all.get(overlap.holder), self.all.get(overlap.next))
+            else {
+                continue;
+            };
             if next.token == holder.token {
-                breaches.push(Breach::new(next.held.rule(), format!("{}: two grants carry the token {}", next.held, next.token)));
+                breaches.push(Breach::new(
+                    next.held.rule(),
+                    format!("{}: two grants carry the token {}", next.held, next.token),
+                ));
             } else if next.token < holder.token {
-                // The grant itself is late: its entry may have ended with its lease, which its holder does not know yet.
+                // The grant itself is late: its entry may have ended with its lease, which its
+                // holder does not know yet.
                 if !excused(next, overlap.at) {
-                    let what = format!("{}: token {} was granted after token {}", next.held, next.token, holder.token);
+                    let what = format!(
+                        "{}: token {} was granted after token {}",
+                        next.held, next.token, holder.token
+                    );
                     breaches.push(Breach::new(next.held.rule(), what));
                 }
             } else if !excused(holder, overlap.at) {
@@ -256,7 +270,11 @@ mod tests {
         grant(&mut holdings, 2, true, 5);
         assert_eq!(rules(&holdings), ["r25"]);
         assert!(holdings.check(|holding, by| holding.token.get() == 1 && by == 5).is_empty());
-        assert_eq!(holdings.check(|holding, _| holding.token.get() == 2).len(), 1, "the other's lease excuses nothing");
+        assert_eq!(
+            holdings.check(|holding, _| holding.token.get() == 2).len(),
+            1,
+            "the other's lease excuses nothing"
+        );
     }
 
     #[test]

@@ -1,16 +1,20 @@
-//! Random histories: clients that work at once while a nemesis disturbs them, and judges of what they saw.
+//! Random histories: clients that work at once while a nemesis disturbs them, and judges of what
+//! they saw.
 //!
-//! A [`Plan`] is drawn from a seed before anything runs. [`run`] carries it out: workers do their operations, watchers watch, faults strike. An undisturbed
-//! client keeps a log of what really happened in the store. Then all is healed, and the store must come to hold exactly what live handles hold. At last
-//! everything is judged: each config key by a search for a linearization, watches against the log, grants against each other and the log.
+//! A [`Plan`] is drawn from a seed before anything runs. [`run`] carries it out: workers do their
+//! operations, watchers watch, faults strike. An undisturbed client keeps a log of what really
+//! happened in the store. Then all is healed, and the store must come to hold exactly what live
+//! handles hold. At last everything is judged: each config key by a search for a linearization,
+//! watches against the log, grants against each other and the log.
 //!
-//! What breaks is reported by rule. Under virtual time the same plan gives the same history, so that [`shrink`] can leave parts of it out, again and again,
-//! until only what breaks the rule is left.
+//! What breaks is reported by rule. Under virtual time the same plan gives the same history, so
+//! that [`shrink`] can leave parts of it out, again and again, until only what breaks the rule is
+//! left.
 //!
 //! # Environment
 //!
-//! The kit's cases run a few histories each. `COORD_TESTKIT_SEED` makes them others, and the same ones again for the same seed; `COORD_TESTKIT_HISTORIES` says
-//! how many each case runs.
+//! The kit's cases run a few histories each. `COORD_TESTKIT_SEED` makes them others, and the same
+//! ones again for the same seed; `COORD_TESTKIT_HISTORIES` says how many each case runs.
 
 mod convergence;
 mod follow;
@@ -122,7 +126,11 @@ pub async fn run(cx: &Fixture, plan: &Plan) -> Outcome {
         async move { world.strike(&strikes).await }
     });
     kept.0.push(nemesis.abort_handle());
-    let watchers: Vec<_> = plan.watchers.iter().map(|watcher| tokio::spawn(watch(Arc::clone(&world), plan.workload, *watcher))).collect();
+    let watchers: Vec<_> = plan
+        .watchers
+        .iter()
+        .map(|watcher| tokio::spawn(watch(Arc::clone(&world), plan.workload, *watcher)))
+        .collect();
     kept.0.extend(watchers.iter().map(tokio::task::JoinHandle::abort_handle));
     for (number, worker) in plan.workers.iter().enumerate() {
         let (work, steps) = (work::Work::new(Arc::clone(&world), number, worker), worker.steps.clone());
@@ -143,7 +151,9 @@ pub async fn run(cx: &Fixture, plan: &Plan) -> Outcome {
         match timeout(cx.soon(), watching).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => world.breach("r20", format!("a watcher went down: {}", panicked(error))),
-            Err(_) => world.breach("r20", format!("nothing disturbs it and {watcher:?} is not told of the end")),
+            Err(_) => {
+                world.breach("r20", format!("nothing disturbs it and {watcher:?} is not told of the end"))
+            }
         }
     }
     let judged = judge::judge(&world);
@@ -163,8 +173,9 @@ pub async fn run(cx: &Fixture, plan: &Plan) -> Outcome {
     }
 }
 
-/// Moves paused time on to where tokio's timers go off: at a whole number of milliseconds since the runtime began. Time was paused somewhere between two, so that
-/// the same sleep would otherwise take a millisecond more in one run than in another.
+/// Moves paused time on to where tokio's timers go off: at a whole number of milliseconds since the
+/// runtime began. Time was paused somewhere between two, so that the same sleep would otherwise
+/// take a millisecond more in one run than in another.
 async fn align_clock() {
     let millisecond = Duration::from_millis(1);
     // A sleep that reaches beyond the next whole millisecond ends with the one after it.
@@ -182,7 +193,12 @@ async fn align_clock() {
 pub fn execute(harness: impl Future<Output = Arc<dyn Harness>>, plan: &Plan) -> Outcome {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return Outcome { breaches: vec![Breach::new("none", format!("no runtime: {error}"))], ..Outcome::default() },
+        Err(error) => {
+            return Outcome {
+                breaches: vec![Breach::new("none", format!("no runtime: {error}"))],
+                ..Outcome::default()
+            };
+        }
     };
     // Dropped last: it may hold the directory, or the server, that the clients work on.
     let mut kept = None;
@@ -199,7 +215,8 @@ pub fn execute(harness: impl Future<Output = Arc<dyn Harness>>, plan: &Plan) -> 
     outcome
 }
 
-/// The end of a history: the store converges, every key is read and written once more, and the watchers come to see it.
+/// The end of a history: the store converges, every key is read and written once more, and the
+/// watchers come to see it.
 async fn finish(world: &Arc<World>, plan: &Plan) {
     if plan.workload != Workload::Config {
         world.converge().await;
@@ -217,23 +234,32 @@ async fn finish(world: &Arc<World>, plan: &Plan) {
                     world.line(format!("in the end, k{key}: {call}"));
                     world.notes().calls.entry(key).or_default().push(call);
                 }
-                Err(error) => world.breach("r10", format!("nothing disturbs it and k{key} cannot be read: {error:?}")),
+                Err(error) => {
+                    world.breach("r10", format!("nothing disturbs it and k{key} cannot be read: {error:?}"))
+                }
             }
         }
         last = last.then(Op::put(layout::config(&name), "end"));
     }
     if plan.workload == Workload::Registry {
         // Something that the service's watchers are told of too.
-        last = last.then(Op::put(layout::service(world.service(), END), layout::service_record(world.service(), END, "localhost", 1)));
+        last = last.then(Op::put(
+            layout::service(world.service(), END),
+            layout::service_record(world.service(), END, "localhost", 1),
+        ));
     }
     let store = world.cx.store().await;
     let last = match store.txn(last).await {
         Ok(reply) => reply.revision,
-        Err(error) => return world.breach("s3", format!("nothing disturbs it and the store cannot be written: {error:?}")),
+        Err(error) => {
+            return world
+                .breach("s3", format!("nothing disturbs it and the store cannot be written: {error:?}"));
+        }
     };
     world.last.modify(|end| *end = Some(last));
     if !world.truth_reaches(last).await {
-        return world.breach("s4", format!("an undisturbed watch of everything was not told of revision {last}"));
+        return world
+            .breach("s4", format!("an undisturbed watch of everything was not told of revision {last}"));
     }
     if let Err(breach) = world.truth.check().await {
         world.breach(breach.rule, breach.what);

@@ -24,7 +24,8 @@ pub enum Blow {
     LoseRequest,
     /// The answers to the client's next writes get lost.
     LoseAnswer,
-    /// The client's next writes get stuck, their callers told nothing of them, and are applied when the fault ends.
+    /// The client's next writes get stuck, their callers told nothing of them, and are applied when
+    /// the fault ends.
     Hold,
     /// The client's next requests take as long as the fault on their way.
     Delay,

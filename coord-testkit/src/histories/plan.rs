@@ -1,4 +1,5 @@
-//! What a history will do: drawn from a seed before it begins, as data, so that a part of it can be run by itself.
+//! What a history will do: drawn from a seed before it begins, as data, so that a part of it can be
+//! run by itself.
 
 use std::fmt;
 use std::time::Duration;
@@ -24,7 +25,8 @@ pub enum Workload {
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Workload; 5] = [Workload::Config, Workload::Locks, Workload::Ids, Workload::Registry, Workload::Mixed];
+    pub const ALL: [Workload; 5] =
+        [Workload::Config, Workload::Locks, Workload::Ids, Workload::Registry, Workload::Mixed];
 }
 
 /// How large histories are, and what may strike them.
@@ -163,7 +165,9 @@ impl Plan {
             })
             .collect();
         let watchers = match workload {
-            Workload::Config | Workload::Registry => (0..clients).map(|client| watcher(&mut rng, client)).collect(),
+            Workload::Config | Workload::Registry => {
+                (0..clients).map(|client| watcher(&mut rng, client)).collect()
+            }
             _ => Vec::new(),
         };
         let latency = pick(&mut rng, Duration::ZERO, &[Duration::from_millis(2), scale.ttl / 500]);
@@ -184,7 +188,12 @@ fn pick<T: Copy>(rng: &mut Rng, first: T, others: &[T]) -> T {
 }
 
 fn watcher(rng: &mut Rng, client: usize) -> Watcher {
-    Watcher { client, key: rng.bool().then(|| rng.u8(..KEYS)), snapshot: rng.bool(), resumes_after: pick(rng, 3, &[20, usize::MAX]) }
+    Watcher {
+        client,
+        key: rng.bool().then(|| rng.u8(..KEYS)),
+        snapshot: rng.bool(),
+        resumes_after: pick(rng, 3, &[20, usize::MAX]),
+    }
 }
 
 fn step(rng: &mut Rng, number: usize, workload: Workload, ttl: Duration) -> Step {

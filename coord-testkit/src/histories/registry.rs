@@ -64,13 +64,23 @@ impl Registered {
         }
     }
 
-    pub(super) fn discovered(&mut self, service: &str, from: Revision, found: coord_api::Snapshot<ServiceInstance>) {
+    pub(super) fn discovered(
+        &mut self,
+        service: &str,
+        from: Revision,
+        found: coord_api::Snapshot<ServiceInstance>,
+    ) {
         let items = found.items.iter().map(|instance| {
             let record = serde_json::to_vec(instance).unwrap_or_default();
             (layout::service(service, &instance.id), Version::ZERO, Value::from(record))
         });
-        let snapshot =
-            Snapshot { rule: "r35", prefix: format!("{}{service}/", layout::SERVICES), from, at: found.revision, items: items.collect() };
+        let snapshot = Snapshot {
+            rule: "r35",
+            prefix: format!("{}{service}/", layout::SERVICES),
+            from,
+            at: found.revision,
+            items: items.collect(),
+        };
         self.snapshots.push(snapshot);
     }
 
@@ -98,7 +108,10 @@ impl Registered {
             let Some(writer) = self.attempt_of(record) else {
                 breaches.push(Breach::new(
                     "r34",
-                    format!("at revision {revision} something was registered that nobody asked for: {:?}", tag(record)),
+                    format!(
+                        "at revision {revision} something was registered that nobody asked for: {:?}",
+                        tag(record)
+                    ),
                 ));
                 continue;
             };
@@ -112,12 +125,21 @@ impl Registered {
                 let was_before = holding(writer).is_some_and(|holding| holding.returned < owner.called);
                 // A failed attempt leaves what its own provider had registered before.
                 let undone = owner.holding.is_none() && owner.client == writer.client;
-                if writer.exclusive && writer.client != owner.client && tag(record).as_ref() == Some(&writer.tag) {
-                    let what = format!("{}: {} was to be exclusive and took over {} of another client", writer.id, writer.tag, owner.tag);
+                if writer.exclusive
+                    && writer.client != owner.client
+                    && tag(record).as_ref() == Some(&writer.tag)
+                {
+                    let what = format!(
+                        "{}: {} was to be exclusive and took over {} of another client",
+                        writer.id, writer.tag, owner.tag
+                    );
                     breaches.push(Breach::new("r34", what));
                 }
-                // A call that began after the owner had his handle has a greater number; of calls that overlap nothing can be said.
-                if let Some((owned, taken)) = holding(owner).zip(holding(writer)).filter(|(owned, _)| owned.returned < writer.called) {
+                // A call that began after the owner had his handle has a greater number; of calls
+                // that overlap nothing can be said.
+                if let Some((owned, taken)) =
+                    holding(owner).zip(holding(writer)).filter(|(owned, _)| owned.returned < writer.called)
+                {
                     if writer.client != owner.client && taken.token <= owned.token {
                         let what = format!(
                             "{}: the take-over by {} has token {}, and the owner before had {}",
@@ -155,28 +177,47 @@ pub(super) fn tag(record: &Value) -> Option<String> {
 }
 
 /// Judges listings and discoveries against the log, up to where it `is_whole`.
-pub(super) fn check_snapshots(snapshots: &[Snapshot], seen: &[Seen], is_whole: impl Fn(Revision) -> bool) -> Vec<Breach> {
+pub(super) fn check_snapshots(
+    snapshots: &[Snapshot],
+    seen: &[Seen],
+    is_whole: impl Fn(Revision) -> bool,
+) -> Vec<Breach> {
     let mut breaches = Vec::new();
     for snapshot in snapshots {
         if snapshot.at < snapshot.from {
             // A list is a read of the config centre (R10); a discovery has a rule of its own.
             let rule = if snapshot.rule == "r14" { "r10" } else { snapshot.rule };
-            breaches.push(Breach::new(rule, format!("a read at revision {} came after revision {} was known", snapshot.at, snapshot.from)));
+            breaches.push(Breach::new(
+                rule,
+                format!("a read at revision {} came after revision {} was known", snapshot.at, snapshot.from),
+            ));
         }
         if !is_whole(snapshot.at) {
             continue;
         }
         let there = state_at(seen, &snapshot.prefix, snapshot.at);
         // Backends may write records in their own way: instances are told apart by their tags.
-        let content =
-            |value: &Value| if snapshot.rule == "r35" { tag(value).map_or_else(|| value.clone(), Value::from) } else { value.clone() };
-        let same = |(key, (version, value)): (&Bytes, &(Version, Value)), told: &(String, Version, Value)| {
-            key.as_ref() == told.0.as_bytes() && (told.1 == Version::ZERO || told.1 == *version) && content(value) == content(&told.2)
+        let content = |value: &Value| {
+            if snapshot.rule == "r35" {
+                tag(value).map_or_else(|| value.clone(), Value::from)
+            } else {
+                value.clone()
+            }
         };
-        let differs = there.len() != snapshot.items.len() || !there.iter().zip(&snapshot.items).all(|(there, told)| same(there, told));
+        let same = |(key, (version, value)): (&Bytes, &(Version, Value)), told: &(String, Version, Value)| {
+            key.as_ref() == told.0.as_bytes()
+                && (told.1 == Version::ZERO || told.1 == *version)
+                && content(value) == content(&told.2)
+        };
+        let differs = there.len() != snapshot.items.len()
+            || !there.iter().zip(&snapshot.items).all(|(there, told)| same(there, told));
         if differs {
             let keys: Vec<&String> = snapshot.items.iter().map(|(key, _, _)| key).collect();
-            let what = format!("at revision {} there was {:?}, and told was {keys:?}", snapshot.at, there.keys().collect::<Vec<_>>());
+            let what = format!(
+                "at revision {} there was {:?}, and told was {keys:?}",
+                snapshot.at,
+                there.keys().collect::<Vec<_>>()
+            );
             breaches.push(Breach::new(snapshot.rule, what));
         }
     }
@@ -186,7 +227,9 @@ pub(super) fn check_snapshots(snapshots: &[Snapshot], seen: &[Seen], is_whole: i
 /// What lay under a prefix at a revision.
 pub(super) fn state_at(seen: &[Seen], prefix: &str, at: Revision) -> BTreeMap<Bytes, (Version, Value)> {
     let mut state = BTreeMap::new();
-    for change in seen.iter().take_while(|seen| seen.batch.revision <= at).flat_map(|seen| &seen.batch.changes) {
+    for change in
+        seen.iter().take_while(|seen| seen.batch.revision <= at).flat_map(|seen| &seen.batch.changes)
+    {
         if change.key().starts_with(prefix.as_bytes()) {
             match change {
                 Change::Put(entry) => state.insert(entry.key.clone(), (entry.modified, entry.value.clone())),
@@ -212,7 +255,8 @@ mod tests {
         Value::from(serde_json::to_vec(&instance).unwrap())
     }
 
-    /// Attempts of clients at moments; each but those of `failed` was given a handle, one moment later.
+    /// Attempts of clients at moments; each but those of `failed` was given a handle, one moment
+    /// later.
     fn registered(attempts: &[(&str, usize, u64, bool)], failed: &[&str]) -> (Registered, Holdings) {
         let (mut registered, mut holdings) = (Registered::default(), Holdings::default());
         for (tag, client, called, exclusive) in attempts {
@@ -261,7 +305,8 @@ mod tests {
 
     #[test]
     fn a_failed_attempt_gives_back_what_its_own_client_had_and_takes_nothing_from_another() {
-        let back = [(2, KEY, Some(record("old"))), (3, KEY, Some(record("failed"))), (4, KEY, Some(record("old")))];
+        let back =
+            [(2, KEY, Some(record("old"))), (3, KEY, Some(record("failed"))), (4, KEY, Some(record("old")))];
         let own = registered(&[("old", 0, 10, false), ("failed", 0, 20, false)], &["failed"]);
         assert_eq!(rules(&own, &log(&back)), [""; 0]);
         let foreign = registered(&[("old", 0, 10, false), ("failed", 1, 20, false)], &["failed"]);
@@ -271,26 +316,35 @@ mod tests {
     #[test]
     fn a_takeover_without_a_greater_token_is_rejected() {
         let log = log(&[(2, KEY, Some(record("old"))), (3, KEY, Some(record("new")))]);
-        let (one_after_the_other, mut holdings) = registered(&[("old", 0, 10, false), ("new", 1, 20, false)], &[]);
+        let (one_after_the_other, mut holdings) =
+            registered(&[("old", 0, 10, false), ("new", 1, 20, false)], &[]);
         assert!(one_after_the_other.check("s", &log, &holdings).is_empty());
         holdings.all[1].token = FencingToken::new(10);
         assert_eq!(one_after_the_other.check("s", &log, &holdings)[0].rule, "r34");
         let (overlapping, mut holdings) = registered(&[("old", 0, 10, false), ("new", 1, 11, false)], &[]);
         holdings.all[1].token = FencingToken::new(10);
-        assert!(overlapping.check("s", &log, &holdings).is_empty(), "nothing can be said of calls that overlap");
+        assert!(
+            overlapping.check("s", &log, &holdings).is_empty(),
+            "nothing can be said of calls that overlap"
+        );
     }
 
     #[test]
     fn an_exclusive_takeover_of_a_foreign_owner_is_rejected() {
         let log = log(&[(2, KEY, Some(record("old"))), (3, KEY, Some(record("new")))]);
         assert_eq!(rules(&registered(&[("old", 0, 10, false), ("new", 1, 20, true)], &[]), &log), ["r34"]);
-        assert_eq!(rules(&registered(&[("old", 0, 10, false), ("new", 0, 20, true)], &[]), &log), [""; 0], "one's own is replaced");
+        assert_eq!(
+            rules(&registered(&[("old", 0, 10, false), ("new", 0, 20, true)], &[]), &log),
+            [""; 0],
+            "one's own is replaced"
+        );
     }
 
     #[test]
     fn what_was_unregistered_does_not_reappear() {
         let (registered, mut holdings) = registered(&[("it", 0, 10, false)], &[]);
-        holdings.all[0].end = End::LetGo { began: 20, answer: Answer::Released, head: Some(Revision::new(3)) };
+        holdings.all[0].end =
+            End::LetGo { began: 20, answer: Answer::Released, head: Some(Revision::new(3)) };
         let gone = [(2, KEY, Some(record("it"))), (3, KEY, None)];
         assert!(registered.check("s", &log(&gone), &holdings).is_empty());
         let back = log(&[&gone[..], &[(4, KEY, Some(record("it")))]].concat());

@@ -8,11 +8,13 @@ use crate::fixture::Fixture;
 /// How often a plan that broke a rule is run again to shorten it.
 const TRIES: usize = 400;
 
-/// Runs histories of a workload and fails where any rule is broken; the rule of the case is told of first.
+/// Runs histories of a workload and fails where any rule is broken; the rule of the case is told of
+/// first.
 ///
 /// # Panics
 ///
-/// When a rule was broken, whichever: with the rule, the seed, the command that shows it again, and the shortest history found.
+/// When a rule was broken, whichever: with the rule, the seed, the command that shows it again, and
+/// the shortest history found.
 pub(crate) async fn uphold(cx: Fixture, workload: Workload) {
     uphold_at(&cx, workload, &scale(&cx, false)).await;
 }
@@ -70,7 +72,8 @@ pub(crate) fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.trim().parse().ok()
 }
 
-/// The shortest history found that breaks the same rule. Only under virtual time does the same plan give the same history.
+/// The shortest history found that breaks the same rule. Only under virtual time does the same plan
+/// give the same history.
 async fn shortest(cx: &Fixture, plan: Plan, outcome: Outcome, rule: &str) -> (Plan, Outcome) {
     if !cx.virtual_time() {
         return (plan, outcome);

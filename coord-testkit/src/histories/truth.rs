@@ -1,4 +1,5 @@
-//! What really happened in the store: an undisturbed client watches everything, from before the history to its end.
+//! What really happened in the store: an undisturbed client watches everything, from before the
+//! history to its end.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,7 +27,8 @@ struct Log {
     seen: Arc<Vec<Seen>>,
     state: BTreeMap<Bytes, Entry>,
     through: Revision,
-    /// The log leaves out what happened after the first and up to the second: the store's history was lost.
+    /// The log leaves out what happened after the first and up to the second: the store's history
+    /// was lost.
     gaps: Vec<(Revision, Revision)>,
 }
 
@@ -41,7 +43,10 @@ pub(super) struct Truth {
 impl Truth {
     /// The log of a store, from its present revision on.
     pub(super) async fn begin(store: Arc<dyn Store>) -> Result<Arc<Self>, Breach> {
-        let now = store.range(Range::prefix("")).await.map_err(|error| Breach::new("s2", format!("the store cannot be read: {error}")))?;
+        let now = store
+            .range(Range::prefix(""))
+            .await
+            .map_err(|error| Breach::new("s2", format!("the store cannot be read: {error}")))?;
         let state = now.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
         let log = Log { state, through: now.revision, ..Log::default() };
         Ok(Arc::new(Truth { store, start: now.revision, log: Mutex::new(log) }))
@@ -137,8 +142,11 @@ impl Truth {
 
     /// Compares the state that the log adds up to with a read of everything (S4).
     pub(super) async fn check(&self) -> Result<(), Breach> {
-        let now =
-            self.store.range(Range::prefix("")).await.map_err(|error| Breach::new("s2", format!("the store cannot be read: {error}")))?;
+        let now = self
+            .store
+            .range(Range::prefix(""))
+            .await
+            .map_err(|error| Breach::new("s2", format!("the store cannot be read: {error}")))?;
         let log = self.log();
         if log.through < now.revision {
             // More is on its way.
@@ -147,7 +155,10 @@ impl Truth {
         let told: Vec<&Entry> = log.state.values().collect();
         let differs = now.entries.iter().ne(told.iter().copied());
         if differs && log.through == now.revision {
-            return Err(Breach::new("s4", format!("what a watch of everything told is not what is there at revision {}", now.revision)));
+            return Err(Breach::new(
+                "s4",
+                format!("what a watch of everything told is not what is there at revision {}", now.revision),
+            ));
         }
         Ok(())
     }
@@ -197,7 +208,13 @@ pub(super) fn lives(seen: &[Seen], prefix: &str) -> Vec<Life> {
             match change {
                 Change::Put(entry) => {
                     let index = *live.entry(entry.key.clone()).or_insert_with(|| {
-                        lives.push(Life { key: entry.key.clone(), created: entry.created, lease: None, writes: Vec::new(), deleted: None });
+                        lives.push(Life {
+                            key: entry.key.clone(),
+                            created: entry.created,
+                            lease: None,
+                            writes: Vec::new(),
+                            deleted: None,
+                        });
                         lives.len() - 1
                     });
                     if let Some(life) = lives.get_mut(index) {
@@ -217,7 +234,8 @@ pub(super) fn lives(seen: &[Seen], prefix: &str) -> Vec<Life> {
     lives
 }
 
-/// A log written by hand: revisions, keys, and values, `None` where the key was deleted. Each is seen at the moment that is its place.
+/// A log written by hand: revisions, keys, and values, `None` where the key was deleted. Each is
+/// seen at the moment that is its place.
 #[cfg(test)]
 pub(super) fn log(changes: &[(u64, &str, Option<Value>)]) -> Vec<Seen> {
     let mut created: BTreeMap<&str, Revision> = BTreeMap::new();
@@ -227,7 +245,13 @@ pub(super) fn log(changes: &[(u64, &str, Option<Value>)]) -> Vec<Seen> {
         let change = match value {
             Some(value) => {
                 let created = *created.entry(key).or_insert(revision);
-                Change::Put(Entry { key: key_bytes, value: value.clone(), created, modified: revision, lease: None })
+                Change::Put(Entry {
+                    key: key_bytes,
+                    value: value.clone(),
+                    created,
+                    modified: revision,
+                    lease: None,
+                })
             }
             None => {
                 created.remove(key);

@@ -1,4 +1,5 @@
-//! The workers: each does what its plan says, one thing after the other, and writes down what it saw.
+//! The workers: each does what its plan says, one thing after the other, and writes down what it
+//! saw.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -7,7 +8,8 @@ use std::time::Duration;
 use coord_api::prelude::*;
 use coord_api::store::{Op as StoreOp, Txn};
 use coord_api::{
-    Error, ErrorKind, IdOptions, LockOptions, Outcome, RegisterOptions, Result, ServiceInstance, Takeover, Value, Version, Wait,
+    Error, ErrorKind, IdOptions, LockOptions, Outcome, RegisterOptions, Result, ServiceInstance, Takeover,
+    Value, Version, Wait,
 };
 use tokio::time::{sleep, timeout};
 
@@ -55,7 +57,14 @@ pub(super) const IDS: u32 = 3;
 
 impl Work {
     pub(super) fn new(world: Arc<World>, number: usize, worker: &Worker) -> Self {
-        Work { world, number, client: worker.client, known: BTreeMap::new(), holds: VecDeque::new(), registered: None }
+        Work {
+            world,
+            number,
+            client: worker.client,
+            known: BTreeMap::new(),
+            holds: VecDeque::new(),
+            registered: None,
+        }
     }
 
     /// Does all the steps.
@@ -67,7 +76,9 @@ impl Work {
             match step.act {
                 Act::Acquire { wait, patience } => self.acquire(&live, step, wait, patience).await,
                 Act::AcquireId { wait, patience } => self.acquire_id(&live, step, wait, patience).await,
-                Act::Register { exclusive, patience } => self.register(&live, step, exclusive, patience).await,
+                Act::Register { exclusive, patience } => {
+                    self.register(&live, step, exclusive, patience).await
+                }
                 Act::Update => self.update(&live, step).await,
                 Act::Discover => self.discover(&live).await,
                 Act::LetGo(how) => self.let_go(&live, how).await,
@@ -89,7 +100,10 @@ impl Work {
         if error.is_transient() || dead || restarting || also.contains(&error.kind()) {
             return true;
         }
-        self.world.breach("r1", format!("worker {} (client {}): nothing explains {error:?}", self.number, self.client));
+        self.world.breach(
+            "r1",
+            format!("worker {} (client {}): nothing explains {error:?}", self.number, self.client),
+        );
         false
     }
 
@@ -128,18 +142,25 @@ impl Work {
                 Ok(version) => (Op::Set(new, Some(version)), version),
                 Err(error) => (self.unknown(live, &error).map(|()| Op::Set(new, None))?, known),
             },
-            Act::CompareAndSet | Act::Create => match config.compare_and_set_raw(key, new.clone(), expected).await {
-                Ok(version) => (Op::CompareAndSet(expected, new, Some(Ok(version))), version),
-                Err(error) => match self.conflict(&error) {
-                    Some(current) => (Op::CompareAndSet(expected, new, Some(Err(current))), current),
-                    None => (self.unknown(live, &error).map(|()| Op::CompareAndSet(expected, new, None))?, known),
-                },
-            },
+            Act::CompareAndSet | Act::Create => {
+                match config.compare_and_set_raw(key, new.clone(), expected).await {
+                    Ok(version) => (Op::CompareAndSet(expected, new, Some(Ok(version))), version),
+                    Err(error) => match self.conflict(&error) {
+                        Some(current) => (Op::CompareAndSet(expected, new, Some(Err(current))), current),
+                        None => (
+                            self.unknown(live, &error).map(|()| Op::CompareAndSet(expected, new, None))?,
+                            known,
+                        ),
+                    },
+                }
+            }
             Act::CompareAndDelete => match config.compare_and_delete(key, expected).await {
                 Ok(existed) => (Op::CompareAndDelete(expected, Some(Ok(existed))), Version::ZERO),
                 Err(error) => match self.conflict(&error) {
                     Some(current) => (Op::CompareAndDelete(expected, Some(Err(current))), current),
-                    None => (self.unknown(live, &error).map(|()| Op::CompareAndDelete(expected, None))?, known),
+                    None => {
+                        (self.unknown(live, &error).map(|()| Op::CompareAndDelete(expected, None))?, known)
+                    }
                 },
             },
             _ => match config.delete(key).await {
@@ -166,8 +187,9 @@ impl Work {
     async fn set_two(&mut self, live: &Live, step: &Step) {
         let keys = [step.key, (step.key + 1) % super::plan::KEYS];
         let value = |key: u8| Value::from(format!("{}/{}/{key}", self.number, step.number));
-        let txn =
-            keys.iter().fold(Txn::new(), |txn, key| txn.then(StoreOp::put(layout::config(&self.world.config_key(*key)), value(*key))));
+        let txn = keys.iter().fold(Txn::new(), |txn, key| {
+            txn.then(StoreOp::put(layout::config(&self.world.config_key(*key)), value(*key)))
+        });
         let called = self.world.moments.next();
         let version = match live.store.txn(txn).await {
             Ok(reply) => Some(reply.revision),
@@ -188,7 +210,11 @@ impl Work {
         match live.provider.config().list_raw(&self.world.tag).await {
             Ok(snapshot) => {
                 self.say(format!("list -> {} keys at {}", snapshot.items.len(), snapshot.revision));
-                let items = snapshot.items.into_iter().map(|entry| (layout::config(&entry.key), entry.version, entry.value)).collect();
+                let items = snapshot
+                    .items
+                    .into_iter()
+                    .map(|entry| (layout::config(&entry.key), entry.version, entry.value))
+                    .collect();
                 self.world.notes().registry.snapshots.push(super::registry::Snapshot {
                     rule: "r14",
                     prefix: layout::config(&format!("{}/", self.world.tag)),
@@ -210,7 +236,12 @@ impl Work {
         let options = LockOptions::default().with_ttl(self.world.ttl).with_wait(waiting(wait));
         let from = self.world.truth.through();
         let answer = patiently(patience, live.provider.lock().acquire_with(&key, options)).await;
-        match self.answered(live, &format!("acquire l{} within {wait:?}", step.key), &answer, &[ErrorKind::Conflict]) {
+        match self.answered(
+            live,
+            &format!("acquire l{} within {wait:?}", step.key),
+            &answer,
+            &[ErrorKind::Conflict],
+        ) {
             true => {
                 if let Some(Ok(guard)) = answer {
                     self.granted(live, Held::Lock(key), guard, from);
@@ -222,10 +253,16 @@ impl Work {
 
     async fn acquire_id(&mut self, live: &Live, step: &Step, wait: Duration, patience: Option<Duration>) {
         let service = self.world.id_service(step.key);
-        let options = IdOptions::default().with_range(1..=IDS).with_ttl(self.world.ttl).with_wait(waiting(wait));
+        let options =
+            IdOptions::default().with_range(1..=IDS).with_ttl(self.world.ttl).with_wait(waiting(wait));
         let from = self.world.truth.through();
         let answer = patiently(patience, live.provider.allocator().acquire_id_with(&service, options)).await;
-        match self.answered(live, &format!("acquire an id of s{} within {wait:?}", step.key), &answer, &[ErrorKind::Exhausted]) {
+        match self.answered(
+            live,
+            &format!("acquire an id of s{} within {wait:?}", step.key),
+            &answer,
+            &[ErrorKind::Exhausted],
+        ) {
             true => {
                 if let Some(Ok(id)) = answer {
                     self.granted(live, Held::Id(service, id.id()), id, from);
@@ -248,13 +285,22 @@ impl Work {
         false
     }
 
-    fn granted(&mut self, live: &Live, held: Held, handle: impl Handle, from: coord_api::Revision) -> Option<usize> {
+    fn granted(
+        &mut self,
+        live: &Live,
+        held: Held,
+        handle: impl Handle,
+        from: coord_api::Revision,
+    ) -> Option<usize> {
         if self.world.is_dead(self.client, live.generation) {
             // It died with its client before anybody could use it.
             return None;
         }
         if matches!(held, Held::Lock(_)) && !handle.state().is_held() {
-            self.world.breach("r30", format!("{held} was granted to worker {} and is {:?}", self.number, handle.state()));
+            self.world.breach(
+                "r30",
+                format!("{held} was granted to worker {} and is {:?}", self.number, handle.state()),
+            );
         }
         let (token, returned) = (handle.fencing_token(), self.world.moments.next());
         self.say(format!("{held} -> token {token}"));
@@ -283,7 +329,12 @@ impl Work {
             let Some(handle) = notes.holdings.let_go(number, began) else { return };
             (
                 handle,
-                notes.holdings.all.get(number).map(|holding| format!("{} with token {}", holding.held, holding.token)).unwrap_or_default(),
+                notes
+                    .holdings
+                    .all
+                    .get(number)
+                    .map(|holding| format!("{} with token {}", holding.held, holding.token))
+                    .unwrap_or_default(),
             )
         };
         let released = match how {
@@ -307,7 +358,8 @@ impl Work {
     // The registry
 
     fn instance(&self, key: u8, tag: &str) -> ServiceInstance {
-        ServiceInstance::new(self.world.service(), format!("i{key}"), "localhost", 80).with_metadata("by", tag)
+        ServiceInstance::new(self.world.service(), format!("i{key}"), "localhost", 80)
+            .with_metadata("by", tag)
     }
 
     async fn register(&mut self, live: &Live, step: &Step, exclusive: bool, patience: Option<Duration>) {
@@ -316,11 +368,23 @@ impl Work {
         let takeover = if exclusive { Takeover::Exclusive } else { Takeover::Replace };
         let options = RegisterOptions::default().with_ttl(self.world.ttl).with_takeover(takeover);
         let (called, from) = (self.world.moments.next(), self.world.truth.through());
-        let attempt = Attempt { tag: tag.clone(), client: self.client, id: id.clone(), called, exclusive, holding: None };
+        let attempt = Attempt {
+            tag: tag.clone(),
+            client: self.client,
+            id: id.clone(),
+            called,
+            exclusive,
+            holding: None,
+        };
         let attempt = self.world.notes().registry.begin(attempt);
         let call = live.provider.registry().register_with(self.instance(step.key, &tag), options);
         let answer = patiently(patience, call).await;
-        if !self.answered(live, &format!("register {id} as {tag}, {takeover:?}"), &answer, &[ErrorKind::Conflict]) {
+        if !self.answered(
+            live,
+            &format!("register {id} as {tag}, {takeover:?}"),
+            &answer,
+            &[ErrorKind::Conflict],
+        ) {
             return;
         }
         if let Some(Ok(registration)) = answer {
@@ -340,7 +404,9 @@ impl Work {
         let (id, handle) = {
             let mut notes = self.world.notes();
             let Some(holding) = notes.holdings.all.get_mut(number) else { return };
-            let (Held::Instance(id), Some(handle)) = (holding.held.clone(), holding.handle.clone()) else { return };
+            let (Held::Instance(id), Some(handle)) = (holding.held.clone(), holding.handle.clone()) else {
+                return;
+            };
             holding.contents.push(tag.clone());
             notes.registry.updates(&tag, number);
             (id, handle)

@@ -107,7 +107,8 @@ impl World {
         let door = Replaceable::new(Arc::clone(&raw.store));
         let faults = Faults::default();
         let seed = self.seed.wrapping_add((client as u64) << 32).wrapping_add(generation << 48);
-        let store: Arc<dyn Store> = Arc::new(Faulty::new(Delayed::new(door.clone(), self.latency, seed), faults.clone()));
+        let store: Arc<dyn Store> =
+            Arc::new(Faulty::new(Delayed::new(door.clone(), self.latency, seed), faults.clone()));
         let provider = self.cx.assemble(Arc::clone(&store));
         let network = raw.network.clone();
         Slot { live: Live { provider, store, generation }, raw, door, faults, network }
@@ -162,7 +163,10 @@ impl World {
             sleep_until(self.begun + at).await;
             let Some(strike) = strikes.get(number) else { continue };
             if begins {
-                self.line(format!("fault {number}: {} (client {}) for {:?}", strike.blow, strike.client, strike.lasting));
+                self.line(format!(
+                    "fault {number}: {} (client {}) for {:?}",
+                    strike.blow, strike.client, strike.lasting
+                ));
                 if self.begin(number, strike, &mut guards).await {
                     *self.notes().tally.faults.entry(strike.blow).or_default() += 1;
                 }
@@ -174,7 +178,12 @@ impl World {
     }
 
     /// Begins a fault; says whether it could be made.
-    async fn begin(&self, number: usize, strike: &Strike, guards: &mut BTreeMap<usize, Box<dyn Send>>) -> bool {
+    async fn begin(
+        &self,
+        number: usize,
+        strike: &Strike,
+        guards: &mut BTreeMap<usize, Box<dyn Send>>,
+    ) -> bool {
         let client = strike.client;
         match strike.blow {
             Blow::Cut => self.break_link(number, Some(client), Link::Down).await,
@@ -243,7 +252,10 @@ impl World {
         for client in 0..clients {
             let link = {
                 let broken = lock(&self.broken);
-                let links = broken.values().filter(|(whom, _)| whom.is_none_or(|whom| whom == client)).map(|(_, link)| *link);
+                let links = broken
+                    .values()
+                    .filter(|(whom, _)| whom.is_none_or(|whom| whom == client))
+                    .map(|(_, link)| *link);
                 links.fold(Link::Up, |worst, link| if worst == Link::Hung { worst } else { link })
             };
             let network = self.slots().get(client).and_then(|slot| slot.network.clone());
@@ -261,7 +273,9 @@ impl World {
     }
 
     fn next_writes(&self, strike: &Strike, fault: Fault) {
-        self.faults(strike.client, |faults| (0..strike.times()).for_each(|_| faults.next(fault, |request| request.is_write())));
+        self.faults(strike.client, |faults| {
+            (0..strike.times()).for_each(|_| faults.next(fault, |request| request.is_write()))
+        });
     }
 
     async fn apply_held(&self, client: usize) {

@@ -1,12 +1,12 @@
-//! The model of the contracts: what config, locks, ids and the registry answer when nothing else happens at once (R10 to R14, R25 to R27, R33 to R35, R38, R41
-//! to R44).
+//! The model of the contracts: what config, locks, ids and the registry answer when nothing else
+//! happens at once (R10 to R14, R25 to R27, R33 to R35, R38, R41 to R44).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use coord_api::{
-    Error, ErrorKind, FencingToken, HandleState, IdOptions, InstanceId, LockGuard, LockOptions, Provider, RegisterOptions, Registration,
-    ServiceInstance, Takeover, Value, Version, Wait,
+    Error, ErrorKind, FencingToken, HandleState, IdOptions, InstanceId, LockGuard, LockOptions, Provider,
+    RegisterOptions, Registration, ServiceInstance, Takeover, Value, Version, Wait,
 };
 use proptest::prelude::*;
 
@@ -142,7 +142,9 @@ impl Model {
     /// A grant carries a greater token than every earlier one of the same thing.
     fn granted(&mut self, rule: &'static str, what: String, token: FencingToken) -> Result<(), Mismatch> {
         let last = self.tokens.get(&what).copied();
-        holds(rule, last.is_none_or(|last| token > last), || format!("{what}: token {token} after {last:?}"))?;
+        holds(rule, last.is_none_or(|last| token > last), || {
+            format!("{what}: token {token} after {last:?}")
+        })?;
         self.tokens.insert(what, token);
         Ok(())
     }
@@ -177,23 +179,32 @@ impl Model {
             Step::Get(name) => {
                 let name = self.name(name);
                 let found = config.get_raw(&name).await.map_err(|error| failed("r10", &error))?;
-                same("r10", || format!("get {name}"), &found.map(|found| (found.value, found.version)), &self.config.get(&name).cloned())
+                same(
+                    "r10",
+                    || format!("get {name}"),
+                    &found.map(|found| (found.value, found.version)),
+                    &self.config.get(&name).cloned(),
+                )
             }
             Step::Set(name, value) => {
                 let (name, value) = (self.name(name), Value::from(vec![value]));
-                let version = config.set_raw(&name, value.clone()).await.map_err(|error| failed("r10", &error))?;
+                let version =
+                    config.set_raw(&name, value.clone()).await.map_err(|error| failed("r10", &error))?;
                 self.written(name, value, version)
             }
             Step::CompareAndSet(name, value, expected) => {
                 let (name, value) = (self.name(name), Value::from(vec![value]));
                 let (present, expected) = (self.version(&name), self.expected(&name, expected));
-                let what = || format!("compare-and-set {name}, expecting {expected} where there is {present}");
+                let what =
+                    || format!("compare-and-set {name}, expecting {expected} where there is {present}");
                 match config.compare_and_set_raw(&name, value.clone(), expected).await {
                     Ok(version) => {
                         same("r12", what, &expected, &present)?;
                         self.written(name.clone(), value, version)
                     }
-                    Err(error) => same("r12", what, &conflict(&error), &(expected != present).then_some(present)),
+                    Err(error) => {
+                        same("r12", what, &conflict(&error), &(expected != present).then_some(present))
+                    }
                 }
             }
             Step::Delete(name) => {
@@ -204,30 +215,45 @@ impl Model {
             Step::CompareAndDelete(name, expected) => {
                 let name = self.name(name);
                 let (present, expected) = (self.version(&name), self.expected(&name, expected));
-                let what = || format!("compare-and-delete {name}, expecting {expected} where there is {present}");
+                let what =
+                    || format!("compare-and-delete {name}, expecting {expected} where there is {present}");
                 match config.compare_and_delete(&name, expected).await {
                     Ok(existed) => {
                         same("r13", what, &(expected, existed), &(present, present != Version::ZERO))?;
                         self.config.remove(&name);
                         Ok(())
                     }
-                    Err(error) => same("r13", what, &conflict(&error), &(expected != present).then_some(present)),
+                    Err(error) => {
+                        same("r13", what, &conflict(&error), &(expected != present).then_some(present))
+                    }
                 }
             }
             Step::List(name) => {
                 let directory = name.map_or_else(|| self.tag.clone(), |name| self.name(name));
                 let listed = config.list_raw(&directory).await.map_err(|error| failed("r14", &error))?;
-                let listed: Vec<_> = listed.items.into_iter().map(|entry| (entry.key, (entry.value, entry.version))).collect();
-                let inside = |key: &&String| key.strip_prefix(&directory).is_some_and(|rest| rest.starts_with('/'));
-                let expected: Vec<_> =
-                    self.config.iter().filter(|(key, _)| inside(key)).map(|(key, held)| (key.clone(), held.clone())).collect();
+                let listed: Vec<_> =
+                    listed.items.into_iter().map(|entry| (entry.key, (entry.value, entry.version))).collect();
+                let inside =
+                    |key: &&String| key.strip_prefix(&directory).is_some_and(|rest| rest.starts_with('/'));
+                let expected: Vec<_> = self
+                    .config
+                    .iter()
+                    .filter(|(key, _)| inside(key))
+                    .map(|(key, held)| (key.clone(), held.clone()))
+                    .collect();
                 same("r14", || format!("list {directory}"), &listed, &expected)
             }
             _ => Ok(()),
         }
     }
 
-    async fn lock(&mut self, cx: &Fixture, client: usize, provider: &dyn Provider, step: Step) -> Result<(), Mismatch> {
+    async fn lock(
+        &mut self,
+        cx: &Fixture,
+        client: usize,
+        provider: &dyn Provider,
+        step: Step,
+    ) -> Result<(), Mismatch> {
         match step {
             Step::TryLock(name) => {
                 let name = self.name(name);
@@ -240,10 +266,8 @@ impl Model {
                         self.locks.push(Given { handle: guard, client, held: true });
                         Ok(())
                     }
-                    Err(error) => {
-                        same("r27", || format!("try {name}"), &error.kind(), &ErrorKind::Conflict)
-                            .and(holds("r33", held, || format!("{name} is free and was refused")))
-                    }
+                    Err(error) => same("r27", || format!("try {name}"), &error.kind(), &ErrorKind::Conflict)
+                        .and(holds("r33", held, || format!("{name} is free and was refused"))),
                 }
             }
             Step::Unlock(number) => {
@@ -252,13 +276,21 @@ impl Model {
                 // Once more, too: it repeats nothing, and says the same.
                 let answer = given.handle.unlock().await.map_err(|error| error.kind());
                 same("r33", || format!("unlock {}", given.handle.key()), &answer, &Ok(()))?;
-                holds("r33", !given.handle.is_held(), || format!("{} was unlocked and is held", given.handle.key()))
+                holds("r33", !given.handle.is_held(), || {
+                    format!("{} was unlocked and is held", given.handle.key())
+                })
             }
             _ => Ok(()),
         }
     }
 
-    async fn id(&mut self, cx: &Fixture, client: usize, provider: &dyn Provider, step: Step) -> Result<(), Mismatch> {
+    async fn id(
+        &mut self,
+        cx: &Fixture,
+        client: usize,
+        provider: &dyn Provider,
+        step: Step,
+    ) -> Result<(), Mismatch> {
         match step {
             Step::AcquireId => {
                 let options = IdOptions::default().with_range(1..=IDS).with_ttl(cx.ttl());
@@ -289,9 +321,16 @@ impl Model {
         }
     }
 
-    async fn registry(&mut self, cx: &Fixture, client: usize, provider: &dyn Provider, step: Step) -> Result<(), Mismatch> {
-        let instance =
-            |id: &str, content: u8| ServiceInstance::new(&self.tag, id, "localhost", 80).with_metadata("content", content.to_string());
+    async fn registry(
+        &mut self,
+        cx: &Fixture,
+        client: usize,
+        provider: &dyn Provider,
+        step: Step,
+    ) -> Result<(), Mismatch> {
+        let instance = |id: &str, content: u8| {
+            ServiceInstance::new(&self.tag, id, "localhost", 80).with_metadata("content", content.to_string())
+        };
         match step {
             Step::Register(id, content, exclusive) => {
                 let wanted = instance(&format!("i{id}"), content);
@@ -313,18 +352,22 @@ impl Model {
                         self.instances.push((Given { handle: registration, client, held: true }, wanted));
                         Ok(())
                     }
-                    Err(error) => same("r34", || format!("register {}", wanted.id), &error.kind(), &ErrorKind::Conflict).and(holds(
-                        "r34",
-                        exclusive && foreign,
-                        || format!("{} was refused", wanted.id),
-                    )),
+                    Err(error) => {
+                        same("r34", || format!("register {}", wanted.id), &error.kind(), &ErrorKind::Conflict)
+                            .and(holds("r34", exclusive && foreign, || format!("{} was refused", wanted.id)))
+                    }
                 }
             }
             Step::Update(number, content) => {
                 let Some((given, wanted)) = self.instances.get(number) else { return Ok(()) };
                 let new = instance(&wanted.id, content);
                 let answer = given.handle.update(new.clone()).await.map_err(|error| error.kind());
-                same("r34", || format!("update {}", new.id), &answer, &if given.held { Ok(()) } else { Err(ErrorKind::LeaseLost) })?;
+                same(
+                    "r34",
+                    || format!("update {}", new.id),
+                    &answer,
+                    &if given.held { Ok(()) } else { Err(ErrorKind::LeaseLost) },
+                )?;
                 if self.instances[number].0.held {
                     self.instances[number].1 = new;
                 }
@@ -336,12 +379,23 @@ impl Model {
                 let answer = given.handle.unregister().await.map_err(|error| error.kind());
                 same("r38", || format!("unregister {}", wanted.id), &answer, &Ok(()))?;
                 let ended = matches!(given.handle.state(), HandleState::Ended(_));
-                holds("r38", ended, || format!("{} was unregistered and is {:?}", wanted.id, given.handle.state()))
+                holds("r38", ended, || {
+                    format!("{} was unregistered and is {:?}", wanted.id, given.handle.state())
+                })
             }
             _ => {
-                let found = provider.registry().discover(&self.tag).await.map_err(|error| failed("r35", &error))?.items;
-                let mut expected: Vec<ServiceInstance> =
-                    self.instances.iter().filter(|(given, _)| given.held).map(|(_, wanted)| wanted.clone()).collect();
+                let found = provider
+                    .registry()
+                    .discover(&self.tag)
+                    .await
+                    .map_err(|error| failed("r35", &error))?
+                    .items;
+                let mut expected: Vec<ServiceInstance> = self
+                    .instances
+                    .iter()
+                    .filter(|(given, _)| given.held)
+                    .map(|(_, wanted)| wanted.clone())
+                    .collect();
                 expected.sort_by(|one, other| one.id.cmp(&other.id));
                 same("r35", || "discover".to_owned(), &found, &expected)
             }
@@ -358,10 +412,12 @@ fn conflict(error: &Error) -> Option<Version> {
     error.current_version().filter(|_| error.kind() == ErrorKind::Conflict)
 }
 
-/// Random sequences on a contract answer as the model does; breaches of other rules have cases of their own.
+/// Random sequences on a contract answer as the model does; breaches of other rules have cases of
+/// their own.
 pub(crate) async fn contract(cx: Fixture, contract: Contract) {
     let cx = &cx;
-    let providers: &Vec<Arc<dyn Provider>> = &futures_util::future::join_all((0..CLIENTS).map(|_| cx.provider())).await;
+    let providers: &Vec<Arc<dyn Provider>> =
+        &futures_util::future::join_all((0..CLIENTS).map(|_| cx.provider())).await;
     let sequence = async |cx: &Fixture, steps: &[(usize, Step)], run: usize| {
         let mut model = Model {
             tag: format!("model-{run}"),

@@ -1,8 +1,10 @@
 //! Random sequences of operations against reference models, shrunk by proptest.
 //!
-//! A model is written to be read: it keeps every state that there ever was, and shares no code with any store. A sequence is drawn from a seed; several clients
-//! carry it out, one operation after the other, and the model says what each must answer. Where an answer differs, proptest looks for the shortest sequence that
-//! still shows it. `COORD_TESTKIT_SEED` makes them other sequences, and the same ones again for the same seed; `COORD_TESTKIT_SEQUENCES` says how many each case runs.
+//! A model is written to be read: it keeps every state that there ever was, and shares no code with
+//! any store. A sequence is drawn from a seed; several clients carry it out, one operation after
+//! the other, and the model says what each must answer. Where an answer differs, proptest looks for
+//! the shortest sequence that still shows it. `COORD_TESTKIT_SEED` makes them other sequences, and
+//! the same ones again for the same seed; `COORD_TESTKIT_SEQUENCES` says how many each case runs.
 #![allow(clippy::indexing_slicing, reason = "a case fails by panicking")]
 
 mod contracts;
@@ -56,7 +58,12 @@ struct Mismatch {
 }
 
 /// Compares an answer with the model's.
-fn same<T: PartialEq + Debug>(rule: &'static str, what: impl FnOnce() -> String, answered: &T, expected: &T) -> Result<(), Mismatch> {
+fn same<T: PartialEq + Debug>(
+    rule: &'static str,
+    what: impl FnOnce() -> String,
+    answered: &T,
+    expected: &T,
+) -> Result<(), Mismatch> {
     holds(rule, answered == expected, || format!("{}: answered {answered:?}, expected {expected:?}", what()))
 }
 
@@ -64,12 +71,14 @@ fn holds(rule: &'static str, holds: bool, what: impl FnOnce() -> String) -> Resu
     if holds { Ok(()) } else { Err(Mismatch { rule, what: what() }) }
 }
 
-/// Draws sequences and carries them out; fails where one breaks the rule of the case. Other rules have cases of their own.
+/// Draws sequences and carries them out; fails where one breaks the rule of the case. Other rules
+/// have cases of their own.
 ///
 /// # Panics
 ///
-/// When one does: with the rule, the seed, the command that shows it again, and the shortest sequence found; or with all of it, where the same sequence is
-/// answered rightly when it is carried out again.
+/// When one does: with the rule, the seed, the command that shows it again, and the shortest
+/// sequence found; or with all of it, where the same sequence is answered rightly when it is
+/// carried out again.
 async fn check<S: Strategy>(
     cx: &Fixture,
     extent: Extent,
@@ -81,7 +90,8 @@ async fn check<S: Strategy>(
     let seed = cx.seed(own_number(&cx.case_name()));
     let mut bytes = [0; 32];
     bytes.iter_mut().zip(seed.to_le_bytes().into_iter().cycle()).for_each(|(byte, of_seed)| *byte = of_seed);
-    let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let mut runner =
+        TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let steps = vec(step, extent.shortest..extent.longest);
     let mut run = 0;
     let mut broken = async |steps: &[S::Value]| {
@@ -92,9 +102,15 @@ async fn check<S: Strategy>(
         let Ok(mut tree) = steps.new_tree(&mut runner) else { continue };
         let whole = tree.current();
         let Some(mut mismatch) = broken(&whole).await else { continue };
-        // What took more than the sequence, such as a stall of the machine, does not get any shorter.
+        // What took more than the sequence, such as a stall of the machine, does not get any
+        // shorter.
         if broken(&whole).await.is_none() {
-            fail(cx, &mismatch, "It was answered rightly when it was carried out again. The sequence", &whole);
+            fail(
+                cx,
+                &mismatch,
+                "It was answered rightly when it was carried out again. The sequence",
+                &whole,
+            );
         }
         let until = Instant::now() + SHRINKING;
         let mut shortest = whole;

@@ -85,7 +85,8 @@ fn at() -> impl Strategy<Value = At> + Clone {
 
 fn read() -> impl Strategy<Value = Read> + Clone {
     let some = |longest: usize| prop::option::weighted(0.3, 0..longest);
-    let order = prop_oneof![2 => Just(Order::Key), 1 => Just(Order::OldestFirst), 1 => Just(Order::NewestFirst)];
+    let order =
+        prop_oneof![2 => Just(Order::Key), 1 => Just(Order::OldestFirst), 1 => Just(Order::NewestFirst)];
     (keys(), some(KEYS.len()), some(8), some(4), order, some(6), any::<bool>()).prop_map(
         |(keys, after, ago, limit, order, created_by, keys_only)| {
             let after = after.filter(|_| order == Order::Key);

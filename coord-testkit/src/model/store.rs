@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use coord_api::store::{Batch, Change, Compare, Entry, Op, OpReply, Order, Range, Span, Store, StoreEvent, StoreWatch, Txn};
+use coord_api::store::{
+    Batch, Change, Compare, Entry, Op, OpReply, Order, Range, Span, Store, StoreEvent, StoreWatch, Txn,
+};
 use coord_api::{ErrorKind, LeaseId, Revision};
 
 use super::steps::{At, Do, If, KEYS, Key, Keys, Mostly, Read, Step, step};
@@ -13,7 +15,8 @@ use crate::fixture::Fixture;
 /// How many clients take turns.
 const CLIENTS: usize = 3;
 
-/// What a store holds: the model. Its revisions are numbers of its own, `0, 1, 2, …`; `revisions` says which of the store's they are.
+/// What a store holds: the model. Its revisions are numbers of its own, `0, 1, 2, …`; `revisions`
+/// says which of the store's they are.
 struct Model {
     prefix: Vec<u8>,
     /// The state at each revision; the last one is the present.
@@ -63,12 +66,16 @@ impl Model {
     fn contains(span: &Span, key: &[u8]) -> bool {
         match span {
             Span::Key(own) => key == own.as_ref(),
-            Span::Prefix(prefix) => key.len() >= prefix.len() && key.iter().zip(prefix.iter()).all(|(byte, of_prefix)| byte == of_prefix),
+            Span::Prefix(prefix) => {
+                key.len() >= prefix.len()
+                    && key.iter().zip(prefix.iter()).all(|(byte, of_prefix)| byte == of_prefix)
+            }
             Span::Interval(from, to) => !(key < from.as_ref() || key >= to.as_ref()),
         }
     }
 
-    /// The number of a lease that is counted from the newest: so that the ones that are named live, however long the sequence.
+    /// The number of a lease that is counted from the newest: so that the ones that are named live,
+    /// however long the sequence.
     fn lease(&self, newest: usize) -> usize {
         self.leases.len().checked_sub(newest + 1).unwrap_or(usize::MAX)
     }
@@ -97,7 +104,15 @@ impl Model {
                     && read.after.is_none_or(|after| **key > self.key(after))
                     && read.created_by.is_none_or(|ago| held.created <= self.ago(ago))
             })
-            .map(|(key, held)| (key.clone(), Held { value: if read.keys_only { Vec::new() } else { held.value.clone() }, ..held.clone() }))
+            .map(|(key, held)| {
+                (
+                    key.clone(),
+                    Held {
+                        value: if read.keys_only { Vec::new() } else { held.value.clone() },
+                        ..held.clone()
+                    },
+                )
+            })
             .collect();
         match read.order {
             Order::Key => {}
@@ -125,12 +140,16 @@ impl Model {
             }
             If::Created(key, at) => {
                 let revision = revision(key, at, |held| held.created);
-                (Compare::Created(self.key(key).into(), self.revisions[revision]), there(key).is_some_and(|held| held.created == revision))
+                (
+                    Compare::Created(self.key(key).into(), self.revisions[revision]),
+                    there(key).is_some_and(|held| held.created == revision),
+                )
             }
             If::Lease(key, newest) => match self.leases.get(self.lease(newest)) {
-                Some((id, _)) => {
-                    (Compare::Lease(self.key(key).into(), *id), there(key).is_some_and(|held| held.lease == Some(self.lease(newest))))
-                }
+                Some((id, _)) => (
+                    Compare::Lease(self.key(key).into(), *id),
+                    there(key).is_some_and(|held| held.lease == Some(self.lease(newest))),
+                ),
                 None => (Compare::Lease(self.key(key).into(), LeaseId::new(u64::MAX)), false),
             },
             If::NoneOf(keys) => {
@@ -156,9 +175,18 @@ impl Model {
 
     /// An entry of the store, in the model's words.
     fn entry(&self, entry: &Entry) -> (Vec<u8>, Held) {
-        let number = |revision: Revision| self.revisions.iter().position(|known| *known == revision).unwrap_or(usize::MAX);
-        let lease = entry.lease.map(|lease| self.leases.iter().position(|(id, _)| *id == lease).unwrap_or(usize::MAX));
-        let held = Held { value: entry.value.to_vec(), created: number(entry.created), modified: number(entry.modified), lease };
+        let number = |revision: Revision| {
+            self.revisions.iter().position(|known| *known == revision).unwrap_or(usize::MAX)
+        };
+        let lease = entry
+            .lease
+            .map(|lease| self.leases.iter().position(|(id, _)| *id == lease).unwrap_or(usize::MAX));
+        let held = Held {
+            value: entry.value.to_vec(),
+            created: number(entry.created),
+            modified: number(entry.modified),
+            lease,
+        };
         (entry.key.to_vec(), held)
     }
 
@@ -177,9 +205,11 @@ impl Model {
         if read.order == Order::Key {
             expected.truncate(limit);
         } else {
-            // Keys of one create revision come in any order, so that a limit may leave out any of them.
+            // Keys of one create revision come in any order, so that a limit may leave out any of
+            // them.
             let created: Vec<usize> = found.iter().map(|(_, held)| held.created).collect();
-            let expected_created: Vec<usize> = expected.iter().take(limit).map(|(_, held)| held.created).collect();
+            let expected_created: Vec<usize> =
+                expected.iter().take(limit).map(|(_, held)| held.created).collect();
             same(rule, || format!("the order of {read:?}"), &created, &expected_created)?;
             expected.retain(|entry| limit == usize::MAX || found.contains(entry));
             expected.sort_by(|one, other| one.0.cmp(&other.0));
@@ -192,13 +222,20 @@ impl Model {
 /// Runs a sequence on a store and the model.
 async fn sequence(cx: &Fixture, steps: &[Step], run: usize, ttl: Duration) -> Result<(), Mismatch> {
     let clients = futures_util::future::join_all((0..CLIENTS).map(|_| cx.store())).await;
-    let failed = |rule: &'static str, error: coord_api::Error| Mismatch { rule, what: format!("it failed: {error:?}") };
-    let start = clients[0].range(Range::key("no such key")).await.map_err(|error| failed("s2", error))?.revision;
+    let failed = |rule: &'static str, error: coord_api::Error| Mismatch {
+        rule,
+        what: format!("it failed: {error:?}"),
+    };
+    let start =
+        clients[0].range(Range::key("no such key")).await.map_err(|error| failed("s2", error))?.revision;
     // A name that no other sequence has used on this store.
     let prefix = format!("model/{start}-{run}/").into_bytes();
     // Every revision that a sequence names was one that there was, so there must be one.
-    let first =
-        clients[0].txn(Txn::new().then(Op::put([&prefix[..], b"~"].concat(), ""))).await.map_err(|error| failed("s3", error))?.revision;
+    let first = clients[0]
+        .txn(Txn::new().then(Op::put([&prefix[..], b"~"].concat(), "")))
+        .await
+        .map_err(|error| failed("s3", error))?
+        .revision;
     let held = Held { value: Vec::new(), created: 0, modified: 0, lease: None };
     let mut model = Model {
         states: vec![BTreeMap::from([([&prefix[..], b"~"].concat(), held)])],
@@ -215,19 +252,34 @@ async fn sequence(cx: &Fixture, steps: &[Step], run: usize, ttl: Duration) -> Re
             Step::Range(read) => {
                 let reply = store.range(model.range(*read)).await.map_err(|error| failed("s2", error))?;
                 let at = read.ago.map_or(model.now(), |ago| model.ago(ago));
-                let right = if read.ago.is_some() { reply.revision == model.revisions[at] } else { reply.revision >= model.revisions[at] };
+                let right = if read.ago.is_some() {
+                    reply.revision == model.revisions[at]
+                } else {
+                    reply.revision >= model.revisions[at]
+                };
                 holds("s2", right, || format!("{read:?} was read at revision {}", reply.revision))?;
-                model.check_found("s2", *read, &reply.entries, reply.more, model.found(*read, &model.states[at]))?;
+                model.check_found(
+                    "s2",
+                    *read,
+                    &reply.entries,
+                    reply.more,
+                    model.found(*read, &model.states[at]),
+                )?;
             }
             Step::Txn(when, then, otherwise) => txn(&mut model, &**store, when, then, otherwise).await?,
             Step::Watch(keys, ago) => {
                 let span = model.span(*keys);
                 let after = ago.map(|ago| model.ago(ago));
-                let watch =
-                    store.watch(span.clone(), after.map(|after| model.revisions[after])).await.map_err(|error| failed("s4", error))?;
+                let watch = store
+                    .watch(span.clone(), after.map(|after| model.revisions[after]))
+                    .await
+                    .map_err(|error| failed("s4", error))?;
                 let present = model.revisions[model.now()];
-                let right = after.map_or(watch.armed() >= present, |after| watch.armed() == model.revisions[after]);
-                holds("s4", right || after.is_none(), || format!("a watch after {after:?} is armed at {}", watch.armed()))?;
+                let right =
+                    after.map_or(watch.armed() >= present, |after| watch.armed() == model.revisions[after]);
+                holds("s4", right || after.is_none(), || {
+                    format!("a watch after {after:?} is armed at {}", watch.armed())
+                })?;
                 watches.push((watch, span, after.unwrap_or(model.now())));
             }
             Step::Grant => {
@@ -239,7 +291,12 @@ async fn sequence(cx: &Fixture, steps: &[Step], run: usize, ttl: Duration) -> Re
             Step::KeepAlive(newest) => {
                 let Some((id, alive)) = model.leases.get(model.lease(*newest)) else { continue };
                 let answer = store.keep_alive(*id).await.map_err(|error| error.kind());
-                same("s5", || "a renewal".to_owned(), &answer, &if *alive { Ok(ttl) } else { Err(ErrorKind::LeaseLost) })?;
+                same(
+                    "s5",
+                    || "a renewal".to_owned(),
+                    &answer,
+                    &if *alive { Ok(ttl) } else { Err(ErrorKind::LeaseLost) },
+                )?;
             }
             Step::Lookup(newest) => {
                 let lease = model.lease(*newest);
@@ -259,7 +316,11 @@ async fn sequence(cx: &Fixture, steps: &[Step], run: usize, ttl: Duration) -> Re
                 model.leases[lease].1 = false;
                 if !told.is_empty() {
                     model.change(state, told);
-                    let now = store.range(Range::key("no such key")).await.map_err(|error| failed("s2", error))?.revision;
+                    let now = store
+                        .range(Range::key("no such key"))
+                        .await
+                        .map_err(|error| failed("s2", error))?
+                        .revision;
                     model.learn(now)?;
                 }
             }
@@ -280,10 +341,20 @@ fn written(number: u8) -> Vec<u8> {
 
 /// The keys on a lease, in byte order.
 fn on_lease(model: &Model, lease: usize) -> Vec<Vec<u8>> {
-    model.states[model.now()].iter().filter(|(_, held)| held.lease == Some(lease)).map(|(key, _)| key.clone()).collect()
+    model.states[model.now()]
+        .iter()
+        .filter(|(_, held)| held.lease == Some(lease))
+        .map(|(key, _)| key.clone())
+        .collect()
 }
 
-async fn txn(model: &mut Model, store: &dyn Store, when: &[If], then: &[Do], otherwise: &[Do]) -> Result<(), Mismatch> {
+async fn txn(
+    model: &mut Model,
+    store: &dyn Store,
+    when: &[If],
+    then: &[Do],
+    otherwise: &[Do],
+) -> Result<(), Mismatch> {
     let (then, otherwise) = (one_write_a_key(model, then), one_write_a_key(model, otherwise));
     let compares: Vec<(Compare, bool)> = when.iter().map(|condition| model.compare(*condition)).collect();
     let succeeds = compares.iter().all(|(_, holds)| *holds);
@@ -293,14 +364,19 @@ async fn txn(model: &mut Model, store: &dyn Store, when: &[If], then: &[Do], oth
     let ops = |list: &[Do]| {
         let op = |action: &Do| match action {
             Do::Put(key, value, None) => Op::put(model.key(*key), written(*value)),
-            Do::Put(key, value, Some(lease)) => Op::put_leased(model.key(*key), written(*value), lease_id(*lease)),
+            Do::Put(key, value, Some(lease)) => {
+                Op::put_leased(model.key(*key), written(*value), lease_id(*lease))
+            }
             Do::Delete(key) => Op::delete(model.key(*key)),
             Do::Read(read) => Op::Range(model.range(*read)),
         };
         list.iter().map(op).collect::<Vec<Op>>()
     };
-    let request =
-        Txn { compares: compares.into_iter().map(|(compare, _)| compare).collect(), then: ops(&then), otherwise: ops(&otherwise) };
+    let request = Txn {
+        compares: compares.into_iter().map(|(compare, _)| compare).collect(),
+        then: ops(&then),
+        otherwise: ops(&otherwise),
+    };
     let answer = store.txn(request).await;
     let dead = |action: &Do| matches!(action, Do::Put(_, _, Some(lease)) if !model.leases.get(*lease).is_some_and(|(_, alive)| *alive));
     if runs.iter().any(dead) {
@@ -332,8 +408,15 @@ async fn txn(model: &mut Model, store: &dyn Store, when: &[If], then: &[Do], oth
                 same("s3", || format!("whether {key:?} existed"), existed, &was)?;
                 told.extend(was.then_some((key, None)));
             }
-            (Do::Read(read), OpReply::Range(found)) => reads.push((*read, found.clone(), model.found(*read, &state))),
-            other => return Err(Mismatch { rule: "s3", what: format!("the answer to another operation: {other:?}") }),
+            (Do::Read(read), OpReply::Range(found)) => {
+                reads.push((*read, found.clone(), model.found(*read, &state)))
+            }
+            other => {
+                return Err(Mismatch {
+                    rule: "s3",
+                    what: format!("the answer to another operation: {other:?}"),
+                });
+            }
         }
     }
     if told.is_empty() {
@@ -344,7 +427,9 @@ async fn txn(model: &mut Model, store: &dyn Store, when: &[If], then: &[Do], oth
         model.learn(reply.revision)?;
     }
     // Only now is it known which revision the transaction's own writes have.
-    reads.into_iter().try_for_each(|(read, found, expected)| model.check_found("s3", read, &found.entries, found.more, expected))
+    reads.into_iter().try_for_each(|(read, found, expected)| {
+        model.check_found("s3", read, &found.entries, found.more, expected)
+    })
 }
 
 /// The list with only the first write of each key, and with leases by their numbers.
@@ -367,20 +452,40 @@ fn one_write_a_key(model: &Model, list: &[Do]) -> Vec<Do> {
 }
 
 /// Reads a watch until everything was told that happened in its span, and compares.
-async fn check_watch(cx: &Fixture, model: &Model, mut watch: StoreWatch, span: &Span, after: usize) -> Result<(), Mismatch> {
+async fn check_watch(
+    cx: &Fixture,
+    model: &Model,
+    mut watch: StoreWatch,
+    span: &Span,
+    after: usize,
+) -> Result<(), Mismatch> {
     let expected: Vec<(usize, Vec<Told>)> = (after + 1..=model.now())
         .map(|revision| {
-            (revision, model.changes[revision].iter().filter(|(key, _)| Model::contains(span, key)).cloned().collect::<Vec<Told>>())
+            (
+                revision,
+                model.changes[revision]
+                    .iter()
+                    .filter(|(key, _)| Model::contains(span, key))
+                    .cloned()
+                    .collect::<Vec<Told>>(),
+            )
         })
         .filter(|(_, told)| !told.is_empty())
         .collect();
     for (revision, mut expected) in expected {
         let batch = loop {
             match tokio::time::timeout(cx.soon(), watch.next()).await {
-                Ok(Some(Ok(StoreEvent::Batch(batch)))) if batch.revision > model.revisions[after] => break batch,
+                Ok(Some(Ok(StoreEvent::Batch(batch)))) if batch.revision > model.revisions[after] => {
+                    break batch;
+                }
                 // What its caller knew already may come once more, and so may progress.
                 Ok(Some(Ok(_))) => {}
-                other => return Err(Mismatch { rule: "s4", what: format!("revision {revision} of {span:?} was not told: {other:?}") }),
+                other => {
+                    return Err(Mismatch {
+                        rule: "s4",
+                        what: format!("revision {revision} of {span:?} was not told: {other:?}"),
+                    });
+                }
             }
         };
         let Batch { revision: at, changes } = batch;
@@ -408,21 +513,27 @@ async fn clear(model: &Model, store: &dyn Store) {
     for (lease, _) in &model.leases {
         let _ = store.revoke_lease(*lease).await;
     }
-    let delete = model.states[model.now()].keys().fold(Txn::new(), |txn, key| txn.then(Op::delete(key.clone())));
+    let delete =
+        model.states[model.now()].keys().fold(Txn::new(), |txn, key| txn.then(Op::delete(key.clone())));
     let _ = store.txn(delete).await;
 }
 
-/// Random sequences on a store answer as the model does; breaches of other rules have cases of their own.
+/// Random sequences on a store answer as the model does; breaches of other rules have cases of
+/// their own.
 pub(crate) async fn store(cx: Fixture) {
     let ttl = cx.ttl();
-    check(&cx, Extent::many(&cx), step(Mostly::Anything), async |cx, steps: &[Step], run| sequence(cx, steps, run, ttl).await).await;
+    check(&cx, Extent::many(&cx), step(Mostly::Anything), async |cx, steps: &[Step], run| {
+        sequence(cx, steps, run, ttl).await
+    })
+    .await;
 }
 
 /// One long sequence, most of whose steps are of one sort. Its leases outlive it.
 pub(crate) async fn long(cx: Fixture, mostly: Mostly) {
     let ttl = cx.ttl() * 100;
     let granted = async |cx: &Fixture, steps: &[Step], run: usize| {
-        let steps: Vec<Step> = [Step::Grant, Step::Grant, Step::Grant].into_iter().chain(steps.iter().cloned()).collect();
+        let steps: Vec<Step> =
+            [Step::Grant, Step::Grant, Step::Grant].into_iter().chain(steps.iter().cloned()).collect();
         sequence(cx, &steps, run, ttl).await
     };
     check(&cx, Extent::ONE_LONG, step(mostly), granted).await;

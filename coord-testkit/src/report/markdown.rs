@@ -36,11 +36,16 @@ fn matrix(page: &mut String, report: &Report) -> std::fmt::Result {
     };
     row(page, "rule".to_owned(), &|backend| escaped(&backend.name))?;
     row(page, "---".to_owned(), &|_| "---".to_owned())?;
-    row(page, "**server**".to_owned(), &|backend| backend.server.as_deref().map_or_else(|| "none".to_owned(), escaped))?;
+    row(page, "**server**".to_owned(), &|backend| {
+        backend.server.as_deref().map_or_else(|| "none".to_owned(), escaped)
+    })?;
     row(page, "**kit**".to_owned(), &|backend| format!("{}, {}", backend.kit_version, seeds(backend)))?;
     if report.backends.iter().any(|backend| backend.only.is_some()) {
         row(page, "**cases**".to_owned(), &|backend| {
-            backend.only.as_deref().map_or_else(|| "all".to_owned(), |part| format!("only `{}`", escaped(part)))
+            backend
+                .only
+                .as_deref()
+                .map_or_else(|| "all".to_owned(), |part| format!("only `{}`", escaped(part)))
         })?;
     }
     row(page, "**all**".to_owned(), &|backend| {
@@ -48,7 +53,12 @@ fn matrix(page: &mut String, report: &Report) -> std::fmt::Result {
         format!("{} passed, {} failed, {} not run", counts.passed, counts.failed, counts.not_run)
     })?;
     row(page, "**runs**".to_owned(), &|backend| {
-        format!("{} failed of {}, {:.1} s each", backend.failed_runs, backend.runs, backend.seconds / f64::from(backend.runs.max(1)))
+        format!(
+            "{} failed of {}, {:.1} s each",
+            backend.failed_runs,
+            backend.runs,
+            backend.seconds / f64::from(backend.runs.max(1))
+        )
     })?;
     // Kits of different versions may know different rules.
     let mut rules: Vec<&Rule> = Vec::new();
@@ -58,7 +68,9 @@ fn matrix(page: &mut String, report: &Report) -> std::fmt::Result {
         }
     }
     for rule in rules {
-        row(page, format!("**{}** {}", rule.number, escaped(&rule.title)), &|backend| cell(backend, &rule.number))?;
+        row(page, format!("**{}** {}", rule.number, escaped(&rule.title)), &|backend| {
+            cell(backend, &rule.number)
+        })?;
     }
     Ok(())
 }
@@ -72,7 +84,12 @@ fn seeds(backend: &Backend) -> String {
 
 /// A rule on a backend: `✔ 9 (0.2 s)`, `✘ 2 of 9 (0.2 s)`, `– not run`.
 fn cell(backend: &Backend, number: &str) -> String {
-    let Some(result) = backend.rules.iter().find(|result| result.rule.number == number).filter(|result| !result.cases.is_empty()) else {
+    let Some(result) = backend
+        .rules
+        .iter()
+        .find(|result| result.rule.number == number)
+        .filter(|result| !result.cases.is_empty())
+    else {
         return if backend.only.is_some() { "– left out" } else { "– no case" }.to_owned();
     };
     let counts = result.counts;
@@ -80,7 +97,8 @@ fn cell(backend: &Backend, number: &str) -> String {
     if ran == 0 {
         return "– not run".to_owned();
     }
-    let mut cell = if counts.failed > 0 { format!("✘ {} of {ran}", counts.failed) } else { format!("✔ {ran}") };
+    let mut cell =
+        if counts.failed > 0 { format!("✘ {} of {ran}", counts.failed) } else { format!("✔ {ran}") };
     if counts.not_run > 0 {
         cell.push_str(&format!(", {} not run", counts.not_run));
     }
@@ -97,12 +115,18 @@ fn failed(page: &mut String, report: &Report) -> std::fmt::Result {
     }
     for (backend, result, case) in cases(report) {
         let (Verdict::Failed(why), Some(failures)) = (&case.verdict, &case.failures) else { continue };
-        let runs = if backend.runs > 1 { format!(", {} of {} runs", failures.count, backend.runs) } else { String::new() };
+        let runs = if backend.runs > 1 {
+            format!(", {} of {} runs", failures.count, backend.runs)
+        } else {
+            String::new()
+        };
         writeln!(page, "- **{}** on {}: `{}`{runs}", result.rule.number, backend.name, case.case)?;
         let shown: String = why.chars().take(LONGEST).collect();
         let cut = if shown.len() < why.len() { "\n…" } else { "" };
-        let fenced =
-            format!("```text\n{shown}{cut}\n```\nAgain: `COORD_TESTKIT_SEED={} {} {}`\n", failures.seed, backend.replay, case.case);
+        let fenced = format!(
+            "```text\n{shown}{cut}\n```\nAgain: `COORD_TESTKIT_SEED={} {} {}`\n",
+            failures.seed, backend.replay, case.case
+        );
         fenced.lines().try_for_each(|line| writeln!(page, "  {line}"))?;
     }
     Ok(())
@@ -121,17 +145,23 @@ fn not_run(page: &mut String, report: &Report) -> std::fmt::Result {
         writeln!(page, "Nothing.")?;
     }
     for ((backend, why), cases) in reasons {
-        writeln!(page, "- {backend}: {why}. {}", cases.iter().map(|case| format!("`{case}`")).collect::<Vec<_>>().join(", "))?;
+        writeln!(
+            page,
+            "- {backend}: {why}. {}",
+            cases.iter().map(|case| format!("`{case}`")).collect::<Vec<_>>().join(", ")
+        )?;
     }
     Ok(())
 }
 
 /// Every case of every backend.
 fn cases(report: &Report) -> impl Iterator<Item = (&Backend, &RuleResult, &super::CaseResult)> {
-    report
-        .backends
-        .iter()
-        .flat_map(|backend| backend.rules.iter().flat_map(move |result| result.cases.iter().map(move |case| (backend, result, case))))
+    report.backends.iter().flat_map(|backend| {
+        backend
+            .rules
+            .iter()
+            .flat_map(move |result| result.cases.iter().map(move |case| (backend, result, case)))
+    })
 }
 
 /// Text that does not end its cell.

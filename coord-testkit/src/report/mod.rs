@@ -1,7 +1,9 @@
-//! What the kit found, as data and as a matrix of rules and backends: passed, failed, or not run and why.
+//! What the kit found, as data and as a matrix of rules and backends: passed, failed, or not run
+//! and why.
 //!
-//! A [`Suite`] is a backend and the cases that it runs, and [`Suite::run`] runs them once. A program calls
-//! [`note_panics`](crate::note_panics) first, so that only the report tells what failed. What did not run never counts as passed.
+//! A [`Suite`] is a backend and the cases that it runs, and [`Suite::run`] runs them once. A
+//! program calls [`note_panics`](crate::note_panics) first, so that only the report tells what
+//! failed. What did not run never counts as passed.
 
 mod markdown;
 mod suite;
@@ -109,7 +111,8 @@ impl Report {
         }
     }
 
-    /// Puts each of the newer backends in the place of the one of its name, or behind all others where there is none.
+    /// Puts each of the newer backends in the place of the one of its name, or behind all others
+    /// where there is none.
     pub fn replace(&mut self, newer: Report) {
         for newer in newer.backends {
             match self.backends.iter_mut().find(|known| known.name == newer.name) {
@@ -128,7 +131,8 @@ impl Report {
         serde_json::to_string_pretty(self)
     }
 
-    /// The report as a page of Markdown: the matrix, then what failed and how to see it again, then what was not run and why.
+    /// The report as a page of Markdown: the matrix, then what failed and how to see it again, then
+    /// what was not run and why.
     pub fn to_markdown(&self) -> String {
         markdown::page(self)
     }
@@ -151,7 +155,8 @@ impl Backend {
     fn count(&mut self) {
         self.counts = Counts::default();
         for rule in &mut self.rules {
-            rule.counts = rule.cases.iter().map(|case| Counts::of(&case.verdict)).fold(Counts::default(), Counts::and);
+            rule.counts =
+                rule.cases.iter().map(|case| Counts::of(&case.verdict)).fold(Counts::default(), Counts::and);
             self.counts = self.counts.and(rule.counts);
         }
     }
@@ -179,6 +184,10 @@ impl Counts {
     }
 
     fn and(self, other: Counts) -> Self {
-        Counts { passed: self.passed + other.passed, failed: self.failed + other.failed, not_run: self.not_run + other.not_run }
+        Counts {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+            not_run: self.not_run + other.not_run,
+        }
     }
 }

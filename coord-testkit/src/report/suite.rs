@@ -27,9 +27,14 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// The kit's cases on the backend `name`. `harness` makes a harness with a fresh, empty store, inside the runtime of each case. `replay` is the command
-    /// that runs one case by itself, when the case's name is put behind it: `cargo test --test conformance`.
-    pub fn new<H, F>(name: impl Into<String>, replay: impl Into<String>, harness: impl Fn() -> F + Send + Sync + 'static) -> Self
+    /// The kit's cases on the backend `name`. `harness` makes a harness with a fresh, empty store,
+    /// inside the runtime of each case. `replay` is the command that runs one case by itself, when
+    /// the case's name is put behind it: `cargo test --test conformance`.
+    pub fn new<H, F>(
+        name: impl Into<String>,
+        replay: impl Into<String>,
+        harness: impl Fn() -> F + Send + Sync + 'static,
+    ) -> Self
     where
         H: Harness,
         F: Future<Output = H> + Send + 'static,
@@ -56,8 +61,9 @@ impl Suite {
         self
     }
 
-    /// How many cases a program had best run at a time, where that is not one for each core. Servers of their own want fewer, so that none of them is starved; waiting for
-    /// their clocks wants more.
+    /// How many cases a program had best run at a time, where that is not one for each core.
+    /// Servers of their own want fewer, so that none of them is starved; waiting for their clocks
+    /// wants more.
     #[must_use]
     pub fn with_threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
@@ -71,7 +77,8 @@ impl Suite {
         self
     }
 
-    /// Leaves out the cases whose name (`r12::of_many_racers_exactly_one_wins`) does not contain `part`.
+    /// Leaves out the cases whose name (`r12::of_many_racers_exactly_one_wins`) does not contain
+    /// `part`.
     #[must_use]
     pub fn only(mut self, part: &str) -> Self {
         self.cases.retain(|case| name(case).contains(part));
@@ -84,7 +91,8 @@ impl Suite {
         &self.name
     }
 
-    /// How many cases suit the backend at a time, where [`with_threads`](Self::with_threads) said so.
+    /// How many cases suit the backend at a time, where [`with_threads`](Self::with_threads) said
+    /// so.
     pub fn threads(&self) -> Option<usize> {
         self.threads
     }
@@ -107,7 +115,9 @@ impl Suite {
         thread::scope(|scope| {
             for _ in 0..threads.max(1) {
                 scope.spawn(|| {
-                    while let Some((case, place)) = at(&self.cases, &places, next.fetch_add(1, Ordering::Relaxed)) {
+                    while let Some((case, place)) =
+                        at(&self.cases, &places, next.fetch_add(1, Ordering::Relaxed))
+                    {
                         let begin = Instant::now();
                         let verdict = run_with_seed(case, seed, (self.harness)());
                         let result = result(case, seed, verdict, begin.elapsed());
@@ -119,7 +129,12 @@ impl Suite {
         });
         let nobody = |case| result(case, seed, Verdict::Failed("nobody ran it".to_owned()), Duration::ZERO);
         let told = places.into_iter().map(|place| place.into_inner().unwrap_or_else(PoisonError::into_inner));
-        let results: Vec<_> = self.cases.iter().zip(told).map(|(case, told)| (*case, told.unwrap_or_else(|| nobody(case)))).collect();
+        let results: Vec<_> = self
+            .cases
+            .iter()
+            .zip(told)
+            .map(|(case, told)| (*case, told.unwrap_or_else(|| nobody(case))))
+            .collect();
         let mut backend = Backend {
             name: self.name.clone(),
             server: self.server.clone(),
@@ -140,7 +155,10 @@ impl Suite {
 
 impl fmt::Debug for Suite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Suite").field("name", &self.name).field("cases", &self.cases.len()).finish_non_exhaustive()
+        f.debug_struct("Suite")
+            .field("name", &self.name)
+            .field("cases", &self.cases.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -158,7 +176,8 @@ fn result(case: &Case, seed: u64, verdict: Verdict, took: Duration) -> CaseResul
     CaseResult { case: name(case), verdict, failures, seconds: rounded(took) }
 }
 
-/// Every rule with its cases, in the contract's order; behind them what belongs to no rule of the contract, each under its own name.
+/// Every rule with its cases, in the contract's order; behind them what belongs to no rule of the
+/// contract, each under its own name.
 fn by_rule(mut results: Vec<(&Case, CaseResult)>) -> Vec<RuleResult> {
     let mut ordered = Vec::new();
     for rule in rules() {

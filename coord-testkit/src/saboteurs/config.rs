@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::store::{Op, Range, RangeReply, Span, Store, Txn, TxnReply};
-use coord_api::{ConfigEntry, ConfigEvent, Error, Outcome, Result, Snapshot, Value, Version, Versioned, Watch, WatchStart};
+use coord_api::{
+    ConfigEntry, ConfigEvent, Error, Outcome, Result, Snapshot, Value, Version, Versioned, Watch, WatchStart,
+};
 use futures_util::{StreamExt, stream};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep};
@@ -18,13 +20,19 @@ use super::{Sabotage, Saboteur, Shared, locked};
 use crate::layout;
 
 pub(super) const SABOTEURS: &[Saboteur] = &[
-    Saboteur::new("compare-ignores-version", "compare-and-set ignores the version", &["r12"], || Sabotage::provider(|| IgnoresVersion)),
+    Saboteur::new("compare-ignores-version", "compare-and-set ignores the version", &["r12"], || {
+        Sabotage::provider(|| IgnoresVersion)
+    }),
     Saboteur::new("compare-by-value", "compares the value instead (ABA)", &["r12"], || {
         let known = Shared::default();
         Sabotage::provider(move || ByValue(Arc::clone(&known)))
     }),
-    Saboteur::new("create-overwrites", "create-if-absent overwrites", &["r12"], || Sabotage::provider(|| CreateOverwrites)),
-    Saboteur::new("failed-compare-raises-version", "a failed one raises the version", &["r11"], || Sabotage::provider(|| FailedRaises)),
+    Saboteur::new("create-overwrites", "create-if-absent overwrites", &["r12"], || {
+        Sabotage::provider(|| CreateOverwrites)
+    }),
+    Saboteur::new("failed-compare-raises-version", "a failed one raises the version", &["r11"], || {
+        Sabotage::provider(|| FailedRaises)
+    }),
     Saboteur::new("version-restarts-with-key", "version restarts after delete and create", &["r11"], || {
         let known = Shared::default();
         Sabotage::provider(move || Counted(Arc::clone(&known), Count::SinceCreated))
@@ -42,7 +50,9 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
         let (known, start) = (Shared::default(), Instant::now());
         Sabotage::provider(move || Counted(Arc::clone(&known), Count::Milliseconds(start)))
     }),
-    Saboteur::new("set-acknowledged-early", "set acknowledged before it is applied", &["r10"], || Sabotage::provider(|| AcknowledgedEarly)),
+    Saboteur::new("set-acknowledged-early", "set acknowledged before it is applied", &["r10"], || {
+        Sabotage::provider(|| AcknowledgedEarly)
+    }),
     Saboteur::new("lost-on-crash", "acknowledged, lost on crash", &["s6"], || {
         let last = Shared::<Vec<Op>>::default();
         let lost = Arc::clone(&last);
@@ -52,22 +62,35 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
         })
     })
     .persistent(),
-    Saboteur::new("unknown-as-not-applied", "Unknown reported as NotApplied", &["r2"], || Sabotage::provider(|| NeverInDoubt)),
-    Saboteur::new("delete-always-existed", "delete of nothing says it existed", &["r13"], || Sabotage::provider(|| AlwaysExisted)),
-    Saboteur::new("list-sees-neighbours", "`a/b` sees `a/bc`", &["r5", "r14"], || Sabotage::client(|| SeesNeighbours)),
+    Saboteur::new("unknown-as-not-applied", "Unknown reported as NotApplied", &["r2"], || {
+        Sabotage::provider(|| NeverInDoubt)
+    }),
+    Saboteur::new("delete-always-existed", "delete of nothing says it existed", &["r13"], || {
+        Sabotage::provider(|| AlwaysExisted)
+    }),
+    Saboteur::new("list-sees-neighbours", "`a/b` sees `a/bc`", &["r5", "r14"], || {
+        Sabotage::client(|| SeesNeighbours)
+    }),
     Saboteur::new("list-in-hash-order", "list in hash order", &["r14"], || Sabotage::provider(|| HashOrder)),
     Saboteur::new("list-shows-what-no-call-takes", "a list shows keys that no call takes", &["r14"], || {
         Sabotage::provider(|| ListsForeign)
     }),
-    Saboteur::new("list-hides-what-no-call-takes", "a list says nothing of keys that no call takes", &["r14"], || {
-        Sabotage::provider(|| HidesForeign)
+    Saboteur::new(
+        "list-hides-what-no-call-takes",
+        "a list says nothing of keys that no call takes",
+        &["r14"],
+        || Sabotage::provider(|| HidesForeign),
+    ),
+    Saboteur::new("empty-reads-as-absent", "empty value reads as absent", &["r6"], || {
+        Sabotage::provider(|| EmptyIsAbsent)
     }),
-    Saboteur::new("empty-reads-as-absent", "empty value reads as absent", &["r6"], || Sabotage::provider(|| EmptyIsAbsent)),
     Saboteur::new("failed-write-tells", "a failed write emits an event", &["r11"], || {
         let (told, _) = broadcast::channel(64);
         Sabotage::provider(move || FailedWriteTells(told.clone()))
     }),
-    Saboteur::new("dot-dot-escapes", "`..` escapes the namespace", &["r4", "r5"], || Sabotage::provider(|| DotDotEscapes)),
+    Saboteur::new("dot-dot-escapes", "`..` escapes the namespace", &["r4", "r5"], || {
+        Sabotage::provider(|| DotDotEscapes)
+    }),
 ];
 
 /// The version that a conflict carries.
@@ -95,9 +118,16 @@ impl BrokenProvider for ByValue {
         Ok(version)
     }
 
-    async fn compare_and_set(&self, good: &Good, key: &str, value: Value, expected: Version) -> Result<Version> {
+    async fn compare_and_set(
+        &self,
+        good: &Good,
+        key: &str,
+        value: Value,
+        expected: Version,
+    ) -> Result<Version> {
         let (found, then) = (self.get(good, key).await?, locked(&self.0).get(&expected).cloned());
-        let expected = found.filter(|found| Some(&found.value) == then.as_ref()).map_or(expected, |found| found.version);
+        let expected =
+            found.filter(|found| Some(&found.value) == then.as_ref()).map_or(expected, |found| found.version);
         let version = good.provider.config().compare_and_set_raw(key, value.clone(), expected).await?;
         locked(&self.0).insert(version, value);
         Ok(version)
@@ -108,7 +138,13 @@ struct CreateOverwrites;
 
 #[async_trait]
 impl BrokenProvider for CreateOverwrites {
-    async fn compare_and_set(&self, good: &Good, key: &str, value: Value, expected: Version) -> Result<Version> {
+    async fn compare_and_set(
+        &self,
+        good: &Good,
+        key: &str,
+        value: Value,
+        expected: Version,
+    ) -> Result<Version> {
         match expected {
             Version::ZERO => self.set(good, key, value).await,
             _ => good.provider.config().compare_and_set_raw(key, value, expected).await,
@@ -120,7 +156,13 @@ struct FailedRaises;
 
 #[async_trait]
 impl BrokenProvider for FailedRaises {
-    async fn compare_and_set(&self, good: &Good, key: &str, value: Value, expected: Version) -> Result<Version> {
+    async fn compare_and_set(
+        &self,
+        good: &Good,
+        key: &str,
+        value: Value,
+        expected: Version,
+    ) -> Result<Version> {
         let answer = good.provider.config().compare_and_set_raw(key, value, expected).await;
         if let (Err(_), Some(found)) = (&answer, self.get(good, key).await?) {
             self.set(good, key, found.value).await?;
@@ -149,7 +191,9 @@ impl Counted {
         let last = match self.1 {
             Count::SinceCreated => known.get(key).map_or(0, |known| known.1),
             Count::SinceOpened => known.values().map(|known| known.1).max().unwrap_or(0),
-            Count::Milliseconds(start) => 1_700_000_000_000 + u64::try_from(start.elapsed().as_millis()).unwrap_or(0),
+            Count::Milliseconds(start) => {
+                1_700_000_000_000 + u64::try_from(start.elapsed().as_millis()).unwrap_or(0)
+            }
         };
         let known = known.entry(key.to_owned()).or_default();
         if known.0 != version {
@@ -174,13 +218,21 @@ impl BrokenProvider for Counted {
         Ok(self.number(key, good.provider.config().set_raw(key, value).await?))
     }
 
-    async fn compare_and_set(&self, good: &Good, key: &str, value: Value, expected: Version) -> Result<Version> {
+    async fn compare_and_set(
+        &self,
+        good: &Good,
+        key: &str,
+        value: Value,
+        expected: Version,
+    ) -> Result<Version> {
         let expected = self.meant(key, expected);
         match good.provider.config().compare_and_set_raw(key, value, expected).await {
             Ok(version) => Ok(self.number(key, version)),
             Err(error) => match current(&error) {
                 Some(Version::ZERO) | None => Err(error),
-                Some(version) => Err(Error::version_conflict("config.compare_and_set", self.number(key, version))),
+                Some(version) => {
+                    Err(Error::version_conflict("config.compare_and_set", self.number(key, version)))
+                }
             },
         }
     }
@@ -219,7 +271,10 @@ struct RemembersLast(Shared<Vec<Op>>);
 #[async_trait]
 impl BrokenStore for RemembersLast {
     async fn txn(&self, good: &Arc<dyn Store>, txn: Txn) -> Result<TxnReply> {
-        let keys = txn.then.iter().filter_map(|op| if let Op::Put { key, .. } = op { Some(Op::delete(key.clone())) } else { None });
+        let keys = txn
+            .then
+            .iter()
+            .filter_map(|op| if let Op::Put { key, .. } = op { Some(Op::delete(key.clone())) } else { None });
         let undone: Vec<Op> = keys.collect();
         let reply = good.txn(txn).await?;
         if reply.succeeded && !undone.is_empty() {
@@ -234,7 +289,11 @@ struct NeverInDoubt;
 #[async_trait]
 impl BrokenProvider for NeverInDoubt {
     async fn set(&self, good: &Good, key: &str, value: Value) -> Result<Version> {
-        good.provider.config().set_raw(key, value).await.map_err(|error| error.with_outcome(Outcome::NotApplied))
+        good.provider
+            .config()
+            .set_raw(key, value)
+            .await
+            .map_err(|error| error.with_outcome(Outcome::NotApplied))
     }
 
     async fn delete(&self, good: &Good, key: &str) -> Result<bool> {
@@ -289,7 +348,9 @@ impl BrokenProvider for ListsForeign {
         let mut snapshot = good.provider.config().list_raw(prefix).await?;
         for record in std::mem::take(&mut snapshot.invalid) {
             match String::from_utf8(record.key.to_vec()) {
-                Ok(key) => snapshot.items.push(ConfigEntry { key, value: record.value, version: record.version }),
+                Ok(key) => {
+                    snapshot.items.push(ConfigEntry { key, value: record.value, version: record.version })
+                }
                 Err(_) => snapshot.invalid.push(record),
             }
         }
@@ -324,7 +385,13 @@ struct FailedWriteTells(broadcast::Sender<ConfigEntry>);
 
 #[async_trait]
 impl BrokenProvider for FailedWriteTells {
-    async fn compare_and_set(&self, good: &Good, key: &str, value: Value, expected: Version) -> Result<Version> {
+    async fn compare_and_set(
+        &self,
+        good: &Good,
+        key: &str,
+        value: Value,
+        expected: Version,
+    ) -> Result<Version> {
         let answer = good.provider.config().compare_and_set_raw(key, value.clone(), expected).await;
         if let Some(version) = answer.as_ref().err().and_then(current) {
             let _ = self.0.send(ConfigEntry { key: key.to_owned(), value, version });
@@ -332,10 +399,21 @@ impl BrokenProvider for FailedWriteTells {
         answer
     }
 
-    async fn watch(&self, good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+    async fn watch(
+        &self,
+        good: &Good,
+        key: &str,
+        prefix: bool,
+        start: WatchStart,
+    ) -> Result<Watch<ConfigEvent>> {
         let config = good.provider.config();
-        let watch = if prefix { config.watch_prefix_raw(key, start).await? } else { config.watch_raw(key, start).await? };
-        let told = stream::unfold(self.0.subscribe(), |mut told| async { Some((told.recv().await.ok()?, told)) });
+        let watch = if prefix {
+            config.watch_prefix_raw(key, start).await?
+        } else {
+            config.watch_raw(key, start).await?
+        };
+        let told =
+            stream::unfold(self.0.subscribe(), |mut told| async { Some((told.recv().await.ok()?, told)) });
         let told = told.map(|entry| Ok(ConfigEvent::Put { entry, created: false, last: true }));
         Ok(streamed(stream::select(told, watch)))
     }

@@ -17,7 +17,9 @@ use super::{Sabotage, Saboteur, Shared, locked};
 use crate::layout;
 
 pub(super) const SABOTEURS: &[Saboteur] = &[
-    Saboteur::new("error-shows-value", "an error shows the value", &["r1"], || Sabotage::provider(|| ShowsValue)),
+    Saboteur::new("error-shows-value", "an error shows the value", &["r1"], || {
+        Sabotage::provider(|| ShowsValue)
+    }),
     Saboteur::new("stays-down", "a provider that was out of reach stays so", &["r3"], || {
         Sabotage::client(|| StaysDown(AtomicBool::new(false)))
     }),
@@ -25,9 +27,18 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
         keys(|key| key.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"))
     }),
     Saboteur::new("keys-folded", "keys are folded to lower case", &["r4"], || keys(str::to_lowercase)),
-    Saboteur::new("bad-keys-are-asked-for", "a bad key is refused after the store was asked", &["r4"], || Sabotage::provider(|| AsksFirst)),
-    Saboteur::new("values-up-to-half", "values over 512 KiB are refused", &["r6"], || Sabotage::provider(|| Half)),
-    Saboteur::new("values-cut-off", "values over 1 MiB are cut off", &["r6"], || Sabotage::provider(|| CutsOff)),
+    Saboteur::new(
+        "bad-keys-are-asked-for",
+        "a bad key is refused after the store was asked",
+        &["r4"],
+        || Sabotage::provider(|| AsksFirst),
+    ),
+    Saboteur::new("values-up-to-half", "values over 512 KiB are refused", &["r6"], || {
+        Sabotage::provider(|| Half)
+    }),
+    Saboteur::new("values-cut-off", "values over 1 MiB are cut off", &["r6"], || {
+        Sabotage::provider(|| CutsOff)
+    }),
     Saboteur::new("reads-from-cache", "what was read is read again for a moment", &["r10"], || {
         Sabotage::provider(|| ReadCache(Shared::default()))
     }),
@@ -53,14 +64,21 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("conflict-with-wrong-version", "a conflict carries the expected version", &["r12"], || {
         conflicts(|expected| Error::version_conflict("config.compare_and_set", expected))
     }),
-    Saboteur::new("absent-expectation-creates", "an expectation of an absent key creates it", &["r12"], || {
-        Sabotage::provider(|| CreatesAnyway)
-    }),
+    Saboteur::new(
+        "absent-expectation-creates",
+        "an expectation of an absent key creates it",
+        &["r12"],
+        || Sabotage::provider(|| CreatesAnyway),
+    ),
     Saboteur::new("compare-and-delete-deletes", "compare-and-delete ignores the version", &["r13"], || {
         Sabotage::provider(|| DeletesAnyway)
     }),
-    Saboteur::new("delete-looks-first", "delete looks first and then deletes", &["r13"], || Sabotage::provider(|| LooksFirst)),
-    Saboteur::new("list-holds-own-key", "a prefix holds the key of its own name", &["r14"], || Sabotage::provider(|| HoldsOwnKey)),
+    Saboteur::new("delete-looks-first", "delete looks first and then deletes", &["r13"], || {
+        Sabotage::provider(|| LooksFirst)
+    }),
+    Saboteur::new("list-holds-own-key", "a prefix holds the key of its own name", &["r14"], || {
+        Sabotage::provider(|| HoldsOwnKey)
+    }),
     Saboteur::new("list-keys-absolute", "listed keys are those of the store", &["r14", "r5"], || {
         lists(|_, mut snapshot| {
             snapshot.items.iter_mut().for_each(|entry| entry.key = layout::config(&entry.key));
@@ -70,7 +88,9 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("list-keys-below", "listed keys are relative to the prefix", &["r14"], || {
         lists(|prefix, mut snapshot| {
             let above = format!("{}/", prefix.trim_matches('/'));
-            snapshot.items.iter_mut().for_each(|entry| entry.key = entry.key.strip_prefix(&above).unwrap_or(&entry.key).to_owned());
+            snapshot.items.iter_mut().for_each(|entry| {
+                entry.key = entry.key.strip_prefix(&above).unwrap_or(&entry.key).to_owned()
+            });
             snapshot
         })
     }),
@@ -80,11 +100,19 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             snapshot
         })
     }),
-    Saboteur::new("list-fails-on-garbage", "a key that is not UTF-8 fails the list", &["r14"], || Sabotage::provider(|| FailsOnGarbage)),
-    Saboteur::new("floats-rounded", "floats lose their last digits", &["r15"], || reads(|value| rounded(&value).unwrap_or(value))),
+    Saboteur::new("list-fails-on-garbage", "a key that is not UTF-8 fails the list", &["r14"], || {
+        Sabotage::provider(|| FailsOnGarbage)
+    }),
+    Saboteur::new("floats-rounded", "floats lose their last digits", &["r15"], || {
+        reads(|value| rounded(&value).unwrap_or(value))
+    }),
     Saboteur::new("strings-parsed", "a string that looks like JSON is taken for it", &["r15"], || {
         reads(|value| match serde_json::from_slice(&value) {
-            Ok(serde_json::Value::String(text)) if serde_json::from_str::<serde_json::Value>(&text).is_ok() => Value::from(text),
+            Ok(serde_json::Value::String(text))
+                if serde_json::from_str::<serde_json::Value>(&text).is_ok() =>
+            {
+                Value::from(text)
+            }
             _ => value,
         })
     }),
@@ -116,11 +144,23 @@ struct ShowsValue;
 
 #[async_trait]
 impl BrokenProvider for ShowsValue {
-    async fn compare_and_set(&self, good: &Good, key: &str, value: Value, expected: Version) -> Result<Version> {
+    async fn compare_and_set(
+        &self,
+        good: &Good,
+        key: &str,
+        value: Value,
+        expected: Version,
+    ) -> Result<Version> {
         let shown = String::from_utf8_lossy(&value).into_owned();
-        good.provider.config().compare_and_set_raw(key, value, expected).await.map_err(|error| match error.kind() {
-            ErrorKind::Conflict => Error::new(ErrorKind::Conflict, "config.compare_and_set", format!("could not write {shown}")),
-            _ => error,
+        good.provider.config().compare_and_set_raw(key, value, expected).await.map_err(|error| {
+            match error.kind() {
+                ErrorKind::Conflict => Error::new(
+                    ErrorKind::Conflict,
+                    "config.compare_and_set",
+                    format!("could not write {shown}"),
+                ),
+                _ => error,
+            }
         })
     }
 }
@@ -132,7 +172,11 @@ impl StaysDown {
         if answer.as_ref().is_err_and(Error::is_transient) {
             self.0.store(true, Ordering::SeqCst);
         }
-        if self.0.load(Ordering::SeqCst) { Err(Error::new(ErrorKind::Unavailable, "store", "it could not be reached")) } else { answer }
+        if self.0.load(Ordering::SeqCst) {
+            Err(Error::new(ErrorKind::Unavailable, "store", "it could not be reached"))
+        } else {
+            answer
+        }
     }
 }
 
@@ -239,7 +283,13 @@ struct ReadsThenWrites;
 
 #[async_trait]
 impl BrokenProvider for ReadsThenWrites {
-    async fn compare_and_set(&self, good: &Good, key: &str, value: Value, expected: Version) -> Result<Version> {
+    async fn compare_and_set(
+        &self,
+        good: &Good,
+        key: &str,
+        value: Value,
+        expected: Version,
+    ) -> Result<Version> {
         let current = self.get(good, key).await?.map_or(Version::ZERO, |found| found.version);
         if current != expected {
             return Err(Error::version_conflict("config.compare_and_set", current));
@@ -264,10 +314,18 @@ struct Conflicts(fn(Version) -> Error);
 
 #[async_trait]
 impl BrokenProvider for Conflicts {
-    async fn compare_and_set(&self, good: &Good, key: &str, value: Value, expected: Version) -> Result<Version> {
-        good.provider.config().compare_and_set_raw(key, value, expected).await.map_err(|error| match error.kind() {
-            ErrorKind::Conflict => (self.0)(expected),
-            _ => error,
+    async fn compare_and_set(
+        &self,
+        good: &Good,
+        key: &str,
+        value: Value,
+        expected: Version,
+    ) -> Result<Version> {
+        good.provider.config().compare_and_set_raw(key, value, expected).await.map_err(|error| {
+            match error.kind() {
+                ErrorKind::Conflict => (self.0)(expected),
+                _ => error,
+            }
         })
     }
 }
@@ -276,7 +334,13 @@ struct CreatesAnyway;
 
 #[async_trait]
 impl BrokenProvider for CreatesAnyway {
-    async fn compare_and_set(&self, good: &Good, key: &str, value: Value, expected: Version) -> Result<Version> {
+    async fn compare_and_set(
+        &self,
+        good: &Good,
+        key: &str,
+        value: Value,
+        expected: Version,
+    ) -> Result<Version> {
         let expected = if self.get(good, key).await?.is_none() { Version::ZERO } else { expected };
         good.provider.config().compare_and_set_raw(key, value, expected).await
     }
@@ -311,7 +375,9 @@ impl BrokenProvider for HoldsOwnKey {
         let mut snapshot = good.provider.config().list_raw(prefix).await?;
         let own = prefix.trim_matches('/');
         if let (false, Some(found)) = (own.is_empty(), self.get(good, own).await?) {
-            snapshot.items.insert(0, ConfigEntry { key: own.to_owned(), value: found.value, version: found.version });
+            snapshot
+                .items
+                .insert(0, ConfigEntry { key: own.to_owned(), value: found.value, version: found.version });
         }
         Ok(snapshot)
     }

@@ -11,8 +11,8 @@ use coord_api::handle::Leased;
 use coord_api::registry::LeasedRegistration;
 use coord_api::store::{Entry, Range, Store};
 use coord_api::{
-    Error, FencingToken, HandleState, IdOptions, InstanceId, LockGuard, LockOptions, Loss, Lost, RegisterOptions, Registration, Result,
-    ServiceInstance,
+    Error, FencingToken, HandleState, IdOptions, InstanceId, LockGuard, LockOptions, Loss, Lost,
+    RegisterOptions, Registration, Result, ServiceInstance,
 };
 use futures_util::future::BoxFuture;
 use tokio::time::sleep;
@@ -30,7 +30,8 @@ type Answer = BoxFuture<'static, Result<()>>;
 
 type UpdateHook = Box<dyn Fn(&Kept, ServiceInstance) -> Answer + Send + Sync>;
 
-/// What a broken handle does in another way than the good one inside it: one hook for each thing that a handle does. What has none is asked of the good handle.
+/// What a broken handle does in another way than the good one inside it: one hook for each thing
+/// that a handle does. What has none is asked of the good handle.
 #[derive(Default)]
 pub(super) struct Hooks {
     token: Option<Hook<FencingToken>>,
@@ -60,11 +61,17 @@ impl Hooks {
         Hooks { ttl: Some(Box::new(hook)), ..self }
     }
 
-    pub(super) fn lost<F: Future<Output = Loss> + Send + 'static>(self, hook: impl Fn(&Kept) -> F + Send + Sync + 'static) -> Self {
+    pub(super) fn lost<F: Future<Output = Loss> + Send + 'static>(
+        self,
+        hook: impl Fn(&Kept) -> F + Send + Sync + 'static,
+    ) -> Self {
         Hooks { lost: Some(Box::new(move |good| Lost::new(hook(good)))), ..self }
     }
 
-    pub(super) fn release<F: Future<Output = Result<()>> + Send + 'static>(self, hook: impl Fn(Kept) -> F + Send + Sync + 'static) -> Self {
+    pub(super) fn release<F: Future<Output = Result<()>> + Send + 'static>(
+        self,
+        hook: impl Fn(Kept) -> F + Send + Sync + 'static,
+    ) -> Self {
         Hooks { release: Some(Box::new(move |good| Box::pin(hook(Arc::clone(good))))), ..self }
     }
 
@@ -72,7 +79,10 @@ impl Hooks {
         self,
         hook: impl Fn(Kept, ServiceInstance) -> F + Send + Sync + 'static,
     ) -> Self {
-        Hooks { update: Some(Box::new(move |good, instance| Box::pin(hook(Arc::clone(good), instance)))), ..self }
+        Hooks {
+            update: Some(Box::new(move |good, instance| Box::pin(hook(Arc::clone(good), instance)))),
+            ..self
+        }
     }
 
     /// The handle is dropped. The good one is, too, unless a clone of it is kept.
@@ -104,7 +114,9 @@ pub(super) fn fails_again(operation: &'static str) -> Hooks {
     let released = AtomicBool::new(false);
     hooks().release(move |good| {
         let again = released.swap(true, Ordering::SeqCst);
-        async move { if again { Err(Error::lease_lost(operation, "it is gone already")) } else { good.release().await } }
+        async move {
+            if again { Err(Error::lease_lost(operation, "it is gone already")) } else { good.release().await }
+        }
     })
 }
 
@@ -258,7 +270,12 @@ pub(super) struct Registrations<F>(pub(super) F);
 
 #[async_trait]
 impl<F: Fn(&Good, &Registration) -> Hooks + Send + Sync + 'static> BrokenProvider for Registrations<F> {
-    async fn register(&self, good: &Good, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+    async fn register(
+        &self,
+        good: &Good,
+        instance: ServiceInstance,
+        options: RegisterOptions,
+    ) -> Result<Registration> {
         let inner = good.provider.registry().register_with(instance, options).await?;
         let broken = (self.0)(good, &inner);
         Ok(registration(inner, broken))

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::store::{
-    Batch, Change, Compare, Entry, Lease, LeaseInfo, Op, OpReply, Range, RangeReply, Span, Store, StoreEvent, StoreWatch, Txn, TxnReply,
-    round_ttl,
+    Batch, Change, Compare, Entry, Lease, LeaseInfo, Op, OpReply, Range, RangeReply, Span, Store, StoreEvent,
+    StoreWatch, Txn, TxnReply, round_ttl,
 };
 use coord_api::{Error, ErrorKind, LeaseId, Result, Revision};
 use futures_util::{FutureExt, StreamExt, stream};
@@ -27,16 +27,22 @@ const LATE: Duration = Duration::from_secs(1);
 pub(super) const HARMLESS: &[Saboteur] = &[
     Saboteur::new("latency", "50 ms of random latency", &[], || {
         let seeds = AtomicU64::new(0);
-        Sabotage::wrapping(move |good| Arc::new(Delayed::new(good, Duration::from_millis(25), seeds.fetch_add(1, Ordering::SeqCst))))
+        Sabotage::wrapping(move |good| {
+            Arc::new(Delayed::new(good, Duration::from_millis(25), seeds.fetch_add(1, Ordering::SeqCst)))
+        })
     }),
     Saboteur::new("resync-at-times", "a Resync now and then", &[], || Sabotage::client(|| Resyncs)),
     Saboteur::new("batches", "batches", &[], || Sabotage::store(|| Bursts)),
     Saboteur::new("gaps", "revisions with gaps", &[], || {
         Sabotage::store(|| Gaps).and_compacts(|through| Revision::new(through.get() / GAP))
     }),
-    Saboteur::new("expires-with-lag", "expiry up to the lag late", &[], || Sabotage::store(|| Late(Shared::default())).and_lag(LATE)),
+    Saboteur::new("expires-with-lag", "expiry up to the lag late", &[], || {
+        Sabotage::store(|| Late(Shared::default())).and_lag(LATE)
+    }),
     Saboteur::new("ttl-rounded-up", "TTLs rounded up", &[], || Sabotage::store(|| RoundsUp)),
-    Saboteur::new("reconnects", "a reconnect every 200 ms that resumes rightly", &[], || Sabotage::store(|| Reconnects)),
+    Saboteur::new("reconnects", "a reconnect every 200 ms that resumes rightly", &[], || {
+        Sabotage::store(|| Reconnects)
+    }),
     Saboteur::new("progress-often", "progress after every batch", &[], || {
         Sabotage::store(|| Edited {
             told: Some(|event| match event {
@@ -49,10 +55,15 @@ pub(super) const HARMLESS: &[Saboteur] = &[
             ..Edited::default()
         })
     }),
-    Saboteur::new("arms-in-the-past", "a watch from now on that tells what was just written, too", &[], || {
-        Sabotage::store(|| ArmsInThePast)
+    Saboteur::new(
+        "arms-in-the-past",
+        "a watch from now on that tells what was just written, too",
+        &[],
+        || Sabotage::store(|| ArmsInThePast),
+    ),
+    Saboteur::new("closes-slowly", "a store that takes two seconds to close", &[], || {
+        Sabotage::store(|| ClosesSlowly)
     }),
-    Saboteur::new("closes-slowly", "a store that takes two seconds to close", &[], || Sabotage::store(|| ClosesSlowly)),
 ];
 
 /// Loses its history now and then.
@@ -116,7 +127,9 @@ fn found_out(found: &mut RangeReply) {
 
 fn range_in(mut range: Range) -> Range {
     range.at = range.at.map(within);
-    range.max_created = range.max_created.map(|revision| Revision::new(within(revision).get().max(u64::from(revision.get() > 0))));
+    range.max_created = range
+        .max_created
+        .map(|revision| Revision::new(within(revision).get().max(u64::from(revision.get() > 0))));
     range
 }
 
@@ -247,7 +260,9 @@ impl BrokenStore for ArmsInThePast {
     async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
         if after.is_none() {
             let present = good.range(Range::new(span.clone()).with_limit(1).with_keys_only()).await?.revision;
-            if let Ok(watch) = good.watch(span.clone(), Some(Revision::new(present.get().saturating_sub(3)))).await {
+            if let Ok(watch) =
+                good.watch(span.clone(), Some(Revision::new(present.get().saturating_sub(3)))).await
+            {
                 return Ok(watch);
             }
         }

@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::handle::{
-    Hooks, Ids, Kept, counts_from_one, fails_again, held_unless_released, hooks, id, id_over, keep_for_ever, releases_later, revokes_all,
-    says_of_release,
+    Hooks, Ids, Kept, counts_from_one, fails_again, held_unless_released, hooks, id, id_over, keep_for_ever,
+    releases_later, revokes_all, says_of_release,
 };
 use super::lock::PretendsToRenew;
 use super::provider::{BrokenProvider, Good};
@@ -39,59 +39,107 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
         asks(|options| ranged(options, |range| *range.start()..=range.end().saturating_add(1)))
     }),
     Saboteur::new("lost-id-untold", "the holder of a lost id is not told", &["r43"], || {
-        handles(|_, _| hooks().state(|good| held_unless_released(good.state())).lost(|_| std::future::pending()))
+        handles(|_, _| {
+            hooks().state(|good| held_unless_released(good.state())).lost(|_| std::future::pending())
+        })
     }),
     Saboteur::new("largest-first", "the largest free id comes first", &["r41"], || {
         Sabotage::provider(|| Numbers(|n, range| range.end() - n + range.start()))
     }),
     Saboteur::new("end-is-exclusive", "the range ends before its end", &["r41"], || {
-        asks(|options| ranged(options, |range| *range.start()..=range.end().saturating_sub(u32::from(range.start() < range.end()))))
+        asks(|options| {
+            ranged(options, |range| {
+                *range.start()..=range.end().saturating_sub(u32::from(range.start() < range.end()))
+            })
+        })
     }),
     Saboteur::new("starts-at-zero", "the default range starts at zero", &["r41"], || {
         asks(|options| ranged(options, |range| range.start().saturating_sub(1)..=*range.end()))
     }),
-    Saboteur::new("skips-at-times", "an id is passed over though it is free", &["r41"], || Sabotage::provider(|| Skips)),
-    Saboteur::new("another-range-accepted", "another range of the same service is taken for the first", &["r41"], || {
-        Sabotage::provider(|| FirstRange(Shared::default()))
+    Saboteur::new("skips-at-times", "an id is passed over though it is free", &["r41"], || {
+        Sabotage::provider(|| Skips)
     }),
+    Saboteur::new(
+        "another-range-accepted",
+        "another range of the same service is taken for the first",
+        &["r41"],
+        || Sabotage::provider(|| FirstRange(Shared::default())),
+    ),
     Saboteur::new("exhausted-is-conflict", "no id left is a Conflict", &["r42", "r1"], || {
         Sabotage::provider(|| Refuses { kind: ErrorKind::Conflict, after: Duration::ZERO })
     }),
     Saboteur::new("exhausted-after-a-while", "no id left is said after a second", &["r42"], || {
         Sabotage::provider(|| Refuses { kind: ErrorKind::Exhausted, after: Duration::from_secs(1) })
     }),
-    Saboteur::new("looks-every-five-seconds", "who waits for an id looks every five seconds", &["r42"], || {
-        Sabotage::provider(|| LooksEvery(Duration::from_secs(5)))
-    }),
-    Saboteur::new("looks-every-second-and-a-half", "who waits for an id looks every second and a half", &["r42"], || {
-        Sabotage::provider(|| LooksEvery(Duration::from_millis(1_500)))
-    }),
+    Saboteur::new(
+        "looks-every-five-seconds",
+        "who waits for an id looks every five seconds",
+        &["r42"],
+        || Sabotage::provider(|| LooksEvery(Duration::from_secs(5))),
+    ),
+    Saboteur::new(
+        "looks-every-second-and-a-half",
+        "who waits for an id looks every second and a half",
+        &["r42"],
+        || Sabotage::provider(|| LooksEvery(Duration::from_millis(1_500))),
+    ),
     Saboteur::new("never-times-out", "who waits for an id waits for ever", &["r42"], || {
-        asks(|options| if let Wait::For(_) = options.wait { options.with_wait(Wait::Forever) } else { options })
+        asks(
+            |options| {
+                if let Wait::For(_) = options.wait { options.with_wait(Wait::Forever) } else { options }
+            },
+        )
     }),
-    Saboteur::new("no-time-no-id", "without time to wait, what is free is not had either", &["r42"], || Sabotage::provider(|| NeedsTime)),
-    Saboteur::new("dropped-call-leaks-id", "a call that was dropped keeps its id", &["r42"], || Sabotage::provider(|| Leaks)),
-    Saboteur::new("generation-constant", "generations are constant", &["r43"], || handles(|_, _| hooks().token(|_| FencingToken::new(1)))),
+    Saboteur::new("no-time-no-id", "without time to wait, what is free is not had either", &["r42"], || {
+        Sabotage::provider(|| NeedsTime)
+    }),
+    Saboteur::new("dropped-call-leaks-id", "a call that was dropped keeps its id", &["r42"], || {
+        Sabotage::provider(|| Leaks)
+    }),
+    Saboteur::new("generation-constant", "generations are constant", &["r43"], || {
+        handles(|_, _| hooks().token(|_| FencingToken::new(1)))
+    }),
     Saboteur::new("generation-restarts", "generations restart with each provider", &["r43"], || {
         Sabotage::provider(|| {
             let numbered = counts_from_one();
             Ids(move |_: &Good, _: &InstanceId| numbered())
         })
     }),
-    Saboteur::new("id-runs-out", "an id is not renewed", &["r43"], || Sabotage::client(PretendsToRenew::every_time)),
-    Saboteur::new("release-frees-successor", "a late release frees whoever has the id", &["r44"], || handles(frees_key)),
-    Saboteur::new("release-fails-again", "a second release fails", &["r44"], || handles(|_, _| fails_again("allocator.release"))),
-    Saboteur::new("releases-later", "release returns before the id is free", &["r44"], || handles(|_, _| releases_later())),
+    Saboteur::new("id-runs-out", "an id is not renewed", &["r43"], || {
+        Sabotage::client(PretendsToRenew::every_time)
+    }),
+    Saboteur::new("release-frees-successor", "a late release frees whoever has the id", &["r44"], || {
+        handles(frees_key)
+    }),
+    Saboteur::new("release-fails-again", "a second release fails", &["r44"], || {
+        handles(|_, _| fails_again("allocator.release"))
+    }),
+    Saboteur::new("releases-later", "release returns before the id is free", &["r44"], || {
+        handles(|_, _| releases_later())
+    }),
     Saboteur::new("lost-release-is-ok", "releasing what was lost is Ok", &["r44"], || {
-        handles(|_, _| says_of_release(|said| said.or_else(|error| if error.kind() == ErrorKind::LeaseLost { Ok(()) } else { Err(error) })))
+        handles(|_, _| {
+            says_of_release(|said| {
+                said.or_else(|error| if error.kind() == ErrorKind::LeaseLost { Ok(()) } else { Err(error) })
+            })
+        })
     }),
-    Saboteur::new("failed-release-not-applied", "a failed release is said not to be applied", &["r44"], || {
-        handles(|_, _| says_of_release(|said| said.map_err(|error| error.with_outcome(Outcome::NotApplied))))
-    }),
+    Saboteur::new(
+        "failed-release-not-applied",
+        "a failed release is said not to be applied",
+        &["r44"],
+        || {
+            handles(|_, _| {
+                says_of_release(|said| said.map_err(|error| error.with_outcome(Outcome::NotApplied)))
+            })
+        },
+    ),
     Saboteur::new("one-id-each", "a provider has one id of a service", &["r43", "r44"], || {
         Sabotage::provider(|| OneEach(Shared::default()))
     }),
-    Saboteur::new("release-frees-all", "releasing one id frees all of its provider", &["r44"], || handles(|good, _| revokes_all(good))),
+    Saboteur::new("release-frees-all", "releasing one id frees all of its provider", &["r44"], || {
+        handles(|good, _| revokes_all(good))
+    }),
 ];
 
 fn handles(make: fn(&Good, &InstanceId) -> Hooks) -> Sabotage {
@@ -238,7 +286,8 @@ struct OneEach(Shared<Own>);
 #[async_trait]
 impl BrokenProvider for OneEach {
     async fn acquire_id(&self, good: &Good, service: &str, options: IdOptions) -> Result<InstanceId> {
-        let own = locked(&self.0).get(service).and_then(|(number, own)| own.upgrade().map(|own| (*number, own)));
+        let own =
+            locked(&self.0).get(service).and_then(|(number, own)| own.upgrade().map(|own| (*number, own)));
         let (number, kept) = match own.filter(|(_, own)| own.state().is_held()) {
             Some(own) => own,
             None => {
@@ -258,7 +307,9 @@ struct NeedsTime;
 impl BrokenProvider for NeedsTime {
     async fn acquire_id(&self, good: &Good, service: &str, options: IdOptions) -> Result<InstanceId> {
         match options.wait {
-            Wait::For(Duration::ZERO) => Err(Error::new(ErrorKind::Timeout, "allocator.acquire_id", "none was free in time")),
+            Wait::For(Duration::ZERO) => {
+                Err(Error::new(ErrorKind::Timeout, "allocator.acquire_id", "none was free in time"))
+            }
             _ => good.provider.allocator().acquire_id_with(service, options).await,
         }
     }

@@ -1,8 +1,10 @@
 //! Broken backends: the kit is tested with them, and each must fail it at the rule that it breaks.
 //!
-//! A [`Saboteur`] is a small wrapper round the stores and providers of any good [`Harness`], so that an author can see what the kit would say of a backend
-//! that breaks just that. It breaks one of three places: the store itself; the client between the contracts and their store, where the kit's own faults are seen; or the contracts, as
-//! a backend may that implements them by itself. [`harmless`] ones do what the contract allows, and must pass everything.
+//! A [`Saboteur`] is a small wrapper round the stores and providers of any good [`Harness`], so
+//! that an author can see what the kit would say of a backend that breaks just that. It breaks one
+//! of three places: the store itself; the client between the contracts and their store, where the
+//! kit's own faults are seen; or the contracts, as a backend may that implements them by itself.
+//! [`harmless`] ones do what the contract allows, and must pass everything.
 
 use std::fmt;
 use std::future::Future;
@@ -47,7 +49,12 @@ pub struct Saboteur {
 }
 
 impl Saboteur {
-    const fn new(id: &'static str, breaks: &'static str, rules: &'static [&'static str], make: fn() -> Sabotage) -> Self {
+    const fn new(
+        id: &'static str,
+        breaks: &'static str,
+        rules: &'static [&'static str],
+        make: fn() -> Sabotage,
+    ) -> Self {
         Saboteur { id, breaks, rules, persistent: false, make }
     }
 
@@ -64,13 +71,18 @@ impl Saboteur {
 
 impl fmt::Debug for Saboteur {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Saboteur").field("id", &self.id).field("breaks", &self.breaks).field("rules", &self.rules).finish_non_exhaustive()
+        f.debug_struct("Saboteur")
+            .field("id", &self.id)
+            .field("breaks", &self.breaks)
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
     }
 }
 
 /// Every saboteur, by the parts of the contract.
 pub fn saboteurs() -> impl Iterator<Item = &'static Saboteur> {
-    let plain = [general::SABOTEURS, config::SABOTEURS, session::SABOTEURS, registry::SABOTEURS, ids::SABOTEURS];
+    let plain =
+        [general::SABOTEURS, config::SABOTEURS, session::SABOTEURS, registry::SABOTEURS, ids::SABOTEURS];
     plain.into_iter().chain(watch::SABOTEURS).chain(lock::SABOTEURS).chain(stores::SABOTEURS).flatten()
 }
 
@@ -79,7 +91,8 @@ pub fn harmless() -> impl Iterator<Item = &'static Saboteur> {
     harmless::HARMLESS.iter()
 }
 
-/// What makes the wrappers of one backend. Each is made anew for each client; what clients share is captured.
+/// What makes the wrappers of one backend. Each is made anew for each client; what clients share is
+/// captured.
 #[derive(Default)]
 struct Sabotage {
     store: Option<Wrap>,
@@ -123,7 +136,10 @@ impl Sabotage {
     }
 
     /// Does something to the store right after it was opened again.
-    fn and_reopened<F: Future<Output = ()> + Send + 'static>(self, work: impl Fn(Arc<dyn Store>) -> F + Send + Sync + 'static) -> Self {
+    fn and_reopened<F: Future<Output = ()> + Send + 'static>(
+        self,
+        work: impl Fn(Arc<dyn Store>) -> F + Send + Sync + 'static,
+    ) -> Self {
         Sabotage { reopened: Some(Box::new(move |store| Box::pin(work(store)))), ..self }
     }
 
@@ -145,7 +161,11 @@ struct Sabotaged {
 }
 
 impl Sabotaged {
-    fn over_store(&self, store: Arc<dyn Store>, make: impl FnOnce(&dyn Harness, Arc<dyn Store>) -> Arc<dyn Provider>) -> Arc<dyn Provider> {
+    fn over_store(
+        &self,
+        store: Arc<dyn Store>,
+        make: impl FnOnce(&dyn Harness, Arc<dyn Store>) -> Arc<dyn Provider>,
+    ) -> Arc<dyn Provider> {
         let under = match &self.sabotage.client {
             Some(broken) => Arc::new(Wrapped { good: Arc::clone(&store), broken: broken() }),
             None => Arc::clone(&store),

@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use coord_api::store::Store;
 use coord_api::watch::WatchStream;
 use coord_api::{
-    ConfigCenter, ConfigEntry, ConfigEvent, DistributedLock, IdOptions, InstanceId, InstanceIdAllocator, LockGuard, LockOptions, Provider,
-    RegisterOptions, Registration, Result, ServiceEvent, ServiceInstance, ServiceRegistry, Snapshot, Value, Version, Versioned, Watch,
-    WatchStart, WatchState,
+    ConfigCenter, ConfigEntry, ConfigEvent, DistributedLock, IdOptions, InstanceId, InstanceIdAllocator,
+    LockGuard, LockOptions, Provider, RegisterOptions, Registration, Result, ServiceEvent, ServiceInstance,
+    ServiceRegistry, Snapshot, Value, Version, Versioned, Watch, WatchStart, WatchState,
 };
 use futures_util::Stream;
 
@@ -34,7 +34,13 @@ pub(super) trait BrokenProvider: Send + Sync + 'static {
         good.provider.config().set_raw(key, value).await
     }
 
-    async fn compare_and_set(&self, good: &Good, key: &str, value: Value, expected: Version) -> Result<Version> {
+    async fn compare_and_set(
+        &self,
+        good: &Good,
+        key: &str,
+        value: Value,
+        expected: Version,
+    ) -> Result<Version> {
         good.provider.config().compare_and_set_raw(key, value, expected).await
     }
 
@@ -51,7 +57,13 @@ pub(super) trait BrokenProvider: Send + Sync + 'static {
     }
 
     /// Of a directory, where `prefix` says so.
-    async fn watch(&self, good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+    async fn watch(
+        &self,
+        good: &Good,
+        key: &str,
+        prefix: bool,
+        start: WatchStart,
+    ) -> Result<Watch<ConfigEvent>> {
         let config = good.provider.config();
         if prefix { config.watch_prefix_raw(key, start).await } else { config.watch_raw(key, start).await }
     }
@@ -60,12 +72,23 @@ pub(super) trait BrokenProvider: Send + Sync + 'static {
         good.provider.lock().acquire_with(key, options).await
     }
 
-    async fn register(&self, good: &Good, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+    async fn register(
+        &self,
+        good: &Good,
+        instance: ServiceInstance,
+        options: RegisterOptions,
+    ) -> Result<Registration> {
         good.provider.registry().register_with(instance, options).await
     }
 
-    /// One after the other by [`register`](Self::register), so that what breaks that breaks this as well.
-    async fn register_all(&self, good: &Good, instances: Vec<ServiceInstance>, options: RegisterOptions) -> Result<Vec<Registration>> {
+    /// One after the other by [`register`](Self::register), so that what breaks that breaks this as
+    /// well.
+    async fn register_all(
+        &self,
+        good: &Good,
+        instances: Vec<ServiceInstance>,
+        options: RegisterOptions,
+    ) -> Result<Vec<Registration>> {
         ServiceInstance::validate_all("registry.register", &instances)?;
         let mut registrations = Vec::with_capacity(instances.len());
         for instance in instances {
@@ -148,11 +171,19 @@ impl DistributedLock for Contract {
 
 #[async_trait]
 impl ServiceRegistry for Contract {
-    async fn register_with(&self, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+    async fn register_with(
+        &self,
+        instance: ServiceInstance,
+        options: RegisterOptions,
+    ) -> Result<Registration> {
         self.broken.register(&self.good, instance, options).await
     }
 
-    async fn register_all(&self, instances: Vec<ServiceInstance>, options: RegisterOptions) -> Result<Vec<Registration>> {
+    async fn register_all(
+        &self,
+        instances: Vec<ServiceInstance>,
+        options: RegisterOptions,
+    ) -> Result<Vec<Registration>> {
         self.broken.register_all(&self.good, instances, options).await
     }
 

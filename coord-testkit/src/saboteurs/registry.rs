@@ -7,7 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use coord_api::store::{Compare, Op, Range, Store, Txn, TxnReply};
 use coord_api::{
-    Error, ErrorKind, FencingToken, HandleState, Loss, RegisterOptions, Registration, Result, ServiceInstance, Snapshot, Takeover,
+    Error, ErrorKind, FencingToken, HandleState, Loss, RegisterOptions, Registration, Result,
+    ServiceInstance, Snapshot, Takeover,
 };
 use futures_util::FutureExt;
 use tokio::time::{Instant, sleep};
@@ -39,10 +40,15 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("gives-up-healing", "gives up healing after a minute", &["r37"], || {
         Sabotage::provider(|| EndsWhenLost(Duration::from_secs(60)))
     }),
-    Saboteur::new("healer-takes-it-back", "the healer takes the id back from its new owner", &["r34", "r37"], || {
-        Sabotage::provider(|| FightsBack)
+    Saboteur::new(
+        "healer-takes-it-back",
+        "the healer takes the id back from its new owner",
+        &["r34", "r37"],
+        || Sabotage::provider(|| FightsBack),
+    ),
+    Saboteur::new("discovers-by-prefix", "`a` lists `ab`", &["r35", "r5"], || {
+        Sabotage::provider(|| ByPrefix)
     }),
-    Saboteur::new("discovers-by-prefix", "`a` lists `ab`", &["r35", "r5"], || Sabotage::provider(|| ByPrefix)),
     Saboteur::new("bad-record-fails-list", "one bad record fails the whole list", &["r35"], || {
         Sabotage::provider(|| {
             Discovers(|found: Snapshot<ServiceInstance>| match found.invalid.first() {
@@ -71,18 +77,26 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             })
         })
     }),
-    Saboteur::new("discovers-from-cache", "what was found is found again for half a second", &["r34"], || {
-        Sabotage::provider(|| Cached(Shared::default()))
-    }),
-    Saboteur::new("pages-of-two-moments", "the pages of a long list are of different moments", &["r14", "r35"], || {
-        Sabotage::client(|| Edited {
-            range: Some(|mut range| {
-                range.at = range.at.filter(|_| range.after_key.is_none());
-                range
-            }),
-            ..Edited::default()
-        })
-    }),
+    Saboteur::new(
+        "discovers-from-cache",
+        "what was found is found again for half a second",
+        &["r34"],
+        || Sabotage::provider(|| Cached(Shared::default())),
+    ),
+    Saboteur::new(
+        "pages-of-two-moments",
+        "the pages of a long list are of different moments",
+        &["r14", "r35"],
+        || {
+            Sabotage::client(|| Edited {
+                range: Some(|mut range| {
+                    range.at = range.at.filter(|_| range.after_key.is_none());
+                    range
+                }),
+                ..Edited::default()
+            })
+        },
+    ),
     Saboteur::new("one-page-is-all", "a long list ends with its first page", &["r14", "r35"], || {
         Sabotage::client(|| Edited {
             found: Some(|_, mut found| {
@@ -98,52 +112,107 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("takeover-refused", "a live foreign owner is never taken over", &["r34"], || {
         registers(|options| options.with_takeover(Takeover::Exclusive))
     }),
-    Saboteur::new("removed-and-added", "the same owner again removes its entry first", &["r34"], || Sabotage::provider(|| RemovesFirst)),
-    Saboteur::new("superseded-as-expired", "who was taken over is told that it expired", &["r34", "r37"], || {
-        handles(|_, _| {
-            let expired = |loss| if loss == Loss::Superseded { Loss::Expired } else { loss };
-            hooks()
-                .state(
-                    move |good| if let HandleState::Ended(loss) = good.state() { HandleState::Ended(expired(loss)) } else { good.state() },
-                )
-                .lost(move |good| good.lost().map(expired))
-        })
+    Saboteur::new("removed-and-added", "the same owner again removes its entry first", &["r34"], || {
+        Sabotage::provider(|| RemovesFirst)
     }),
-    Saboteur::new("registration-number-constant", "the number of a registration is constant", &["r34"], || {
-        handles(|_, _| hooks().token(|_| FencingToken::new(7)))
-    }),
-    Saboteur::new("old-handle-removes-new", "the dropped handle of a replaced registration removes the new one", &["r34"], || {
+    Saboteur::new(
+        "superseded-as-expired",
+        "who was taken over is told that it expired",
+        &["r34", "r37"],
+        || {
+            handles(|_, _| {
+                let expired = |loss| if loss == Loss::Superseded { Loss::Expired } else { loss };
+                hooks()
+                    .state(move |good| {
+                        if let HandleState::Ended(loss) = good.state() {
+                            HandleState::Ended(expired(loss))
+                        } else {
+                            good.state()
+                        }
+                    })
+                    .lost(move |good| good.lost().map(expired))
+            })
+        },
+    ),
+    Saboteur::new(
+        "registration-number-constant",
+        "the number of a registration is constant",
+        &["r34"],
+        || handles(|_, _| hooks().token(|_| FencingToken::new(7))),
+    ),
+    Saboteur::new(
+        "old-handle-removes-new",
+        "the dropped handle of a replaced registration removes the new one",
+        &["r34"],
+        || handles(removes_key),
+    ),
+    Saboteur::new("unregister-removes-successor", "unregister removes whatever is there", &["r38"], || {
         handles(removes_key)
     }),
-    Saboteur::new("unregister-removes-successor", "unregister removes whatever is there", &["r38"], || handles(removes_key)),
-    Saboteur::new("unregister-fails-again", "a second unregister fails", &["r38"], || handles(|_, _| fails_again("registry.unregister"))),
-    Saboteur::new("resurrected", "an entry is written again a second after it was unregistered", &["r38"], || handles(resurrects)),
-    Saboteur::new("unregisters-later", "unregister returns before the entry is gone", &["r38"], || handles(|_, _| releases_later())),
-    Saboteur::new("update-forgotten", "healing brings back the first content", &["r37"], || handles(updates_store_alone)),
-    Saboteur::new("healing-looks-held", "a registration that is lost and not yet healed looks held", &["r37"], || {
-        handles(|_, _| hooks().state(|good| if good.state() == HandleState::Lost { HandleState::Held } else { good.state() }))
+    Saboteur::new("unregister-fails-again", "a second unregister fails", &["r38"], || {
+        handles(|_, _| fails_again("registry.unregister"))
     }),
+    Saboteur::new(
+        "resurrected",
+        "an entry is written again a second after it was unregistered",
+        &["r38"],
+        || handles(resurrects),
+    ),
+    Saboteur::new("unregisters-later", "unregister returns before the entry is gone", &["r38"], || {
+        handles(|_, _| releases_later())
+    }),
+    Saboteur::new("update-forgotten", "healing brings back the first content", &["r37"], || {
+        handles(updates_store_alone)
+    }),
+    Saboteur::new(
+        "healing-looks-held",
+        "a registration that is lost and not yet healed looks held",
+        &["r37"],
+        || {
+            handles(|_, _| {
+                hooks().state(|good| {
+                    if good.state() == HandleState::Lost { HandleState::Held } else { good.state() }
+                })
+            })
+        },
+    ),
     Saboteur::new("lost-fires-while-healing", "lost() fires for what is being healed", &["r37"], || {
         handles(|_, _| hooks().lost(|good| not_held(Arc::clone(good))))
     }),
     Saboteur::new("heals-slowly", "healing waits for ten seconds", &["r37"], || {
         Sabotage::client(|| Heals(Shared::default(), Heal::Slowly))
     }),
-    Saboteur::new("heals-once", "healing comes once", &["r37"], || Sabotage::client(|| Heals(Shared::default(), Heal::Once))),
+    Saboteur::new("heals-once", "healing comes once", &["r37"], || {
+        Sabotage::client(|| Heals(Shared::default(), Heal::Once))
+    }),
     Saboteur::new("heals-without-lease", "what is healed hangs on no lease", &["r37"], || {
         Sabotage::client(|| Heals(Shared::default(), Heal::Bare))
     }),
-    Saboteur::new("registration-runs-out", "a registration is not renewed", &["r36"], || Sabotage::client(PretendsToRenew::every_time)),
-    Saboteur::new("address-to-listen-on-is-good", "an instance at 0.0.0.0 is registered", &["r34"], || Sabotage::provider(|| AnyAddress)),
-    Saboteur::new("address-of-nobody-is-found", "an instance at 0.0.0.0 that others registered is found", &["r35"], || {
-        finds(|mut found| {
-            let nobody = found.invalid.iter().filter(|record| record.error.kind() == ErrorKind::InvalidArgument);
-            let nobody: Vec<_> = nobody.filter_map(|record| serde_json::from_slice(record.value.as_bytes()).ok()).collect();
-            found.items.extend(nobody);
-            found
-        })
+    Saboteur::new("registration-runs-out", "a registration is not renewed", &["r36"], || {
+        Sabotage::client(PretendsToRenew::every_time)
     }),
-    Saboteur::new("port-zero-is-good", "an instance with port zero is registered", &["r34", "r4"], || Sabotage::provider(|| AnyPort)),
+    Saboteur::new("address-to-listen-on-is-good", "an instance at 0.0.0.0 is registered", &["r34"], || {
+        Sabotage::provider(|| AnyAddress)
+    }),
+    Saboteur::new(
+        "address-of-nobody-is-found",
+        "an instance at 0.0.0.0 that others registered is found",
+        &["r35"],
+        || {
+            finds(|mut found| {
+                let nobody =
+                    found.invalid.iter().filter(|record| record.error.kind() == ErrorKind::InvalidArgument);
+                let nobody: Vec<_> = nobody
+                    .filter_map(|record| serde_json::from_slice(record.value.as_bytes()).ok())
+                    .collect();
+                found.items.extend(nobody);
+                found
+            })
+        },
+    ),
+    Saboteur::new("port-zero-is-good", "an instance with port zero is registered", &["r34", "r4"], || {
+        Sabotage::provider(|| AnyPort)
+    }),
 ];
 
 fn handles(make: fn(&Good, &Registration) -> Hooks) -> Sabotage {
@@ -167,7 +236,12 @@ struct EndsWhenLost(Duration);
 
 #[async_trait]
 impl BrokenProvider for EndsWhenLost {
-    async fn register(&self, good: &Good, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+    async fn register(
+        &self,
+        good: &Good,
+        instance: ServiceInstance,
+        options: RegisterOptions,
+    ) -> Result<Registration> {
         let (service, id, patience) = (instance.name.clone(), instance.id.clone(), self.0);
         let kept: Kept = Arc::new(register(good, instance, options).await?);
         let seen = Arc::downgrade(&kept);
@@ -192,7 +266,12 @@ struct FightsBack;
 
 #[async_trait]
 impl BrokenProvider for FightsBack {
-    async fn register(&self, good: &Good, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+    async fn register(
+        &self,
+        good: &Good,
+        instance: ServiceInstance,
+        options: RegisterOptions,
+    ) -> Result<Registration> {
         let first = register(good, instance.clone(), options).await?;
         let (good, mut lost) = (good.clone(), first.lost());
         tokio::spawn(async move {
@@ -215,8 +294,12 @@ struct ByPrefix;
 impl BrokenProvider for ByPrefix {
     async fn discover(&self, good: &Good, service: &str) -> Result<Snapshot<ServiceInstance>> {
         let mut found = good.provider.registry().discover(service).await?;
-        let all = good.store.range(Range::prefix(layout::service(service, "").trim_end_matches('/').to_owned())).await?;
-        found.items = all.entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
+        let all = good
+            .store
+            .range(Range::prefix(layout::service(service, "").trim_end_matches('/').to_owned()))
+            .await?;
+        found.items =
+            all.entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect();
         Ok(found)
     }
 }
@@ -225,7 +308,9 @@ impl BrokenProvider for ByPrefix {
 struct Discovers<F>(F);
 
 #[async_trait]
-impl<F: Fn(Snapshot<ServiceInstance>) -> Result<Snapshot<ServiceInstance>> + Send + Sync + 'static> BrokenProvider for Discovers<F> {
+impl<F: Fn(Snapshot<ServiceInstance>) -> Result<Snapshot<ServiceInstance>> + Send + Sync + 'static>
+    BrokenProvider for Discovers<F>
+{
     async fn discover(&self, good: &Good, service: &str) -> Result<Snapshot<ServiceInstance>> {
         (self.0)(good.provider.registry().discover(service).await?)
     }
@@ -251,7 +336,12 @@ struct Asks(fn(RegisterOptions) -> RegisterOptions);
 
 #[async_trait]
 impl BrokenProvider for Asks {
-    async fn register(&self, good: &Good, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+    async fn register(
+        &self,
+        good: &Good,
+        instance: ServiceInstance,
+        options: RegisterOptions,
+    ) -> Result<Registration> {
         register(good, instance, (self.0)(options)).await
     }
 }
@@ -260,10 +350,17 @@ struct RemovesFirst;
 
 #[async_trait]
 impl BrokenProvider for RemovesFirst {
-    async fn register(&self, good: &Good, instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+    async fn register(
+        &self,
+        good: &Good,
+        instance: ServiceInstance,
+        options: RegisterOptions,
+    ) -> Result<Registration> {
         instance.validate("registry.register")?;
         if options.takeover == Takeover::Replace {
-            good.store.txn(Txn::new().then(Op::delete(layout::service(&instance.name, &instance.id)))).await?;
+            good.store
+                .txn(Txn::new().then(Op::delete(layout::service(&instance.name, &instance.id))))
+                .await?;
         }
         register(good, instance, options).await
     }
@@ -295,7 +392,8 @@ fn removes_key(good: &Good, registration: &Registration) -> Hooks {
 /// Writes its entry again a second after it was unregistered.
 fn resurrects(good: &Good, registration: &Registration) -> Hooks {
     let (store, service, id) = (Arc::clone(&good.store), registration.service(), registration.id());
-    let write = Txn::new().then(Op::put(layout::service(service, id), layout::service_record(service, id, "localhost", 80)));
+    let write = Txn::new()
+        .then(Op::put(layout::service(service, id), layout::service_record(service, id, "localhost", 80)));
     hooks().release(move |good| {
         let (store, write) = (Arc::clone(&store), write.clone());
         async move {
@@ -315,8 +413,11 @@ fn updates_store_alone(good: &Good, registration: &Registration) -> Hooks {
     hooks().update(move |good, instance| {
         let (store, key) = (Arc::clone(&store), key.clone());
         async move {
-            let Some(entry) = store.range(Range::key(key)).await?.entries.pop() else { return good.update(instance).await };
-            let value = serde_json::to_vec(&instance).map_err(|fault| Error::json("registry.update", "ServiceInstance", &fault))?;
+            let Some(entry) = store.range(Range::key(key)).await?.entries.pop() else {
+                return good.update(instance).await;
+            };
+            let value = serde_json::to_vec(&instance)
+                .map_err(|fault| Error::json("registry.update", "ServiceInstance", &fault))?;
             let put = Op::Put { key: entry.key, value: value.into(), lease: entry.lease };
             store.txn(Txn::new().then(put)).await.map(drop)
         }
@@ -378,7 +479,12 @@ struct AnyPort;
 
 #[async_trait]
 impl BrokenProvider for AnyPort {
-    async fn register(&self, good: &Good, mut instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+    async fn register(
+        &self,
+        good: &Good,
+        mut instance: ServiceInstance,
+        options: RegisterOptions,
+    ) -> Result<Registration> {
         instance.port = instance.port.max(1);
         register(good, instance, options).await
     }
@@ -388,7 +494,12 @@ struct AnyAddress;
 
 #[async_trait]
 impl BrokenProvider for AnyAddress {
-    async fn register(&self, good: &Good, mut instance: ServiceInstance, options: RegisterOptions) -> Result<Registration> {
+    async fn register(
+        &self,
+        good: &Good,
+        mut instance: ServiceInstance,
+        options: RegisterOptions,
+    ) -> Result<Registration> {
         if instance.address == "0.0.0.0" {
             instance.address = "localhost".to_owned();
         }

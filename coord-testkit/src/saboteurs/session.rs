@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::store::{Compare, Lease, Op, Store, Txn, TxnReply};
-use coord_api::{ConfigCenter, Error, ErrorKind, LeaseId, LockGuard, LockOptions, Loss, Lost, Outcome, Result, Value, Version};
+use coord_api::{
+    ConfigCenter, Error, ErrorKind, LeaseId, LockGuard, LockOptions, Loss, Lost, Outcome, Result, Value,
+    Version,
+};
 use tokio::time::{Instant, sleep};
 
 use super::handle::{Guards, Hooks, Kept, entry_of, hooks, keep_for_ever, revokes_all};
@@ -17,29 +20,48 @@ use super::{Sabotage, Saboteur, Shared, locked};
 use crate::layout;
 
 pub(super) const SABOTEURS: &[Saboteur] = &[
-    Saboteur::new("failed-release-forgotten", "a drop whose release failed is forgotten while its lease is renewed", &["r9"], || {
-        guards(|good, _| releases_itself(good, 1))
-    }),
-    Saboteur::new("renewed-after-deadline", "a lease past its local deadline is renewed after healing", &["r9a"], || {
-        Sabotage::client(|| RenewsAfterDeadline(Shared::default()))
-    }),
-    Saboteur::new("set-is-sent-again", "a re-sent set makes A-B-A", &["r2"], || Sabotage::client(|| SendsAgain)),
-    Saboteur::new("late-writes-not-fenced", "a write that was given up is applied late", &["r2", "r29", "r38"], || {
-        Sabotage::client(|| Edited {
-            txn: Some(|mut txn| {
-                txn.compares
-                    .retain(|compare| !matches!(compare, Compare::Modified(key, _) if key.starts_with(layout::SESSIONS.as_bytes())));
-                txn
-            }),
-            ..Edited::default()
-        })
-    }),
-    Saboteur::new("reads-to-settle-a-set", "a set in doubt is taken for done when its value is found", &["r2"], || {
-        Sabotage::provider(|| SettlesByValue)
-    }),
-    Saboteur::new("own-retry-conflicts", "a compare-and-set in doubt is sent again, and conflicts with itself", &["r2"], || {
+    Saboteur::new(
+        "failed-release-forgotten",
+        "a drop whose release failed is forgotten while its lease is renewed",
+        &["r9"],
+        || guards(|good, _| releases_itself(good, 1)),
+    ),
+    Saboteur::new(
+        "renewed-after-deadline",
+        "a lease past its local deadline is renewed after healing",
+        &["r9a"],
+        || Sabotage::client(|| RenewsAfterDeadline(Shared::default())),
+    ),
+    Saboteur::new("set-is-sent-again", "a re-sent set makes A-B-A", &["r2"], || {
         Sabotage::client(|| SendsAgain)
     }),
+    Saboteur::new(
+        "late-writes-not-fenced",
+        "a write that was given up is applied late",
+        &["r2", "r29", "r38"],
+        || {
+            Sabotage::client(|| Edited {
+                txn: Some(|mut txn| {
+                    txn.compares
+                    .retain(|compare| !matches!(compare, Compare::Modified(key, _) if key.starts_with(layout::SESSIONS.as_bytes())));
+                    txn
+                }),
+                ..Edited::default()
+            })
+        },
+    ),
+    Saboteur::new(
+        "reads-to-settle-a-set",
+        "a set in doubt is taken for done when its value is found",
+        &["r2"],
+        || Sabotage::provider(|| SettlesByValue),
+    ),
+    Saboteur::new(
+        "own-retry-conflicts",
+        "a compare-and-set in doubt is sent again, and conflicts with itself",
+        &["r2"],
+        || Sabotage::client(|| SendsAgain),
+    ),
     Saboteur::new("doubt-is-a-failure", "a write in doubt is Internal", &["r2"], || {
         Sabotage::client(|| Edited {
             error: Some(|error| match error.outcome() {
@@ -49,35 +71,71 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             ..Edited::default()
         })
     }),
-    Saboteur::new("dropped-is-kept", "a dropped guard stays held", &["r9"], || guards(|_, _| hooks().dropped(keep_for_ever))),
-    Saboteur::new("drop-needs-runtime", "a drop outside of a runtime panics", &["r9"], || guards(|_, _| hooks().dropped(needs_runtime))),
-    Saboteur::new("owed-for-ever", "what is owed keeps its lease for ever", &["r9"], || guards(|good, _| releases_itself(good, u32::MAX))),
-    Saboteur::new("one-lease-each", "every lock has a lease of its own", &["r9a"], || Sabotage::provider(|| LeaseEach(AtomicU32::new(0)))),
-    Saboteur::new("idle-lease-kept", "a lease that carries nothing is renewed for ever", &["r9a"], || Sabotage::client(|| NeverRevokes)),
+    Saboteur::new("dropped-is-kept", "a dropped guard stays held", &["r9"], || {
+        guards(|_, _| hooks().dropped(keep_for_ever))
+    }),
+    Saboteur::new("drop-needs-runtime", "a drop outside of a runtime panics", &["r9"], || {
+        guards(|_, _| hooks().dropped(needs_runtime))
+    }),
+    Saboteur::new("owed-for-ever", "what is owed keeps its lease for ever", &["r9"], || {
+        guards(|good, _| releases_itself(good, u32::MAX))
+    }),
+    Saboteur::new("one-lease-each", "every lock has a lease of its own", &["r9a"], || {
+        Sabotage::provider(|| LeaseEach(AtomicU32::new(0)))
+    }),
+    Saboteur::new("idle-lease-kept", "a lease that carries nothing is renewed for ever", &["r9a"], || {
+        Sabotage::client(|| NeverRevokes)
+    }),
     Saboteur::new("release-revokes-lease", "releasing one handle revokes the lease of all", &["r9a"], || {
         guards(|good, _| revokes_all(good))
     }),
-    Saboteur::new("session-without-key", "a session has no key of its own", &["r9a"], || Sabotage::client(|| NoSessionKey)),
+    Saboteur::new("session-without-key", "a session has no key of its own", &["r9a"], || {
+        Sabotage::client(|| NoSessionKey)
+    }),
     Saboteur::new("ttl-ignored", "TTL ignored", &["r7", "s5"], || grants(|_| Duration::from_secs(3_600))),
-    Saboteur::new("ttl-rounded-down", "fractions of a second rounded down", &["s5"], || Sabotage::store(|| RoundsDown)),
-    Saboteur::new("lock-ttl-rounded-down", "fractions of a second rounded down, by the contracts", &["r7"], || {
-        Sabotage::provider(|| Asks(|ttl| if ttl.as_secs() > 0 { Duration::from_secs(ttl.as_secs()) } else { ttl }))
+    Saboteur::new("ttl-rounded-down", "fractions of a second rounded down", &["s5"], || {
+        Sabotage::store(|| RoundsDown)
     }),
-    Saboteur::new("ttl-capped", "no lease lives longer than 5 s", &["r7", "s5"], || grants(|ttl| ttl.min(Duration::from_secs(5)))),
-    Saboteur::new("expires-early", "a lease expires at nine tenths of its TTL", &["r7", "s5", "r36"], || grants(|ttl| ttl - ttl / 10)),
-    Saboteur::new("expires-late", "a lease expires two seconds late", &["r7", "s5", "r36", "r42", "r43"], || {
-        grants(|ttl| ttl + Duration::from_secs(2))
+    Saboteur::new(
+        "lock-ttl-rounded-down",
+        "fractions of a second rounded down, by the contracts",
+        &["r7"],
+        || {
+            Sabotage::provider(|| {
+                Asks(|ttl| if ttl.as_secs() > 0 { Duration::from_secs(ttl.as_secs()) } else { ttl })
+            })
+        },
+    ),
+    Saboteur::new("ttl-capped", "no lease lives longer than 5 s", &["r7", "s5"], || {
+        grants(|ttl| ttl.min(Duration::from_secs(5)))
     }),
+    Saboteur::new("expires-early", "a lease expires at nine tenths of its TTL", &["r7", "s5", "r36"], || {
+        grants(|ttl| ttl - ttl / 10)
+    }),
+    Saboteur::new(
+        "expires-late",
+        "a lease expires two seconds late",
+        &["r7", "s5", "r36", "r42", "r43"],
+        || grants(|ttl| ttl + Duration::from_secs(2)),
+    ),
     Saboteur::new("zero-ttl-is-a-second", "a TTL of zero is taken for one second", &["r7"], || {
         Sabotage::provider(|| Asks(|ttl| ttl.max(Duration::from_millis(1))))
     }),
-    Saboteur::new("close-revokes-nothing", "closing leaves the leases to expire", &["r8", "r9a"], || Sabotage::client(|| NeverRevokes)),
+    Saboteur::new("close-revokes-nothing", "closing leaves the leases to expire", &["r8", "r9a"], || {
+        Sabotage::client(|| NeverRevokes)
+    }),
     Saboteur::new("close-tells-nobody", "closing does not tell the handles", &["r8"], || {
         guards(|_, _| hooks().lost(|good| unless_closed(good.lost())))
     }),
-    Saboteur::new("second-close-fails", "closing again fails", &["r8"], || Sabotage::provider(|| ClosesOnce(Shared::default()))),
-    Saboteur::new("close-waits-for-ever", "closing waits until the store answers", &["r8"], || Sabotage::provider(|| ClosesUntilDone)),
-    Saboteur::new("closed-is-unavailable", "calls after closing are Unavailable", &["r8"], || Sabotage::provider(|| ClosedIsUnavailable)),
+    Saboteur::new("second-close-fails", "closing again fails", &["r8"], || {
+        Sabotage::provider(|| ClosesOnce(Shared::default()))
+    }),
+    Saboteur::new("close-waits-for-ever", "closing waits until the store answers", &["r8"], || {
+        Sabotage::provider(|| ClosesUntilDone)
+    }),
+    Saboteur::new("closed-is-unavailable", "calls after closing are Unavailable", &["r8"], || {
+        Sabotage::provider(|| ClosedIsUnavailable)
+    }),
 ];
 
 fn guards(make: fn(&Good, &LockGuard) -> Hooks) -> Sabotage {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::store::{
-    Change, Lease, LeaseInfo, Op, OpReply, Range, RangeReply, Span, Store, StoreEvent, StoreStatus, StoreWatch, Txn, TxnReply, round_ttl,
+    Change, Lease, LeaseInfo, Op, OpReply, Range, RangeReply, Span, Store, StoreEvent, StoreStatus,
+    StoreWatch, Txn, TxnReply, round_ttl,
 };
 use coord_api::{Error, LeaseId, Result, Revision};
 use futures_util::{StreamExt, stream};
@@ -104,7 +105,10 @@ impl Store for Wrapped {
 }
 
 /// The same watch, with each item made into any number of others.
-pub(super) fn mapped(watch: StoreWatch, mut map: impl FnMut(Result<StoreEvent>) -> Vec<Result<StoreEvent>> + Send + 'static) -> StoreWatch {
+pub(super) fn mapped(
+    watch: StoreWatch,
+    mut map: impl FnMut(Result<StoreEvent>) -> Vec<Result<StoreEvent>> + Send + 'static,
+) -> StoreWatch {
     let armed = watch.armed();
     StoreWatch::new(armed, watch.flat_map(move |item| stream::iter(map(item))))
 }

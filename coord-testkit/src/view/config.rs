@@ -8,7 +8,8 @@ use coord_api::{ConfigEntry, ConfigEvent, Revision, Snapshot, Value, Version, Wa
 use super::{Breach, holds};
 use crate::wait::within;
 
-/// A change as it was made, or as it was told: key, version, and the value unless the key was deleted.
+/// A change as it was made, or as it was told: key, version, and the value unless the key was
+/// deleted.
 pub type Change = (String, Version, Option<Value>);
 
 /// A key that is not always UTF-8, so that no two have one name.
@@ -35,7 +36,15 @@ pub struct ConfigView {
 impl ConfigView {
     /// The view of a watch of everything that comes after `start`.
     pub fn after(start: Revision) -> Self {
-        ConfigView { start, seen: start, open: None, state: BTreeMap::new(), whole: false, told: Vec::new(), skipped: Vec::new() }
+        ConfigView {
+            start,
+            seen: start,
+            open: None,
+            state: BTreeMap::new(),
+            whole: false,
+            told: Vec::new(),
+            skipped: Vec::new(),
+        }
     }
 
     /// Takes an event.
@@ -54,14 +63,18 @@ impl ConfigView {
             ConfigEvent::Put { entry, created, last } => {
                 self.change(&entry.key, entry.version, last)?;
                 let there = self.state.contains_key(&entry.key);
-                holds("r21", !(self.whole || there) || created != there, || format!("a put says whether it created: {entry:?}"))?;
+                holds("r21", !(self.whole || there) || created != there, || {
+                    format!("a put says whether it created: {entry:?}")
+                })?;
                 self.state.insert(entry.key.clone(), (entry.value.clone(), entry.version));
                 self.told.push((entry.key, entry.version, Some(entry.value)));
             }
             ConfigEvent::Delete { key, version, last } => {
                 self.change(&key, version, last)?;
                 let was = self.state.remove(&key);
-                holds("r11", was.is_some() || !self.whole, || format!("deleted, but not there: {key} at {version}"))?;
+                holds("r11", was.is_some() || !self.whole, || {
+                    format!("deleted, but not there: {key} at {version}")
+                })?;
                 self.told.push((key, version, None));
             }
             ConfigEvent::Invalid { record, last } => {
@@ -120,7 +133,8 @@ impl ConfigView {
         &self.state
     }
 
-    /// Checks what was told against what was done: `log` holds every change in the watched span in order, at least as far as was told.
+    /// Checks what was told against what was done: `log` holds every change in the watched span in
+    /// order, at least as far as was told.
     ///
     /// # Panics
     ///
@@ -132,17 +146,29 @@ impl ConfigView {
 
     /// Compares what was told with what was done, or says which rule is broken, and how.
     pub(crate) fn compare(&self, log: &[Change]) -> Result<(), Breach> {
-        let skipped = |revision: Revision| self.skipped.iter().any(|(after, through)| revision > *after && revision <= *through);
-        let expected: Vec<&Change> =
-            log.iter().filter(|(_, revision, _)| *revision > self.start && *revision <= self.seen && !skipped(*revision)).collect();
+        let skipped = |revision: Revision| {
+            self.skipped.iter().any(|(after, through)| revision > *after && revision <= *through)
+        };
+        let expected: Vec<&Change> = log
+            .iter()
+            .filter(|(_, revision, _)| {
+                *revision > self.start && *revision <= self.seen && !skipped(*revision)
+            })
+            .collect();
         let first = self.told.iter().zip(&expected).position(|(told, done)| told != *done);
-        let Some(first) = first.or_else(|| (self.told.len() != expected.len()).then(|| self.told.len().min(expected.len()))) else {
+        let Some(first) = first
+            .or_else(|| (self.told.len() != expected.len()).then(|| self.told.len().min(expected.len())))
+        else {
             return Ok(());
         };
         let (told, done) = (self.told.get(first), expected.get(first));
-        // Told what was not done is a matter of content; not told what was done, or in another order, one of the stream.
+        // Told what was not done is a matter of content; not told what was done, or in another
+        // order, one of the stream.
         let rule = if told.is_some_and(|told| !log.contains(told)) { "r21" } else { "r18" };
-        Err((rule, format!("change {first} was told as {told:?}, and done as {done:?}; skipped: {:?}", self.skipped)))
+        Err((
+            rule,
+            format!("change {first} was told as {told:?}, and done as {done:?}; skipped: {:?}", self.skipped),
+        ))
     }
 
     /// Checks the state against a listing of the watched span.
@@ -159,11 +185,17 @@ impl ConfigView {
     fn change(&mut self, key: &str, revision: Revision, last: bool) -> Result<(), Breach> {
         match &mut self.open {
             Some((open, keys)) => {
-                holds("r18", *open == revision, || format!("the changes of revision {open} were not complete when {revision} began"))?;
-                holds("r18", keys.insert(key.to_owned()), || format!("{key} was told twice at revision {revision}"))?;
+                holds("r18", *open == revision, || {
+                    format!("the changes of revision {open} were not complete when {revision} began")
+                })?;
+                holds("r18", keys.insert(key.to_owned()), || {
+                    format!("{key} was told twice at revision {revision}")
+                })?;
             }
             None => {
-                holds("r18", revision > self.seen, || format!("{key} at revision {revision} came after revision {}", self.seen))?;
+                holds("r18", revision > self.seen, || {
+                    format!("{key} at revision {revision} came after revision {}", self.seen)
+                })?;
                 self.open = Some((revision, BTreeSet::from([key.to_owned()])));
             }
         }
@@ -176,16 +208,21 @@ impl ConfigView {
 
     fn resync(&mut self, snapshot: Snapshot<ConfigEntry>) -> Result<(), Breach> {
         let items = &snapshot.items;
-        holds("r19", snapshot.revision >= self.seen, || format!("a resync goes back from {} to {}", self.seen, snapshot.revision))?;
+        holds("r19", snapshot.revision >= self.seen, || {
+            format!("a resync goes back from {} to {}", self.seen, snapshot.revision)
+        })?;
         let sorted = items.windows(2).all(|pair| matches!(pair, [one, other] if one.key < other.key));
         holds("r19", sorted, || "a resync is in byte order".to_owned())?;
         let newest = items.iter().map(|entry| entry.version).max().unwrap_or_default();
-        holds("r19", newest <= snapshot.revision, || format!("a resync at {} holds {newest}", snapshot.revision))?;
+        holds("r19", newest <= snapshot.revision, || {
+            format!("a resync at {} holds {newest}", snapshot.revision)
+        })?;
         self.skipped.push((self.seen, snapshot.revision));
         self.open = None;
         self.seen = snapshot.revision;
         self.whole = true;
-        self.state = snapshot.items.into_iter().map(|entry| (entry.key, (entry.value, entry.version))).collect();
+        self.state =
+            snapshot.items.into_iter().map(|entry| (entry.key, (entry.value, entry.version))).collect();
         for record in snapshot.invalid {
             self.state.insert(name(&record.key), (record.value, record.version));
         }

@@ -54,7 +54,9 @@ impl ServiceView {
             ServiceEvent::Resync(snapshot) => return self.resync(snapshot),
             ServiceEvent::Change { change, revision, last } => (change, revision, last),
         };
-        holds("r39", self.resyncs > 0, || format!("a service watch starts with the full set, not with {change:?}"))?;
+        holds("r39", self.resyncs > 0, || {
+            format!("a service watch starts with the full set, not with {change:?}")
+        })?;
         let told = match change {
             ServiceChange::Added(instance) => {
                 let was = self.state.insert(instance.id.clone(), instance.clone());
@@ -68,13 +70,17 @@ impl ServiceView {
             }
             ServiceChange::Removed(instance) => {
                 let was = self.state.remove(&instance.id);
-                holds("r39", was.as_ref() == Some(&instance), || format!("a removal carries the last content: {instance:?}, not {was:?}"))?;
+                holds("r39", was.as_ref() == Some(&instance), || {
+                    format!("a removal carries the last content: {instance:?}, not {was:?}")
+                })?;
                 (instance.id.clone(), Told::Removed(instance))
             }
             ServiceChange::Invalid(record) => {
                 let key = String::from_utf8_lossy(&record.key).into_owned();
                 let there = self.state.contains_key(&key);
-                holds("r39", !there, || format!("a record that does not decode stands where an instance still does: {key}"))?;
+                holds("r39", !there, || {
+                    format!("a record that does not decode stands where an instance still does: {key}")
+                })?;
                 (key.clone(), Told::Invalid(key))
             }
             other => (String::new(), Told::Invalid(format!("{other:?}"))),
@@ -84,12 +90,19 @@ impl ServiceView {
         Ok(())
     }
 
-    /// Reads a watch until `done` says of the view that it has come far enough, which must be within `limit`.
+    /// Reads a watch until `done` says of the view that it has come far enough, which must be
+    /// within `limit`.
     ///
     /// # Panics
     ///
     /// When it does not, when the watch ends, and as [`take`](Self::take).
-    pub async fn follow(&mut self, watch: &mut Watch<ServiceEvent>, what: &str, limit: Duration, mut done: impl FnMut(&Self) -> bool) {
+    pub async fn follow(
+        &mut self,
+        watch: &mut Watch<ServiceEvent>,
+        what: &str,
+        limit: Duration,
+        mut done: impl FnMut(&Self) -> bool,
+    ) {
         let told = within(limit, what, async {
             while !done(self) {
                 match watch.next().await {
@@ -125,11 +138,15 @@ impl ServiceView {
     fn change(&mut self, id: String, invalid: bool, revision: Revision, last: bool) -> Result<(), Breach> {
         match &mut self.open {
             Some((open, ids)) => {
-                holds("r39", *open == revision, || format!("the changes of revision {open} were not complete when {revision} began"))?;
+                holds("r39", *open == revision, || {
+                    format!("the changes of revision {open} were not complete when {revision} began")
+                })?;
                 holds("r39", ids.insert((id, invalid)), || format!("told twice at revision {revision}"))?;
             }
             None => {
-                holds("r39", revision > self.seen, || format!("{id} at revision {revision} came after revision {}", self.seen))?;
+                holds("r39", revision > self.seen, || {
+                    format!("{id} at revision {revision} came after revision {}", self.seen)
+                })?;
                 self.open = Some((revision, BTreeSet::from([(id, invalid)])));
             }
         }
@@ -141,7 +158,9 @@ impl ServiceView {
     }
 
     fn resync(&mut self, snapshot: Snapshot<ServiceInstance>) -> Result<(), Breach> {
-        holds("r39", snapshot.revision >= self.seen, || format!("a resync goes back from {} to {}", self.seen, snapshot.revision))?;
+        holds("r39", snapshot.revision >= self.seen, || {
+            format!("a resync goes back from {} to {}", self.seen, snapshot.revision)
+        })?;
         let sorted = snapshot.items.windows(2).all(|pair| matches!(pair, [one, other] if one.id < other.id));
         holds("r39", sorted, || "a resync is sorted by id".to_owned())?;
         self.seen = snapshot.revision;

@@ -8,7 +8,8 @@ use coord_api::{Error, Result, Revision};
 
 use crate::wait::within;
 
-/// The view of one who watches a store and, as every user of a store must, watches again where a stream broke.
+/// The view of one who watches a store and, as every user of a store must, watches again where a
+/// stream broke.
 #[derive(Debug)]
 pub struct StoreView {
     store: Arc<dyn Store>,
@@ -44,7 +45,8 @@ impl StoreView {
     ///
     /// # Panics
     ///
-    /// When the stream breaks what S4 promises: order, no duplicates, true progress, an end only after an error.
+    /// When the stream breaks what S4 promises: order, no duplicates, true progress, an end only
+    /// after an error.
     pub async fn next(&mut self) -> Result<Batch> {
         loop {
             let item = match &mut self.stream {
@@ -59,10 +61,20 @@ impl StoreView {
             };
             match item {
                 Some(Ok(StoreEvent::Batch(batch))) => {
-                    assert!(batch.revision > self.seen, "revision {} came after revision {}", batch.revision, self.seen);
+                    assert!(
+                        batch.revision > self.seen,
+                        "revision {} came after revision {}",
+                        batch.revision,
+                        self.seen
+                    );
                     assert!(!batch.changes.is_empty(), "a batch without changes at {}", batch.revision);
                     for change in &batch.changes {
-                        assert!(self.span.contains(change.key()), "{:?} is not in {:?}", change.key(), self.span);
+                        assert!(
+                            self.span.contains(change.key()),
+                            "{:?} is not in {:?}",
+                            change.key(),
+                            self.span
+                        );
                         if let Change::Put(entry) = change {
                             assert_eq!(entry.modified, batch.revision, "a put carries its revision");
                         }

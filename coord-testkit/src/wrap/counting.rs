@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
+use coord_api::store::{
+    Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply,
+};
 use coord_api::{LeaseId, Result, Revision};
 use futures_util::StreamExt;
 
@@ -32,7 +34,8 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// The requests that a rule bounds: all but watches and renewals, of which a look at the lease's keys is part (R32).
+    /// The requests that a rule bounds: all but watches and renewals, of which a look at the
+    /// lease's keys is part (R32).
     pub fn requests(&self) -> usize {
         self.range + self.txn + self.grant + self.revoke
     }
@@ -146,7 +149,10 @@ impl Drop for Open {
 
 impl<S: fmt::Debug> fmt::Debug for Counting<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Counting").field("inner", &self.inner).field("counts", &self.counter.counts()).finish()
+        f.debug_struct("Counting")
+            .field("inner", &self.inner)
+            .field("counts", &self.counter.counts())
+            .finish()
     }
 }
 

@@ -4,12 +4,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
+use coord_api::store::{
+    Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply,
+};
 use coord_api::{LeaseId, Result, Revision};
 use tokio::time::sleep;
 
-/// A store that takes its time: every request is under way for a while before it is carried out, and its answer for a while after, so that the requests of
-/// several clients overlap in every way. The same seed gives the same delays.
+/// A store that takes its time: every request is under way for a while before it is carried out,
+/// and its answer for a while after, so that the requests of several clients overlap in every way.
+/// The same seed gives the same delays.
 #[derive(Debug)]
 pub struct Delayed<S> {
     inner: S,

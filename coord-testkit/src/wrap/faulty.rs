@@ -1,4 +1,5 @@
-//! A store that fails on demand: its link can be cut or hang, and single requests can be refused, lost, or applied late.
+//! A store that fails on demand: its link can be cut or hang, and single requests can be refused,
+//! lost, or applied late.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -7,7 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::store::{Lease, LeaseInfo, Op, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
+use coord_api::store::{
+    Lease, LeaseInfo, Op, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply,
+};
 use coord_api::{Error, ErrorKind, LeaseId, Outcome, Result, Revision};
 use futures_util::future::BoxFuture;
 use futures_util::stream;
@@ -23,7 +26,8 @@ pub enum Link {
     Up,
     /// Calls fail at once, and watches break.
     Down,
-    /// Calls get no answer and watches are silent, until it is up again: what was waiting then fails. A black hole.
+    /// Calls get no answer and watches are silent, until it is up again: what was waiting then
+    /// fails. A black hole.
     Hung,
 }
 
@@ -40,7 +44,8 @@ pub enum Fault {
     LoseAnswer,
     /// Its answer takes that long; it was applied at once.
     LateAnswer(Duration),
-    /// It gets stuck on the way: `Timeout`, `Unknown`; applied when the case lets it through ([`Faults::take_held`]).
+    /// It gets stuck on the way: `Timeout`, `Unknown`; applied when the case lets it through
+    /// ([`Faults::take_held`]).
     Hold,
     /// It is so much slower on its way than others, and answered.
     Delay(Duration),
@@ -80,7 +85,9 @@ impl Request<'_> {
 
     /// Whether it changes the store.
     pub fn is_write(&self) -> bool {
-        matches!(self, Request::Grant | Request::KeepAlive(_) | Request::Revoke(_)) || self.puts("") || self.deletes("")
+        matches!(self, Request::Grant | Request::KeepAlive(_) | Request::Revoke(_))
+            || self.puts("")
+            || self.deletes("")
     }
 
     fn holds(&self, matches: impl Fn(&Op) -> bool) -> bool {
@@ -99,7 +106,8 @@ pub struct Held {
 }
 
 impl Held {
-    /// Lets it through to the store. Says whether it did what it was to do: `false` for a transaction whose compares did not hold.
+    /// Lets it through to the store. Says whether it did what it was to do: `false` for a
+    /// transaction whose compares did not hold.
     ///
     /// # Errors
     ///
@@ -142,8 +150,15 @@ pub struct Faults {
 
 impl Default for Faults {
     fn default() -> Self {
-        let state = Signal::new(State { link: Link::Up, link_breaks: 0, watch_breaks: 0, forgotten: 0, closed: false });
-        let shared = Shared { counter: Counter::default(), state, script: Mutex::default(), held: Mutex::default() };
+        let state = Signal::new(State {
+            link: Link::Up,
+            link_breaks: 0,
+            watch_breaks: 0,
+            forgotten: 0,
+            closed: false,
+        });
+        let shared =
+            Shared { counter: Counter::default(), state, script: Mutex::default(), held: Mutex::default() };
         Faults { shared: Arc::new(shared) }
     }
 }
@@ -169,8 +184,8 @@ impl Faults {
         self.shared.state.modify(|state| state.watch_breaks += 1);
     }
 
-    /// Does `fault` to the next request that `matches`. Faults given before, and not used up, come first; the later ones are not asked about a request that one
-    /// of them takes.
+    /// Does `fault` to the next request that `matches`. Faults given before, and not used up, come
+    /// first; the later ones are not asked about a request that one of them takes.
     pub fn next(&self, fault: Fault, matches: impl FnMut(&Request<'_>) -> bool + Send + 'static) {
         lock(&self.shared.script).push_back((Box::new(matches), fault));
     }
@@ -187,7 +202,8 @@ impl Faults {
         self.next(fault, move |request| request.deletes(&prefix));
     }
 
-    /// Takes back the faults that still wait for their request, and lets through what is being delayed.
+    /// Takes back the faults that still wait for their request, and lets through what is being
+    /// delayed.
     pub fn forget(&self) {
         lock(&self.shared.script).clear();
         self.shared.state.modify(|state| state.forgotten += 1);
@@ -203,7 +219,8 @@ impl Faults {
         std::mem::take(&mut *lock(&self.shared.held))
     }
 
-    /// The requests that the client made, whatever became of them: [`Fixture::faulty`](crate::Fixture::faulty) counts them here.
+    /// The requests that the client made, whatever became of them:
+    /// [`Fixture::faulty`](crate::Fixture::faulty) counts them here.
     pub fn counter(&self) -> &Counter {
         &self.shared.counter
     }
@@ -239,7 +256,10 @@ impl Faults {
 
 impl fmt::Debug for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Faults").field("state", &self.shared.state.get()).field("unused", &self.unused()).finish_non_exhaustive()
+        f.debug_struct("Faults")
+            .field("state", &self.shared.state.get())
+            .field("unused", &self.unused())
+            .finish_non_exhaustive()
     }
 }
 
@@ -259,8 +279,14 @@ impl<S: Store> Faulty<S> {
         Faulty { inner: Arc::new(inner), faults }
     }
 
-    /// Sends a request through the link and the script. `did` reads from an answer whether a request that was held did what it was to do.
-    async fn pass<T, F>(&self, request: Request<'_>, send: impl FnOnce(Arc<S>) -> F + Send, did: fn(&T) -> bool) -> Result<T>
+    /// Sends a request through the link and the script. `did` reads from an answer whether a
+    /// request that was held did what it was to do.
+    async fn pass<T, F>(
+        &self,
+        request: Request<'_>,
+        send: impl FnOnce(Arc<S>) -> F + Send,
+        did: fn(&T) -> bool,
+    ) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
@@ -322,7 +348,8 @@ fn timed_out(writes: bool) -> Error {
 }
 
 fn cut_off(writes: bool) -> Error {
-    Error::new(ErrorKind::Unavailable, "faulty", "cut off before the answer came").with_outcome(outcome(writes))
+    Error::new(ErrorKind::Unavailable, "faulty", "cut off before the answer came")
+        .with_outcome(outcome(writes))
 }
 
 fn closed(writes: bool) -> Error {
@@ -339,17 +366,29 @@ impl<S: fmt::Debug> fmt::Debug for Faulty<S> {
 #[deny(clippy::missing_trait_methods)]
 impl<S: Store> Store for Faulty<S> {
     async fn range(&self, range: Range) -> Result<RangeReply> {
-        self.pass(Request::Range(&range.clone()), |inner| async move { inner.range(range).await }, |_| true).await
+        self.pass(Request::Range(&range.clone()), |inner| async move { inner.range(range).await }, |_| true)
+            .await
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply> {
-        self.pass(Request::Txn(&txn.clone()), |inner| async move { inner.txn(txn).await }, |reply| reply.succeeded).await
+        self.pass(
+            Request::Txn(&txn.clone()),
+            |inner| async move { inner.txn(txn).await },
+            |reply| reply.succeeded,
+        )
+        .await
     }
 
     async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
         let shared = Arc::clone(&self.faults.shared);
         let breaks = shared.state.get().watch_breaks;
-        let opened = self.pass(Request::Watch(&span.clone()), |inner| async move { inner.watch(span, after).await }, |_| true).await?;
+        let opened = self
+            .pass(
+                Request::Watch(&span.clone()),
+                |inner| async move { inner.watch(span, after).await },
+                |_| true,
+            )
+            .await?;
         let armed = opened.armed();
         let stream = stream::unfold(Some((opened, shared)), move |open| async move {
             let (mut opened, shared) = open?;

@@ -1,4 +1,5 @@
-//! Wrappers around a store: one that counts, one that takes its time, one that fails on demand, and one whose store can be replaced.
+//! Wrappers around a store: one that counts, one that takes its time, one that fails on demand, and
+//! one whose store can be replaced.
 
 mod counting;
 mod delayed;

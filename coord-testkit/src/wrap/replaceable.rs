@@ -5,10 +5,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::store::{Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply};
+use coord_api::store::{
+    Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply,
+};
 use coord_api::{LeaseId, Result, Revision};
 
-/// A store that can be replaced under its users: a client of a server that restarts sees the same address answer again. Cheap to clone.
+/// A store that can be replaced under its users: a client of a server that restarts sees the same
+/// address answer again. Cheap to clone.
 #[derive(Clone)]
 pub struct Replaceable {
     present: Arc<RwLock<Arc<dyn Store>>>,

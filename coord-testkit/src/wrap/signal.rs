@@ -6,8 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-/// A value that many may wait on. It wakes them in the order in which they came, which tokio's watch channel does not: under virtual time the same things then
-/// happen in the same order each time.
+/// A value that many may wait on. It wakes them in the order in which they came, which tokio's
+/// watch channel does not: under virtual time the same things then happen in the same order each
+/// time.
 #[derive(Default)]
 pub(crate) struct Signal<T> {
     value: Mutex<T>,

@@ -2,11 +2,12 @@
 
 use coord_tests::fixture::etcd::Cluster;
 use etcd_client::{
-    Client, Compare, CompareOp, EventType, GetOptions, LeaseKeepAliveStream, LeaseKeeper, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
-    WatchOptions,
+    Client, Compare, CompareOp, EventType, GetOptions, LeaseKeepAliveStream, LeaseKeeper, PutOptions,
+    SortOrder, SortTarget, Txn, TxnOp, WatchOptions,
 };
 
-/// The usual recipe: a lease for each lock, a key under it, and a watch on the key before it, from the revision of the read that found it.
+/// The usual recipe: a lease for each lock, a key under it, and a watch on the key before it, from
+/// the revision of the read that found it.
 pub(crate) async fn lock_and_unlock(client: Client, prefix: &str) {
     let (mut kv, mut leases) = (client.kv_client(), client.lease_client());
     let lease = leases.grant(30, None).await.unwrap().id();
@@ -40,16 +41,22 @@ pub(crate) async fn lock_and_unlock(client: Client, prefix: &str) {
 pub(crate) async fn register(client: &Client, key: &str) -> (LeaseKeeper, LeaseKeepAliveStream) {
     let mut leases = client.lease_client();
     let lease = leases.grant(30, None).await.unwrap().id();
-    client.kv_client().put(key, "{\"address\":\"10.0.0.1\"}", Some(PutOptions::new().with_lease(lease))).await.unwrap();
+    client
+        .kv_client()
+        .put(key, "{\"address\":\"10.0.0.1\"}", Some(PutOptions::new().with_lease(lease)))
+        .await
+        .unwrap();
     leases.keep_alive(lease).await.unwrap()
 }
 
-/// Reads what is taken, tries to create the smallest id that is not, and begins anew if somebody else was first.
+/// Reads what is taken, tries to create the smallest id that is not, and begins anew if somebody
+/// else was first.
 pub(crate) async fn take_id(client: Client, prefix: &str, lease: i64) -> usize {
     let mut kv = client.kv_client();
     loop {
         let taken = kv.get(prefix, Some(GetOptions::new().with_prefix().with_keys_only())).await.unwrap();
-        let taken: Vec<usize> = taken.kvs().iter().map(|kv| kv.key_str().unwrap()[prefix.len()..].parse().unwrap()).collect();
+        let taken: Vec<usize> =
+            taken.kvs().iter().map(|kv| kv.key_str().unwrap()[prefix.len()..].parse().unwrap()).collect();
         let free = (1..).find(|id| !taken.contains(id)).unwrap();
         let key = format!("{prefix}{free}");
         let absent = Compare::create_revision(key.clone(), CompareOp::Equal, 0);

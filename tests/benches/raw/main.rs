@@ -5,8 +5,9 @@
 //! $ cargo bench -p coord-tests -- latency           # or some of: latency throughput locks watches registry ids leader
 //! ```
 //!
-//! What is compared takes turns, in changing order, so that whatever else the machine does meets both sides; a second raw client says how much two of one kind
-//! differ. A server of etcd 3.5 is started for each part, and three for the last.
+//! What is compared takes turns, in changing order, so that whatever else the machine does meets
+//! both sides; a second raw client says how much two of one kind differ. A server of etcd 3.5 is
+//! started for each part, and three for the last.
 #![cfg(unix)]
 #![allow(
     missing_docs,
@@ -40,7 +41,8 @@ use futures_util::stream;
 const CALLERS: usize = 64;
 const TTL: Duration = Duration::from_secs(30);
 
-/// All of it runs in spawned tasks, as it would in a service: what `main` itself awaits is woken through another thread.
+/// All of it runs in spawned tasks, as it would in a service: what `main` itself awaits is woken
+/// through another thread.
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     tokio::spawn(all()).await.unwrap();
@@ -133,8 +135,13 @@ fn of_raw(client: &Client, kind: Kind, key: &str) -> Act {
                 Kind::Get => drop(client.get(key, None).await.unwrap()),
                 Kind::Set => drop(client.put(key, value(n), None).await.unwrap()),
                 Kind::CompareAndSet | Kind::CompareAndSetOrTell => {
-                    let expected = Compare::mod_revision(key.clone(), CompareOp::Equal, revision.load(Ordering::Relaxed) as i64);
-                    let mut txn = Txn::new().when([expected]).and_then([TxnOp::put(key.clone(), value(n), None)]);
+                    let expected = Compare::mod_revision(
+                        key.clone(),
+                        CompareOp::Equal,
+                        revision.load(Ordering::Relaxed) as i64,
+                    );
+                    let mut txn =
+                        Txn::new().when([expected]).and_then([TxnOp::put(key.clone(), value(n), None)]);
                     if kind == Kind::CompareAndSetOrTell {
                         txn = txn.or_else([TxnOp::get(key, Some(GetOptions::new().with_keys_only()))]);
                     }
@@ -161,7 +168,8 @@ fn of_ours(provider: &Arc<dyn Provider>, kind: Kind, key: &str) -> Act {
                 Kind::Set => drop(config.set_raw(&key, Value::from(value(n))).await.unwrap()),
                 Kind::CompareAndSet | Kind::CompareAndSetOrTell => {
                     let expected = Version::new(version.load(Ordering::Relaxed));
-                    let new = config.compare_and_set_raw(&key, Value::from(value(n)), expected).await.unwrap();
+                    let new =
+                        config.compare_and_set_raw(&key, Value::from(value(n)), expected).await.unwrap();
                     version.store(new.get(), Ordering::Relaxed);
                 }
             }
@@ -170,9 +178,11 @@ fn of_ours(provider: &Arc<dyn Provider>, kind: Kind, key: &str) -> Act {
     })
 }
 
-/// One call at a time, in pairs of the raw client and another: coord, or, as a control, a second raw client.
+/// One call at a time, in pairs of the raw client and another: coord, or, as a control, a second
+/// raw client.
 ///
-/// Not all three in turns: each side must find the caches as the other does, and two raw clients would keep the raw client's code warm for each other.
+/// Not all three in turns: each side must find the caches as the other does, and two raw clients
+/// would keep the raw client's code warm for each other.
 async fn latency(cluster: &Cluster) {
     const BLOCKS: usize = 30;
     const PAIRS: usize = 100;
@@ -189,7 +199,8 @@ async fn latency(cluster: &Cluster) {
             pair.run(PAIRS).await;
             near.run(PAIRS).await;
         }
-        let ([raw, again], [beside, ours], [beside_near, near]) = (control.medians(), pair.medians(), near.medians());
+        let ([raw, again], [beside, ours], [beside_near, near]) =
+            (control.medians(), pair.medians(), near.medians());
         println!(
             "{kind:?}: raw {raw:.1} us, raw again {again:.1} us ({:.3}); raw {beside:.1} us, coord {ours:.1} us, ratio {:.3}; \
              raw {beside_near:.1} us, coord in the callers' runtime {near:.1} us, ratio {:.3}",
@@ -319,7 +330,10 @@ async fn locks(cluster: &Cluster) {
     let (coord, counts) = counter.during(calls_a_second(acts, LENGTH)).await;
     let grants = grants.load(Ordering::Relaxed) as f64;
     println!("hand-overs: usual recipe {usual:.0}/s, coord {coord:.0}/s, ratio {:.2}", coord / usual);
-    println!("requests of coord: {:.2} a lock and unlock with its joining ({counts:?})", counts.requests() as f64 / grants);
+    println!(
+        "requests of coord: {:.2} a lock and unlock with its joining ({counts:?})",
+        counts.requests() as f64 / grants
+    );
 }
 
 /// Many watches: set up, and told.
@@ -337,12 +351,14 @@ async fn watches(cluster: &Cluster) {
                 let (mut client, key) = (client.watch_client(), format!("/raw/{}", key(n)));
                 tokio::spawn(async move { client.watch(key, None).await.unwrap() })
             });
-            let (usual, usual_time) = took(usual.buffer_unordered(at_once).map(Result::unwrap).collect::<Vec<_>>()).await;
+            let (usual, usual_time) =
+                took(usual.buffer_unordered(at_once).map(Result::unwrap).collect::<Vec<_>>()).await;
             let coord = stream::iter(0..WATCHES).map(|n| {
                 let (provider, key) = (Arc::clone(&provider), key(n));
                 tokio::spawn(async move { provider.config().watch_raw(&key, WatchStart::Now).await.unwrap() })
             });
-            let (coord, coord_time) = took(coord.buffer_unordered(at_once).map(Result::unwrap).collect::<Vec<_>>()).await;
+            let (coord, coord_time) =
+                took(coord.buffer_unordered(at_once).map(Result::unwrap).collect::<Vec<_>>()).await;
             let mut note = |what: String, [usual, coord]: [f64; 2]| {
                 let sides = times.entry(what).or_default();
                 sides[0].push(usual);
@@ -357,7 +373,12 @@ async fn watches(cluster: &Cluster) {
     }
     for (what, sides) in times {
         let [usual, coord] = sides.map(median);
-        println!("{what}: own streams {:.1} ms, coord {:.1} ms, ratio {:.3}", usual * 1e3, coord * 1e3, coord / usual);
+        println!(
+            "{what}: own streams {:.1} ms, coord {:.1} ms, ratio {:.3}",
+            usual * 1e3,
+            coord * 1e3,
+            coord / usual
+        );
     }
 }
 
@@ -373,9 +394,9 @@ async fn told(
             told.await.unwrap();
         }
     };
-    let waiting = usual
-        .into_iter()
-        .map(|mut stream| tokio::spawn(async move { while stream.message().await.unwrap().unwrap().events().is_empty() {} }));
+    let waiting = usual.into_iter().map(|mut stream| {
+        tokio::spawn(async move { while stream.message().await.unwrap().unwrap().events().is_empty() {} })
+    });
     let waiting: Vec<_> = waiting.collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
     let ((), usual) = took(async {
@@ -383,8 +404,10 @@ async fn told(
         until_told(waiting).await;
     })
     .await;
-    let waiting: Vec<_> =
-        coord.into_iter().map(|mut watch| tokio::spawn(async move { drop(watch.next().await.unwrap().unwrap()) })).collect();
+    let waiting: Vec<_> = coord
+        .into_iter()
+        .map(|mut watch| tokio::spawn(async move { drop(watch.next().await.unwrap().unwrap()) }))
+        .collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
     let ((), coord) = took(async {
         provider.config().set_raw(key, Value::from("new")).await.unwrap();
@@ -417,10 +440,19 @@ async fn registry(cluster: &Cluster) {
         held
     })
     .await;
-    println!("one by one: own leases {:.0} ms, coord {:.0} ms, ratio {:.3}", usual * 1e3, coord * 1e3, coord / usual);
+    println!(
+        "one by one: own leases {:.0} ms, coord {:.0} ms, ratio {:.3}",
+        usual * 1e3,
+        coord * 1e3,
+        coord / usual
+    );
     let all = (0..INSTANCES).map(|n| instance("together", n)).collect();
     let (together, coord) = took(provider.registry().register_all(all, RegisterOptions::default())).await;
-    println!("given together: coord {:.0} ms, ratio to own leases one by one {:.3}", coord * 1e3, coord / usual);
+    println!(
+        "given together: coord {:.0} ms, ratio to own leases one by one {:.3}",
+        coord * 1e3,
+        coord / usual
+    );
     let (closed, counts) = counter.during(provider.close()).await;
     closed.unwrap();
     println!("close: {} requests", counts.requests());
@@ -442,13 +474,16 @@ async fn ids(cluster: &Cluster) {
     let (mut usual, mut one, mut many, mut requests) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for round in 0..ROUNDS {
         let prefix = format!("/raw/ids/{round}/");
-        usual.push(took(join_all((0..AT_ONCE).map(|_| baseline::take_id(client.clone(), &prefix, lease)))).await.1);
+        usual.push(
+            took(join_all((0..AT_ONCE).map(|_| baseline::take_id(client.clone(), &prefix, lease)))).await.1,
+        );
         let service = format!("one-{round}");
         let acquire = |provider: &Arc<dyn Provider>| {
             let (provider, service) = (Arc::clone(provider), service.clone());
             async move { provider.allocator().acquire_id(&service, 1_000).await.unwrap() }
         };
-        let ((held, time), counts) = counter.during(took(join_all((0..AT_ONCE).map(|_| acquire(&provider))))).await;
+        let ((held, time), counts) =
+            counter.during(took(join_all((0..AT_ONCE).map(|_| acquire(&provider))))).await;
         one.push(time);
         if round > 0 {
             // The first one pays the lease.
@@ -480,7 +515,9 @@ async fn ids(cluster: &Cluster) {
 async fn leader(binary: &Binary) {
     const KILLS: usize = 30;
     const ATTEMPT: Duration = Duration::from_millis(500);
-    println!("\n## The leader of three killed, {KILLS} times: longest time without a write, attempts of {ATTEMPT:?}");
+    println!(
+        "\n## The leader of three killed, {KILLS} times: longest time without a write, attempts of {ATTEMPT:?}"
+    );
     let mut cluster = Cluster::three(binary);
     let mut options = EtcdOptions::new(cluster.endpoints());
     options.retry.attempt_timeout = Some(ATTEMPT);
@@ -494,7 +531,12 @@ async fn leader(binary: &Binary) {
             let client = client.kv_client();
             move || {
                 let mut client = client.clone();
-                async move { matches!(tokio::time::timeout(ATTEMPT, client.put("/raw/gap", "x", None)).await, Ok(Ok(_))) }
+                async move {
+                    matches!(
+                        tokio::time::timeout(ATTEMPT, client.put("/raw/gap", "x", None)).await,
+                        Ok(Ok(_))
+                    )
+                }
             }
         }));
         let of_coord = tokio::spawn(gaps(Arc::clone(&stop), {

@@ -1,11 +1,13 @@
-//! Runs many seeded histories under faults, as many at once as there are cores, and says what they broke.
+//! Runs many seeded histories under faults, as many at once as there are cores, and says what they
+//! broke.
 //!
 //! ```text
 //! cargo run --release -p coord-tests --bin histories -- --store memory --count 100000
 //! ```
 //!
-//! Every history is drawn from its seed alone and runs on a fresh store, so that any of them can be run again by itself: `--replay SEED`. Interrupted with
-//! Ctrl-C it says with which seed to go on. What sled writes lies in `TMPDIR`; on a file system in memory that is several times as fast.
+//! Every history is drawn from its seed alone and runs on a fresh store, so that any of them can be
+//! run again by itself: `--replay SEED`. Interrupted with Ctrl-C it says with which seed to go on.
+//! What sled writes lies in `TMPDIR`; on a file system in memory that is several times as fast.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,7 +107,8 @@ impl Options {
     fn shortest(&self, plan: Plan, rule: &str) -> Plan {
         let shrinking = shrink(plan, 1_000, async |candidate: &Plan| self.execute(candidate).breaks(rule));
         // It waits for nothing: each execution brings its own runtime.
-        futures_util::FutureExt::now_or_never(shrinking).unwrap_or_else(|| unreachable!("nothing in it waits"))
+        futures_util::FutureExt::now_or_never(shrinking)
+            .unwrap_or_else(|| unreachable!("nothing in it waits"))
     }
 }
 
@@ -232,8 +235,14 @@ fn print_closing_lines(options: &Options, done: &Done, took: Duration, next: u64
         options.seed,
         next.saturating_sub(1)
     );
-    println!("operations {}, handles given out {}, faults {faults} ({})", done.operations, done.grants, by_kind.join(", "));
-    let by_rule: Vec<String> = done.rules.iter().map(|(rule, times)| format!(", {rule} in {times}")).collect();
+    println!(
+        "operations {}, handles given out {}, faults {faults} ({})",
+        done.operations,
+        done.grants,
+        by_kind.join(", ")
+    );
+    let by_rule: Vec<String> =
+        done.rules.iter().map(|(rule, times)| format!(", {rule} in {times}")).collect();
     println!("violations {}, undecided {}{}", done.violations, done.undecided, by_rule.concat());
     println!(
         "{:.1} s on {} threads, {:.1} histories a second",

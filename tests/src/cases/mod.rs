@@ -1,4 +1,5 @@
-//! Cases of rules that are about types of the library: any backend runs them, and none provides the types.
+//! Cases of rules that are about types of the library: any backend runs them, and none provides the
+//! types.
 
 use coord_testkit::Case;
 
@@ -12,7 +13,8 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
     coord_testkit::cases().chain(manager::CASES).chain(channel::CASES)
 }
 
-/// Makes tests as [`coord_testkit::conformance!`] does, of the kit's cases and of those in [`cases`](crate::cases).
+/// Makes tests as [`coord_testkit::conformance!`] does, of the kit's cases and of those in
+/// [`cases`](crate::cases).
 #[macro_export]
 macro_rules! conformance {
     ($ability:ident, $harness:expr) => {

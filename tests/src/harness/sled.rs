@@ -72,7 +72,8 @@ impl Harness for Durable {
 
     async fn reopen(&self) -> Reopened {
         let mut open = self.open();
-        // What `kill -9` leaves is what the files hold at that moment: a copy of them, taken while the store is open.
+        // What `kill -9` leaves is what the files hold at that moment: a copy of them, taken while
+        // the store is open.
         let copy = TempDir::new().expect("a temporary directory");
         copy_directory(open.directory.path(), copy.path()).expect("the files can be read");
         open.clients.iter().chain([&open.first]).for_each(|client| client.abandon());

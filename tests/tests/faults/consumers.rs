@@ -13,7 +13,8 @@ use crate::{Follower, Held, SLACK, SOON, TOTAL, provider};
 /// Watches that are not read, on one provider.
 const STALLED: usize = 50;
 
-/// Changes that each of them is owed, and how large each is: more than any window of the connection holds.
+/// Changes that each of them is owed, and how large each is: more than any window of the connection
+/// holds.
 const CHANGES: usize = 1_500;
 const SIZE: usize = 20_000;
 
@@ -51,7 +52,12 @@ async fn fifty_watches_that_nobody_reads_harm_nobody_and_are_told_in_the_end() {
     let mut resyncs = 0;
     for (n, mut watch, mut view) in stalled {
         let until = if n % 2 == 0 { *written.last().unwrap() } else { last[n % 10] };
-        within(SOON, "what was not read is told, one by one or as a whole", view.follow(&mut watch, until, SOON)).await;
+        within(
+            SOON,
+            "what was not read is told, one by one or as a whole",
+            view.follow(&mut watch, until, SOON),
+        )
+        .await;
         resyncs += view.resyncs();
     }
     println!("a write took {longest:?} at most; {resyncs} resyncs for {STALLED} watches");

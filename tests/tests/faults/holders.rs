@@ -25,8 +25,8 @@ const ENDPOINTS: &str = "COORD_FAULTS_HOLDER_ENDPOINTS";
 /// The TTL of its lock, in seconds.
 const SECONDS: &str = "COORD_FAULTS_HOLDER_SECONDS";
 
-/// The holder's process: it takes the lock, uses it for as long as its guard says that it is held, and answers each line with what that says and what time
-/// its clock shows. Ends with its input.
+/// The holder's process: it takes the lock, uses it for as long as its guard says that it is held,
+/// and answers each line with what that says and what time its clock shows. Ends with its input.
 #[test]
 #[ignore = "NOT RUN by itself: the test below runs it in a process of its own"]
 fn holds_until_it_is_lost() {
@@ -36,7 +36,8 @@ fn holds_until_it_is_lost() {
     let asked = Arc::clone(&held);
     std::thread::spawn(move || {
         for _ in std::io::stdin().lock().lines().map_while(Result::ok) {
-            let state = if asked.lock().unwrap().as_ref().is_some_and(LockGuard::is_held) { "held" } else { "lost" };
+            let state =
+                if asked.lock().unwrap().as_ref().is_some_and(LockGuard::is_held) { "held" } else { "lost" };
             println!("holder says {state} {}", time_of_day());
         }
         std::process::exit(0);
@@ -115,7 +116,9 @@ impl Holder {
     }
 
     fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args([name, &self.process.id().to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill").args([name, &self.process.id().to_string()]).status().unwrap().success()
+        );
     }
 
     /// Whether its guard says that it is held, and what time it is there.
@@ -141,19 +144,24 @@ async fn a_holder_that_stood_still_beyond_its_ttl_knows_and_its_token_is_refused
     let cluster = Cluster::three(&Binary::find(Series::V3_5));
     let (rival, store) = (provider(cluster.endpoints()).await, Arc::new(Fenced::default()));
     let mut holder = Holder::start(&cluster.endpoints(), TTL, &store, None);
-    eventually(SOON, "it uses what it holds", async || (store.taken.load(Ordering::SeqCst) > 3).then_some(())).await;
+    eventually(SOON, "it uses what it holds", async || {
+        (store.taken.load(Ordering::SeqCst) > 3).then_some(())
+    })
+    .await;
     assert!(holder.says_held().await);
     let stale = store.newest.load(Ordering::SeqCst);
 
     holder.signal("-STOP");
-    let guard = within(SOON, "somebody else is granted the lock", rival.lock().acquire("job", TTL)).await.unwrap();
+    let guard =
+        within(SOON, "somebody else is granted the lock", rival.lock().acquire("job", TTL)).await.unwrap();
     let fresh = guard.fencing_token().get();
     assert!(fresh > stale && store.write(fresh));
     let taken = store.taken.load(Ordering::SeqCst);
     holder.signal("-CONT");
     assert!(!holder.says_held().await, "its guard says so before it does anything else");
     assert!(!store.write(stale), "and a use that was under way is refused");
-    // It answers, so that what it did after it went on has come to the store, and would have been counted.
+    // It answers, so that what it did after it went on has come to the store, and would have been
+    // counted.
     for _ in 0..20 {
         assert!(!holder.says_held().await, "for ever");
     }
@@ -162,7 +170,8 @@ async fn a_holder_that_stood_still_beyond_its_ttl_knows_and_its_token_is_refused
     guard.unlock().await.unwrap();
 }
 
-/// A clock for another process, which can be put forward and back while that runs: `libfaketime` reads what it shows from a file.
+/// A clock for another process, which can be put forward and back while that runs: `libfaketime`
+/// reads what it shows from a file.
 struct Clock(tempfile::NamedTempFile);
 
 impl Clock {
@@ -178,10 +187,17 @@ impl Clock {
     }
 
     fn give_to(&self, command: &mut Command) {
-        let cached = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/faketime/libfaketimeMT.so.1").canonicalize();
-        let library = cached.expect("NOT TESTED: there is no libfaketime to let a clock jump with; run scripts/etcd.sh");
-        // The time of day alone: no process sees the other clock jump, which counts from when the machine was started.
-        command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", self.0.path()).env("FAKETIME_NO_CACHE", "1");
+        let cached = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../.cache/faketime/libfaketimeMT.so.1")
+            .canonicalize();
+        let library = cached
+            .expect("NOT TESTED: there is no libfaketime to let a clock jump with; run scripts/etcd.sh");
+        // The time of day alone: no process sees the other clock jump, which counts from when the
+        // machine was started.
+        command
+            .env("LD_PRELOAD", library)
+            .env("FAKETIME_TIMESTAMP_FILE", self.0.path())
+            .env("FAKETIME_NO_CACHE", "1");
         command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
     }
 }
@@ -190,9 +206,13 @@ impl Clock {
 async fn a_holder_whose_clock_jumps_by_an_hour_keeps_what_it_holds() {
     const HOUR: i64 = 3_600;
     let cluster = Cluster::single(&Binary::find(Series::V3_5));
-    let (rival, store, clock) = (provider(cluster.endpoints()).await, Arc::new(Fenced::default()), Clock::new());
+    let (rival, store, clock) =
+        (provider(cluster.endpoints()).await, Arc::new(Fenced::default()), Clock::new());
     let mut holder = Holder::start(&cluster.endpoints(), LONG_TTL, &store, Some(&clock));
-    eventually(SOON, "it uses what it holds", async || (store.taken.load(Ordering::SeqCst) > 3).then_some(())).await;
+    eventually(SOON, "it uses what it holds", async || {
+        (store.taken.load(Ordering::SeqCst) > 3).then_some(())
+    })
+    .await;
     let token = store.newest.load(Ordering::SeqCst);
     for jump in [HOUR, -HOUR] {
         clock.set(jump);
@@ -202,7 +222,10 @@ async fn a_holder_whose_clock_jumps_by_an_hour_keeps_what_it_holds() {
         assert!(held, "the moment its clock jumps by {jump} s");
         let taken = store.taken.load(Ordering::SeqCst);
         tokio::time::sleep(LONG_TTL * 3 / 2).await;
-        assert!(holder.says_held().await, "{jump}: what nobody renews would have ended, and what is renewed has not");
+        assert!(
+            holder.says_held().await,
+            "{jump}: what nobody renews would have ended, and what is renewed has not"
+        );
         assert!(store.taken.load(Ordering::SeqCst) > taken, "{jump}: it goes on using it");
         let refused = rival.lock().try_acquire("job", LONG_TTL).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Conflict, "{jump}: {refused}");

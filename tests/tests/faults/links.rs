@@ -14,7 +14,11 @@ use crate::{Follower, Held, SLACK, SOON, TOTAL, Writer, provider};
 pub(crate) async fn cluster_behind_proxies() -> (Cluster, Vec<Proxy>) {
     let cluster = Cluster::three(&Binary::find(Series::V3_5));
     let endpoints = cluster.endpoints();
-    let proxies = join_all(endpoints.iter().map(|endpoint| Proxy::start(endpoint))).await.into_iter().map(Result::unwrap).collect();
+    let proxies = join_all(endpoints.iter().map(|endpoint| Proxy::start(endpoint)))
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
     (cluster, proxies)
 }
 
@@ -61,7 +65,8 @@ async fn a_client_that_is_cut_off_loses_in_time_and_comes_back() {
     }
     proxies.iter().for_each(|proxy| proxy.set(Way::Open));
     assert_eq!(follower.has_told(&written).await, 0);
-    eventually(SOON, "the registration is back", async || held.registration.state().is_held().then_some(())).await;
+    eventually(SOON, "the registration is back", async || held.registration.state().is_held().then_some(()))
+        .await;
     assert!(matches!(held.guard.state(), HandleState::Ended(_)), "a lock does not come back");
     assert!(granted.is_held());
 }

@@ -1,5 +1,13 @@
-//! Rows of the fault matrix on a real cluster of three: processes killed and stopped, connections cut.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, reason = "tests")]
+//! Rows of the fault matrix on a real cluster of three: processes killed and stopped, connections
+//! cut.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "tests"
+)]
 
 mod consumers;
 mod holders;
@@ -15,7 +23,8 @@ use std::time::{Duration, Instant};
 
 use coord_api::prelude::*;
 use coord_api::{
-    ConfigEvent, InstanceId, LockGuard, RegisterOptions, Registration, Revision, ServiceInstance, Value, Watch, WatchStart, WatchState,
+    ConfigEvent, InstanceId, LockGuard, RegisterOptions, Registration, Revision, ServiceInstance, Value,
+    Watch, WatchStart, WatchState,
 };
 use coord_etcd::{EtcdOptions, EtcdProvider};
 use coord_testkit::view::ConfigView;
@@ -59,7 +68,11 @@ impl Held {
     async fn new(provider: &EtcdProvider, ttl: Duration) -> Self {
         let guard = provider.lock().acquire("held", ttl).await.unwrap();
         let instance = ServiceInstance::new("held", "one", "127.0.0.1", 1);
-        let registration = provider.registry().register_with(instance, RegisterOptions::default().with_ttl(ttl)).await.unwrap();
+        let registration = provider
+            .registry()
+            .register_with(instance, RegisterOptions::default().with_ttl(ttl))
+            .await
+            .unwrap();
         let id = provider.allocator().acquire_id("held", 10).await.unwrap();
         Held { guard, registration, id }
     }
@@ -129,7 +142,8 @@ impl Follower {
         *self.state.borrow() == WatchState::Suspended
     }
 
-    /// Everything that was acknowledged was told: once, in order, with nothing left out (R18). Returns how often the whole was told instead (R19).
+    /// Everything that was acknowledged was told: once, in order, with nothing left out (R18).
+    /// Returns how often the whole was told instead (R19).
     async fn has_told(self, written: &[Revision]) -> usize {
         let last = *written.last().expect("something was written");
         self.until.send_replace(Some(last));
@@ -140,10 +154,16 @@ impl Follower {
                 assert!(told.contains(version), "revision {version} was acknowledged and not told");
             }
         }
-        // And what it amounts to is what is there: nobody writes any more, but a write in doubt may have come after the last that was acknowledged.
+        // And what it amounts to is what is there: nobody writes any more, but a write in doubt may
+        // have come after the last that was acknowledged.
         let now = self.provider.config().list_raw("w").await.unwrap();
         let known: Vec<_> = now.items.into_iter().filter(|entry| entry.version <= view.seen()).collect();
-        assert!(known.iter().all(|entry| view.state().get(&entry.key) == Some(&(entry.value.clone(), entry.version))), "{known:?}");
+        assert!(
+            known
+                .iter()
+                .all(|entry| view.state().get(&entry.key) == Some(&(entry.value.clone(), entry.version))),
+            "{known:?}"
+        );
         view.resyncs()
     }
 }

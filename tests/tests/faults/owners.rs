@@ -21,7 +21,8 @@ async fn entry(store: &dyn Store, key: String) -> Option<Entry> {
     store.range(Range::key(key)).await.unwrap().entries.into_iter().next()
 }
 
-/// A restarted process registers again while its predecessor is cut off, which comes back after `away`.
+/// A restarted process registers again while its predecessor is cut off, which comes back after
+/// `away`.
 async fn is_superseded(ttl: Duration, away: Duration) {
     let (cluster, proxies) = cluster_behind_proxies().await;
     let (old, new) = (provider(endpoints(&proxies)).await, provider(cluster.endpoints()).await);
@@ -29,7 +30,9 @@ async fn is_superseded(ttl: Duration, away: Duration) {
     let before = old.registry().register_with(instance("old"), options).await.unwrap();
     proxies.iter().for_each(|proxy| proxy.set(Way::Stands));
     let since = Instant::now();
-    let after = within(SOON, "it is taken over", new.registry().register_with(instance("new"), options)).await.unwrap();
+    let after = within(SOON, "it is taken over", new.registry().register_with(instance("new"), options))
+        .await
+        .unwrap();
     let key = || layout::service("taken", "one");
     let taken = entry(new.store(), key()).await.unwrap();
     assert_eq!(new.registry().discover("taken").await.unwrap().items, [instance("new")]);
@@ -86,7 +89,8 @@ async fn a_lease_that_outlived_its_local_deadline_is_revoked_and_what_was_lost_s
 
     proxies.iter().for_each(|proxy| proxy.set(Way::Open));
     within(SOON, "the lease is revoked", kept).await.unwrap();
-    let moved = async || lease(entry(store, layout::service("held", "one")).await).filter(|lease| *lease != own);
+    let moved =
+        async || lease(entry(store, layout::service("held", "one")).await).filter(|lease| *lease != own);
     let new = eventually(SOON, "the registration moves to another lease", moved).await;
     assert!(store.lease(new).await.unwrap().is_some());
     eventually(SOON, "it says so", async || held.registration.state().is_held().then_some(())).await;

@@ -12,7 +12,8 @@ use coord_tests::fixture::etcd::{Binary, Cluster, Proxy, Series, Way};
 use crate::servers::leader;
 use crate::{ATTEMPT, ELECTION, Follower, Held, SLACK, SOON, TOTAL, Writer, options, provider};
 
-/// A provider that uses this member first: it is the only one that answers when it connects, for the others are named by ways that are closed then.
+/// A provider that uses this member first: it is the only one that answers when it connects, for
+/// the others are named by ways that are closed then.
 async fn provider_at(cluster: &Cluster, member: usize) -> (Arc<EtcdProvider>, Vec<Proxy>) {
     let mut ways = Vec::new();
     for (index, endpoint) in cluster.endpoints().iter().enumerate() {
@@ -32,17 +33,24 @@ async fn took<T>(what: &str, call: impl Future<Output = Result<T>>) -> (Result<T
     (answer, start.elapsed())
 }
 
-/// Clients of a member that is cut off move to the others: no call hangs, a silent watch is noticed, and what is held is kept.
+/// Clients of a member that is cut off move to the others: no call hangs, a silent watch is
+/// noticed, and what is held is kept.
 async fn moves_away(leads: bool) {
     let cluster = Cluster::three_with_peer_links(&Binary::find(Series::V3_5));
     let leader = leader(&cluster).await;
     let victim = if leads { leader } else { (leader + 1) % 3 };
-    // Each of them on the member that will be cut off: one that only watches, one that holds, and one that calls.
+    // Each of them on the member that will be cut off: one that only watches, one that holds, and
+    // one that calls.
     let (watching, _ways) = provider_at(&cluster, victim).await;
     let (holding, _ways2) = provider_at(&cluster, victim).await;
     let (calling, _ways3) = provider_at(&cluster, victim).await;
-    let others: Vec<_> =
-        cluster.endpoints().into_iter().enumerate().filter(|(index, _)| *index != victim).map(|(_, other)| other).collect();
+    let others: Vec<_> = cluster
+        .endpoints()
+        .into_iter()
+        .enumerate()
+        .filter(|(index, _)| *index != victim)
+        .map(|(_, other)| other)
+        .collect();
     let rival = provider(others).await;
     let held = Held::new(&holding, Duration::from_secs(10)).await;
     let follower = Follower::start(&watching).await;
@@ -52,14 +60,19 @@ async fn moves_away(leads: bool) {
 
     let cut = cluster.cut_off(victim);
     let since = Instant::now();
-    // The one that is asked holds its peace, or knows no leader: each call goes on elsewhere, within its total timeout at most.
+    // The one that is asked holds its peace, or knows no leader: each call goes on elsewhere,
+    // within its total timeout at most.
     let (read, time) = took("a read", calling.config().get_raw("start")).await;
     assert!(read.is_ok() && time <= TOTAL + SLACK, "leads {leads}: {read:?} after {time:?}");
     let (written, time) = took("a write", calling.config().set_raw("other", Value::from("1"))).await;
     let explained = written.as_ref().err().is_none_or(coord_api::Error::is_transient);
     assert!(explained && time <= TOTAL + SLACK, "leads {leads}: {written:?} after {time:?}");
-    // The watch is told of what is written after the others have a leader, by another member, within 3 s and a reconnection.
-    let seen = eventually(SOON, "the others write", async || rival.config().set_raw("seen/k", Value::from("1")).await.ok()).await;
+    // The watch is told of what is written after the others have a leader, by another member,
+    // within 3 s and a reconnection.
+    let seen = eventually(SOON, "the others write", async || {
+        rival.config().set_raw("seen/k", Value::from("1")).await.ok()
+    })
+    .await;
     let wrote = Instant::now();
     let told = within(SOON, "the watch moves", async {
         loop {
@@ -72,15 +85,20 @@ async fn moves_away(leads: bool) {
     });
     assert_eq!(told.await, seen);
     let (after_write, after_cut) = (wrote.elapsed(), since.elapsed());
-    assert!(after_write <= Duration::from_secs(3) + ATTEMPT + SLACK, "leads {leads}: the watch was deaf for {after_write:?}");
+    assert!(
+        after_write <= Duration::from_secs(3) + ATTEMPT + SLACK,
+        "leads {leads}: the watch was deaf for {after_write:?}"
+    );
     println!("leads {leads}: told {after_write:?} after the write, {after_cut:?} after the cut");
     assert_eq!(noticing.state(), WatchState::Live);
     // Longer than an unrenewed lease would live.
-    within(SOON, "time passes", tokio::time::sleep(Duration::from_secs(11).saturating_sub(since.elapsed()))).await;
+    within(SOON, "time passes", tokio::time::sleep(Duration::from_secs(11).saturating_sub(since.elapsed())))
+        .await;
     held.assert_held("while the member is cut off");
     drop(cut);
     let member = provider(cluster.endpoints().get(victim)).await;
-    eventually(SOON, "the member is one of them again", async || member.config().get_raw("start").await.ok()).await;
+    eventually(SOON, "the member is one of them again", async || member.config().get_raw("start").await.ok())
+        .await;
 
     let (written, gap) = writer.stop().await;
     let promised = if leads { ELECTION + ATTEMPT * 2 + Duration::from_millis(500) } else { ATTEMPT };

@@ -28,7 +28,8 @@ enum Who {
     Follower,
 }
 
-/// What is held is kept, what is acknowledged is told, and writing goes on within an election, an attempt and half a second.
+/// What is held is kept, what is acknowledged is told, and writing goes on within an election, an
+/// attempt and half a second.
 async fn survives(who: Who, signal: Signal) {
     let mut cluster = Cluster::three(&Binary::find(Series::V3_5));
     let holder = provider(cluster.endpoints()).await;
@@ -66,11 +67,17 @@ async fn survives(who: Who, signal: Signal) {
     assert_eq!(follower.has_told(&written).await, 0, "nothing was lost, so nothing is told anew");
     let rival = provider(cluster.endpoints()).await;
     if matches!((who, signal), (Who::Leader, Signal::Stop)) && !held.guard.is_held() {
-        // etcd's own doing: a leader that comes back may revoke, by way of the new one, what was renewed meanwhile (etcd #15247; 2 of 25 times with raw requests to
-        // 3.5.30). It must be known, and heal.
+        // etcd's own doing: a leader that comes back may revoke, by way of the new one, what was
+        // renewed meanwhile (etcd #15247; 2 of 25 times with raw requests to 3.5.30). It must be
+        // known, and heal.
         assert_eq!(held.guard.state(), HandleState::Ended(coord_api::Loss::Expired));
-        eventually(SOON, "the registration is back", async || held.registration.state().is_held().then_some(())).await;
-        let next = within(SOON, "the lock is free", rival.lock().acquire("held", Duration::from_secs(10))).await.unwrap();
+        eventually(SOON, "the registration is back", async || {
+            held.registration.state().is_held().then_some(())
+        })
+        .await;
+        let next = within(SOON, "the lock is free", rival.lock().acquire("held", Duration::from_secs(10)))
+            .await
+            .unwrap();
         assert!(next.fencing_token() > tokens.0);
         return;
     }
@@ -79,7 +86,9 @@ async fn survives(who: Who, signal: Signal) {
     let held_still = rival.lock().try_acquire("held", Duration::from_secs(10)).await;
     assert_eq!(held_still.unwrap_err().kind(), coord_api::ErrorKind::Conflict);
     held.guard.unlock().await.unwrap();
-    assert!(rival.lock().try_acquire("held", Duration::from_secs(10)).await.unwrap().fencing_token() > tokens.0);
+    assert!(
+        rival.lock().try_acquire("held", Duration::from_secs(10)).await.unwrap().fencing_token() > tokens.0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,8 +130,11 @@ async fn without_a_majority_for_longer_than_a_ttl_all_is_lost_in_time_and_regist
     .await
     .unwrap();
     let rival = provider(cluster.endpoints()).await;
-    let found =
-        async || (rival.registry().discover("held").await.ok()?.items.len() == 1 && held.registration.state().is_held()).then_some(());
+    let found = async || {
+        (rival.registry().discover("held").await.ok()?.items.len() == 1
+            && held.registration.state().is_held())
+        .then_some(())
+    };
     eventually(SOON, "the registration is back", found).await;
     let next = within(SOON, "the lock is free again", rival.lock().acquire("held", ttl)).await.unwrap();
     assert!(next.fencing_token() > token);
@@ -144,12 +156,18 @@ async fn a_restart_of_the_whole_cluster_takes_nothing_back() {
     .await
     .unwrap();
     let start = Instant::now();
-    let after = eventually(SOON, "a write", async || holder.config().set_raw("w/k", Value::from("2")).await.ok()).await;
+    let after =
+        eventually(SOON, "a write", async || holder.config().set_raw("w/k", Value::from("2")).await.ok())
+            .await;
     assert!(start.elapsed() <= ELECTION * 2 + ATTEMPT * 2 + SLACK, "{:?}", start.elapsed());
     assert!(after > before);
     held.assert_held("after the restart");
     assert_eq!(follower.has_told(&[before, after]).await, 0);
     let rival = provider(cluster.endpoints()).await;
     let held_still = rival.lock().try_acquire("held", Duration::from_secs(10)).await;
-    assert_eq!(held_still.unwrap_err().kind(), coord_api::ErrorKind::Conflict, "nobody is granted what is held");
+    assert_eq!(
+        held_still.unwrap_err().kind(),
+        coord_api::ErrorKind::Conflict,
+        "nobody is granted what is held"
+    );
 }

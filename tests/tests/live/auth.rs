@@ -17,9 +17,11 @@ use super::{SOON, get, next, options, put, raw, timed};
 const ALL: [Series; 2] = [Series::V3_4, Series::V3_5];
 const TOKEN_TTL: Duration = Duration::from_secs(2);
 
-/// A server that asks who one is, and knows `shop`, who may use `/shop/`. Tokens expire after 2 s without use.
+/// A server that asks who one is, and knows `shop`, who may use `/shop/`. Tokens expire after 2 s
+/// without use.
 async fn guarded(series: Series) -> Cluster {
-    let cluster = Cluster::single_with(&Binary::find(series), &["--auth-token", "simple", "--auth-token-ttl", "2"]);
+    let cluster =
+        Cluster::single_with(&Binary::find(series), &["--auth-token", "simple", "--auth-token-ttl", "2"]);
     let mut client = raw(&cluster, None).await;
     client.user_add("root", "root-password", None).await.unwrap();
     client.user_grant_role("root", "root").await.unwrap();
@@ -40,19 +42,31 @@ async fn who_one_is_and_what_one_may_do_are_told_apart() {
     for series in ALL {
         let cluster = guarded(series).await;
         let nobody = EtcdStore::connect_lazy(&options(&cluster)).unwrap();
-        assert_eq!(get(&nobody, "/shop/k").await.unwrap_err().kind(), ErrorKind::Unauthenticated, "{series:?}");
+        assert_eq!(
+            get(&nobody, "/shop/k").await.unwrap_err().kind(),
+            ErrorKind::Unauthenticated,
+            "{series:?}"
+        );
 
         let wrong = options(&cluster).with_credentials(Credentials::new("shop", "hunter3"));
         let refused = EtcdStore::connect(&wrong).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Unauthenticated, "{series:?}: {refused}");
         let lazy = EtcdStore::connect_lazy(&wrong).unwrap();
-        assert_eq!(put(&lazy, "/shop/k", "v").await.unwrap_err().kind(), ErrorKind::Unauthenticated, "{series:?}");
+        assert_eq!(
+            put(&lazy, "/shop/k", "v").await.unwrap_err().kind(),
+            ErrorKind::Unauthenticated,
+            "{series:?}"
+        );
 
         let shop = EtcdStore::connect(&as_shop(&cluster)).await.unwrap();
         put(&shop, "/shop/k", "v").await.unwrap();
         let root = options(&cluster).with_credentials(Credentials::new("root", "root-password"));
-        let (shops, roots) = (shop.status().await.unwrap(), EtcdStore::connect(&root).await.unwrap().status().await.unwrap());
-        assert_eq!(shops.store_id, roots.store_id, "{series:?}: the cluster is the same, however little a user may know");
+        let (shops, roots) =
+            (shop.status().await.unwrap(), EtcdStore::connect(&root).await.unwrap().status().await.unwrap());
+        assert_eq!(
+            shops.store_id, roots.store_id,
+            "{series:?}: the cluster is the same, however little a user may know"
+        );
         let denied = [
             get(&shop, "/other/k").await.unwrap_err(),
             put(&shop, "/other/k", "v").await.unwrap_err(),
@@ -116,9 +130,12 @@ async fn neither_a_restart_nor_an_expired_token_is_seen_by_calls_watches_and_hol
         let mut watch = provider.config().watch_raw("k", WatchStart::Now).await.unwrap();
         let held = Held::new(&provider, Duration::from_secs(6)).await;
         let fence = held.guard.fencing_token();
-        for (disturbance, restarts) in
-            [("tokens expired", false), ("a restart", true), ("tokens expired after it", false), ("another", true)]
-        {
+        for (disturbance, restarts) in [
+            ("tokens expired", false),
+            ("a restart", true),
+            ("tokens expired after it", false),
+            ("another", true),
+        ] {
             if restarts {
                 cluster.restart();
             } else {
@@ -143,7 +160,8 @@ async fn neither_a_restart_nor_an_expired_token_is_seen_by_calls_watches_and_hol
             assert_eq!(read.value, Value::from(disturbance), "{series:?}");
             held.assert_held(disturbance);
         }
-        // Held all the time, and not lost and taken anew; beyond the TTL it can only have been renewed with tokens that came later.
+        // Held all the time, and not lost and taken anew; beyond the TTL it can only have been
+        // renewed with tokens that came later.
         assert_eq!(provider.registry().discover("held").await.unwrap().items.len(), 1, "{series:?}");
         assert_eq!(held.guard.fencing_token(), fence);
         held.release().await;
@@ -183,7 +201,9 @@ async fn a_role_that_is_missing_ends_watches_for_good_and_what_is_held_after_its
     let mut watch = provider.config().watch_raw("k", WatchStart::Now).await.unwrap();
     let held = Held::new(&provider, Duration::from_secs(3)).await;
     // Its token lives as short as the others.
-    let root = async || Box::pin(raw(&cluster, Some(ConnectOptions::new().with_user("root", "root-password")))).await;
+    let root = async || {
+        Box::pin(raw(&cluster, Some(ConnectOptions::new().with_user("root", "root-password")))).await
+    };
     root().await.user_revoke_role("shop", "shop").await.unwrap();
     match within(SOON, "the watch ends", watch.next()).await {
         Some(Err(error)) => assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}"),
@@ -211,9 +231,10 @@ async fn a_renewed_password_is_read_again_for_each_sign_in() {
     let given = Arc::new(std::sync::Mutex::new("hunter2".to_owned()));
     let function = Arc::clone(&given);
     let mut stores = Vec::new();
-    for credentials in
-        [Credentials::from_file("shop", &file), Credentials::from_fn("shop", move || Ok(function.lock().unwrap().clone().into()))]
-    {
+    for credentials in [
+        Credentials::from_file("shop", &file),
+        Credentials::from_fn("shop", move || Ok(function.lock().unwrap().clone().into())),
+    ] {
         let store = EtcdStore::connect(&options(&cluster).with_credentials(credentials)).await.unwrap();
         put(&store, "/shop/k", "1").await.unwrap();
         stores.push(store);

@@ -15,7 +15,8 @@ const TTL: Duration = Duration::from_secs(30);
 #[tokio::test(flavor = "multi_thread")]
 async fn endpoints_of_two_clusters_never_give_two_holders() {
     let binary = Binary::find(Series::V3_5);
-    let (one, two) = (Cluster::single(&binary), Cluster::single_with(&binary, &["--initial-cluster-token", "another"]));
+    let (one, two) =
+        (Cluster::single(&binary), Cluster::single_with(&binary, &["--initial-cluster-token", "another"]));
     let endpoints = [one.endpoints(), two.endpoints()].concat();
     let (mut clients, mut guards) = (Vec::new(), Vec::new());
     for n in 0..12 {
@@ -39,12 +40,16 @@ async fn a_cluster_whose_members_were_all_replaced_is_still_reached() {
     // Ports are known from the second start on, and advertised then.
     cluster.restart();
     let provider = EtcdProvider::connect(options(&cluster)).await.unwrap();
-    let guard = eventually(SOON, "there is a leader", async || provider.lock().acquire("l", Duration::from_secs(20)).await.ok()).await;
+    let guard = eventually(SOON, "there is a leader", async || {
+        provider.lock().acquire("l", Duration::from_secs(20)).await.ok()
+    })
+    .await;
     for _ in 0..3 {
         // The oldest one leaves, and a new one has come before.
         let newcomer = cluster.newcomer();
         let peer = newcomer.peer().to_owned();
-        let told = async || Box::pin(super::raw(&cluster, None)).await.member_add([peer.clone()], None).await.ok();
+        let told =
+            async || Box::pin(super::raw(&cluster, None)).await.member_add([peer.clone()], None).await.ok();
         eventually(SOON, "the newcomer is announced", told).await;
         cluster = tokio::task::spawn_blocking(move || {
             cluster.join(newcomer);
@@ -58,7 +63,8 @@ async fn a_cluster_whose_members_were_all_replaced_is_still_reached() {
         let gone = async || {
             let mut raw = Box::pin(super::raw(&cluster, None)).await;
             let members = raw.member_list().await.ok()?;
-            let is_oldest = |member: &&etcd_client::Member| member.client_urls().iter().any(|url| url.ends_with(&oldest));
+            let is_oldest =
+                |member: &&etcd_client::Member| member.client_urls().iter().any(|url| url.ends_with(&oldest));
             match members.members().iter().find(is_oldest) {
                 Some(member) => raw.member_remove(member.id()).await.ok().map(drop),
                 None => Some(()),

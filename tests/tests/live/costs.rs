@@ -1,4 +1,5 @@
-//! What things cost, counted by the server: requests with one answer, and not the renewals, nor the read a second that watches need.
+//! What things cost, counted by the server: requests with one answer, and not the renewals, nor the
+//! read a second that watches need.
 
 use std::time::{Duration, Instant};
 
@@ -68,7 +69,8 @@ async fn ids_that_are_asked_for_at_once_cost_four_requests_at_most() {
     let cluster = Cluster::single(&Binary::find(Series::V3_5));
     let provider = provider(&cluster).await;
     let _first = provider.allocator().acquire_id("s", 100).await.unwrap();
-    let (ids, cost) = cost(&cluster, join_all((0..16).map(|_| provider.allocator().acquire_id("s", 100)))).await;
+    let (ids, cost) =
+        cost(&cluster, join_all((0..16).map(|_| provider.allocator().acquire_id("s", 100)))).await;
     assert!(ids.iter().all(|id| id.as_ref().unwrap().is_held()));
     assert!(cost <= 4, "{cost} requests for 16 ids at once");
 }
@@ -77,9 +79,11 @@ async fn ids_that_are_asked_for_at_once_cost_four_requests_at_most() {
 async fn a_thousand_registrations_together_cost_a_dozen_requests_and_closing_one() {
     let cluster = Cluster::single(&Binary::find(Series::V3_5));
     let provider = provider(&cluster).await;
-    let _first = provider.registry().register(ServiceInstance::new("s", "first", "localhost", 80)).await.unwrap();
+    let _first =
+        provider.registry().register(ServiceInstance::new("s", "first", "localhost", 80)).await.unwrap();
     let all = (0..1_000).map(|n| ServiceInstance::new("s", format!("i{n}"), "localhost", 80)).collect();
-    let (held, together) = cost(&cluster, provider.registry().register_all(all, RegisterOptions::default())).await;
+    let (held, together) =
+        cost(&cluster, provider.registry().register_all(all, RegisterOptions::default())).await;
     let held = held.unwrap();
     assert_eq!(held.len(), 1_000);
     assert!(together <= 12, "{together} requests for 1,000 registrations");
@@ -88,18 +92,21 @@ async fn a_thousand_registrations_together_cost_a_dozen_requests_and_closing_one
     assert!(closing <= 1, "{closing} requests to close one lease");
 }
 
-/// Removes the entry of a registration of `s` behind its owner's back, and waits until it was written again: its watch has told of it.
+/// Removes the entry of a registration of `s` behind its owner's back, and waits until it was
+/// written again: its watch has told of it.
 async fn heal(store: &EtcdStore, registration: &Registration) {
     let token = registration.fencing_token();
     store.txn(Txn::new().then(Op::delete(format!("/services/s/{}", registration.id())))).await.unwrap();
-    let healed = async || (registration.state().is_held() && registration.fencing_token() > token).then_some(());
+    let healed =
+        async || (registration.state().is_held() && registration.fencing_token() > token).then_some(());
     eventually(Duration::from_secs(60), "it is registered again", healed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_registrations_of_a_service_cost_one_watch() {
     let cluster = Cluster::single(&Binary::find(Series::V3_5));
-    let (provider, store) = (provider(&cluster).await, EtcdStore::connect(&EtcdOptions::new(cluster.endpoints())).await.unwrap());
+    let (provider, store) =
+        (provider(&cluster).await, EtcdStore::connect(&EtcdOptions::new(cluster.endpoints())).await.unwrap());
     let all = (0..1_000).map(|n| ServiceInstance::new("s", format!("i{n}"), "localhost", 80)).collect();
     let held = provider.registry().register_all(all, RegisterOptions::default()).await.unwrap();
     for registration in held.iter().step_by(300) {
@@ -113,11 +120,14 @@ async fn the_registrations_of_a_service_cost_one_watch() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_registers_one_instance_is_not_sent_the_changes_of_others() {
     let cluster = Cluster::single(&Binary::find(Series::V3_5));
-    let (provider, store) = (provider(&cluster).await, EtcdStore::connect(&EtcdOptions::new(cluster.endpoints())).await.unwrap());
+    let (provider, store) =
+        (provider(&cluster).await, EtcdStore::connect(&EtcdOptions::new(cluster.endpoints())).await.unwrap());
     let sent = || gauge(&cluster, "etcd_debugging_mvcc_events_total");
     let foreign = async || {
         for batch in 0..10 {
-            let put = |txn: Txn, n: i32| txn.then(Op::put(format!("/services/s/foreign-{}", batch * 100 + n), "{}"));
+            let put = |txn: Txn, n: i32| {
+                txn.then(Op::put(format!("/services/s/foreign-{}", batch * 100 + n), "{}"))
+            };
             store.txn((0..100).fold(Txn::new(), put)).await.unwrap();
         }
     };
@@ -135,5 +145,9 @@ async fn who_registers_one_instance_is_not_sent_the_changes_of_others() {
     let before = sent();
     foreign().await;
     heal(&store, &many[9]).await;
-    assert!((1_000.0..1_050.0).contains(&(sent() - before)), "{} events for ten registrations", sent() - before);
+    assert!(
+        (1_000.0..1_050.0).contains(&(sent() - before)),
+        "{} events for ten registrations",
+        sent() - before
+    );
 }

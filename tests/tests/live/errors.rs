@@ -11,7 +11,12 @@ use super::{SOON, get, options, put, raw, store, timed};
 
 const ALL: [Series; 2] = [Series::V3_4, Series::V3_5];
 
-fn assert_failed<T: std::fmt::Debug>(result: Result<T, Error>, kind: ErrorKind, outcome: Outcome, what: impl std::fmt::Debug) {
+fn assert_failed<T: std::fmt::Debug>(
+    result: Result<T, Error>,
+    kind: ErrorKind,
+    outcome: Outcome,
+    what: impl std::fmt::Debug,
+) {
     let error = result.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (kind, outcome), "{what:?}: {error}");
 }
@@ -30,7 +35,11 @@ async fn history_that_is_gone_or_yet_to_come_is_compacted() {
         }
         let mut watch = store.watch(Span::key("k"), Some(first)).await.unwrap();
         let error = watch.next().await.unwrap().unwrap_err();
-        assert_eq!((error.kind(), error.oldest_revision()), (ErrorKind::Compacted, Some(second)), "{series:?}");
+        assert_eq!(
+            (error.kind(), error.oldest_revision()),
+            (ErrorKind::Compacted, Some(second)),
+            "{series:?}"
+        );
         assert!(watch.next().await.is_none());
     }
 }
@@ -52,7 +61,10 @@ async fn a_lease_that_is_gone_is_lease_lost() {
 #[tokio::test]
 async fn what_a_server_is_told_to_refuse_is_an_invalid_argument() {
     for series in ALL {
-        let cluster = Cluster::single_with(&Binary::find(series), &["--max-request-bytes", "10000", "--max-txn-ops", "4"]);
+        let cluster = Cluster::single_with(
+            &Binary::find(series),
+            &["--max-request-bytes", "10000", "--max-txn-ops", "4"],
+        );
         let store = store(&cluster).await;
         // The first is refused by etcd, the second by its transport.
         for size in [20_000, 1_000_000] {
@@ -79,9 +91,17 @@ async fn a_full_store_is_exhausted_and_goes_on_reading_and_deleting() {
             }
             assert!(written < 100, "it never fills up");
         };
-        assert_eq!((full.kind(), full.outcome()), (ErrorKind::Exhausted, Outcome::NotApplied), "{series:?}: {full}");
+        assert_eq!(
+            (full.kind(), full.outcome()),
+            (ErrorKind::Exhausted, Outcome::NotApplied),
+            "{series:?}: {full}"
+        );
         assert!(written > 0 && get(&store, "k0").await.unwrap().is_some());
-        assert_eq!(store.keep_alive(lease).await.unwrap(), Duration::from_secs(60), "holders keep what they can renew");
+        assert_eq!(
+            store.keep_alive(lease).await.unwrap(),
+            Duration::from_secs(60),
+            "holders keep what they can renew"
+        );
         assert!(store.txn(Txn::new().then(Op::delete("k0"))).await.unwrap().existed(0).unwrap());
     }
 }
@@ -97,8 +117,18 @@ async fn without_a_server_nothing_was_applied() {
     assert!(first.is_transient(), "{first}");
     assert_failed(put(&store, "k", "2").await, ErrorKind::Unavailable, Outcome::NotApplied, "a put");
     assert_failed(get(&store, "k").await, ErrorKind::Unavailable, Outcome::NotApplied, "a read");
-    assert_failed(store.keep_alive(LeaseId::new(1)).await, ErrorKind::Unavailable, Outcome::NotApplied, "a renewal");
-    assert_failed(store.watch(Span::key("k"), None).await, ErrorKind::Unavailable, Outcome::NotApplied, "a watch");
+    assert_failed(
+        store.keep_alive(LeaseId::new(1)).await,
+        ErrorKind::Unavailable,
+        Outcome::NotApplied,
+        "a renewal",
+    );
+    assert_failed(
+        store.watch(Span::key("k"), None).await,
+        ErrorKind::Unavailable,
+        Outcome::NotApplied,
+        "a watch",
+    );
     cluster.restart();
     assert_eq!(get(&store, "k").await.unwrap().unwrap().value, "1".into());
 }

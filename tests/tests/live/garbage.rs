@@ -1,4 +1,5 @@
-//! What somebody else left under our prefixes: an error for that entry alone, with its bytes, and everybody else is served.
+//! What somebody else left under our prefixes: an error for that entry alone, with its bytes, and
+//! everybody else is served.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +25,8 @@ struct Settings {
 
 async fn start() -> (Cluster, Client, Arc<EtcdProvider>) {
     let cluster = Cluster::single(&Binary::find(Series::V3_5));
-    let (client, provider) = (raw(&cluster, None).await, EtcdProvider::connect(options(&cluster)).await.unwrap());
+    let (client, provider) =
+        (raw(&cluster, None).await, EtcdProvider::connect(options(&cluster)).await.unwrap());
     (cluster, client, provider)
 }
 
@@ -32,7 +34,8 @@ fn key(directory: &str, rest: &[u8]) -> Vec<u8> {
     [directory.as_bytes(), rest].concat()
 }
 
-/// The keys of what does not decode, with the bytes that lie there, which an error names as what they are.
+/// The keys of what does not decode, with the bytes that lie there, which an error names as what
+/// they are.
 fn told(invalid: &[Invalid]) -> BTreeMap<Vec<u8>, Vec<u8>> {
     assert!(invalid.iter().all(|record| record.error.kind() == ErrorKind::Codec), "{invalid:?}");
     invalid.iter().map(|record| (record.key.to_vec(), record.value.as_bytes().to_vec())).collect()
@@ -59,7 +62,10 @@ async fn garbage_in_the_config_centre_is_told_entry_by_entry() {
     config.set("app/good", &good).await.unwrap();
 
     let listed = config.list::<Settings>("app").await.unwrap();
-    assert_eq!(listed.items.iter().map(|entry| (entry.key.as_str(), &entry.value)).collect::<Vec<_>>(), [("app/good", &good)]);
+    assert_eq!(
+        listed.items.iter().map(|entry| (entry.key.as_str(), &entry.value)).collect::<Vec<_>>(),
+        [("app/good", &good)]
+    );
     assert_eq!(told(&listed.invalid), pairs(&garbage));
     assert_eq!(config.get::<Settings>("app/good").await.unwrap(), Some(good.clone()));
     for name in ["app/bytes", "app/json", "app/other"] {
@@ -76,7 +82,8 @@ async fn garbage_in_the_config_centre_is_told_entry_by_entry() {
         }
         event => panic!("{event:?}"),
     }
-    let more: [(&[u8], &[u8]); 3] = [(b"app/\xfe", br#"{"workers":2}"#), (b"app/good", NO_UTF8), (b"app/late", br#"{"workers":-1}"#)];
+    let more: [(&[u8], &[u8]); 3] =
+        [(b"app/\xfe", br#"{"workers":2}"#), (b"app/good", NO_UTF8), (b"app/late", br#"{"workers":-1}"#)];
     for (rest, value) in more {
         client.put(key("/config/", rest), value, None).await.unwrap();
         match within(SOON, "the garbage", watch.next()).await.unwrap().unwrap() {
@@ -86,13 +93,18 @@ async fn garbage_in_the_config_centre_is_told_entry_by_entry() {
     }
     let mended = config.set("app/good", &Settings { workers: 9 }).await.unwrap();
     match within(SOON, "what was mended", watch.next()).await.unwrap().unwrap() {
-        ConfigEvent::Put { entry, .. } => assert_eq!((entry.version, entry.value), (mended, Settings { workers: 9 })),
+        ConfigEvent::Put { entry, .. } => {
+            assert_eq!((entry.version, entry.value), (mended, Settings { workers: 9 }))
+        }
         event => panic!("{event:?}"),
     }
     // A key that nobody can name can still be told to have gone, by its bytes.
     client.delete(key("/config/", b"app/\xfe"), None).await.unwrap();
     let gone = within(SOON, "the deletion", watch.next()).await.unwrap().unwrap();
-    assert!(matches!(&gone, ConfigEvent::InvalidDeleted { key, last: true, .. } if key.as_ref() == b"app/\xfe"), "{gone:?}");
+    assert!(
+        matches!(&gone, ConfigEvent::InvalidDeleted { key, last: true, .. } if key.as_ref() == b"app/\xfe"),
+        "{gone:?}"
+    );
     provider.close().await.unwrap();
 }
 
@@ -103,14 +115,20 @@ async fn garbage_in_the_registry_is_told_entry_by_entry() {
     let instance = |id: &str| ServiceInstance::new("shop", id, "127.0.0.1", 80);
     let _first = registry.register(instance("a")).await.unwrap();
     let foreign = serde_json::to_vec(&ServiceInstance::new("other", "name", "127.0.0.1", 80)).unwrap();
-    let garbage: [(&[u8], &[u8]); 5] =
-        [(NO_UTF8, b"{}"), (b"bytes", NO_UTF8), (b"json", br#"{"id":"#), (b"name", &foreign), (b"deeper/\xff", b"")];
+    let garbage: [(&[u8], &[u8]); 5] = [
+        (NO_UTF8, b"{}"),
+        (b"bytes", NO_UTF8),
+        (b"json", br#"{"id":"#),
+        (b"name", &foreign),
+        (b"deeper/\xff", b""),
+    ];
     for (rest, value) in garbage {
         client.put(key("/services/shop/", rest), value, None).await.unwrap();
     }
     let _second = registry.register(instance("z")).await.unwrap();
 
-    let ids = |items: &[ServiceInstance]| items.iter().map(|instance| instance.id.clone()).collect::<Vec<_>>();
+    let ids =
+        |items: &[ServiceInstance]| items.iter().map(|instance| instance.id.clone()).collect::<Vec<_>>();
     let discovered = registry.discover("shop").await.unwrap();
     assert_eq!(ids(&discovered.items), ["a", "z"]);
     assert_eq!(told(&discovered.invalid), pairs(&garbage));
@@ -165,12 +183,27 @@ async fn garbage_in_a_queue_is_a_stranger_who_queues_for_that_lock_alone() {
     let (_cluster, mut client, provider) = start().await;
     let lock = provider.lock();
     // What is no entry of the queue, and what lies where the sessions are.
-    for stray in [key("/locks/", b"a/\xff/\xfe"), key("/locks/", b"a/"), key("/locks/", NO_UTF8), key("/sessions/", NO_UTF8)] {
+    for stray in [
+        key("/locks/", b"a/\xff/\xfe"),
+        key("/locks/", b"a/"),
+        key("/locks/", NO_UTF8),
+        key("/sessions/", NO_UTF8),
+    ] {
         client.put(stray, NO_UTF8, None).await.unwrap();
     }
     for attempt in ["the first", "the second"] {
-        lock.try_acquire("a", TTL).await.unwrap_or_else(|error| panic!("{attempt} try: {error}")).unlock().await.unwrap();
-        lock.acquire_timeout("a", TTL, SOON).await.unwrap_or_else(|error| panic!("{attempt} wait: {error}")).unlock().await.unwrap();
+        lock.try_acquire("a", TTL)
+            .await
+            .unwrap_or_else(|error| panic!("{attempt} try: {error}"))
+            .unlock()
+            .await
+            .unwrap();
+        lock.acquire_timeout("a", TTL, SOON)
+            .await
+            .unwrap_or_else(|error| panic!("{attempt} wait: {error}"))
+            .unlock()
+            .await
+            .unwrap();
     }
 
     // Behind the holder, it harms nobody.
@@ -181,7 +214,8 @@ async fn garbage_in_a_queue_is_a_stranger_who_queues_for_that_lock_alone() {
         async move { provider.lock().acquire("a", TTL).await }
     });
     held.unlock().await.unwrap();
-    // Then it is the oldest: whoever wrote it may hold the lock, so that nobody else gets it, and is told so.
+    // Then it is the oldest: whoever wrote it may hold the lock, so that nobody else gets it, and
+    // is told so.
     let error = lock.try_acquire("a", TTL).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     let error = lock.acquire_timeout("a", TTL, Duration::from_millis(300)).await.unwrap_err();

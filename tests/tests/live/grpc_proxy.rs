@@ -42,7 +42,8 @@ async fn a_quiet_watch_stays_and_what_happens_is_told() {
 async fn a_proxy_that_stands_still_is_left_and_no_change_is_missed() {
     let binary = Binary::find(Series::V3_5);
     let cluster = Cluster::single(&binary);
-    let (one, two) = (GrpcProxy::start(&binary, &cluster.endpoints()), GrpcProxy::start(&binary, &cluster.endpoints()));
+    let (one, two) =
+        (GrpcProxy::start(&binary, &cluster.endpoints()), GrpcProxy::start(&binary, &cluster.endpoints()));
     let writer = EtcdProvider::connect(options(&cluster)).await.unwrap();
     let behind = EtcdProvider::connect(EtcdOptions::new([one.endpoint(), two.endpoint()])).await.unwrap();
     let mut watch = behind.config().watch_raw("k", WatchStart::Now).await.unwrap();
@@ -50,15 +51,30 @@ async fn a_proxy_that_stands_still_is_left_and_no_change_is_missed() {
         signal(proxy, "-STOP");
         let version = writer.config().set_raw("k", Value::from("v")).await.unwrap();
         let told = within(SOON, "the change", watch.next()).await;
-        assert!(matches!(&told, Some(Ok(ConfigEvent::Put { entry, .. })) if entry.version == version), "{told:?}");
+        assert!(
+            matches!(&told, Some(Ok(ConfigEvent::Put { entry, .. })) if entry.version == version),
+            "{told:?}"
+        );
         signal(proxy, "-CONT");
         eventually(SOON, "the proxy serves", async || {
-            EtcdProvider::connect(EtcdOptions::new([proxy.endpoint()])).await.ok()?.config().get_raw("k").await.ok()
+            EtcdProvider::connect(EtcdOptions::new([proxy.endpoint()]))
+                .await
+                .ok()?
+                .config()
+                .get_raw("k")
+                .await
+                .ok()
         })
         .await;
     }
 }
 
 fn signal(proxy: &GrpcProxy, signal: &str) {
-    assert!(std::process::Command::new("kill").args([signal, &proxy.pid().to_string()]).status().unwrap().success());
+    assert!(
+        std::process::Command::new("kill")
+            .args([signal, &proxy.pid().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
 }

@@ -18,8 +18,13 @@ impl Held {
     pub(super) async fn new(provider: &EtcdProvider, ttl: Duration) -> Self {
         let guard = provider.lock().acquire("held", ttl).await.unwrap();
         let instance = ServiceInstance::new("held", "one", "127.0.0.1", 1);
-        let registration = provider.registry().register_with(instance, RegisterOptions::default().with_ttl(ttl)).await.unwrap();
-        let id = provider.allocator().acquire_id_with("held", IdOptions::default().with_ttl(ttl)).await.unwrap();
+        let registration = provider
+            .registry()
+            .register_with(instance, RegisterOptions::default().with_ttl(ttl))
+            .await
+            .unwrap();
+        let id =
+            provider.allocator().acquire_id_with("held", IdOptions::default().with_ttl(ttl)).await.unwrap();
         Held { guard, registration, id }
     }
 

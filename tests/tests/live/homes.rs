@@ -43,7 +43,11 @@ fn a_runtime_that_stands_still_for_two_ttls_loses_nothing() {
     let (guard, registration, mut watch) = blocked.block_on(async {
         let guard = provider.lock().acquire("l", TTL).await.unwrap();
         let options = coord_api::RegisterOptions::default().with_ttl(TTL);
-        let registration = provider.registry().register_with(ServiceInstance::new("s", "i", "localhost", 80), options).await.unwrap();
+        let registration = provider
+            .registry()
+            .register_with(ServiceInstance::new("s", "i", "localhost", 80), options)
+            .await
+            .unwrap();
         (guard, registration, provider.config().watch_raw("k", WatchStart::Now).await.unwrap())
     });
     let others = runtime();

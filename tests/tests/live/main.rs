@@ -1,4 +1,5 @@
-//! What only real servers can show, beyond the kit: failures by name, sign-ins that expire, members that die or stand still, answers of any size.
+//! What only real servers can show, beyond the kit: failures by name, sign-ins that expire, members
+//! that die or stand still, answers of any size.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod auth;
@@ -42,7 +43,8 @@ async fn store(cluster: &Cluster) -> EtcdStore {
     EtcdStore::connect(&options(cluster)).await.unwrap()
 }
 
-/// A client that asks member `index` for as long as that answers. Which one it is, each client leaves to chance, so it is found out by the members' own counts.
+/// A client that asks member `index` for as long as that answers. Which one it is, each client
+/// leaves to chance, so it is found out by the members' own counts.
 async fn store_on(cluster: &Cluster, index: usize, options: &EtcdOptions) -> EtcdStore {
     for _ in 0..100 {
         let store = EtcdStore::connect(options).await.unwrap();

@@ -72,8 +72,10 @@ async fn one_member_that_stands_still_costs_one_attempt() {
         let store = store_on(&cluster, index, &impatient(&cluster)).await;
         get(&store, "k").await.unwrap();
         cluster.servers()[index].signal(Signal::Stop);
-        // The first read pays for all. Where the leader stands still, the others choose a new one first.
-        let (read, took) = timed(async { eventually(SOON, "a read", async || get(&store, "k").await.ok()).await }).await;
+        // The first read pays for all. Where the leader stands still, the others choose a new one
+        // first.
+        let (read, took) =
+            timed(async { eventually(SOON, "a read", async || get(&store, "k").await.ok()).await }).await;
         assert!(took >= ATTEMPT - Duration::from_millis(50), "member {index} was not asked: {took:?}");
         drop(read);
         eventually(SOON, "a leader", async || put(&store, "k", "v").await.ok()).await;
@@ -100,7 +102,8 @@ async fn a_renewal_that_is_given_up_goes_to_another_member_the_next_time() {
     cluster.servers()[0].signal(Signal::Continue);
 }
 
-/// Of a transaction without any operation etcd finds that no read in it asks to be linearizable, and answers it from what the member happens to know.
+/// Of a transaction without any operation etcd finds that no read in it asks to be linearizable,
+/// and answers it from what the member happens to know.
 #[tokio::test]
 async fn without_a_majority_no_transaction_is_answered_not_even_one_that_only_compares() {
     let cluster = Cluster::three(&Binary::find(Series::V3_5));
@@ -130,7 +133,9 @@ async fn reads(cluster: &Cluster) -> Vec<u64> {
         connection.write_all(b"GET /metrics HTTP/1.0\r\nHost: etcd\r\n\r\n").await.unwrap();
         let mut metrics = String::new();
         connection.read_to_string(&mut metrics).await.unwrap();
-        let own = |line: &&str| line.starts_with("grpc_server_started_total{") && line.contains("grpc_method=\"Range\"");
+        let own = |line: &&str| {
+            line.starts_with("grpc_server_started_total{") && line.contains("grpc_method=\"Range\"")
+        };
         let count = metrics.lines().find(own).expect("etcd counts its calls").rsplit(' ').next().unwrap();
         counts.push(count.parse::<f64>().unwrap() as u64);
     }
@@ -160,7 +165,10 @@ async fn after_a_rolling_restart_each_client_asks_the_member_that_it_asked_befor
     for index in 0..3 {
         cluster.servers_mut()[index].kill();
         for (store, _) in &clients {
-            eventually(SOON, "there is a leader, and the client has moved", async || get(store, "k").await.ok()).await;
+            eventually(SOON, "there is a leader, and the client has moved", async || {
+                get(store, "k").await.ok()
+            })
+            .await;
         }
         cluster = tokio::task::spawn_blocking(move || {
             cluster.servers_mut()[index].restart();

@@ -1,9 +1,12 @@
-//! A store that is full, as those see it who hold something in it: nothing new fits, and nothing that is there is lost.
+//! A store that is full, as those see it who hold something in it: nothing new fits, and nothing
+//! that is there is lost.
 
 use std::time::Duration;
 
 use coord_api::prelude::*;
-use coord_api::{ConfigEvent, Error, ErrorKind, Outcome, RegisterOptions, ServiceInstance, Value, WatchStart};
+use coord_api::{
+    ConfigEvent, Error, ErrorKind, Outcome, RegisterOptions, ServiceInstance, Value, WatchStart,
+};
 use coord_etcd::EtcdProvider;
 use coord_testkit::wait::within;
 use coord_tests::fixture::etcd::{Binary, Cluster, Series};
@@ -17,15 +20,21 @@ const LARGE: usize = 500_000;
 
 fn assert_full<T: std::fmt::Debug>(result: Result<T, Error>, what: &str) {
     let error = result.expect_err(what);
-    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Exhausted, Outcome::NotApplied), "{what}: {error}");
+    assert_eq!(
+        (error.kind(), error.outcome()),
+        (ErrorKind::Exhausted, Outcome::NotApplied),
+        "{what}: {error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_holds_something_keeps_it_while_the_store_is_full_and_nobody_gets_more() {
     for series in [Series::V3_4, Series::V3_5] {
         let cluster = Cluster::single_with(&Binary::find(series), &["--quota-backend-bytes", "4000000"]);
-        let (provider, other) =
-            (EtcdProvider::connect(options(&cluster)).await.unwrap(), EtcdProvider::connect(options(&cluster)).await.unwrap());
+        let (provider, other) = (
+            EtcdProvider::connect(options(&cluster)).await.unwrap(),
+            EtcdProvider::connect(options(&cluster)).await.unwrap(),
+        );
         let held = Held::new(&provider, TTL).await;
         let mut watch = provider.config().watch_raw("fill/0", WatchStart::Now).await.unwrap();
         let mut written = 0;
@@ -45,7 +54,10 @@ async fn who_holds_something_keeps_it_while_the_store_is_full_and_nobody_gets_mo
             assert_full(asking.lock().acquire_timeout("new", TTL, SOON).await, "a lock");
             assert_full(asking.lock().try_acquire("new", TTL).await, "a lock, without waiting");
             let instance = ServiceInstance::new("new", "one", "127.0.0.1", 1);
-            assert_full(asking.registry().register_with(instance, RegisterOptions::default().with_ttl(TTL)).await, "a registration");
+            assert_full(
+                asking.registry().register_with(instance, RegisterOptions::default().with_ttl(TTL)).await,
+                "a registration",
+            );
             assert_full(asking.allocator().acquire_id("new", 10).await, "an id");
         }
 
@@ -53,7 +65,11 @@ async fn who_holds_something_keeps_it_while_the_store_is_full_and_nobody_gets_mo
         let renewed = tokio::time::Instant::now() + TTL * 2 + Duration::from_secs(1);
         while tokio::time::Instant::now() < renewed {
             held.assert_held("the store is full");
-            assert_eq!(other.registry().discover("held").await.unwrap().items.len(), 1, "{series:?}: everybody sees it");
+            assert_eq!(
+                other.registry().discover("held").await.unwrap().items.len(),
+                1,
+                "{series:?}: everybody sees it"
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
 
@@ -75,7 +91,10 @@ async fn who_holds_something_keeps_it_while_the_store_is_full_and_nobody_gets_mo
             assert!(other.config().delete(&format!("fill/{n}")).await.unwrap());
         }
         let revision = operator.get("none", None).await.unwrap().header().unwrap().revision();
-        operator.compact(revision, Some(etcd_client::CompactionOptions::new().with_physical())).await.unwrap();
+        operator
+            .compact(revision, Some(etcd_client::CompactionOptions::new().with_physical()))
+            .await
+            .unwrap();
         operator.defragment().await.unwrap();
         let alarms = operator.alarm(AlarmAction::Get, AlarmType::Nospace, None).await.unwrap();
         let mut full = AlarmOptions::new();

@@ -1,10 +1,14 @@
-//! The rights that a service needs are those that the README tells operators to give, and no others.
+//! The rights that a service needs are those that the README tells operators to give, and no
+//! others.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use coord_api::prelude::*;
-use coord_api::{ConfigEvent, ErrorKind, IdOptions, Outcome, RegisterOptions, ServiceEvent, ServiceInstance, Value, Version, WatchStart};
+use coord_api::{
+    ConfigEvent, ErrorKind, IdOptions, Outcome, RegisterOptions, ServiceEvent, ServiceInstance, Value,
+    Version, WatchStart,
+};
 use coord_etcd::{Credentials, EtcdOptions, EtcdProvider};
 use coord_testkit::wait::{eventually, within};
 use coord_tests::fixture::etcd::{Binary, Cluster, Series};
@@ -17,9 +21,11 @@ const TTL: Duration = Duration::from_secs(3);
 const PASSWORD: &str = "hunter2";
 
 /// What the README names where there is no namespace.
-const WITHOUT_NAMESPACE: [&str; 5] = ["/config/", "/locks/", "/sessions/", "/services/", "/im-infra/allocators/"];
+const WITHOUT_NAMESPACE: [&str; 5] =
+    ["/config/", "/locks/", "/sessions/", "/services/", "/im-infra/allocators/"];
 
-/// A server with a user `user`, whose role may read and write what begins with these prefixes, and a user `nobody`, who has no role.
+/// A server with a user `user`, whose role may read and write what begins with these prefixes, and
+/// a user `nobody`, who has no role.
 async fn guarded(series: Series, prefixes: &[&str]) -> Cluster {
     let cluster = Cluster::single(&Binary::find(series));
     let mut client = raw(&cluster, None).await;
@@ -48,9 +54,15 @@ async fn every_contract_works(one: &EtcdProvider, two: &EtcdProvider) {
     assert!(matches!(first, ConfigEvent::Resync(ref state) if state.items.is_empty()), "{first:?}");
     let created = config.compare_and_set_raw("app/k", value("1"), Version::ZERO).await.unwrap();
     let event = within(SOON, "the change", watch.next()).await.unwrap().unwrap();
-    assert!(matches!(event, ConfigEvent::Put { ref entry, created: true, .. } if entry.version == created), "{event:?}");
+    assert!(
+        matches!(event, ConfigEvent::Put { ref entry, created: true, .. } if entry.version == created),
+        "{event:?}"
+    );
     let set = config.set_raw("app/k", value("2")).await.unwrap();
-    assert_eq!(config.compare_and_set_raw("app/k", value("3"), created).await.unwrap_err().current_version(), Some(set));
+    assert_eq!(
+        config.compare_and_set_raw("app/k", value("3"), created).await.unwrap_err().current_version(),
+        Some(set)
+    );
     assert_eq!(two.config().get_raw("app/k").await.unwrap().unwrap().version, set);
     assert_eq!(two.config().list_raw("").await.unwrap().items.len(), 1);
     assert_eq!(two.config().list_raw("app").await.unwrap().items.len(), 1);
@@ -81,14 +93,20 @@ async fn every_contract_works(one: &EtcdProvider, two: &EtcdProvider) {
         two.allocator().acquire_id_with("shop", ids.clone()).await.unwrap(),
     );
     assert_eq!((mine.id(), theirs.id()), (1, 2));
-    assert_eq!(one.allocator().acquire_id_with("shop", ids.clone()).await.unwrap_err().kind(), ErrorKind::Exhausted);
+    assert_eq!(
+        one.allocator().acquire_id_with("shop", ids.clone()).await.unwrap_err().kind(),
+        ErrorKind::Exhausted
+    );
 
     // Waiting reads queues and watches them; renewals read leases.
     let options = coord_api::LockOptions::default().with_ttl(TTL).with_wait(coord_api::Wait::For(SOON));
     let waiting = two.lock().acquire_with("jobs/nightly", options);
     let handed_over = async {
         tokio::time::sleep(TTL + Duration::from_secs(1)).await;
-        assert!(guard.is_held() && registration.state().is_held() && mine.is_held() && theirs.is_held(), "renewed beyond the TTL");
+        assert!(
+            guard.is_held() && registration.state().is_held() && mine.is_held() && theirs.is_held(),
+            "renewed beyond the TTL"
+        );
         guard.unlock().await.unwrap();
     };
     let (next, ()) = tokio::join!(waiting, handed_over);
@@ -126,7 +144,11 @@ async fn everything_is_denied(provider: &EtcdProvider, who: &str) {
     ];
     for (what, result) in denied {
         let error = result.expect_err(what);
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::PermissionDenied, Outcome::NotApplied), "{who}, {what}: {error}");
+        assert_eq!(
+            (error.kind(), error.outcome()),
+            (ErrorKind::PermissionDenied, Outcome::NotApplied),
+            "{who}, {what}: {error}"
+        );
         assert!(!format!("{error} {error:?}").contains(PASSWORD), "{who}, {what}: {error:?}");
     }
     // A watch is refused when it is asked for, or ends with the reason.
@@ -148,16 +170,22 @@ async fn the_rights_that_the_readme_gives_are_enough_for_every_contract() {
     for series in ALL {
         let cluster = guarded(series, &["/shop/"]).await;
         let named = options(&cluster).with_namespace("shop");
-        every_contract_works(&*signed_in(named.clone(), "user").await, &*signed_in(named, "user").await).await;
+        every_contract_works(&*signed_in(named.clone(), "user").await, &*signed_in(named, "user").await)
+            .await;
         nothing_lies_outside(&cluster, &["/shop/"]).await;
 
         let cluster = guarded(series, &WITHOUT_NAMESPACE).await;
-        every_contract_works(&*signed_in(options(&cluster), "user").await, &*signed_in(options(&cluster), "user").await).await;
+        every_contract_works(
+            &*signed_in(options(&cluster), "user").await,
+            &*signed_in(options(&cluster), "user").await,
+        )
+        .await;
         nothing_lies_outside(&cluster, &WITHOUT_NAMESPACE).await;
     }
 }
 
-/// All that was ever written began with one of the prefixes, or it could not have been; this is to see that something was.
+/// All that was ever written began with one of the prefixes, or it could not have been; this is to
+/// see that something was.
 async fn nothing_lies_outside(cluster: &Cluster, prefixes: &[&str]) {
     let root = options(cluster).with_credentials(Credentials::new("root", PASSWORD));
     let store = coord_etcd::EtcdStore::connect(&root).await.unwrap();
@@ -178,9 +206,14 @@ async fn who_has_no_right_is_denied_everything() {
         let cluster = guarded(series, &["/shop/"]).await;
         let shop = options(&cluster).with_namespace("shop");
         everything_is_denied(&*signed_in(shop.clone(), "nobody").await, "nobody").await;
-        // Nor is one namespace's right good for another, also where its name begins alike, nor for none.
+        // Nor is one namespace's right good for another, also where its name begins alike, nor for
+        // none.
         for namespace in ["other", "shopping"] {
-            everything_is_denied(&*signed_in(options(&cluster).with_namespace(namespace), "user").await, namespace).await;
+            everything_is_denied(
+                &*signed_in(options(&cluster).with_namespace(namespace), "user").await,
+                namespace,
+            )
+            .await;
         }
         everything_is_denied(&*signed_in(options(&cluster), "user").await, "no namespace").await;
         // They did no harm.

@@ -33,8 +33,15 @@ async fn a_list_of_twenty_megabytes_is_complete() {
     assert!(!listed.more);
     assert_eq!(listed.revision, *written.last().unwrap());
     assert_eq!(listed.entries.iter().map(|entry| entry.modified).collect::<Vec<_>>(), written);
-    assert!(listed.entries.iter().enumerate().all(|(n, entry)| entry.value.len() == BYTES && entry.value[0] == n as u8));
-    let newest = store.range(Range::prefix("large/").with_order(coord_api::store::Order::NewestFirst)).await.unwrap();
+    assert!(
+        listed
+            .entries
+            .iter()
+            .enumerate()
+            .all(|(n, entry)| entry.value.len() == BYTES && entry.value[0] == n as u8)
+    );
+    let newest =
+        store.range(Range::prefix("large/").with_order(coord_api::store::Order::NewestFirst)).await.unwrap();
     assert_eq!(newest.entries.len(), VALUES);
 }
 
@@ -68,7 +75,10 @@ async fn a_config_of_twenty_megabytes_is_listed_whole_and_told_whole_after_an_ou
 
         // All of it is written while the reader is cut off.
         proxy.set(Way::Closed);
-        eventually(SOON, "the watch is cut off", async || (watch.state() == WatchState::Suspended).then_some(())).await;
+        eventually(SOON, "the watch is cut off", async || {
+            (watch.state() == WatchState::Suspended).then_some(())
+        })
+        .await;
         let mut log = vec![("large/first".to_owned(), small, Some(Value::from("")))];
         for n in 0..VALUES {
             let (key, value) = (format!("large/{n:03}"), Value::from(vec![n as u8; BYTES]));
@@ -76,14 +86,18 @@ async fn a_config_of_twenty_megabytes_is_listed_whole_and_told_whole_after_an_ou
             log.push((key, version, Some(value)));
         }
         proxy.set(Way::Open);
-        // As changes one by one, or, where they are more than a watch holds for one who does not read, as the state that they led to.
+        // As changes one by one, or, where they are more than a watch holds for one who does not
+        // read, as the state that they led to.
         view.follow(&mut watch, log.last().unwrap().1, SOON).await;
         view.check(&log);
         assert_eq!(view.state().len(), VALUES + 1, "{series:?}");
 
         let listed = reader.config().list_raw("large").await.unwrap();
         assert_eq!(listed.items.len(), VALUES + 1, "{series:?}");
-        assert!(listed.items.iter().all(|entry| view.state()[&entry.key] == (entry.value.clone(), entry.version)), "{series:?}");
+        assert!(
+            listed.items.iter().all(|entry| view.state()[&entry.key] == (entry.value.clone(), entry.version)),
+            "{series:?}"
+        );
         // Another one who starts with the state has it in one piece.
         let mut fresh = reader.config().watch_prefix_raw("large", WatchStart::Snapshot).await.unwrap();
         match within(SOON, "the state", fresh.next()).await.unwrap().unwrap() {
@@ -105,12 +119,15 @@ async fn a_watch_that_nobody_reads_holds_up_nothing() {
     }
     let written = fill(&store).await;
     assert_eq!(store.range(Range::prefix("large/")).await.unwrap().entries.len(), VALUES);
-    // Each of them delivers what it holds and then says that it cannot go on, or has held everything.
+    // Each of them delivers what it holds and then says that it cannot go on, or has held
+    // everything.
     for watch in &mut stalled {
         let mut next = written.iter();
         while next.len() > 0 {
             match within(SOON, "an item", watch.next()).await {
-                Some(Ok(coord_api::store::StoreEvent::Batch(batch))) => assert_eq!(Some(&batch.revision), next.next()),
+                Some(Ok(coord_api::store::StoreEvent::Batch(batch))) => {
+                    assert_eq!(Some(&batch.revision), next.next())
+                }
                 Some(Ok(coord_api::store::StoreEvent::Progress(_))) => {}
                 Some(Err(error)) => {
                     assert!(error.is_transient(), "{error}");

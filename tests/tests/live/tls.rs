@@ -1,4 +1,5 @@
-//! Encrypted connections, with and without a certificate of the client's own. Every server and every client here has keys that were made for the test.
+//! Encrypted connections, with and without a certificate of the client's own. Every server and
+//! every client here has keys that were made for the test.
 
 use std::error::Error as _;
 use std::fs;
@@ -53,8 +54,14 @@ impl Authority {
     }
 }
 
-/// A server with a certificate for `name`, and the files that it reads. With `clients`, it takes those alone whose certificates that authority signed.
-fn encrypted(series: Series, authority: &Authority, name: &str, clients: Option<&Authority>) -> (Cluster, TempDir) {
+/// A server with a certificate for `name`, and the files that it reads. With `clients`, it takes
+/// those alone whose certificates that authority signed.
+fn encrypted(
+    series: Series,
+    authority: &Authority,
+    name: &str,
+    clients: Option<&Authority>,
+) -> (Cluster, TempDir) {
     let files = TempDir::new().unwrap();
     let signed = authority.sign(name);
     let certificate = written(files.path(), "server.pem", &signed.certificate);
@@ -82,11 +89,16 @@ fn trusting(authority: &Authority) -> Tls {
     Tls::new().with_authorities(authority.pem())
 }
 
-/// Connecting with these options fails in time and as a member does that is out of reach, for the reason of which `why` is a part. No line of `keys` is shown.
+/// Connecting with these options fails in time and as a member does that is out of reach, for the
+/// reason of which `why` is a part. No line of `keys` is shown.
 async fn refused(options: &EtcdOptions, why: &[&str], keys: &[&str], what: &str) {
     let (connected, took) = timed(EtcdStore::connect(options)).await;
     let error = connected.expect_err(what);
-    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied), "{what}: {error}");
+    assert_eq!(
+        (error.kind(), error.outcome()),
+        (ErrorKind::Unavailable, Outcome::NotApplied),
+        "{what}: {error}"
+    );
     assert!(took < options.connect_timeout + SLACK, "{what}: {took:?}");
     let mut shown = format!("{error} {error:?} {error:#?} {options:?} {options:#?}");
     let mut cause = error.source();
@@ -96,7 +108,10 @@ async fn refused(options: &EtcdOptions, why: &[&str], keys: &[&str], what: &str)
     }
     assert!(why.iter().any(|why| shown.contains(why)), "{what}: {shown}");
     for line in keys.iter().flat_map(|key| key.lines()) {
-        assert!(line.contains("PRIVATE KEY") || !shown.contains(line), "{what}: a private key is shown: {shown}");
+        assert!(
+            line.contains("PRIVATE KEY") || !shown.contains(line),
+            "{what}: a private key is shown: {shown}"
+        );
     }
 }
 
@@ -124,7 +139,8 @@ async fn a_server_with_a_certificate_is_used_by_whom_trusts_its_authority() {
         works(&options(&cluster, trusting(&authority))).await;
         // The same, with the scheme written out.
         let written_out = cluster.endpoints().into_iter().map(|endpoint| format!("https://{endpoint}"));
-        let store = EtcdStore::connect(&EtcdOptions::new(written_out).with_tls(trusting(&authority))).await.unwrap();
+        let store =
+            EtcdStore::connect(&EtcdOptions::new(written_out).with_tls(trusting(&authority))).await.unwrap();
         assert!(get(&store, "/shop/config/k").await.is_ok(), "{series:?}");
     }
 }
@@ -137,7 +153,8 @@ async fn a_server_of_another_authority_is_not_trusted() {
         let why = &["UnknownIssuer", "BadSignature"];
         refused(&options(&cluster, trusting(&other)), why, &[], "another authority").await;
         refused(&options(&cluster, Tls::new()), why, &[], "the system's authorities").await;
-        let https = EtcdOptions::new([format!("https://{}", cluster.endpoints()[0])]).with_connect_timeout(CONNECT);
+        let https =
+            EtcdOptions::new([format!("https://{}", cluster.endpoints()[0])]).with_connect_timeout(CONNECT);
         refused(&https, why, &[], "the system's authorities, by the scheme alone").await;
         // The server is well.
         EtcdStore::connect(&options(&cluster, trusting(&authority))).await.unwrap();
@@ -190,7 +207,8 @@ async fn who_does_not_encrypt_where_it_is_asked_for_or_the_other_way_round_is_to
     let plain = super::options(&cluster).with_connect_timeout(CONNECT);
     refused(&plain, &["connection"], &[], "no TLS where the server has it").await;
     let open = Cluster::single(&Binary::find(Series::V3_5));
-    refused(&options(&open, trusting(&authority)), &["connection"], &[], "TLS where the server has none").await;
+    refused(&options(&open, trusting(&authority)), &["connection"], &[], "TLS where the server has none")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,19 +217,32 @@ async fn a_client_shows_its_certificate_where_it_is_asked_for_one() {
         let (authority, clients, other) = (Authority::new(), Authority::new(), Authority::new());
         let (cluster, _files) = encrypted(series, &authority, HERE, Some(&clients));
         let (shop, stranger) = (clients.sign("shop"), other.sign("shop"));
-        works(&options(&cluster, trusting(&authority).with_identity(&shop.certificate, shop.key.clone()))).await;
+        works(&options(&cluster, trusting(&authority).with_identity(&shop.certificate, shop.key.clone())))
+            .await;
 
         let why = &["no connection to etcd", "the connection to etcd failed"];
         refused(&options(&cluster, trusting(&authority)), why, &[], "no certificate").await;
         let foreign = trusting(&authority).with_identity(&stranger.certificate, stranger.key.clone());
-        refused(&options(&cluster, foreign), why, &[&stranger.key], "a certificate of another authority").await;
+        refused(&options(&cluster, foreign), why, &[&stranger.key], "a certificate of another authority")
+            .await;
         let deceived = trusting(&other).with_identity(&shop.certificate, shop.key.clone());
-        refused(&options(&cluster, deceived), &["UnknownIssuer", "BadSignature"], &[&shop.key], "a server that is not trusted").await;
+        refused(
+            &options(&cluster, deceived),
+            &["UnknownIssuer", "BadSignature"],
+            &[&shop.key],
+            "a server that is not trusted",
+        )
+        .await;
         // A key that does not belong to the certificate.
         let torn = trusting(&authority).with_identity(&shop.certificate, stranger.key.clone());
         let error = EtcdStore::connect(&options(&cluster, torn)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{series:?}: {error}");
-        assert!(!stranger.key.lines().any(|line| !line.contains("PRIVATE KEY") && format!("{error:?}").contains(line)));
+        assert!(
+            !stranger
+                .key
+                .lines()
+                .any(|line| !line.contains("PRIVATE KEY") && format!("{error:?}").contains(line))
+        );
     }
 }
 
@@ -229,7 +260,9 @@ async fn a_certificate_can_be_the_sign_in() {
             .ca_certificate(Certificate::from_pem(authority.pem()))
             .identity(Identity::from_pem(&root.certificate, &root.key));
         let endpoint = format!("https://{}", cluster.endpoints()[0]);
-        let mut raw = etcd_client::Client::connect([endpoint], Some(ConnectOptions::new().with_tls(tls))).await.unwrap();
+        let mut raw = etcd_client::Client::connect([endpoint], Some(ConnectOptions::new().with_tls(tls)))
+            .await
+            .unwrap();
         // Users need no password: their certificates' common names are theirs.
         for name in ["root", "shop"] {
             let options = etcd_client::UserAddOptions::new().with_no_pwd();
@@ -245,11 +278,16 @@ async fn a_certificate_can_be_the_sign_in() {
         let denied = put(&identified(&shop), "/other/k", "v").await.unwrap_err();
         assert_eq!(denied.kind(), ErrorKind::PermissionDenied, "{series:?}: {denied}");
         let denied = put(&identified(&nobody), "/shop/k", "v").await.unwrap_err();
-        assert_eq!((denied.kind(), denied.outcome()), (ErrorKind::PermissionDenied, Outcome::NotApplied), "{series:?}: {denied}");
+        assert_eq!(
+            (denied.kind(), denied.outcome()),
+            (ErrorKind::PermissionDenied, Outcome::NotApplied),
+            "{series:?}: {denied}"
+        );
     }
 }
 
-/// Who signs clients' certificates is replaced, so that a server which is started again takes the new ones alone: as when the old ones have expired.
+/// Who signs clients' certificates is replaced, so that a server which is started again takes the
+/// new ones alone: as when the old ones have expired.
 fn replace_clients(cluster: &mut Cluster, files: &Path, clients: &Authority) {
     written(files, "clients.pem", &clients.pem());
     cluster.restart();
@@ -261,7 +299,9 @@ async fn renewed_certificates_are_read_again_for_new_connections() {
         let (authority, before, after) = (Authority::new(), Authority::new(), Authority::new());
         let (mut cluster, server) = encrypted(series, &authority, HERE, Some(&before));
         let mine = TempDir::new().unwrap();
-        let renew = |signed: &Signed| (written(mine.path(), "c.pem", &signed.certificate), written(mine.path(), "c.key", &signed.key));
+        let renew = |signed: &Signed| {
+            (written(mine.path(), "c.pem", &signed.certificate), written(mine.path(), "c.key", &signed.key))
+        };
         let (certificate, key) = renew(&before.sign("shop"));
         let ca = written(mine.path(), "ca.pem", &authority.pem());
         let files = Tls::new().with_authorities_file(ca).with_identity_files(certificate, key);
@@ -275,7 +315,11 @@ async fn renewed_certificates_are_read_again_for_new_connections() {
         let mut providers = Vec::new();
         for tls in [files, function] {
             let provider = EtcdProvider::connect(options(&cluster, tls)).await.unwrap();
-            let guard = provider.lock().acquire(&format!("l{}", providers.len()), Duration::from_secs(10)).await.unwrap();
+            let guard = provider
+                .lock()
+                .acquire(&format!("l{}", providers.len()), Duration::from_secs(10))
+                .await
+                .unwrap();
             providers.push((provider, guard));
         }
 
@@ -283,20 +327,24 @@ async fn renewed_certificates_are_read_again_for_new_connections() {
         *issuer.lock().unwrap() = after.sign("shop");
         replace_clients(&mut cluster, server.path(), &after);
         for (provider, _) in &providers {
-            eventually(SOON, "it is connected anew", async || provider.config().set("k", &1).await.ok()).await;
+            eventually(SOON, "it is connected anew", async || provider.config().set("k", &1).await.ok())
+                .await;
         }
 
-        // What is of no use is not used: a key that is missing, half a file, or one that does not belong to the certificate yet.
+        // What is of no use is not used: a key that is missing, half a file, or one that does not
+        // belong to the certificate yet.
         let other = after.sign("shop").key;
         for broken in [None, Some(&other[..other.len() / 2]), Some(&other)] {
             match broken {
                 Some(text) => drop(written(mine.path(), "c.key", text)),
                 None => fs::remove_file(mine.path().join("c.key")).unwrap(),
             }
-            *issuer.lock().unwrap() = Signed { certificate: after.sign("shop").certificate, key: other.clone() };
+            *issuer.lock().unwrap() =
+                Signed { certificate: after.sign("shop").certificate, key: other.clone() };
             cluster.restart();
             for (provider, _) in &providers {
-                eventually(SOON, "it is connected anew", async || provider.config().set("k", &1).await.ok()).await;
+                eventually(SOON, "it is connected anew", async || provider.config().set("k", &1).await.ok())
+                    .await;
             }
         }
         for (provider, guard) in providers {

@@ -35,8 +35,10 @@ async fn end(watch: &mut StoreWatch) -> Error {
 async fn a_watch_on_a_member_that_stands_still_is_noticed_and_moves() {
     let cluster = Cluster::three(&Binary::find(Series::V3_5));
     for index in 0..3 {
-        let (victim, writer) =
-            (store_on(&cluster, index, &options(&cluster)).await, store_on(&cluster, (index + 1) % 3, &options(&cluster)).await);
+        let (victim, writer) = (
+            store_on(&cluster, index, &options(&cluster)).await,
+            store_on(&cluster, (index + 1) % 3, &options(&cluster)).await,
+        );
         let mut watch = victim.watch(Span::key("k"), None).await.unwrap();
         cluster.servers()[index].signal(Signal::Stop);
         // Where the leader stands still, the others choose a new one first.
@@ -45,7 +47,11 @@ async fn a_watch_on_a_member_that_stands_still_is_noticed_and_moves() {
         assert!(error.is_transient(), "{error}");
         assert!(took <= NOTICED + SLACK, "member {index}: noticed after {took:?}");
         let victim: Arc<dyn Store> = Arc::new(victim);
-        assert_eq!(next(&victim, Span::key("k"), Revision::new(written.get() - 1)).await, written, "and it moves");
+        assert_eq!(
+            next(&victim, Span::key("k"), Revision::new(written.get() - 1)).await,
+            written,
+            "and it moves"
+        );
         cluster.servers()[index].signal(Signal::Continue);
     }
 }
@@ -87,7 +93,8 @@ pub(super) fn metrics(cluster: &Cluster) -> String {
 /// A gauge of the server's.
 pub(super) fn gauge(cluster: &Cluster, name: &str) -> f64 {
     let text = metrics(cluster);
-    let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).expect("the server has the gauge");
+    let line =
+        text.lines().find(|line| line.starts_with(&format!("{name} "))).expect("the server has the gauge");
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
@@ -105,6 +112,7 @@ async fn a_thousand_dropped_watches_leave_nothing_behind() {
     drop(watches);
     let gone = async || (gauge(&cluster, "etcd_debugging_mvcc_watcher_total") == 0.0).then_some(());
     eventually(Duration::from_secs(1) + SLACK, "the server has no watch left", gone).await;
-    let idle = async || (tokio::runtime::Handle::current().metrics().num_alive_tasks() <= tasks).then_some(());
+    let idle =
+        async || (tokio::runtime::Handle::current().metrics().num_alive_tasks() <= tasks).then_some(());
     eventually(Duration::from_secs(1) + SLACK, "and the client no task", idle).await;
 }

@@ -1,9 +1,12 @@
 //! The files of a directory, and who has it open.
 //!
-//! sled keeps `db` (its log, which it locks), `conf` (a few constants), `snap.N` (where in the log each page lies, written at an opening) and `blobs/` (values over 128 KiB, of
-//! which our format has none). We add `coord-memory`, by which a store of ours is told whose log lost everything. A process that is killed, or whose disk is full, can leave
-//! two things that sled does not get over, though they hold nothing that is needed: `snap.N.generating`, which it takes for a snapshot, and a `conf` that is cut off. Both
-//! are set right before sled looks, and while nobody else can have the directory open.
+//! sled keeps `db` (its log, which it locks), `conf` (a few constants), `snap.N` (where in the log
+//! each page lies, written at an opening) and `blobs/` (values over 128 KiB, of which our format
+//! has none). We add `coord-memory`, by which a store of ours is told whose log lost everything. A
+//! process that is killed, or whose disk is full, can leave two things that sled does not get over,
+//! though they hold nothing that is needed: `snap.N.generating`, which it takes for a snapshot, and
+//! a `conf` that is cut off. Both are set right before sled looks, and while nobody else can have
+//! the directory open.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind as IoKind, Write as _};
@@ -17,13 +20,17 @@ use parking_lot::Mutex;
 
 use super::OPERATION;
 
-/// Its presence says that the directory holds a store of ours, so that one whose log lost everything is not taken for a new one.
+/// Its presence says that the directory holds a store of ours, so that one whose log lost
+/// everything is not taken for a new one.
 const MARKER: &str = "coord-memory";
 
-/// What sled writes to `conf`, with its checksum, for the settings that we use. sled takes no more than that from a file: so a store of ours needs no other.
-pub(super) const CONF: &[u8] = b"segment_size: 524288\nuse_compression: false\nversion: 0.34\n\x76\x19\x51\xC1";
+/// What sled writes to `conf`, with its checksum, for the settings that we use. sled takes no more
+/// than that from a file: so a store of ours needs no other.
+pub(super) const CONF: &[u8] =
+    b"segment_size: 524288\nuse_compression: false\nversion: 0.34\n\x76\x19\x51\xC1";
 
-/// How long a lock is waited for that may be about to be let go of: sled's threads outlive its handle by a little.
+/// How long a lock is waited for that may be about to be let go of: sled's threads outlive its
+/// handle by a little.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often a lock that is taken is tried.
@@ -32,19 +39,22 @@ const LOCK_RETRY: Duration = Duration::from_millis(5);
 /// The engine keeps everything in memory; sled's own cache need only hold what is being written.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The directories that this process has let go of a moment ago, so that sled's threads may still have them.
+/// The directories that this process has let go of a moment ago, so that sled's threads may still
+/// have them.
 static LET_GO: Mutex<Vec<(PathBuf, Instant)>> = Mutex::new(Vec::new());
 
 /// For whom opening waits when somebody has the directory open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OpenPatience {
-    /// For this very process, when it has let go of the directory a moment ago. It takes sled's threads some milliseconds to end.
+    /// For this very process, when it has let go of the directory a moment ago. It takes sled's
+    /// threads some milliseconds to end.
     Own,
     /// Also for another process, which may be about to end.
     Anyone,
 }
 
-/// Opens sled's database in a directory, which is made where there is none, and says whether it holds a store of ours.
+/// Opens sled's database in a directory, which is made where there is none, and says whether it
+/// holds a store of ours.
 ///
 /// # Errors
 ///
@@ -100,11 +110,13 @@ pub(super) fn mark(path: &Path) -> Result<()> {
 /// One attempt. `None` when somebody has it open.
 fn try_open(path: &Path) -> Result<Option<(sled::Db, bool)>> {
     let ours = path.join(MARKER).try_exists().map_err(|fault| not_opened(path, fault))?;
-    // It is sled's own lock, so that nobody who opens the directory writes what is set right here, whichever version they are. sled wants it for itself then: whoever comes
-    // between finds the directory as it should be.
+    // It is sled's own lock, so that nobody who opens the directory writes what is set right here,
+    // whichever version they are. sled wants it for itself then: whoever comes between finds the
+    // directory as it should be.
     let Some(lock) = lock(path).map_err(|fault| not_opened(path, fault))? else { return Ok(None) };
     set_right(path, ours).map_err(|fault| not_opened(path, fault))?;
-    // Not by closing the file alone: a process that is being forked off right now has it open too, for a moment.
+    // Not by closing the file alone: a process that is being forked off right now has it open too,
+    // for a moment.
     FileExt::unlock(&lock).map_err(|fault| not_opened(path, fault))?;
     drop(lock);
     // We flush ourselves, before anything is acknowledged.
@@ -153,14 +165,19 @@ fn set_right(path: &Path, ours: bool) -> io::Result<()> {
 
 /// What the directory holds is of no use to us.
 pub(crate) fn damaged(path: &Path, what: &str) -> Error {
-    let message = format!("{}: {what}; move the directory away to start empty, or put a backup in its place", path.display());
+    let message = format!(
+        "{}: {what}; move the directory away to start empty, or put a backup in its place",
+        path.display()
+    );
     Error::new(ErrorKind::Internal, OPERATION, message)
 }
 
 pub(super) fn unreadable(path: &Path, fault: sled::Error) -> Error {
     match fault {
         // The directory itself was just found.
-        sled::Error::Io(fault) if matches!(fault.kind(), IoKind::NotFound | IoKind::UnexpectedEof | IoKind::InvalidData) => {
+        sled::Error::Io(fault)
+            if matches!(fault.kind(), IoKind::NotFound | IoKind::UnexpectedEof | IoKind::InvalidData) =>
+        {
             damaged(path, "a file is missing or cut off").with_source(fault)
         }
         sled::Error::Io(fault) => not_opened(path, fault),

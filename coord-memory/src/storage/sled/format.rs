@@ -1,8 +1,9 @@
 //! How a store lies in sled's tree: the names of what is there, and what it looks like.
 //!
-//! No value in the tree is longer than [`PIECE`], and no name than [`LONGEST_NAME`]. A leaf of sled's holds 20 pairs at most (17, and 3 that come with a merge), and is
-//! written as a whole now and then. What is over 128 KiB then, sled writes to a file of its own, which it removes late, and never when the process ends before: so nothing
-//! may come to that size.
+//! No value in the tree is longer than [`PIECE`], and no name than [`LONGEST_NAME`]. A leaf of
+//! sled's holds 20 pairs at most (17, and 3 that come with a merge), and is written as a whole now
+//! and then. What is over 128 KiB then, sled writes to a file of its own, which it removes late,
+//! and never when the process ends before: so nothing may come to that size.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use sled::IVec;
 use crate::engine::{Counters, LeaseChange, Stored};
 use crate::storage::Mutation;
 
-/// The first format had no records; the second wrote them into the tree, and entries of any size under their own names.
+/// The first format had no records; the second wrote them into the tree, and entries of any size
+/// under their own names.
 pub(super) const FORMATS: RangeInclusive<u8> = 1..=3;
 
 /// The entry of the store itself.
@@ -27,7 +29,8 @@ pub(super) const RECORD: u8 = b'w';
 /// A part of an entry that is too large to lie under its own name.
 pub(super) const PART: u8 = b'x';
 
-/// The most that a name and its value take together. 20 of them, with what sled adds, stay below 128 KiB.
+/// The most that a name and its value take together. 20 of them, with what sled adds, stay below
+/// 128 KiB.
 pub(super) const PIECE: usize = 6 * 1024;
 
 /// Longer names are kept in the value: an inner node of sled's holds some 320 names.
@@ -74,7 +77,9 @@ pub(super) fn entry(mutation: &Mutation) -> (IVec, Option<IVec>) {
     match mutation {
         Mutation::Put(key, stored) => (key_name(key), Some(encode_stored(stored))),
         Mutation::Delete(key) => (key_name(key), None),
-        Mutation::Lease(LeaseChange::Granted(lease)) => (lease_name(lease.id), Some(IVec::from(&lease.ttl.as_secs().to_be_bytes()))),
+        Mutation::Lease(LeaseChange::Granted(lease)) => {
+            (lease_name(lease.id), Some(IVec::from(&lease.ttl.as_secs().to_be_bytes())))
+        }
         Mutation::Lease(LeaseChange::Gone(id)) => (lease_name(*id), None),
     }
 }
@@ -124,7 +129,12 @@ pub(super) fn decode_stored(mut bytes: &[u8]) -> Option<Stored> {
     let created = Revision::new(bytes.try_get_u64().ok()?);
     let modified = Revision::new(bytes.try_get_u64().ok()?);
     let lease = bytes.try_get_u64().ok()?;
-    Some(Stored { value: Bytes::copy_from_slice(bytes).into(), created, modified, lease: (lease > 0).then(|| LeaseId::new(lease)) })
+    Some(Stored {
+        value: Bytes::copy_from_slice(bytes).into(),
+        created,
+        modified,
+        lease: (lease > 0).then(|| LeaseId::new(lease)),
+    })
 }
 
 pub(super) fn decode_lease(id: &[u8], ttl: &[u8]) -> Option<Lease> {
@@ -142,7 +152,8 @@ pub(super) struct Meta {
 
 pub(super) fn encode_meta(store_id: &str, counters: Counters, next_record: u64) -> Vec<u8> {
     let mut out = vec![*FORMATS.end()];
-    for number in [counters.revision.get(), counters.next_lease, counters.keys, counters.leases, next_record] {
+    for number in [counters.revision.get(), counters.next_lease, counters.keys, counters.leases, next_record]
+    {
         out.put_u64(number);
     }
     out.put_slice(store_id.as_bytes());

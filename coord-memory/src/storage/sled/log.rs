@@ -57,7 +57,8 @@ impl RecordLog {
         self.next_parted = self.next_parted.max(number.saturating_add(1));
     }
 
-    /// Everything that changed since the last fold. Once it is written, the records that say so can go.
+    /// Everything that changed since the last fold. Once it is written, the records that say so can
+    /// go.
     pub(super) fn fold(&mut self) -> sled::Batch {
         let mut batch = sled::Batch::default();
         for (name, value) in std::mem::take(&mut self.entries) {
@@ -106,9 +107,14 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    /// Takes the next part. When it is the first one of the next entry, the entry before is handed to `done`. `None` for a part that is out of place, or of an entry that
-    /// is not whole.
-    pub(super) fn take(&mut self, name: &[u8], part: &[u8], done: impl FnOnce(IVec, IVec, u64, u32) -> Option<()>) -> Option<()> {
+    /// Takes the next part. When it is the first one of the next entry, the entry before is handed
+    /// to `done`. `None` for a part that is out of place, or of an entry that is not whole.
+    pub(super) fn take(
+        &mut self,
+        name: &[u8],
+        part: &[u8],
+        done: impl FnOnce(IVec, IVec, u64, u32) -> Option<()>,
+    ) -> Option<()> {
         let (&PART, numbers) = name.split_first()? else { return None };
         let (number, part_number) = format::decode_part_name(numbers)?;
         if part_number == 0 {

@@ -1,7 +1,8 @@
 //! The file of the records: what was written since the last fold, one record after the other.
 //!
-//! It begins with the number of its first record. A record that is cut off at the end of the file was never acknowledged: the process ended while it was being written. All
-//! else that does not fit is damage, also a beginning beyond what the tree knows: then the tree has lost its last fold.
+//! It begins with the number of its first record. A record that is cut off at the end of the file
+//! was never acknowledged: the process ended while it was being written. All else that does not fit
+//! is damage, also a beginning beyond what the tree knows: then the tree has lost its last fold.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
@@ -49,7 +50,8 @@ impl From<io::Error> for RecordsError {
 }
 
 impl Records {
-    /// Begins a new file, for the records from number `first` on, in the place of whatever file there is.
+    /// Begins a new file, for the records from number `first` on, in the place of whatever file
+    /// there is.
     pub(super) fn create(directory: &Path, first: u64) -> io::Result<Self> {
         let mut head = MAGIC.to_vec();
         head.put_u64(first);
@@ -78,9 +80,11 @@ impl Records {
         Ok(Some((Records { file, directory: directory.to_owned(), buffer: Vec::new() }, found)))
     }
 
-    /// Writes a record at the end. When it returns, the record survives the end of the process. After an error it is not known what the file holds.
+    /// Writes a record at the end. When it returns, the record survives the end of the process.
+    /// After an error it is not known what the file holds.
     pub(super) fn append(&mut self, number: u64, record: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(record.len()).map_err(|_| io::Error::new(io::ErrorKind::FileTooLarge, "more than 4 GiB at once"))?;
+        let length = u32::try_from(record.len())
+            .map_err(|_| io::Error::new(io::ErrorKind::FileTooLarge, "more than 4 GiB at once"))?;
         self.buffer.clear();
         self.buffer.put_u64(number);
         self.buffer.put_u32(length);
@@ -119,7 +123,11 @@ fn decode(bytes: &[u8]) -> Result<(Found, usize), &'static str> {
 }
 
 /// The record behind a frame; `None` when it is cut off.
-fn decode_frame<'a>(mut frame: &[u8], after: &'a [u8], expected: u64) -> Result<Option<&'a [u8]>, &'static str> {
+fn decode_frame<'a>(
+    mut frame: &[u8],
+    after: &'a [u8],
+    expected: u64,
+) -> Result<Option<&'a [u8]>, &'static str> {
     const FRAME_DAMAGED: &str = "a record does not decode";
     let sealed = frame.get(..FRAME - 4).map(crc32fast::hash);
     let number = frame.try_get_u64().map_err(|_| FRAME_DAMAGED)?;
@@ -131,7 +139,9 @@ fn decode_frame<'a>(mut frame: &[u8], after: &'a [u8], expected: u64) -> Result<
     if number != expected {
         return Err("a record is missing");
     }
-    let Some(record) = usize::try_from(length).ok().and_then(|length| after.get(..length)) else { return Ok(None) };
+    let Some(record) = usize::try_from(length).ok().and_then(|length| after.get(..length)) else {
+        return Ok(None);
+    };
     if crc32fast::hash(record) != checksum {
         return Err(FRAME_DAMAGED);
     }
@@ -153,8 +163,11 @@ mod tests {
     fn three() -> (tempfile::TempDir, Vec<(u64, Vec<u8>)>) {
         let dir = tempfile::tempdir().unwrap();
         let mut records = Records::create(dir.path(), 7).unwrap();
-        let written: Vec<_> =
-            [&b"first"[..], b"", &[b'v'; 10_000]].into_iter().zip(7..).map(|(bytes, number)| (number, bytes.to_vec())).collect();
+        let written: Vec<_> = [&b"first"[..], b"", &[b'v'; 10_000]]
+            .into_iter()
+            .zip(7..)
+            .map(|(bytes, number)| (number, bytes.to_vec()))
+            .collect();
         written.iter().for_each(|(number, record)| records.append(*number, record).unwrap());
         (dir, written)
     }
@@ -163,7 +176,9 @@ mod tests {
     fn what_is_cut_off_anywhere_is_the_records_before() {
         let (dir, written) = three();
         let whole = file(dir.path());
-        let ends: Vec<_> = (0..=3).map(|n| HEAD + written[..n].iter().map(|(_, record)| FRAME + record.len()).sum::<usize>()).collect();
+        let ends: Vec<_> = (0..=3)
+            .map(|n| HEAD + written[..n].iter().map(|(_, record)| FRAME + record.len()).sum::<usize>())
+            .collect();
         for length in (0..200).chain((200..whole.len()).step_by(97)).chain([whole.len() - 1]) {
             fs::write(dir.path().join(NAME), &whole[..length]).unwrap();
             if length < HEAD {

@@ -24,7 +24,8 @@ impl Checked {
     fn new(fold: Bounds) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let counters = Counters { revision: Revision::new(1), next_lease: 1, keys: 0, leases: 0 };
-        let mut checked = Checked { dir, storage: None, fold, counters, keys: BTreeMap::new(), leases: BTreeMap::new() };
+        let mut checked =
+            Checked { dir, storage: None, fold, counters, keys: BTreeMap::new(), leases: BTreeMap::new() };
         checked.reopen();
         checked
     }
@@ -38,7 +39,9 @@ impl Checked {
             match mutation {
                 Mutation::Put(key, stored) => drop(self.keys.insert(key.clone(), Stored::clone(stored))),
                 Mutation::Delete(key) => drop(self.keys.remove(key)),
-                Mutation::Lease(LeaseChange::Granted(lease)) => drop(self.leases.insert(lease.id.get(), lease.ttl)),
+                Mutation::Lease(LeaseChange::Granted(lease)) => {
+                    drop(self.leases.insert(lease.id.get(), lease.ttl))
+                }
                 Mutation::Lease(LeaseChange::Gone(id)) => drop(self.leases.remove(&id.get())),
             }
         }
@@ -55,7 +58,8 @@ impl Checked {
         self.storage = Some(SledStorage { fold: self.fold, ..storage });
         assert_eq!(contents.counters, self.counters);
         assert_eq!(contents.keys.into_iter().collect::<BTreeMap<_, _>>(), self.keys);
-        let leases: BTreeMap<_, _> = contents.leases.iter().map(|lease| (lease.id.get(), lease.ttl)).collect();
+        let leases: BTreeMap<_, _> =
+            contents.leases.iter().map(|lease| (lease.id.get(), lease.ttl)).collect();
         assert_eq!(leases, self.leases);
     }
 
@@ -90,7 +94,12 @@ impl Checked {
 
 fn put(key: &str, value: &[u8], revision: u64) -> Mutation {
     let revision = Revision::new(revision);
-    let stored = Stored { value: value.to_vec().into(), created: revision, modified: revision, lease: Some(LeaseId::new(7)) };
+    let stored = Stored {
+        value: value.to_vec().into(),
+        created: revision,
+        modified: revision,
+        lease: Some(LeaseId::new(7)),
+    };
     Mutation::Put(Bytes::from(key.to_owned()), Arc::new(stored))
 }
 
@@ -102,9 +111,12 @@ const NEVER: Bounds = Bounds { bytes: usize::MAX, entries: usize::MAX };
 
 #[test]
 fn whatever_was_folded_and_whatever_was_not_is_there() {
-    for fold in
-        [NEVER, Bounds { bytes: 2_000, entries: usize::MAX }, Bounds { bytes: usize::MAX, entries: 12 }, Bounds { bytes: 0, entries: 0 }]
-    {
+    for fold in [
+        NEVER,
+        Bounds { bytes: 2_000, entries: usize::MAX },
+        Bounds { bytes: usize::MAX, entries: 12 },
+        Bounds { bytes: 0, entries: 0 },
+    ] {
         let mut store = Checked::new(fold);
         let (mut random, mut most) = (fastrand::Rng::with_seed(1), 0);
         for n in 0..300 {
@@ -153,7 +165,10 @@ fn an_entry_of_any_size_is_there_however_often_it_changes_its_size() {
         }
         store.reopen();
         for size in sizes() {
-            store.write(vec![Mutation::Delete(format!("own/{size}").into()), Mutation::Delete(long.clone().into())]);
+            store.write(vec![
+                Mutation::Delete(format!("own/{size}").into()),
+                Mutation::Delete(long.clone().into()),
+            ]);
         }
         store.reopen();
         assert_eq!(store.keys.len(), 1);
@@ -182,7 +197,8 @@ fn nothing_is_so_large_that_sled_keeps_it_in_a_file_of_its_own() {
     let mut store = Checked::new(Bounds { bytes: 4_000_000, entries: 300 });
     let mut random = fastrand::Rng::with_seed(2);
     for n in 2..600 {
-        // Keys that differ at their ends, at their beginnings, and that are as long as an entry's name may be.
+        // Keys that differ at their ends, at their beginnings, and that are as long as an entry's
+        // name may be.
         let key = match random.u8(0..3) {
             0 => format!("{}{:03}", "k".repeat(random.usize(1..260)), random.u8(0..200)),
             1 => format!("{:03}{}", random.u8(0..200), "k".repeat(random.usize(240..260))),
@@ -202,7 +218,8 @@ fn nothing_is_so_large_that_sled_keeps_it_in_a_file_of_its_own() {
     store.reopen();
 }
 
-/// `kill -9` between any two steps of a fold: the tree may have what is still in the records, and never less.
+/// `kill -9` between any two steps of a fold: the tree may have what is still in the records, and
+/// never less.
 #[test]
 fn a_fold_that_was_not_finished_is_of_no_matter() {
     let mut store = Checked::new(NEVER);
@@ -227,7 +244,10 @@ fn a_fold_that_was_not_finished_is_of_no_matter() {
         std::fs::copy(store.dir.path().join("records"), other.dir.path().join("records")).unwrap();
         SledStorage::open(other.dir.path(), OpenPatience::Own).unwrap_err()
     };
-    assert!(error.kind() == ErrorKind::Internal && error.message().contains("lost what they held last"), "{error}");
+    assert!(
+        error.kind() == ErrorKind::Internal && error.message().contains("lost what they held last"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -239,7 +259,10 @@ fn what_does_not_fit_is_damage() {
     let records = store.dir.path().join("records");
     std::fs::remove_file(&records).unwrap();
     let error = SledStorage::open(store.dir.path(), OpenPatience::Own).unwrap_err();
-    assert!(error.kind() == ErrorKind::Internal && error.message().contains("records are missing"), "{error}");
+    assert!(
+        error.kind() == ErrorKind::Internal && error.message().contains("records are missing"),
+        "{error}"
+    );
     for entry in [&b"kk"[..], &[LEASE, 0, 0, 0, 0, 0, 0, 0, 1]] {
         let mut store = Checked::new(NEVER);
         (0..3).for_each(|n| store.write(vec![put("k", b"v", n), granted(n + 1)]));
@@ -263,7 +286,8 @@ fn a_part_that_is_missing_is_damage() {
 fn the_first_format_is_still_read() {
     let mut store = Checked::new(NEVER);
     let db = store.database();
-    let mut meta = encode_meta("0123", Counters { revision: Revision::new(1), next_lease: 1, keys: 0, leases: 0 }, 0);
+    let mut meta =
+        encode_meta("0123", Counters { revision: Revision::new(1), next_lease: 1, keys: 0, leases: 0 }, 0);
     meta[0] = *FORMATS.start();
     meta.drain(33..41);
     db.insert(META, meta).unwrap();
@@ -315,7 +339,9 @@ fn the_second_format_is_still_read_and_becomes_the_present_one() {
         match mutation {
             Mutation::Put(key, stored) => drop(store.keys.insert(key, Stored::clone(&stored))),
             Mutation::Delete(key) => drop(store.keys.remove(&key)),
-            Mutation::Lease(LeaseChange::Granted(lease)) => drop(store.leases.insert(lease.id.get(), lease.ttl)),
+            Mutation::Lease(LeaseChange::Granted(lease)) => {
+                drop(store.leases.insert(lease.id.get(), lease.ttl))
+            }
             Mutation::Lease(LeaseChange::Gone(_)) => {}
         }
     }

@@ -21,14 +21,21 @@ const OPERATIONS: u64 = 40;
 /// More than any history here needs; one that needs more is not decided, and fails.
 const BUDGET: usize = 200_000;
 
-/// Whether a failed write's outcome is unknown. `None` stands for a write that is known not to have been applied, and is no part of the history.
+/// Whether a failed write's outcome is unknown. `None` stands for a write that is known not to have
+/// been applied, and is no part of the history.
 fn unknown(error: &Error) -> Option<()> {
     assert!(error.is_transient(), "{error:?}");
     (error.outcome() == Outcome::Unknown).then_some(())
 }
 
 /// One operation; `None` when it is known to have done and seen nothing.
-async fn operate(config: &dyn ConfigCenter, key: &str, choice: u64, unique: String, known: &mut Version) -> Option<Op> {
+async fn operate(
+    config: &dyn ConfigCenter,
+    key: &str,
+    choice: u64,
+    unique: String,
+    known: &mut Version,
+) -> Option<Op> {
     let new = value(unique);
     match choice % 7 {
         0 | 1 => {
@@ -120,7 +127,9 @@ pub(super) async fn histories_with_unknown_outcomes_are_linearizable(cx: Fixture
     let mut all_faults = Vec::new();
     for n in 0..CLIENTS {
         let (faults, seed) = (Faults::default(), cx.seed(n));
-        for fault in [Fault::LoseAnswer, Fault::Hold, Fault::LoseRequest, Fault::Refuse].into_iter().cycle().take(5) {
+        for fault in
+            [Fault::LoseAnswer, Fault::Hold, Fault::LoseRequest, Fault::Refuse].into_iter().cycle().take(5)
+        {
             // Not one after the other: one fault strikes every seventeen writes, or so.
             let mut writes = 0;
             faults.next(fault, move |request| {

@@ -103,7 +103,11 @@ pub(super) async fn what_is_written_elsewhere_changes_no_version(cx: Fixture) {
         let later = two.config().set_raw(key, value("v")).await.unwrap();
         assert!(later > version);
         for provider in [&one, &two] {
-            assert_eq!(provider.config().get_raw("d/k").await.unwrap().unwrap().version, version, "after a write of {key}");
+            assert_eq!(
+                provider.config().get_raw("d/k").await.unwrap().unwrap().version,
+                version,
+                "after a write of {key}"
+            );
             let listed = provider.config().list_raw("d").await.unwrap();
             assert!(listed.revision >= later);
             assert_eq!(listed.items.iter().find(|entry| entry.key == "d/k").unwrap().version, version);
@@ -113,8 +117,13 @@ pub(super) async fn what_is_written_elsewhere_changes_no_version(cx: Fixture) {
     assert!(one.config().compare_and_set_raw("d/k", value("w"), version).await.unwrap() > version);
 }
 
-/// What `attempt` does to the key `k`, which it must not touch, shows neither in the version nor in a watch.
-async fn leaves_no_trace<F: Future<Output = ()>>(cx: &Fixture, present: bool, attempt: impl Fn(Arc<dyn Provider>, Version) -> F) {
+/// What `attempt` does to the key `k`, which it must not touch, shows neither in the version nor in
+/// a watch.
+async fn leaves_no_trace<F: Future<Output = ()>>(
+    cx: &Fixture,
+    present: bool,
+    attempt: impl Fn(Arc<dyn Provider>, Version) -> F,
+) {
     let (provider, other) = (cx.provider().await, cx.provider().await);
     let config = provider.config();
     let before = if present { config.set_raw("k", value("before")).await.unwrap() } else { Version::ZERO };
@@ -132,7 +141,11 @@ async fn leaves_no_trace<F: Future<Output = ()>>(cx: &Fixture, present: bool, at
                 break;
             }
             // A resync is always legal; it may tell of the real change too.
-            Some(Ok(ConfigEvent::Resync(snapshot))) if snapshot.items.iter().any(|entry| entry.key == "another") => break,
+            Some(Ok(ConfigEvent::Resync(snapshot)))
+                if snapshot.items.iter().any(|entry| entry.key == "another") =>
+            {
+                break;
+            }
             Some(Ok(ConfigEvent::Resync(_))) => {}
             other => panic!("an event of what changed nothing: {other:?}"),
         }
@@ -171,7 +184,10 @@ pub(super) async fn what_failed_is_in_no_history(cx: Fixture) {
     let (mut log, mut last) = (Vec::new(), Version::ZERO);
     for n in 0..10 {
         for wrong in [Version::new(last.get() + 1), Version::new(u64::MAX)] {
-            assert_eq!(conflict(&other.config().compare_and_set_raw("k", value("wrong"), wrong).await.unwrap_err()), last);
+            assert_eq!(
+                conflict(&other.config().compare_and_set_raw("k", value("wrong"), wrong).await.unwrap_err()),
+                last
+            );
             assert_eq!(conflict(&config.compare_and_delete("k", wrong).await.unwrap_err()), last);
         }
         assert_eq!(config.get_raw("k").await.unwrap().map_or(Version::ZERO, |found| found.version), last);

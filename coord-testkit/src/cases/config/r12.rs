@@ -24,7 +24,10 @@ pub(super) async fn it_succeeds_iff_the_version_is_the_expected_one(cx: Fixture)
 pub(super) async fn expected_zero_creates_iff_absent(cx: Fixture) {
     let (one, two) = (cx.provider().await, cx.provider().await);
     let created = one.config().compare_and_set_raw("k", value("1"), Version::ZERO).await.unwrap();
-    assert_eq!(conflict(&two.config().compare_and_set_raw("k", value("2"), Version::ZERO).await.unwrap_err()), created);
+    assert_eq!(
+        conflict(&two.config().compare_and_set_raw("k", value("2"), Version::ZERO).await.unwrap_err()),
+        created
+    );
     assert_eq!(one.config().get_raw("k").await.unwrap().unwrap().value, value("1"), "it was not overwritten");
     one.config().delete("k").await.unwrap();
     two.config().compare_and_set_raw("k", value("2"), Version::ZERO).await.unwrap();
@@ -38,7 +41,9 @@ pub(super) async fn an_expectation_of_an_absent_key_is_a_conflict(cx: Fixture) {
     let config = provider.config();
     let deleted = config.set_raw("deleted", value("1")).await.unwrap();
     config.delete("deleted").await.unwrap();
-    for (key, expected) in [("never", Version::new(1)), ("deleted", deleted), ("deleted", Version::new(u64::MAX))] {
+    for (key, expected) in
+        [("never", Version::new(1)), ("deleted", deleted), ("deleted", Version::new(u64::MAX))]
+    {
         let error = config.compare_and_set_raw(key, value("2"), expected).await.unwrap_err();
         assert_eq!(conflict(&error), Version::ZERO, "{key} at {expected}");
         assert_eq!(config.get_raw(key).await.unwrap(), None);
@@ -93,13 +98,18 @@ pub(super) async fn of_many_racers_exactly_one_wins(cx: Fixture) {
             (n, result)
         });
         let results = join_all(raced).await;
-        let won: Vec<(usize, Version)> = results.iter().filter_map(|(n, result)| Some((*n, *result.as_ref().ok()?))).collect();
+        let won: Vec<(usize, Version)> =
+            results.iter().filter_map(|(n, result)| Some((*n, *result.as_ref().ok()?))).collect();
         assert_eq!(won.len(), 1, "round {round}: {results:?}");
         for error in results.iter().filter_map(|(_, result)| result.as_ref().err()) {
             assert_eq!(conflict(error), won[0].1);
         }
         let found = clients[1].provider.config().get_raw("k").await.unwrap().unwrap();
-        assert_eq!((found.value, found.version), (value(won[0].0.to_string()), won[0].1), "the winner's value stands");
+        assert_eq!(
+            (found.value, found.version),
+            (value(won[0].0.to_string()), won[0].1),
+            "the winner's value stands"
+        );
     }
 }
 
@@ -107,7 +117,9 @@ pub(super) async fn of_many_creators_exactly_one_wins(cx: Fixture) {
     let clients = join_all((0..8).map(|seed| cx.delayed(seed))).await;
     for round in 0..10 {
         let key = format!("created/{round}");
-        let raced = clients.iter().map(|client| client.provider.config().compare_and_set_raw(&key, value("v"), Version::ZERO));
+        let raced = clients
+            .iter()
+            .map(|client| client.provider.config().compare_and_set_raw(&key, value("v"), Version::ZERO));
         let results = join_all(raced).await;
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "round {round}: {results:?}");
     }
@@ -140,8 +152,11 @@ pub(super) async fn of_many_racers_for_what_was_deleted_none_wins(cx: Fixture) {
         let config = clients[round % 4].provider.config();
         let deleted = config.set_raw("k", value("before")).await.unwrap();
         assert!(config.delete("k").await.unwrap());
-        let racers =
-            clients.iter().cycle().take(8).map(|client| client.provider.config().compare_and_set_raw("k", value("after"), deleted));
+        let racers = clients
+            .iter()
+            .cycle()
+            .take(8)
+            .map(|client| client.provider.config().compare_and_set_raw("k", value("after"), deleted));
         for answer in join_all(racers).await {
             assert_eq!(conflict(&answer.unwrap_err()), Version::ZERO);
         }

@@ -26,8 +26,14 @@ async fn listed(provider: &Arc<dyn Provider>, prefix: &str) -> Vec<String> {
 
 pub(super) async fn a_prefix_is_a_directory(cx: Fixture) {
     let provider = filled(&cx, &["a", "a/b", "a/b/c", "a/bc", "a0", "ab", "ab/c", "b"]).await;
-    let expected: [(&str, &[&str]); 6] =
-        [("a", &["a/b", "a/b/c", "a/bc"]), ("a/b", &["a/b/c"]), ("ab", &["ab/c"]), ("b", &[]), ("a0", &[]), ("a/b/c", &[])];
+    let expected: [(&str, &[&str]); 6] = [
+        ("a", &["a/b", "a/b/c", "a/bc"]),
+        ("a/b", &["a/b/c"]),
+        ("ab", &["ab/c"]),
+        ("b", &[]),
+        ("a0", &[]),
+        ("a/b/c", &[]),
+    ];
     for (prefix, keys) in expected {
         assert_eq!(listed(&provider, prefix).await, keys, "{prefix}");
     }
@@ -49,8 +55,24 @@ pub(super) async fn the_empty_prefix_lists_all(cx: Fixture) {
 }
 
 pub(super) async fn keys_come_sorted_and_relative(cx: Fixture) {
-    // Byte order, which is neither alphabetical nor by path: `-`, `.` and ` ` sort before `/`, upper case before lower, ASCII before the rest.
-    let sorted = ["s/A", "s/Z", "s/a", "s/a b", "s/a-b", "s/a.b", "s/a/b", "s/a0", "s/aa", "s/b", "s/~", "s/é", "s/ключ", "s/日本"];
+    // Byte order, which is neither alphabetical nor by path: `-`, `.` and ` ` sort before `/`,
+    // upper case before lower, ASCII before the rest.
+    let sorted = [
+        "s/A",
+        "s/Z",
+        "s/a",
+        "s/a b",
+        "s/a-b",
+        "s/a.b",
+        "s/a/b",
+        "s/a0",
+        "s/aa",
+        "s/b",
+        "s/~",
+        "s/é",
+        "s/ключ",
+        "s/日本",
+    ];
     let mut scrambled = sorted;
     scrambled.reverse();
     scrambled.swap(1, 7);
@@ -87,10 +109,13 @@ pub(super) async fn the_empty_value_is_listed(cx: Fixture) {
 /// Two keys that are only ever written together, first and last in the directory.
 fn together(n: usize) -> Txn {
     let text = n.to_string();
-    Txn::new().then(Op::put(layout::config("d/!first"), text.clone())).then(Op::put(layout::config("d/~last"), text))
+    Txn::new()
+        .then(Op::put(layout::config("d/!first"), text.clone()))
+        .then(Op::put(layout::config("d/~last"), text))
 }
 
-/// Lists a directory again and again while its first and last key are written together, and checks each list.
+/// Lists a directory again and again while its first and last key are written together, and checks
+/// each list.
 async fn list_while_it_changes(cx: &Fixture, lists: usize, others: usize) {
     let writer = cx.store().await;
     writer.txn(together(0)).await.unwrap();
@@ -121,7 +146,9 @@ pub(super) async fn a_list_is_one_snapshot(cx: Fixture) {
 pub(super) async fn ten_thousand_keys_are_one_snapshot(cx: Fixture) {
     let store = cx.store().await;
     for chunk in (0..10_000).collect::<Vec<_>>().chunks(100) {
-        let txn = chunk.iter().fold(Txn::new(), |txn, n| txn.then(Op::put(layout::config(&format!("d/{n:05}")), "v")));
+        let txn = chunk
+            .iter()
+            .fold(Txn::new(), |txn, n| txn.then(Op::put(layout::config(&format!("d/{n:05}")), "v")));
         store.txn(txn).await.unwrap();
     }
     list_while_it_changes(&cx, 3, 10_000).await;
@@ -147,10 +174,15 @@ pub(super) async fn a_key_that_is_not_utf_8_is_kept_apart(cx: Fixture) {
         config.set_raw(key, value("good")).await.unwrap();
     }
     let foreign = [layout::config("d/").as_bytes(), bad::GARBAGE].concat();
-    let version = client.store.txn(Txn::new().then(Op::put(foreign.clone(), "foreign"))).await.unwrap().revision;
+    let version =
+        client.store.txn(Txn::new().then(Op::put(foreign.clone(), "foreign"))).await.unwrap().revision;
     for prefix in ["d", ""] {
         let snapshot = config.list_raw(prefix).await.unwrap();
-        assert_eq!(snapshot.items.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["d/a", "d/z"], "the others are unharmed");
+        assert_eq!(
+            snapshot.items.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(),
+            ["d/a", "d/z"],
+            "the others are unharmed"
+        );
         assert_eq!(snapshot.invalid.len(), 1);
         let record = &snapshot.invalid[0];
         assert!(record.key.ends_with(bad::GARBAGE) && foreign.ends_with(&record.key));
@@ -172,19 +204,31 @@ pub(super) async fn what_is_listed_every_call_takes(cx: Fixture) {
     let mut foreign = Vec::new();
     for (index, key) in bad::foreign_keys().into_iter().enumerate() {
         let put = Op::put([layout::CONFIG.as_bytes(), &key].concat(), index.to_string());
-        foreign.push((key, index.to_string(), client.store.txn(Txn::new().then(put)).await.unwrap().revision));
+        foreign.push((
+            key,
+            index.to_string(),
+            client.store.txn(Txn::new().then(put)).await.unwrap().revision,
+        ));
     }
     foreign.sort();
     let snapshot = config.list_raw("").await.unwrap();
-    let told: Vec<_> = snapshot.invalid.iter().map(|record| (record.key.to_vec(), &record.value, record.version)).collect();
-    let left: Vec<_> = foreign.iter().map(|(key, text, version)| (key.clone(), value(text.as_str()), *version)).collect();
-    assert_eq!(told, left.iter().map(|(key, value, version)| (key.clone(), value, *version)).collect::<Vec<_>>());
+    let told: Vec<_> =
+        snapshot.invalid.iter().map(|record| (record.key.to_vec(), &record.value, record.version)).collect();
+    let left: Vec<_> =
+        foreign.iter().map(|(key, text, version)| (key.clone(), value(text.as_str()), *version)).collect();
+    assert_eq!(
+        told,
+        left.iter().map(|(key, value, version)| (key.clone(), value, *version)).collect::<Vec<_>>()
+    );
     assert!(snapshot.invalid.iter().all(|record| record.error.kind() == coord_api::ErrorKind::Codec));
     assert_eq!(snapshot.items.len(), good.len());
     // Also where the directory itself is such a key.
     let below = config.list_raw("d").await.unwrap();
     assert_eq!(below.items.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["d/a", "d/é"]);
-    assert_eq!(below.invalid.iter().map(|record| record.key.as_ref()).collect::<Vec<_>>(), [&b"d/"[..], b"d//x", b"d/\xff\xfe{"]);
+    assert_eq!(
+        below.invalid.iter().map(|record| record.key.as_ref()).collect::<Vec<_>>(),
+        [&b"d/"[..], b"d//x", b"d/\xff\xfe{"]
+    );
     for entry in snapshot.items {
         assert_eq!(config.get_raw(&entry.key).await.unwrap().unwrap().version, entry.version);
         assert!(config.delete(&entry.key).await.unwrap(), "{}", entry.key);

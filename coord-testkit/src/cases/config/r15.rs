@@ -13,7 +13,10 @@ use crate::fixture::Fixture;
 use crate::{bad, layout};
 
 /// Sets a value through one client and gets it through another.
-async fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug + Send + Sync>(cx: &Fixture, given: T) {
+async fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug + Send + Sync>(
+    cx: &Fixture,
+    given: T,
+) {
     let (one, two) = (cx.provider().await, cx.provider().await);
     let version = one.config().set("typed", &given).await.unwrap();
     let found = two.config().get_with_version::<T>("typed").await.unwrap().unwrap();
@@ -60,9 +63,23 @@ pub(super) async fn set_then_get_gives_an_equal_value(cx: Fixture) {
 }
 
 pub(super) async fn strings_that_look_like_json_stay_strings(cx: Fixture) {
-    for text in
-        ["", "null", "true", "1", "1.0", "\"quoted\"", "{}", "[1,2]", "{\"a\":1}", "not json", " ", "\\", "\u{0}", "é日🦀", "\u{2028}"]
-    {
+    for text in [
+        "",
+        "null",
+        "true",
+        "1",
+        "1.0",
+        "\"quoted\"",
+        "{}",
+        "[1,2]",
+        "{\"a\":1}",
+        "not json",
+        " ",
+        "\\",
+        "\u{0}",
+        "é日🦀",
+        "\u{2028}",
+    ] {
         round_trip(&cx, text.to_owned()).await;
     }
 }
@@ -98,7 +115,11 @@ pub(super) async fn structures_and_absent_parts_come_back(cx: Fixture) {
     let provider = cx.provider().await;
     assert_eq!(provider.config().get::<Rule>("absent").await.unwrap(), None);
     provider.config().set("none", &None::<u32>).await.unwrap();
-    assert_eq!(provider.config().get::<Option<u32>>("none").await.unwrap(), Some(None), "a value that says none is a value");
+    assert_eq!(
+        provider.config().get::<Option<u32>>("none").await.unwrap(),
+        Some(None),
+        "a value that says none is a value"
+    );
 }
 
 pub(super) async fn underneath_is_json(cx: Fixture) {
@@ -107,17 +128,28 @@ pub(super) async fn underneath_is_json(cx: Fixture) {
     config.set("rule", &rule()).await.unwrap();
     let bytes = config.get_raw("rule").await.unwrap().unwrap().value;
     assert_eq!(serde_json::from_slice::<Rule>(&bytes).unwrap(), rule(), "what another program reads");
-    config.set_raw("rule", value(r#" { "name": "x", "limit": 3, "burst": 1, "tags": [], "nested": {} } "#)).await.unwrap();
-    assert_eq!(config.get::<Rule>("rule").await.unwrap().unwrap().limit, Some(3), "what another program wrote");
+    config
+        .set_raw("rule", value(r#" { "name": "x", "limit": 3, "burst": 1, "tags": [], "nested": {} } "#))
+        .await
+        .unwrap();
+    assert_eq!(
+        config.get::<Rule>("rule").await.unwrap().unwrap().limit,
+        Some(3),
+        "what another program wrote"
+    );
 }
 
 pub(super) async fn the_wrong_type_is_codec_and_the_data_is_untouched(cx: Fixture) {
     let client = cx.client().await;
     let config = client.provider.config();
-    let wrong: [&[u8]; 7] = [b"\"secret text\"", b"{\"name\":\"secret\"}", b"{", b"", b"nan", b"1 2", bad::GARBAGE];
+    let wrong: [&[u8]; 7] =
+        [b"\"secret text\"", b"{\"name\":\"secret\"}", b"{", b"", b"nan", b"1 2", bad::GARBAGE];
     for bytes in wrong {
         let version = config.set_raw("k", bytes.to_vec().into()).await.unwrap();
-        for error in [config.get::<u32>("k").await.unwrap_err(), config.get_with_version::<Rule>("k").await.unwrap_err()] {
+        for error in [
+            config.get::<u32>("k").await.unwrap_err(),
+            config.get_with_version::<Rule>("k").await.unwrap_err(),
+        ] {
             assert_eq!(error.kind(), ErrorKind::Codec, "{bytes:?}");
             assert!(!format!("{error} {error:?}").contains("secret"), "an error shows no value: {error:?}");
         }
@@ -153,7 +185,10 @@ pub(super) async fn what_json_cannot_say_is_codec_before_any_io(cx: Fixture) {
         let config = client.provider.config();
         let (errors, counts) = counter
             .during(async {
-                [config.set("k", &value).await.unwrap_err(), config.compare_and_set("k", &value, Version::ZERO).await.unwrap_err()]
+                [
+                    config.set("k", &value).await.unwrap_err(),
+                    config.compare_and_set("k", &value, Version::ZERO).await.unwrap_err(),
+                ]
             })
             .await;
         assert!(errors.iter().all(|error| error.kind() == ErrorKind::Codec), "{value:?}: {errors:?}");
@@ -199,9 +234,17 @@ pub(super) async fn a_list_keeps_apart_what_is_of_another_type(cx: Fixture) {
         config.set_raw(key, value(text)).await.unwrap();
     }
     let snapshot = config.list::<u32>("t").await.unwrap();
-    assert_eq!(snapshot.items.iter().map(|entry| (entry.key.as_str(), entry.value)).collect::<Vec<_>>(), [("t/a", 1), ("t/d", 4)]);
-    let apart: Vec<_> = snapshot.invalid.iter().map(|record| (record.key.as_ref(), record.value.as_bytes(), record.error.kind())).collect();
-    let expected: [(&[u8], &[u8], ErrorKind); 2] = [(b"t/b", b"\"one\"", ErrorKind::Codec), (b"t/c", b"{", ErrorKind::Codec)];
+    assert_eq!(
+        snapshot.items.iter().map(|entry| (entry.key.as_str(), entry.value)).collect::<Vec<_>>(),
+        [("t/a", 1), ("t/d", 4)]
+    );
+    let apart: Vec<_> = snapshot
+        .invalid
+        .iter()
+        .map(|record| (record.key.as_ref(), record.value.as_bytes(), record.error.kind()))
+        .collect();
+    let expected: [(&[u8], &[u8], ErrorKind); 2] =
+        [(b"t/b", b"\"one\"", ErrorKind::Codec), (b"t/c", b"{", ErrorKind::Codec)];
     assert_eq!(apart, expected);
 }
 
@@ -212,5 +255,8 @@ pub(super) async fn a_typed_compare_and_set_obeys_versions(cx: Fixture) {
     assert_eq!(conflict(&config.compare_and_set("k", &1, Version::ZERO).await.unwrap_err()), first);
     assert_eq!(config.get::<Rule>("k").await.unwrap(), Some(rule()));
     let second = config.compare_and_set("k", &2, first).await.unwrap();
-    assert_eq!(config.get_with_version::<u32>("k").await.unwrap().map(|found| (found.value, found.version)), Some((2, second)));
+    assert_eq!(
+        config.get_with_version::<u32>("k").await.unwrap().map(|found| (found.value, found.version)),
+        Some((2, second))
+    );
 }

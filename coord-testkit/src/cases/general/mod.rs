@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use coord_api::prelude::*;
 use coord_api::store::{Entry, Range, Store};
-use coord_api::{IdOptions, LockOptions, RegisterOptions, Result, ServiceInstance, Value, Version, Wait, WatchStart};
+use coord_api::{
+    IdOptions, LockOptions, RegisterOptions, Result, ServiceInstance, Value, Version, Wait, WatchStart,
+};
 use futures_util::future::BoxFuture;
 
 use crate::case::Case;
@@ -112,43 +114,66 @@ type KeyedCall = (&'static str, for<'a> fn(&'a Arc<dyn Provider>, &'a str) -> Bo
 /// The calls that take a key.
 const WITH_KEYS: [KeyedCall; 7] = [
     ("config.get", |provider, key| Box::pin(async move { provider.config().get_raw(key).await.map(drop) })),
-    ("config.set", |provider, key| Box::pin(async move { provider.config().set_raw(key, Value::from("v")).await.map(drop) })),
+    ("config.set", |provider, key| {
+        Box::pin(async move { provider.config().set_raw(key, Value::from("v")).await.map(drop) })
+    }),
     ("config.compare_and_set", |provider, key| {
-        Box::pin(async move { provider.config().compare_and_set_raw(key, Value::from("v"), Version::ZERO).await.map(drop) })
+        Box::pin(async move {
+            provider.config().compare_and_set_raw(key, Value::from("v"), Version::ZERO).await.map(drop)
+        })
     }),
     ("config.delete", |provider, key| Box::pin(async move { provider.config().delete(key).await.map(drop) })),
     ("config.compare_and_delete", |provider, key| {
         Box::pin(async move { provider.config().compare_and_delete(key, Version::new(1)).await.map(drop) })
     }),
-    ("lock.acquire", |provider, key| Box::pin(async move { provider.lock().acquire_with(key, LockOptions::default()).await.map(drop) })),
+    ("lock.acquire", |provider, key| {
+        Box::pin(async move { provider.lock().acquire_with(key, LockOptions::default()).await.map(drop) })
+    }),
     ("lock.try_acquire", |provider, key| {
-        Box::pin(async move { provider.lock().acquire_with(key, LockOptions::default().with_wait(Wait::Never)).await.map(drop) })
+        Box::pin(async move {
+            provider.lock().acquire_with(key, LockOptions::default().with_wait(Wait::Never)).await.map(drop)
+        })
     }),
 ];
 
-/// The calls that take a key or a prefix: a trailing `/`, or nothing at all, means something to them.
+/// The calls that take a key or a prefix: a trailing `/`, or nothing at all, means something to
+/// them.
 const WITH_PREFIXES: [KeyedCall; 3] = [
-    ("config.list", |provider, prefix| Box::pin(async move { provider.config().list_raw(prefix).await.map(drop) })),
+    ("config.list", |provider, prefix| {
+        Box::pin(async move { provider.config().list_raw(prefix).await.map(drop) })
+    }),
     ("config.watch_prefix", |provider, prefix| {
         Box::pin(async move { provider.config().watch_prefix_raw(prefix, WatchStart::Now).await.map(drop) })
     }),
-    ("config.watch", |provider, key| Box::pin(async move { provider.config().watch_raw(key, WatchStart::Snapshot).await.map(drop) })),
+    ("config.watch", |provider, key| {
+        Box::pin(async move { provider.config().watch_raw(key, WatchStart::Snapshot).await.map(drop) })
+    }),
 ];
 
 /// The calls that take a name of one segment.
 const WITH_NAMES: [KeyedCall; 5] = [
     ("registry.register", |provider, name| {
         let instance = ServiceInstance::new(name, "id", "localhost", 80);
-        Box::pin(async move { provider.registry().register_with(instance, RegisterOptions::default()).await.map(drop) })
+        Box::pin(async move {
+            provider.registry().register_with(instance, RegisterOptions::default()).await.map(drop)
+        })
     }),
     ("registry.register", |provider, id| {
         let instance = ServiceInstance::new("name", id, "localhost", 80);
-        Box::pin(async move { provider.registry().register_with(instance, RegisterOptions::default()).await.map(drop) })
+        Box::pin(async move {
+            provider.registry().register_with(instance, RegisterOptions::default()).await.map(drop)
+        })
     }),
-    ("registry.discover", |provider, name| Box::pin(async move { provider.registry().discover(name).await.map(drop) })),
-    ("registry.watch", |provider, name| Box::pin(async move { provider.registry().watch(name).await.map(drop) })),
+    ("registry.discover", |provider, name| {
+        Box::pin(async move { provider.registry().discover(name).await.map(drop) })
+    }),
+    ("registry.watch", |provider, name| {
+        Box::pin(async move { provider.registry().watch(name).await.map(drop) })
+    }),
     ("allocator.acquire_id", |provider, name| {
-        Box::pin(async move { provider.allocator().acquire_id_with(name, IdOptions::default()).await.map(drop) })
+        Box::pin(
+            async move { provider.allocator().acquire_id_with(name, IdOptions::default()).await.map(drop) },
+        )
     }),
 ];
 
@@ -196,11 +221,15 @@ impl Held {
     }
 }
 
-/// Which of the things that [`Held`] stands for are held by anyone, as a stranger sees it: the lock, the registration, the id.
+/// Which of the things that [`Held`] stands for are held by anyone, as a stranger sees it: the
+/// lock, the registration, the id.
 async fn held_by_anyone(provider: &Arc<dyn Provider>, ttl: Duration) -> [bool; 3] {
     let lock = provider.lock().try_acquire("held", ttl).await;
     let found = provider.registry().discover("held").await.expect("discovery works");
-    let id = provider.allocator().acquire_id_with("held", IdOptions::default().with_range(1..=1).with_ttl(ttl)).await;
+    let id = provider
+        .allocator()
+        .acquire_id_with("held", IdOptions::default().with_range(1..=1).with_ttl(ttl))
+        .await;
     let held = [lock.is_err(), !found.items.is_empty(), id.is_err()];
     if let Ok(guard) = lock {
         guard.unlock().await.expect("the lock was taken");

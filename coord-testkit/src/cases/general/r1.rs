@@ -19,8 +19,14 @@ pub(super) async fn the_same_precondition_has_the_same_kind(cx: Fixture) {
 
     assert_eq!(kind(config.set_raw("..", Value::from("v")).await.unwrap_err()), ErrorKind::InvalidArgument);
     assert_eq!(kind(config.get::<u32>("k").await.unwrap_err()), ErrorKind::Codec);
-    assert_eq!(kind(config.compare_and_set_raw("k", Value::from("v"), Version::ZERO).await.unwrap_err()), ErrorKind::Conflict);
-    assert_eq!(kind(config.compare_and_delete("absent", Version::new(7)).await.unwrap_err()), ErrorKind::Conflict);
+    assert_eq!(
+        kind(config.compare_and_set_raw("k", Value::from("v"), Version::ZERO).await.unwrap_err()),
+        ErrorKind::Conflict
+    );
+    assert_eq!(
+        kind(config.compare_and_delete("absent", Version::new(7)).await.unwrap_err()),
+        ErrorKind::Conflict
+    );
 
     let guard = client.provider.lock().acquire("l", ttl).await.unwrap();
     assert_eq!(kind(other.lock().try_acquire("l", ttl).await.unwrap_err()), ErrorKind::Conflict);
@@ -29,7 +35,10 @@ pub(super) async fn the_same_precondition_has_the_same_kind(cx: Fixture) {
     let options = IdOptions::default().with_range(1..=1).with_ttl(ttl);
     let id = client.provider.allocator().acquire_id_with("s", options).await.unwrap();
     assert_eq!(kind(other.allocator().acquire_id("s", 1).await.unwrap_err()), ErrorKind::Exhausted);
-    assert_eq!(kind(other.allocator().acquire_id_timeout("s", 1, ttl / 10).await.unwrap_err()), ErrorKind::Timeout);
+    assert_eq!(
+        kind(other.allocator().acquire_id_timeout("s", 1, ttl / 10).await.unwrap_err()),
+        ErrorKind::Timeout
+    );
     assert_eq!(kind(other.allocator().acquire_id("s", 0).await.unwrap_err()), ErrorKind::InvalidArgument);
 
     let queue = client.store.range(Range::prefix(layout::lock_queue("l"))).await.unwrap().entries;
@@ -48,9 +57,15 @@ pub(super) async fn what_the_store_refuses_keeps_its_kind(cx: Fixture) {
         let (client, faults) = cx.faulty().await;
         faults.next(Fault::Deny, |_| true);
         let error = call(&client.provider, "name").await.unwrap_err();
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::PermissionDenied, Outcome::NotApplied), "{name}: {error:?}");
+        assert_eq!(
+            (error.kind(), error.outcome()),
+            (ErrorKind::PermissionDenied, Outcome::NotApplied),
+            "{name}: {error:?}"
+        );
         // It is not taken for good: the next call asks anew.
-        call(&client.provider, "name").await.unwrap_or_else(|error| assert_eq!(error.kind(), ErrorKind::Conflict, "{name}: {error:?}"));
+        call(&client.provider, "name")
+            .await
+            .unwrap_or_else(|error| assert_eq!(error.kind(), ErrorKind::Conflict, "{name}: {error:?}"));
         client.provider.close().await.unwrap();
     }
 }
@@ -72,7 +87,9 @@ pub(super) async fn a_failed_read_is_never_in_doubt(cx: Fixture) {
     let (client, faults) = cx.faulty().await;
     let provider = &client.provider;
     for fault in [Fault::Refuse, Fault::LoseRequest, Fault::LoseAnswer] {
-        for (name, call) in all_calls().filter(|(name, _)| ["config.get", "config.list", "registry.discover"].contains(name)) {
+        for (name, call) in
+            all_calls().filter(|(name, _)| ["config.get", "config.list", "registry.discover"].contains(name))
+        {
             // More often than anyone repeats.
             for _ in 0..100 {
                 faults.next(fault, |_| true);

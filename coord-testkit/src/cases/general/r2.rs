@@ -23,7 +23,8 @@ enum Write {
     CompareAndDelete,
 }
 
-const WRITES: [Write; 5] = [Write::Set, Write::Create, Write::CompareAndSet, Write::Delete, Write::CompareAndDelete];
+const WRITES: [Write; 5] =
+    [Write::Set, Write::Create, Write::CompareAndSet, Write::Delete, Write::CompareAndDelete];
 
 impl Write {
     /// Prepares a key for it: what it then holds, and with which version.
@@ -53,7 +54,9 @@ impl Write {
     /// Whether what was found is what the write would have left.
     fn left(self, found: Option<&Versioned>) -> bool {
         match self {
-            Write::Set | Write::Create | Write::CompareAndSet => found.is_some_and(|found| found.value == Value::from("after")),
+            Write::Set | Write::Create | Write::CompareAndSet => {
+                found.is_some_and(|found| found.value == Value::from("after"))
+            }
             Write::Delete | Write::CompareAndDelete => found.is_none(),
         }
     }
@@ -67,7 +70,8 @@ impl Write {
     }
 }
 
-/// Strikes every kind of write once with `fault`, and hands over what came of it: the write's answer, and whether it is applied then.
+/// Strikes every kind of write once with `fault`, and hands over what came of it: the write's
+/// answer, and whether it is applied then.
 async fn struck(cx: &Fixture, fault: Fault, judge: impl Fn(Write, Result<(), Error>, bool)) {
     let (client, faults) = cx.faulty().await;
     let stranger = cx.provider().await;
@@ -101,7 +105,8 @@ pub(super) async fn a_write_whose_answer_was_lost_is_unknown_or_settled(cx: Fixt
     struck(&cx, Fault::LoseAnswer, |write, answer, applied| {
         assert!(applied, "{write:?}");
         match answer {
-            // Only a compare-and-set can be settled: its version tells whether the write was one's own.
+            // Only a compare-and-set can be settled: its version tells whether the write was one's
+            // own.
             Ok(()) => assert_eq!(write, Write::CompareAndSet, "a doubt about this one cannot be settled"),
             Err(error) => assert!(in_doubt(&error), "{write:?}: {error:?}"),
         }
@@ -131,7 +136,10 @@ pub(super) async fn a_write_that_comes_late_is_unknown_or_settled(cx: Fixture) {
         for held in faults.take_held() {
             assert!(held.apply().await.unwrap());
         }
-        assert!(write.is_applied(&stranger, &key).await, "{write:?}: a proposal that timed out can commit later");
+        assert!(
+            write.is_applied(&stranger, &key).await,
+            "{write:?}: a proposal that timed out can commit later"
+        );
     }
 }
 
@@ -157,7 +165,8 @@ pub(super) async fn not_applied_is_told_only_where_it_is_true(cx: Fixture) {
     }
 }
 
-/// Counts the transactions that a write sends when its first is struck by a fault that leaves it in doubt.
+/// Counts the transactions that a write sends when its first is struck by a fault that leaves it in
+/// doubt.
 async fn sent_once(cx: &Fixture, writes: &[Write]) {
     for fault in [Fault::LoseRequest, Fault::LoseAnswer, Fault::Hold] {
         for (n, write) in writes.iter().enumerate() {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use coord_api::prelude::*;
 use coord_api::store::{Range, Store};
-use coord_api::{Error, ErrorKind, IdOptions, LockOptions, RegisterOptions, Result, ServiceInstance, Takeover, Wait};
+use coord_api::{
+    Error, ErrorKind, IdOptions, LockOptions, RegisterOptions, Result, ServiceInstance, Takeover, Wait,
+};
 use futures_util::future::join_all;
 
 use crate::fixture::Fixture;
@@ -35,8 +37,8 @@ fn strike(faults: &Faults, fault: Fault, times: usize, prefix: &str) {
     }
 }
 
-/// Strikes a leased write, lets what was stuck through, and checks that the doubt left one entry if the write succeeded, and soon none if it failed; also once
-/// what came late has arrived.
+/// Strikes a leased write, lets what was stuck through, and checks that the doubt left one entry if
+/// the write succeeded, and soon none if it failed; also once what came late has arrived.
 async fn one_or_none<T>(cx: &Fixture, prefix: &str, write: impl AsyncFn(Arc<dyn Provider>) -> Result<T>) {
     let watcher = cx.store().await;
     for fault in DOUBTS {
@@ -46,7 +48,12 @@ async fn one_or_none<T>(cx: &Fixture, prefix: &str, write: impl AsyncFn(Arc<dyn 
                 // The session is there, so that the write is the only request.
                 let warm = client.provider.lock().acquire("warm", cx.ttl()).await.unwrap();
                 strike(&faults, fault, times, prefix);
-                let written = within(cx.soon() * 3, "a leased write in doubt ends", write(Arc::clone(&client.provider))).await;
+                let written = within(
+                    cx.soon() * 3,
+                    "a leased write in doubt ends",
+                    write(Arc::clone(&client.provider)),
+                )
+                .await;
                 faults.forget();
                 if !late {
                     let_through(&faults).await;
@@ -80,8 +87,10 @@ fn assert_doubt(error: &Error, what: &str) {
 pub(in crate::cases::general) async fn a_doubtful_acquire_leaves_one_grant_or_none(cx: Fixture) {
     for wait in [Wait::Never, Wait::Forever] {
         let options = LockOptions::default().with_ttl(cx.ttl()).with_wait(wait);
-        one_or_none(&cx, &layout::lock_queue("l"), async |provider: Arc<dyn Provider>| provider.lock().acquire_with("l", options).await)
-            .await;
+        one_or_none(&cx, &layout::lock_queue("l"), async |provider: Arc<dyn Provider>| {
+            provider.lock().acquire_with("l", options).await
+        })
+        .await;
     }
 }
 
@@ -98,7 +107,10 @@ pub(in crate::cases::general) async fn a_doubtful_registration_leaves_one_entry_
 pub(in crate::cases::general) async fn a_doubtful_id_is_held_once_or_free(cx: Fixture) {
     let options = IdOptions::default().with_range(1..=3).with_ttl(cx.ttl());
     let prefix = format!("{}s/ids/", layout::IDS);
-    one_or_none(&cx, &prefix, async |provider: Arc<dyn Provider>| provider.allocator().acquire_id_with("s", options.clone()).await).await;
+    one_or_none(&cx, &prefix, async |provider: Arc<dyn Provider>| {
+        provider.allocator().acquire_id_with("s", options.clone()).await
+    })
+    .await;
 }
 
 pub(in crate::cases::general) async fn a_write_that_was_fenced_off_never_arrives(cx: Fixture) {
@@ -111,22 +123,31 @@ pub(in crate::cases::general) async fn a_write_that_was_fenced_off_never_arrives
         faults.next_put(Fault::Hold, layout::lock_queue(&key));
         let acquired = within(cx.soon() * 3, "an acquire in doubt ends", lock.acquire(&key, cx.ttl())).await;
         if let Ok(guard) = acquired {
-            // The grant was made by a second write; the first is still under way and would be a second entry.
+            // The grant was made by a second write; the first is still under way and would be a
+            // second entry.
             for held in faults.take_held() {
-                assert!(!held.apply().await.unwrap_or(false), "the first write was given up, and must not arrive any more");
+                assert!(
+                    !held.apply().await.unwrap_or(false),
+                    "the first write was given up, and must not arrive any more"
+                );
             }
             assert_eq!(count(&*watcher, &layout::lock_queue(&key)).await, 1);
             guard.unlock().await.unwrap();
         }
         let_through(&faults).await;
         let stranger = cx.provider().await;
-        let next = within(cx.ttl() + cx.soon(), "no ghost holds the lock", stranger.lock().acquire(&key, cx.ttl())).await.unwrap();
+        let next =
+            within(cx.ttl() + cx.soon(), "no ghost holds the lock", stranger.lock().acquire(&key, cx.ttl()))
+                .await
+                .unwrap();
         drop(next);
     }
     assert!(warm.is_held());
 }
 
-pub(in crate::cases::general) async fn a_write_in_doubt_that_comes_after_the_release_leaves_nothing(cx: Fixture) {
+pub(in crate::cases::general) async fn a_write_in_doubt_that_comes_after_the_release_leaves_nothing(
+    cx: Fixture,
+) {
     let watcher = cx.store().await;
     let (client, faults) = cx.faulty().await;
     let lock = client.provider.lock();
@@ -141,8 +162,10 @@ pub(in crate::cases::general) async fn a_write_in_doubt_that_comes_after_the_rel
             guard.unlock().await.unwrap();
         }
         let_through(&faults).await;
-        eventually(cx.ttl() + cx.soon(), "what came late does not stay", async || (count(&*watcher, &queue).await == 0).then_some(()))
-            .await;
+        eventually(cx.ttl() + cx.soon(), "what came late does not stay", async || {
+            (count(&*watcher, &queue).await == 0).then_some(())
+        })
+        .await;
     }
     assert!(warm.is_held());
 }

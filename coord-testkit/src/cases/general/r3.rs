@@ -25,15 +25,18 @@ async fn keeps_trying(cx: &Fixture, away: impl Fn(&Faults)) {
     away(&faults);
     let store = cx.store().await;
     let provider = cx.assemble(std::sync::Arc::new(Faulty::new(store, faults.clone())));
-    let early = tokio::time::timeout(Duration::from_secs(5), provider.config().set_raw("k", Value::from("early"))).await;
+    let early =
+        tokio::time::timeout(Duration::from_secs(5), provider.config().set_raw("k", Value::from("early")))
+            .await;
     // A store that gives no answer leaves the call pending; it is dropped then.
     if let Ok(answered) = early {
         assert!(answered.unwrap_err().is_transient());
     }
     faults.heal();
-    let version =
-        eventually(cx.soon(), "it works once the store is there", async || provider.config().set_raw("k", Value::from("v")).await.ok())
-            .await;
+    let version = eventually(cx.soon(), "it works once the store is there", async || {
+        provider.config().set_raw("k", Value::from("v")).await.ok()
+    })
+    .await;
     let found = cx.provider().await.config().get_raw("k").await.unwrap().unwrap();
     assert_eq!((found.value, found.version), (Value::from("v"), version));
     let guard = provider.lock().acquire("l", cx.ttl()).await.unwrap();

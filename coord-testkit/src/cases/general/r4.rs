@@ -18,7 +18,11 @@ async fn all_refused(cx: &Fixture, calls: &[KeyedCall], keys: &[String]) {
         for key in keys {
             let (answer, counts) = counter.during(call(&client.provider, key)).await;
             let error = answer.expect_err(&format!("{name} took {key:?}"));
-            assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied), "{name} of {key:?}");
+            assert_eq!(
+                (error.kind(), error.outcome()),
+                (ErrorKind::InvalidArgument, Outcome::NotApplied),
+                "{name} of {key:?}"
+            );
             assert_eq!(counts.all(), 0, "{name} of {key:?} asked the store");
         }
     }
@@ -51,12 +55,18 @@ pub(super) async fn a_bad_instance_is_an_invalid_argument_before_any_io(cx: Fixt
         ServiceInstance::new("s", "i", "local\nhost", 80),
     ];
     for instance in &bad {
-        let (answer, counts) = counter.during(registry.register_with(instance.clone(), RegisterOptions::default())).await;
-        assert_eq!((answer.unwrap_err().kind(), counts.all()), (ErrorKind::InvalidArgument, 0), "{instance:?}");
+        let (answer, counts) =
+            counter.during(registry.register_with(instance.clone(), RegisterOptions::default())).await;
+        assert_eq!(
+            (answer.unwrap_err().kind(), counts.all()),
+            (ErrorKind::InvalidArgument, 0),
+            "{instance:?}"
+        );
     }
     let good = ServiceInstance::new("s", "i", "localhost", 80);
     let held = registry.register(good.clone()).await.unwrap();
-    let others = [ServiceInstance::new("s", "j", "localhost", 80), ServiceInstance::new("t", "i", "localhost", 80)];
+    let others =
+        [ServiceInstance::new("s", "j", "localhost", 80), ServiceInstance::new("t", "i", "localhost", 80)];
     for instance in bad.into_iter().chain(others) {
         let (answer, counts) = counter.during(held.update(instance.clone())).await;
         assert_eq!((answer.unwrap_err().kind(), counts.txn), (ErrorKind::InvalidArgument, 0), "{instance:?}");
@@ -67,22 +77,43 @@ pub(super) async fn a_bad_instance_is_an_invalid_argument_before_any_io(cx: Fixt
 pub(super) async fn unusual_keys_are_good_keys(cx: Fixture) {
     let (provider, stranger) = (cx.provider().await, cx.provider().await);
     let long = "k".repeat(MAX_KEY_BYTES);
-    let good = ["a b", "...", ".a", "a.", "a..b", "~", "%2F", "ключ/键/🔑", "a:b?c#d&e=f", "\"quoted\"", "a\\b", "*", "-", long.as_str()];
+    let good = [
+        "a b",
+        "...",
+        ".a",
+        "a.",
+        "a..b",
+        "~",
+        "%2F",
+        "ключ/键/🔑",
+        "a:b?c#d&e=f",
+        "\"quoted\"",
+        "a\\b",
+        "*",
+        "-",
+        long.as_str(),
+    ];
     for key in good {
         provider.config().set_raw(key, Value::from("v")).await.unwrap();
         assert!(stranger.config().get_raw(key).await.unwrap().is_some(), "{key:?}");
         let guard = provider.lock().acquire(key, cx.ttl()).await.unwrap();
         assert_eq!(guard.key(), key, "a guard has its caller's key");
-        assert_eq!(stranger.lock().try_acquire(key, cx.ttl()).await.unwrap_err().kind(), ErrorKind::Conflict, "{key:?}");
+        assert_eq!(
+            stranger.lock().try_acquire(key, cx.ttl()).await.unwrap_err().kind(),
+            ErrorKind::Conflict,
+            "{key:?}"
+        );
         guard.unlock().await.unwrap();
         if !key.contains('/') {
-            let held = provider.registry().register(ServiceInstance::new(key, key, "::1", 65_535)).await.unwrap();
+            let held =
+                provider.registry().register(ServiceInstance::new(key, key, "::1", 65_535)).await.unwrap();
             assert_eq!(stranger.registry().discover(key).await.unwrap().items.len(), 1, "{key:?}");
             held.unregister().await.unwrap();
             assert_eq!(provider.allocator().acquire_id(key, 1).await.unwrap().id(), 1, "{key:?}");
         }
     }
-    let listed: Vec<String> = stranger.config().list_raw("").await.unwrap().into_iter().map(|entry| entry.key).collect();
+    let listed: Vec<String> =
+        stranger.config().list_raw("").await.unwrap().into_iter().map(|entry| entry.key).collect();
     assert_eq!(listed.len(), good.len());
     let slashed = format!("/{long}");
     assert!(stranger.config().get_raw(&slashed).await.unwrap().is_some(), "the leading slash does not count");

@@ -9,7 +9,8 @@ use crate::fixture::Fixture;
 use crate::view::ConfigView;
 
 pub(super) async fn two_namespaces_share_nothing(cx: Fixture) {
-    let (one, two, bare) = (cx.namespaced("team-a").await, cx.namespaced("team-b").await, cx.provider().await);
+    let (one, two, bare) =
+        (cx.namespaced("team-a").await, cx.namespaced("team-b").await, cx.provider().await);
     let all = [&one, &two, &bare];
     for (n, provider) in all.iter().enumerate() {
         provider.config().set_raw("k", Value::from(n.to_string())).await.unwrap();
@@ -17,7 +18,8 @@ pub(super) async fn two_namespaces_share_nothing(cx: Fixture) {
     }
     for (n, provider) in all.iter().enumerate() {
         assert_eq!(provider.config().get_raw("k").await.unwrap().unwrap().value, Value::from(n.to_string()));
-        let own: Vec<String> = provider.config().list_raw("").await.unwrap().into_iter().map(|entry| entry.key).collect();
+        let own: Vec<String> =
+            provider.config().list_raw("").await.unwrap().into_iter().map(|entry| entry.key).collect();
         assert_eq!(own, ["k".to_owned(), format!("own/{n}")]);
     }
     // The same lock, the same registration, the same id: each has its own.
@@ -37,10 +39,12 @@ pub(super) async fn two_namespaces_share_nothing(cx: Fixture) {
 }
 
 pub(super) async fn a_namespace_is_a_directory(cx: Fixture) {
-    let (short, long, nested) = (cx.namespaced("team").await, cx.namespaced("teams").await, cx.namespaced("team/a").await);
+    let (short, long, nested) =
+        (cx.namespaced("team").await, cx.namespaced("teams").await, cx.namespaced("team/a").await);
     for provider in [&short, &long, &nested] {
         provider.config().set_raw("k", Value::from("v")).await.unwrap();
-        let _kept = provider.registry().register(ServiceInstance::new("s", "i", "localhost", 80)).await.unwrap();
+        let _kept =
+            provider.registry().register(ServiceInstance::new("s", "i", "localhost", 80)).await.unwrap();
         assert_eq!(provider.config().list_raw("").await.unwrap().items.len(), 1);
         assert_eq!(provider.registry().discover("s").await.unwrap().items.len(), 1);
     }
@@ -54,7 +58,8 @@ pub(super) async fn keys_come_back_relative(cx: Fixture) {
     for key in ["d/k", "d/l", "team/a/k"] {
         provider.config().set_raw(key, Value::from("v")).await.unwrap();
     }
-    let keys: Vec<String> = provider.config().list_raw("").await.unwrap().into_iter().map(|entry| entry.key).collect();
+    let keys: Vec<String> =
+        provider.config().list_raw("").await.unwrap().into_iter().map(|entry| entry.key).collect();
     assert_eq!(keys, ["d/k", "d/l", "team/a/k"]);
     let guard = provider.lock().acquire("d/k", cx.ttl()).await.unwrap();
     assert_eq!(guard.key(), "d/k");
@@ -72,7 +77,8 @@ pub(super) async fn a_prefix_is_a_directory_and_sees_no_neighbour(cx: Fixture) {
             let version = config.set_raw(key, Value::from("v")).await.unwrap();
             last = if key == "a/b" { version } else { last };
         }
-        let keys: Vec<String> = config.list_raw("a").await.unwrap().into_iter().map(|entry| entry.key).collect();
+        let keys: Vec<String> =
+            config.list_raw("a").await.unwrap().into_iter().map(|entry| entry.key).collect();
         assert_eq!(keys, ["a/b"]);
         let mut view = ConfigView::after(Revision::ZERO);
         view.follow(&mut watch, last, cx.soon()).await;
@@ -93,7 +99,8 @@ pub(super) async fn nothing_is_written_outside_a_namespace(cx: Fixture) {
 }
 
 pub(super) async fn a_watch_stays_in_its_namespace(cx: Fixture) {
-    let (inside, outside, beside) = (cx.namespaced("team").await, cx.provider().await, cx.namespaced("teams").await);
+    let (inside, outside, beside) =
+        (cx.namespaced("team").await, cx.provider().await, cx.namespaced("teams").await);
     let mut all = inside.config().watch_prefix_raw("", WatchStart::Snapshot).await.unwrap();
     let mut one = inside.config().watch_raw("d/k", WatchStart::Now).await.unwrap();
     let mut log = Vec::new();
@@ -120,7 +127,11 @@ pub(super) async fn no_key_leads_out_of_a_namespace(cx: Fixture) {
     let config = inside.config();
     for key in ["../k", "../../k", "../../../k", "../../b/config/k", "d/../../k", "./../k", "..", "/../k"] {
         assert_eq!(config.get_raw(key).await.unwrap_err().kind(), ErrorKind::InvalidArgument, "{key}");
-        assert_eq!(config.set_raw(key, Value::from("ours")).await.unwrap_err().kind(), ErrorKind::InvalidArgument, "{key}");
+        assert_eq!(
+            config.set_raw(key, Value::from("ours")).await.unwrap_err().kind(),
+            ErrorKind::InvalidArgument,
+            "{key}"
+        );
         assert_eq!(config.delete(key).await.unwrap_err().kind(), ErrorKind::InvalidArgument, "{key}");
         assert_eq!(config.list_raw(key).await.unwrap_err().kind(), ErrorKind::InvalidArgument, "{key}");
     }

@@ -31,7 +31,11 @@ pub(super) async fn a_value_over_1_mib_is_an_invalid_argument_before_any_io(cx: 
         })
         .await;
     for error in errors {
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied), "{error:?}");
+        assert_eq!(
+            (error.kind(), error.outcome()),
+            (ErrorKind::InvalidArgument, Outcome::NotApplied),
+            "{error:?}"
+        );
     }
     assert_eq!(counts.all(), 0);
     assert_eq!(contents(&*store).await, before);
@@ -56,7 +60,10 @@ pub(super) async fn the_empty_value_is_a_value(cx: Fixture) {
     assert_eq!((found.value, found.version), (Value::new(), version));
     let next = two.config().compare_and_set_raw("k", Value::new(), version).await.unwrap();
     assert!(next > version);
-    assert_eq!(one.config().compare_and_set_raw("k", Value::new(), Version::ZERO).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(
+        one.config().compare_and_set_raw("k", Value::new(), Version::ZERO).await.unwrap_err().kind(),
+        ErrorKind::Conflict
+    );
     assert!(one.config().delete("k").await.unwrap(), "it existed");
     assert_eq!(two.config().get_raw("k").await.unwrap(), None);
 }

@@ -22,8 +22,18 @@ pub(super) async fn a_bad_ttl_is_an_invalid_argument_before_any_io(cx: Fixture) 
                 [
                     provider.lock().acquire_with("l", lock).await.unwrap_err().kind(),
                     provider.lock().acquire_with("l", lock.with_wait(Wait::Never)).await.unwrap_err().kind(),
-                    provider.registry().register_with(instance, RegisterOptions::default().with_ttl(ttl)).await.unwrap_err().kind(),
-                    provider.allocator().acquire_id_with("s", IdOptions::default().with_ttl(ttl)).await.unwrap_err().kind(),
+                    provider
+                        .registry()
+                        .register_with(instance, RegisterOptions::default().with_ttl(ttl))
+                        .await
+                        .unwrap_err()
+                        .kind(),
+                    provider
+                        .allocator()
+                        .acquire_id_with("s", IdOptions::default().with_ttl(ttl))
+                        .await
+                        .unwrap_err()
+                        .kind(),
                 ]
             })
             .await;
@@ -71,7 +81,10 @@ pub(super) async fn a_crashed_clients_things_last_their_ttl_and_no_longer(cx: Fi
         let seen = held_by_anyone(&stranger, cx.ttl()).await;
         assert!(seen == [true; 3] || Instant::now() >= before + cx.ttl(), "gone too early: {seen:?}");
     }
-    assert!(!held.any_held() || Instant::now() < before + cx.ttl(), "the crashed client does not believe in it any more");
+    assert!(
+        !held.any_held() || Instant::now() < before + cx.ttl(),
+        "the crashed client does not believe in it any more"
+    );
     sleep_until(crashed + cx.gone_by(cx.ttl())).await;
     assert_eq!(held_by_anyone(&stranger, cx.ttl()).await, [false; 3], "gone too late");
     assert!(!held.any_held());

@@ -96,9 +96,12 @@ pub(super) async fn waiting_calls_end_with_closed(cx: Fixture) {
     let (client, holder) = (cx.client().await, cx.provider().await);
     let _held = Held::new(&holder, cx.ttl()).await;
     let provider = Arc::clone(&client.provider);
-    let lock = tokio::spawn(async move { provider.lock().acquire("held", Duration::from_secs(60)).await.map(drop) });
+    let lock =
+        tokio::spawn(async move { provider.lock().acquire("held", Duration::from_secs(60)).await.map(drop) });
     let provider = Arc::clone(&client.provider);
-    let id = tokio::spawn(async move { provider.allocator().acquire_id_timeout("held", 1, Duration::from_secs(3_600)).await.map(drop) });
+    let id = tokio::spawn(async move {
+        provider.allocator().acquire_id_timeout("held", 1, Duration::from_secs(3_600)).await.map(drop)
+    });
     let mut watch = client.provider.config().watch_raw("k", WatchStart::Now).await.unwrap();
     let watch = tokio::spawn(async move { view::end(&mut watch).await.map_or(Ok(()), Err) });
     let mut service = client.provider.registry().watch("another").await.unwrap();
@@ -233,7 +236,10 @@ pub(super) async fn handles_can_be_used_and_dropped_after_it(cx: Fixture) {
     drop(held);
     drop(provider);
     sleep(cx.ttl() * 2).await;
-    assert!(taken.guard.is_held() && taken.registration.state().is_held() && taken.id.is_held(), "no successor is harmed");
+    assert!(
+        taken.guard.is_held() && taken.registration.state().is_held() && taken.id.is_held(),
+        "no successor is harmed"
+    );
     assert_eq!(held_by_anyone(&cx.provider().await, cx.ttl()).await, [true; 3]);
 }
 

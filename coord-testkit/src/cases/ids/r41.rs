@@ -89,14 +89,24 @@ pub(super) async fn hundreds_at_once_hold_the_smallest(cx: Fixture) {
 
 pub(super) async fn the_range_is_inclusive_and_may_start_anywhere(cx: Fixture) {
     let provider = cx.provider().await;
-    for (service, range) in [("a", 0..=1), ("b", 1..=1), ("c", 7..=9), ("d", u32::MAX - 1..=u32::MAX), ("e", 0..=3)] {
+    for (service, range) in
+        [("a", 0..=1), ("b", 1..=1), ("c", 7..=9), ("d", u32::MAX - 1..=u32::MAX), ("e", 0..=3)]
+    {
         let mut held = Vec::new();
         for expected in range.clone() {
-            let id = provider.allocator().acquire_id_with(service, IdOptions::default().with_range(range.clone())).await.unwrap();
+            let id = provider
+                .allocator()
+                .acquire_id_with(service, IdOptions::default().with_range(range.clone()))
+                .await
+                .unwrap();
             assert_eq!(id.id(), expected, "{range:?}");
             held.push(id);
         }
-        let error = provider.allocator().acquire_id_with(service, IdOptions::default().with_range(range.clone())).await.unwrap_err();
+        let error = provider
+            .allocator()
+            .acquire_id_with(service, IdOptions::default().with_range(range.clone()))
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{range:?}");
     }
     // Nearly all of them are free, and finding that out takes no time.
@@ -118,9 +128,16 @@ pub(super) async fn a_range_without_a_good_id_is_an_invalid_argument(cx: Fixture
     for range in [1..=0, 0..=0, 5..=4, u32::MAX..=0] {
         let options = IdOptions::default().with_range(range.clone());
         let error = client.provider.allocator().acquire_id_with("s", options).await.unwrap_err();
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied), "{range:?}");
+        assert_eq!(
+            (error.kind(), error.outcome()),
+            (ErrorKind::InvalidArgument, Outcome::NotApplied),
+            "{range:?}"
+        );
     }
-    assert_eq!(client.provider.allocator().acquire_id("s", 0).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
+    assert_eq!(
+        client.provider.allocator().acquire_id("s", 0).await.unwrap_err().kind(),
+        ErrorKind::InvalidArgument
+    );
     let error = client.provider.allocator().acquire_id_timeout("s", 0, cx.ttl()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     assert_eq!(counter.counts().all(), 0, "nothing was sent");
@@ -159,11 +176,24 @@ pub(super) async fn bad_input_is_an_invalid_argument_before_any_request(cx: Fixt
     let (client, counter) = cx.counting().await;
     for service in bad::segments() {
         let error = client.provider.allocator().acquire_id(&service, 5).await.unwrap_err();
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied), "{service:?}");
+        assert_eq!(
+            (error.kind(), error.outcome()),
+            (ErrorKind::InvalidArgument, Outcome::NotApplied),
+            "{service:?}"
+        );
     }
     for ttl in bad::TTLS {
-        let error = client.provider.allocator().acquire_id_with("s", IdOptions::default().with_ttl(ttl)).await.unwrap_err();
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied), "{ttl:?}");
+        let error = client
+            .provider
+            .allocator()
+            .acquire_id_with("s", IdOptions::default().with_ttl(ttl))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (error.kind(), error.outcome()),
+            (ErrorKind::InvalidArgument, Outcome::NotApplied),
+            "{ttl:?}"
+        );
     }
     assert_eq!(counter.counts().all(), 0, "nothing was sent");
 }
@@ -200,7 +230,8 @@ pub(super) async fn sixteen_at_once_cost_at_most_four_requests(cx: Fixture) {
     let mut held = Vec::new();
     // With the first of its TTL, and without.
     for _ in 0..3 {
-        let (acquired, counts) = counter.during(join_all((0..16).map(|_| acquire(&cx, &*client.provider, 100)))).await;
+        let (acquired, counts) =
+            counter.during(join_all((0..16).map(|_| acquire(&cx, &*client.provider, 100)))).await;
         held.extend(acquired.into_iter().map(Result::unwrap));
         assert!(counts.requests() <= 4, "{counts:?}");
     }

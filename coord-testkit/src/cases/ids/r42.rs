@@ -37,7 +37,9 @@ pub(super) async fn when_none_is_free_it_is_exhausted_at_once(cx: Fixture) {
     let held = [acquire(&cx, &*one, 2).await.unwrap(), acquire(&cx, &*other, 2).await.unwrap()];
     for provider in [&one, &other] {
         for _ in 0..3 {
-            let error = within(cx.slack(), "the answer comes at once", acquire(&cx, &**provider, 2)).await.unwrap_err();
+            let error = within(cx.slack(), "the answer comes at once", acquire(&cx, &**provider, 2))
+                .await
+                .unwrap_err();
             assert_eq!((error.kind(), error.outcome()), (ErrorKind::Exhausted, Outcome::NotApplied));
         }
     }
@@ -58,7 +60,13 @@ pub(super) async fn exhausted_callers_leave_nothing_behind(cx: Fixture) {
     let held = acquire(&cx, &*provider, 1).await.unwrap();
     for _ in 0..5 {
         assert!(acquire(&cx, &*provider, 1).await.is_err());
-        assert!(provider.allocator().acquire_id_with("s", up_to(&cx, 1).with_wait(Wait::For(Duration::ZERO))).await.is_err());
+        assert!(
+            provider
+                .allocator()
+                .acquire_id_with("s", up_to(&cx, 1).with_wait(Wait::For(Duration::ZERO)))
+                .await
+                .is_err()
+        );
     }
     assert_eq!(entries(&*store, layout::IDS.to_owned()).await.len(), 1);
     held.release().await.unwrap();
@@ -95,13 +103,15 @@ pub(super) async fn a_waiting_call_gets_a_crashed_holders_id(cx: Fixture) {
     let held = acquire(&cx, &*client.provider, 1).await.unwrap();
     let mut waiting = waiter(&cx, &other, 1);
     never_within(cx.slack(), "an id", &mut waiting).await;
-    // What the requests of one call cost on this very store; the waiting call makes them when the id is free.
+    // What the requests of one call cost on this very store; the waiting call makes them when the
+    // id is free.
     let start = Instant::now();
     other.allocator().acquire_id("another", 1).await.unwrap().release().await.unwrap();
     let requests = start.elapsed() * 2;
     let (left, crashed) = (held.ttl(), Instant::now());
     client.crash().await;
-    never_within(left.saturating_sub(crashed.elapsed()), "an id while its holder may use it", &mut waiting).await;
+    never_within(left.saturating_sub(crashed.elapsed()), "an id while its holder may use it", &mut waiting)
+        .await;
     let limit = cx.gone_by(cx.ttl()).saturating_sub(crashed.elapsed()) + requests;
     let id = within(limit, "it gets the id of the crashed holder", waiting).await.unwrap().unwrap();
     assert!(id.generation() > held.generation());
@@ -116,7 +126,11 @@ pub(super) async fn a_waiting_call_times_out(cx: Fixture) {
             let call = provider.allocator().acquire_id_with("s", up_to(&cx, 1).with_wait(Wait::For(limit)));
             let error = call.await.unwrap_err();
             assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied));
-            assert!(start.elapsed() >= limit && start.elapsed() <= limit + cx.slack(), "{limit:?}: {:?}", start.elapsed());
+            assert!(
+                start.elapsed() >= limit && start.elapsed() <= limit + cx.slack(),
+                "{limit:?}: {:?}",
+                start.elapsed()
+            );
         }
     }
     held.release().await.unwrap();
@@ -129,7 +143,8 @@ pub(super) async fn a_freed_id_goes_to_one_contender(cx: Fixture) {
     let providers = join_all((0..4).map(|client| slow_provider(&cx, client))).await;
     let limit = cx.ttl();
     let calls = (0..8).zip(providers.iter().cycle()).map(|(_, provider)| {
-        let (allocator, options) = (Arc::clone(provider.allocator()), up_to(&cx, 1).with_wait(Wait::For(limit)));
+        let (allocator, options) =
+            (Arc::clone(provider.allocator()), up_to(&cx, 1).with_wait(Wait::For(limit)));
         tokio::spawn(async move { allocator.acquire_id_with("s", options).await })
     });
     let calls: Vec<_> = calls.collect();
@@ -137,10 +152,8 @@ pub(super) async fn a_freed_id_goes_to_one_contender(cx: Fixture) {
     held.release().await.unwrap();
     let answers: Vec<_> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
-    assert!(
-        answers.iter().all(|answer| answer.as_ref().is_ok_and(InstanceId::is_held)
-            || answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Timeout))
-    );
+    assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(InstanceId::is_held)
+        || answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Timeout)));
 }
 
 pub(super) async fn waiters_of_one_provider_share_what_is_freed(cx: Fixture) {
@@ -214,9 +227,12 @@ pub(super) async fn no_freed_id_is_missed_between_looking_and_watching(cx: Fixtu
         let looked = Arc::new(AtomicUsize::new(0));
         let failing = Lasting::begin(&faults, Fault::Refuse, move |request| match request {
             Request::Range(range) => {
-                range.span.start().starts_with(layout::IDS.as_bytes()) && looked.fetch_add(1, Ordering::SeqCst) >= looks
+                range.span.start().starts_with(layout::IDS.as_bytes())
+                    && looked.fetch_add(1, Ordering::SeqCst) >= looks
             }
-            Request::Watch(span) => span.start().starts_with(layout::IDS.as_bytes()) && looked.load(Ordering::SeqCst) > looks,
+            Request::Watch(span) => {
+                span.start().starts_with(layout::IDS.as_bytes()) && looked.load(Ordering::SeqCst) > looks
+            }
             _ => false,
         });
         let waiting = waiter(&cx, &client.provider, 1);
@@ -246,7 +262,12 @@ pub(super) async fn a_call_dropped_at_any_moment_leaks_no_id(cx: Fixture) {
         never_within(cx.slack(), "an id", &mut waiting).await;
         held.release().await.unwrap();
         drop(timeout(Duration::from_millis(millis), waiting).await);
-        is_free(&cx, &*other, &format!("the id is free after a call was dropped {millis} ms after its turn came")).await;
+        is_free(
+            &cx,
+            &*other,
+            &format!("the id is free after a call was dropped {millis} ms after its turn came"),
+        )
+        .await;
         if done {
             return;
         }
@@ -261,14 +282,24 @@ pub(super) async fn a_waiting_call_dropped_at_any_await_point_leaks_no_id(cx: Fi
         let polled = poll_times(polls, cx.slack(), await_one(&cx, &*provider, 1)).await;
         assert!(!matches!(polled, Polled::Done(_)), "the id is held");
         held.release().await.unwrap();
-        is_free(&cx, &*other, &format!("the id is free after a waiting call was dropped after {polls} polls")).await;
+        is_free(
+            &cx,
+            &*other,
+            &format!("the id is free after a waiting call was dropped after {polls} polls"),
+        )
+        .await;
         // Dropped as it is served.
         let held = acquire(&cx, &*holder, 1).await.unwrap();
         let mut waiting = Box::pin(await_one(&cx, &*provider, 1));
         never_within(cx.slack(), "an id", &mut waiting).await;
         held.release().await.unwrap();
         drop(poll_times(polls, cx.slack(), waiting).await);
-        is_free(&cx, &*other, &format!("the id is free after a call was dropped after {polls} polls of its turn")).await;
+        is_free(
+            &cx,
+            &*other,
+            &format!("the id is free after a call was dropped after {polls} polls of its turn"),
+        )
+        .await;
         if matches!(polled, Polled::Idle) {
             return;
         }
@@ -283,7 +314,11 @@ pub(super) async fn a_call_whose_answer_was_lost_leaks_no_id(cx: Fixture) {
         faults.next_put(fault, layout::id("s", 1));
         match within(cx.soon(), "an answer", acquire(&cx, &*client.provider, 1)).await {
             Ok(id) => {
-                assert_eq!(acquire(&cx, &*other, 1).await.unwrap_err().kind(), ErrorKind::Exhausted, "{fault:?}");
+                assert_eq!(
+                    acquire(&cx, &*other, 1).await.unwrap_err().kind(),
+                    ErrorKind::Exhausted,
+                    "{fault:?}"
+                );
                 sleep(cx.ttl()).await;
                 assert!(id.is_held());
                 id.release().await.unwrap();
@@ -308,15 +343,22 @@ pub(super) async fn to_be_refused_takes_no_longer_than_to_be_served(cx: Fixture)
         assert_eq!(acquire(&cx, &*other, 1).await.unwrap_err().kind(), ErrorKind::Exhausted);
         fastest = fastest.min(start.elapsed());
     }
-    assert!(fastest <= slowest + Duration::from_millis(50), "{fastest:?} to be refused, {slowest:?} to be served");
+    assert!(
+        fastest <= slowest + Duration::from_millis(50),
+        "{fastest:?} to be refused, {slowest:?} to be served"
+    );
     assert!(held.is_held());
 }
 
 pub(super) async fn what_is_free_is_had_however_short_the_wait(cx: Fixture) {
     let (provider, other) = (cx.provider().await, cx.provider().await);
-    let at_once = || IdOptions::default().with_range(1..=1).with_ttl(cx.ttl()).with_wait(Wait::For(Duration::ZERO));
+    let at_once =
+        || IdOptions::default().with_range(1..=1).with_ttl(cx.ttl()).with_wait(Wait::For(Duration::ZERO));
     let id = provider.allocator().acquire_id_with("s", at_once()).await.unwrap();
-    let refused = within(cx.soon(), "the wait is over at once", other.allocator().acquire_id_with("s", at_once())).await.unwrap_err();
+    let refused =
+        within(cx.soon(), "the wait is over at once", other.allocator().acquire_id_with("s", at_once()))
+            .await
+            .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Timeout);
     id.release().await.unwrap();
     assert!(other.allocator().acquire_id_with("s", at_once()).await.is_ok());

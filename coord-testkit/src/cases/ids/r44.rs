@@ -35,7 +35,10 @@ pub(super) async fn a_released_id_returns_every_time(cx: Fixture) {
 pub(super) async fn a_late_release_never_frees_a_successor(cx: Fixture) {
     let (client, faults) = cx.faulty().await;
     let (other, store) = (cx.provider().await, cx.store().await);
-    let ids = [acquire(&cx, &*client.provider, 2).await.unwrap(), acquire(&cx, &*client.provider, 2).await.unwrap()];
+    let ids = [
+        acquire(&cx, &*client.provider, 2).await.unwrap(),
+        acquire(&cx, &*client.provider, 2).await.unwrap(),
+    ];
     faults.cut();
     let limit = cx.gone_by(cx.ttl()) + cx.soon();
     let next = [

@@ -61,7 +61,10 @@ pub(super) async fn what_is_held_for_long_is_granted_to_nobody_else(cx: Fixture)
     let start = Instant::now();
     while start.elapsed() < cx.ttl() * 3 {
         for provider in [&holder, &other] {
-            assert_eq!(provider.lock().try_acquire("k", cx.ttl()).await.unwrap_err().kind(), ErrorKind::Conflict);
+            assert_eq!(
+                provider.lock().try_acquire("k", cx.ttl()).await.unwrap_err().kind(),
+                ErrorKind::Conflict
+            );
             let waited = provider.lock().acquire_timeout("k", cx.ttl(), cx.ttl() / 10).await;
             assert_eq!(waited.unwrap_err().kind(), ErrorKind::Timeout);
         }

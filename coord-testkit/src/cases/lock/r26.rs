@@ -84,7 +84,9 @@ pub(super) async fn the_names_of_a_directory_are_held_at_once(cx: Fixture) {
     let mut held = vec![providers[0].lock().acquire("d", cx.ttl()).await.unwrap()];
     for n in 0..12 {
         let key = format!("d/{}/{}", n / 4, n % 4);
-        held.push(within(cx.soon(), "another lock", providers[n % 2].lock().acquire(&key, cx.ttl())).await.unwrap());
+        held.push(
+            within(cx.soon(), "another lock", providers[n % 2].lock().acquire(&key, cx.ttl())).await.unwrap(),
+        );
     }
     assert!(held.iter().all(coord_api::LockGuard::is_held));
     for guard in held {

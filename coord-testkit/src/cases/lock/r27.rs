@@ -17,7 +17,8 @@ use crate::wait::{never_within, within};
 pub(super) async fn a_held_lock_is_a_conflict_at_once(cx: Fixture) {
     let (holder, other) = (cx.provider().await, cx.provider().await);
     let guard = holder.lock().acquire("k", cx.ttl()).await.unwrap();
-    // It takes its requests and no waiting: not longer than to take and free a lock does, on this very store.
+    // It takes its requests and no waiting: not longer than to take and free a lock does, on this
+    // very store.
     let mut slowest = Duration::ZERO;
     for _ in 0..8 {
         let start = Instant::now();
@@ -31,7 +32,10 @@ pub(super) async fn a_held_lock_is_a_conflict_at_once(cx: Fixture) {
         assert_eq!(tried.unwrap_err().kind(), ErrorKind::Conflict);
         fastest = fastest.min(start.elapsed());
     }
-    assert!(fastest <= slowest + Duration::from_millis(50), "{fastest:?} to be refused, {slowest:?} to lock and unlock");
+    assert!(
+        fastest <= slowest + Duration::from_millis(50),
+        "{fastest:?} to be refused, {slowest:?} to lock and unlock"
+    );
     assert!(guard.is_held());
     guard.unlock().await.unwrap();
 }
@@ -76,7 +80,9 @@ pub(super) async fn of_many_tries_exactly_one_succeeds(cx: Fixture) {
     let providers = join_all((0..4).map(|client| slow_provider(&cx, client))).await;
     for round in 0..5 {
         let key = &format!("k{round}");
-        let tries = (0..16).zip(providers.iter().cycle()).map(|(_, provider)| provider.lock().try_acquire(key, cx.ttl()));
+        let tries = (0..16)
+            .zip(providers.iter().cycle())
+            .map(|(_, provider)| provider.lock().try_acquire(key, cx.ttl()));
         let (won, lost): (Vec<_>, Vec<_>) = join_all(tries).await.into_iter().partition(Result::is_ok);
         assert_eq!(won.len(), 1);
         assert!(lost.into_iter().all(|tried| tried.unwrap_err().kind() == ErrorKind::Conflict));
@@ -111,7 +117,8 @@ pub(super) async fn a_foreign_entry_is_a_conflict(cx: Fixture) {
     let (provider, store) = (cx.provider().await, cx.store().await);
     let foreign = [layout::lock_queue("k").as_bytes(), b"\xff\xfe"].concat();
     put(&*store, foreign.clone(), b"\xff\xfe".as_slice()).await;
-    let tried = within(cx.slack(), "the answer comes at once", provider.lock().try_acquire("k", cx.ttl())).await;
+    let tried =
+        within(cx.slack(), "the answer comes at once", provider.lock().try_acquire("k", cx.ttl())).await;
     assert_eq!(tried.unwrap_err().kind(), ErrorKind::Conflict);
     let mut waiter = stand_in_line(&cx, &provider, "k").await;
     never_within(cx.slack(), "a grant", &mut waiter).await;

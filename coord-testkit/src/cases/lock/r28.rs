@@ -95,13 +95,20 @@ async fn cost_of_hand_overs(cx: &Fixture, waiters: usize) -> usize {
     let (store, key) = (cx.store().await, "k");
     let holder = clients[0].0.provider.lock().acquire(key, cx.ttl()).await.unwrap();
     let line: Vec<_> = (0..waiters).map(|n| acquire(cx, &clients[n % 4].0.provider, key)).collect();
-    eventually(cx.soon(), "all stand in the queue", || async { (queue(&*store, key).await.len() > waiters).then_some(()) }).await;
+    eventually(cx.soon(), "all stand in the queue", || async {
+        (queue(&*store, key).await.len() > waiters).then_some(())
+    })
+    .await;
     // They may still be reading who stands before them.
     tokio::time::sleep(cx.slack()).await;
-    let asked = |clients: &[(crate::Client, Counter)]| clients.iter().map(|(_, counter)| counter.counts().requests()).sum::<usize>();
+    let asked = |clients: &[(crate::Client, Counter)]| {
+        clients.iter().map(|(_, counter)| counter.counts().requests()).sum::<usize>()
+    };
     let before = asked(&clients);
-    let served: Vec<_> =
-        line.into_iter().map(|waiter| tokio::spawn(async move { waiter.await.unwrap().unwrap().unlock().await.unwrap() })).collect();
+    let served: Vec<_> = line
+        .into_iter()
+        .map(|waiter| tokio::spawn(async move { waiter.await.unwrap().unwrap().unlock().await.unwrap() }))
+        .collect();
     holder.unlock().await.unwrap();
     for served in served {
         within(cx.soon() * 3, "every waiter is served", served).await.unwrap();
@@ -142,7 +149,8 @@ pub(super) async fn many_waiters_of_a_provider_share_one_watch(cx: Fixture) {
         stand_in_line(&cx, &client.provider, "k").await;
     }
     let queue = layout::lock_queue("k");
-    let opened = noted.lock().unwrap().iter().filter(|span| span.start().starts_with(queue.as_bytes())).count();
+    let opened =
+        noted.lock().unwrap().iter().filter(|span| span.start().starts_with(queue.as_bytes())).count();
     // A store may break its watches now and then; each is then opened anew.
     let reconnects = start.elapsed().as_millis() / 100;
     assert!(opened as u128 <= 1 + reconnects, "{opened} watches for 30 waiters, in {:?}", start.elapsed());
@@ -176,7 +184,11 @@ pub(super) async fn a_hand_over_inside_a_process_goes_through_the_store(cx: Fixt
     assert_eq!(before[0].created.get(), first.fencing_token().get());
     first.unlock().await.unwrap();
     let second = within(cx.soon(), "the second is granted", second).await.unwrap().unwrap();
-    assert_eq!(queue(&*store, "k").await, before[1..], "the entry of the first is gone, that of the second stays");
+    assert_eq!(
+        queue(&*store, "k").await,
+        before[1..],
+        "the entry of the first is gone, that of the second stays"
+    );
     assert_eq!(before[1].created.get(), second.fencing_token().get());
 }
 
@@ -239,7 +251,8 @@ pub(super) async fn a_waiter_is_served_after_the_holder_crashed(cx: Fixture) {
     let (crashed, left) = (Instant::now(), guard.ttl());
     client.crash().await;
     // The holder's own deadline is the earliest moment.
-    never_within(left.saturating_sub(crashed.elapsed()), "a grant while the holder may work", &mut waiter).await;
+    never_within(left.saturating_sub(crashed.elapsed()), "a grant while the holder may work", &mut waiter)
+        .await;
     let limit = cx.gone_by(cx.ttl()).saturating_sub(crashed.elapsed()) + ONE_SECOND;
     let _ = within(limit, "the waiter is granted after the holder's lease", waiter).await.unwrap().unwrap();
 }
@@ -249,10 +262,16 @@ pub(super) async fn what_is_free_is_had_however_short_the_wait(cx: Fixture) {
     let now = Duration::ZERO;
     // The first one also makes the session of its TTL.
     let guard = provider.lock().acquire_timeout("k", cx.ttl(), now).await.unwrap();
-    let refused = within(cx.soon(), "the wait is over at once", other.lock().acquire_timeout("k", cx.ttl(), now)).await.unwrap_err();
+    let refused =
+        within(cx.soon(), "the wait is over at once", other.lock().acquire_timeout("k", cx.ttl(), now))
+            .await
+            .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Timeout);
     guard.unlock().await.unwrap();
-    let guard = within(cx.soon(), "nobody stands in the way", other.lock().acquire_timeout("k", cx.ttl(), cx.soon())).await.unwrap();
+    let guard =
+        within(cx.soon(), "nobody stands in the way", other.lock().acquire_timeout("k", cx.ttl(), cx.soon()))
+            .await
+            .unwrap();
     guard.unlock().await.unwrap();
     assert!(provider.lock().acquire_timeout("k", cx.ttl(), now).await.is_ok());
 }

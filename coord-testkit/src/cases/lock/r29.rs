@@ -35,7 +35,13 @@ pub(super) async fn an_acquire_dropped_at_any_moment_leaves_no_ghost(cx: Fixture
         let free = timeout(Duration::from_millis(millis), provider.lock().acquire("k", cx.ttl())).await;
         let done = free.is_ok();
         drop(free);
-        is_free(&cx, &other, "k", &format!("the lock is free after an acquire was dropped after {millis} ms")).await;
+        is_free(
+            &cx,
+            &other,
+            "k",
+            &format!("the lock is free after an acquire was dropped after {millis} ms"),
+        )
+        .await;
         // Of one that is held, and freed as the waiter goes.
         let guard = holder.lock().acquire("k", cx.ttl()).await.unwrap();
         let waiter = timeout(Duration::from_millis(millis), provider.lock().acquire("k", cx.ttl())).await;
@@ -43,7 +49,10 @@ pub(super) async fn an_acquire_dropped_at_any_moment_leaves_no_ghost(cx: Fixture
         guard.unlock().await.unwrap();
         let what = format!("no ghost is left of a waiter that was dropped after {millis} ms");
         is_free(&cx, &other, "k", &what).await;
-        eventually(ONE_SECOND + cx.slack(), &what, || async { queue(&*store, "k").await.is_empty().then_some(()) }).await;
+        eventually(ONE_SECOND + cx.slack(), &what, || async {
+            queue(&*store, "k").await.is_empty().then_some(())
+        })
+        .await;
         if done {
             return;
         }
@@ -64,10 +73,13 @@ pub(super) async fn a_waiter_dropped_at_any_await_point_leaves_no_ghost(cx: Fixt
             let mut next = stand_in_line(&cx, &other, "k").await;
             never_within(Duration::from_millis(1), "a grant", &mut next).await;
             guard.unlock().await.unwrap();
-            let what = format!("the next waiter is granted after one before it was dropped after {polls} polls");
+            let what =
+                format!("the next waiter is granted after one before it was dropped after {polls} polls");
             let next = within(ONE_SECOND + cx.slack(), &what, next).await.unwrap().unwrap();
-            eventually(ONE_SECOND + cx.slack(), "no ghost is left", || async { (queue(&*store, "k").await.len() == 1).then_some(()) })
-                .await;
+            eventually(ONE_SECOND + cx.slack(), "no ghost is left", || async {
+                (queue(&*store, "k").await.len() == 1).then_some(())
+            })
+            .await;
             next.unlock().await.unwrap();
             if matches!(idle, Polled::Idle) {
                 break;
@@ -86,7 +98,9 @@ pub(super) async fn a_waiter_dropped_as_it_is_granted_passes_the_lock_on(cx: Fix
         guard.unlock().await.unwrap();
         // It is its turn, and it may know.
         drop(poll_times(polls, patience(&cx), waiter).await);
-        let what = format!("the next waiter is granted after the one before it was dropped after {polls} polls of its turn");
+        let what = format!(
+            "the next waiter is granted after the one before it was dropped after {polls} polls of its turn"
+        );
         let next = within(ONE_SECOND + cx.slack(), &what, next).await.unwrap().unwrap();
         next.unlock().await.unwrap();
     }
@@ -99,7 +113,8 @@ pub(super) async fn a_try_dropped_at_any_await_point_leaves_no_lock(cx: Fixture)
         let polled = poll_times(polls, patience(&cx), provider.lock().try_acquire("k", cx.ttl())).await;
         let done = matches!(polled, Polled::Done(_));
         drop(polled);
-        is_free(&cx, &other, "k", &format!("the lock is free after a try was dropped after {polls} polls")).await;
+        is_free(&cx, &other, "k", &format!("the lock is free after a try was dropped after {polls} polls"))
+            .await;
         if done {
             return;
         }
@@ -111,9 +126,16 @@ pub(super) async fn a_timed_out_acquire_leaves_no_ghost(cx: Fixture) {
     let guard = holder.lock().acquire("k", cx.ttl()).await.unwrap();
     for timeout in [Duration::ZERO, Duration::from_nanos(1), cx.ttl() / 4, cx.ttl() / 4] {
         let error = provider.lock().acquire_timeout("k", cx.ttl(), timeout).await.unwrap_err();
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied), "after {timeout:?}");
+        assert_eq!(
+            (error.kind(), error.outcome()),
+            (ErrorKind::Timeout, Outcome::NotApplied),
+            "after {timeout:?}"
+        );
     }
-    eventually(ONE_SECOND + cx.slack(), "no ghost is left", || async { (queue(&*store, "k").await.len() == 1).then_some(()) }).await;
+    eventually(ONE_SECOND + cx.slack(), "no ghost is left", || async {
+        (queue(&*store, "k").await.len() == 1).then_some(())
+    })
+    .await;
     assert!(guard.is_held());
     guard.unlock().await.unwrap();
     is_free(&cx, &cx.provider().await, "k", "the lock is free after all gave up").await;
@@ -125,7 +147,11 @@ pub(super) async fn an_acquire_times_out_when_it_should(cx: Fixture) {
     let (start, timeout) = (Instant::now(), cx.ttl() / 2);
     let error = provider.lock().acquire_timeout("k", cx.ttl(), timeout).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
-    assert!(start.elapsed() >= timeout && start.elapsed() <= timeout + cx.slack(), "after {:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= timeout && start.elapsed() <= timeout + cx.slack(),
+        "after {:?}",
+        start.elapsed()
+    );
     // In time it is granted.
     let lock = Arc::clone(provider.lock());
     let (ttl, timeout) = (cx.ttl(), cx.soon());
@@ -142,13 +168,23 @@ pub(super) async fn a_join_whose_answer_was_lost_leaves_no_ghost(cx: Fixture) {
         client.provider.lock().acquire("warm", cx.ttl()).await.unwrap().unlock().await.unwrap();
         for polls in 0.. {
             faults.next_put(fault, layout::lock_queue("k"));
-            let polled = poll_times(polls, patience(&cx), client.provider.lock().acquire("k", cx.ttl())).await;
+            let polled =
+                poll_times(polls, patience(&cx), client.provider.lock().acquire("k", cx.ttl())).await;
             let done = matches!(polled, Polled::Done(_));
             if let Polled::Done(Ok(guard)) = &polled {
-                assert_eq!(queue(&*cx.store().await, "k").await[0].created.get(), guard.fencing_token().get());
+                assert_eq!(
+                    queue(&*cx.store().await, "k").await[0].created.get(),
+                    guard.fencing_token().get()
+                );
             }
             drop(polled);
-            is_free(&cx, &other, "k", &format!("the lock is free after a join met {fault:?} and was dropped after {polls} polls")).await;
+            is_free(
+                &cx,
+                &other,
+                "k",
+                &format!("the lock is free after a join met {fault:?} and was dropped after {polls} polls"),
+            )
+            .await;
             if done {
                 break;
             }
@@ -194,7 +230,10 @@ pub(super) async fn a_pending_acquire_dropped_outside_a_runtime_leaves_no_ghost(
     never_within(cx.slack(), "a grant", &mut waiter).await;
     assert_eq!(queue(&*store, "k").await.len(), 2);
     drop_outside_a_runtime(waiter);
-    eventually(ONE_SECOND + cx.slack(), "no ghost is left", || async { (queue(&*store, "k").await.len() == 1).then_some(()) }).await;
+    eventually(ONE_SECOND + cx.slack(), "no ghost is left", || async {
+        (queue(&*store, "k").await.len() == 1).then_some(())
+    })
+    .await;
     guard.unlock().await.unwrap();
     is_free(&cx, &holder, "k", "the lock is free").await;
 }
@@ -212,10 +251,14 @@ pub(super) async fn each_of_several_waiters_times_out_at_its_own_time(cx: Fixtur
         })
     });
     for waiter in waiters {
-        let (kind, limit, elapsed) = within(cx.ttl() + cx.soon(), "a waiter times out", waiter).await.unwrap();
+        let (kind, limit, elapsed) =
+            within(cx.ttl() + cx.soon(), "a waiter times out", waiter).await.unwrap();
         assert_eq!(kind, ErrorKind::Timeout);
         assert!(elapsed >= limit && elapsed <= limit + cx.slack(), "{limit:?}: after {elapsed:?}");
     }
-    eventually(ONE_SECOND + cx.slack(), "no ghost is left", || async { (queue(&*store, "k").await.len() == 1).then_some(()) }).await;
+    eventually(ONE_SECOND + cx.slack(), "no ghost is left", || async {
+        (queue(&*store, "k").await.len() == 1).then_some(())
+    })
+    .await;
     assert!(guard.is_held());
 }

@@ -10,7 +10,8 @@ use crate::fixture::Fixture;
 use crate::wait::{eventually, within};
 use crate::wrap::{Fault, Request};
 
-/// Asserts that a guard stands for the oldest entry of its queue, and that the entry hangs on a live lease.
+/// Asserts that a guard stands for the oldest entry of its queue, and that the entry hangs on a
+/// live lease.
 async fn is_head_and_live(cx: &Fixture, guard: &LockGuard) {
     let store = cx.store().await;
     let line = queue(&*store, "k").await;
@@ -99,7 +100,10 @@ pub(super) async fn a_guard_has_at_least_half_its_ttl_left(cx: Fixture) {
     assert!(guard.ttl() >= cx.ttl() / 2);
     let waiter = stand_in_line(&cx, &client.provider, "k").await;
     let noted = note_renewals(&faults);
-    let (_, renewed) = eventually(cx.ttl() + cx.soon(), "the waiter is renewed", || async { noted.lock().unwrap().last().copied() }).await;
+    let (_, renewed) = eventually(cx.ttl() + cx.soon(), "the waiter is renewed", || async {
+        noted.lock().unwrap().last().copied()
+    })
+    .await;
     // The answer comes, and then no other for more than half of the TTL.
     sleep(cx.ttl() / 20).await;
     let refused = Lasting::begin(&faults, Fault::Refuse, |request| matches!(request, Request::KeepAlive(_)));
@@ -118,10 +122,13 @@ pub(super) async fn a_guard_of_a_session_that_was_silent_has_at_least_half_its_t
     let noted = note_renewals(&faults);
     for attempt in 0..2 {
         let seen = noted.lock().unwrap().len();
-        let renewed =
-            eventually(cx.ttl() + cx.soon(), "a renewal", || async { noted.lock().unwrap().get(seen).map(|(_, renewed)| *renewed) }).await;
+        let renewed = eventually(cx.ttl() + cx.soon(), "a renewal", || async {
+            noted.lock().unwrap().get(seen).map(|(_, renewed)| *renewed)
+        })
+        .await;
         sleep(cx.ttl() / 20).await;
-        let refused = Lasting::begin(&faults, Fault::Refuse, |request| matches!(request, Request::KeepAlive(_)));
+        let refused =
+            Lasting::begin(&faults, Fault::Refuse, |request| matches!(request, Request::KeepAlive(_)));
         sleep_until(renewed + cx.ttl() * 7 / 10).await;
         refused.end();
         // The lease is there, and has less than half of its TTL left.
@@ -139,11 +146,14 @@ pub(super) async fn a_guard_of_a_session_that_was_silent_has_at_least_half_its_t
 pub(super) async fn a_renewal_that_comes_too_late_grants_nothing(cx: Fixture) {
     let (client, faults) = cx.faulty().await;
     let kept = client.provider.lock().acquire("kept", cx.ttl()).await.unwrap();
-    // Nothing is renewed until shortly before the local deadline; then a renewal is applied in time and answered too late.
+    // Nothing is renewed until shortly before the local deadline; then a renewal is applied in time
+    // and answered too late.
     let refused = Lasting::begin(&faults, Fault::Refuse, |request| matches!(request, Request::KeepAlive(_)));
     sleep(kept.ttl() - cx.ttl() / 100).await;
     refused.end();
-    let _late = Lasting::begin(&faults, Fault::LateAnswer(cx.ttl() / 20), |request| matches!(request, Request::KeepAlive(_)));
+    let _late = Lasting::begin(&faults, Fault::LateAnswer(cx.ttl() / 20), |request| {
+        matches!(request, Request::KeepAlive(_))
+    });
     match within(cx.soon(), "an answer", client.provider.lock().acquire("k", cx.ttl())).await {
         Ok(guard) => is_head_and_live(&cx, &guard).await,
         Err(error) => assert_eq!(error.kind(), ErrorKind::LeaseLost),

@@ -19,14 +19,18 @@ pub(super) async fn renewals_come_at_the_latest_every_third_of_the_ttl(cx: Fixtu
     let mut held = Vec::new();
     for (key, ttl) in [("a", cx.ttl()), ("b", cx.ttl() * 2)] {
         held.push(client.provider.lock().acquire(key, ttl).await.unwrap());
-        start.insert(super::super::leased::holders_lease(&*cx.store().await, key).await, (Instant::now(), ttl));
+        start.insert(
+            super::super::leased::holders_lease(&*cx.store().await, key).await,
+            (Instant::now(), ttl),
+        );
     }
     sleep(cx.ttl() * 6).await;
     let (end, noted) = (Instant::now(), noted.lock().unwrap().clone());
     for (lease, (start, ttl)) in start {
         let sent = noted.iter().filter(|(renewed, _)| *renewed == lease).map(|(_, at)| *at);
         let moments: Vec<Instant> = std::iter::once(start).chain(sent).chain([end]).collect();
-        let longest = moments.windows(2).map(|pair| pair[1].saturating_duration_since(pair[0])).max().unwrap();
+        let longest =
+            moments.windows(2).map(|pair| pair[1].saturating_duration_since(pair[0])).max().unwrap();
         assert!(longest <= ttl / 3 + cx.slack(), "{longest:?} between two renewals of a TTL of {ttl:?}");
     }
     assert!(held.iter().all(coord_api::LockGuard::is_held));

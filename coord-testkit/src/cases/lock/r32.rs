@@ -41,7 +41,8 @@ pub(super) async fn renewals_whose_answers_are_lost_do_not_count(cx: Fixture) {
     // The store renews and nobody hears of it: what is not known may not be believed.
     let (client, faults) = cx.faulty().await;
     let guard = client.provider.lock().acquire("k", cx.ttl()).await.unwrap();
-    let _deaf = Lasting::begin(&faults, Fault::LoseAnswer, |request| matches!(request, Request::KeepAlive(_)));
+    let _deaf =
+        Lasting::begin(&faults, Fault::LoseAnswer, |request| matches!(request, Request::KeepAlive(_)));
     let left = guard.ttl();
     let (_, elapsed) = lost_within(cx.ttl() + cx.soon(), "lost() fires", guard.lost()).await;
     at_the_deadline(&cx, elapsed, left);
@@ -94,7 +95,10 @@ pub(super) async fn a_short_cut_loses_nothing(cx: Fixture) {
     let mut lost = guard.lost();
     for hang in [true, false, true, false] {
         let seen = noted.lock().unwrap().len();
-        eventually(cx.ttl() + cx.soon(), "a renewal", || async { (noted.lock().unwrap().len() > seen).then_some(()) }).await;
+        eventually(cx.ttl() + cx.soon(), "a renewal", || async {
+            (noted.lock().unwrap().len() > seen).then_some(())
+        })
+        .await;
         sleep(cx.ttl() / 20).await;
         let cut = Instant::now();
         if hang {
@@ -107,5 +111,8 @@ pub(super) async fn a_short_cut_loses_nothing(cx: Fixture) {
     }
     never_within(cx.ttl() * 2, "a loss", &mut lost).await;
     assert!(guard.is_held());
-    assert_eq!(cx.provider().await.lock().try_acquire("k", cx.ttl()).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(
+        cx.provider().await.lock().try_acquire("k", cx.ttl()).await.unwrap_err().kind(),
+        ErrorKind::Conflict
+    );
 }

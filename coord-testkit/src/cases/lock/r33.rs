@@ -33,7 +33,10 @@ pub(super) async fn an_old_guard_never_frees_its_successor(cx: Fixture) {
     let guard = client.provider.lock().acquire("k", cx.ttl()).await.unwrap();
     let twin = client.provider.lock().acquire("l", cx.ttl()).await.unwrap();
     faults.cut();
-    let next = within(cx.gone_by(cx.ttl()) + cx.soon(), "the lock passes on", other.lock().acquire("k", cx.ttl())).await.unwrap();
+    let next =
+        within(cx.gone_by(cx.ttl()) + cx.soon(), "the lock passes on", other.lock().acquire("k", cx.ttl()))
+            .await
+            .unwrap();
     let entry = queue(&*store, "k").await;
     faults.heal();
     assert_eq!(guard.unlock().await.unwrap_err().kind(), ErrorKind::LeaseLost);
@@ -68,7 +71,10 @@ pub(super) async fn a_guard_whose_unlock_hangs_is_not_held(cx: Fixture) {
     let unlocking = Arc::clone(&guard);
     let unlock = tokio::spawn(async move { unlocking.unlock().await });
     assert_eq!(lost_within(cx.slack(), "lost() fires", lost).await.0, Loss::Released);
-    assert!(!guard.is_held() && guard.ttl() == Duration::ZERO, "who unlocks holds nothing, whatever the store says");
+    assert!(
+        !guard.is_held() && guard.ttl() == Duration::ZERO,
+        "who unlocks holds nothing, whatever the store says"
+    );
     sleep(cx.ttl() / 10).await;
     faults.heal();
     if let Err(error) = within(cx.soon(), "an answer", unlock).await.unwrap() {
@@ -76,7 +82,12 @@ pub(super) async fn a_guard_whose_unlock_hangs_is_not_held(cx: Fixture) {
     }
     assert!(!guard.is_held());
     let other = cx.provider().await;
-    within(cx.ttl(), "the lock is free", other.lock().acquire("k", cx.ttl())).await.unwrap().unlock().await.unwrap();
+    within(cx.ttl(), "the lock is free", other.lock().acquire("k", cx.ttl()))
+        .await
+        .unwrap()
+        .unlock()
+        .await
+        .unwrap();
     assert!(!guard.is_held());
 }
 
@@ -86,22 +97,31 @@ pub(super) async fn an_unlock_whose_answer_was_lost_harms_no_successor(cx: Fixtu
     faults.next_delete(Fault::LoseAnswer, layout::lock_queue("k"));
     assert_eq!(guard.unlock().await.unwrap_err().outcome(), Outcome::Unknown);
     // Of the same provider, so that the debt would find an entry of its own lease.
-    let next = within(cx.soon(), "the lock is free", client.provider.lock().acquire("k", cx.ttl())).await.unwrap();
+    let next =
+        within(cx.soon(), "the lock is free", client.provider.lock().acquire("k", cx.ttl())).await.unwrap();
     let again = within(cx.soon(), "an answer", guard.unlock()).await;
     assert!(again.is_ok() || again.is_err_and(|error| error.kind() == ErrorKind::LeaseLost));
     drop(guard);
     sleep(cx.ttl() * 2).await;
     assert!(next.is_held());
-    assert_eq!(cx.provider().await.lock().try_acquire("k", cx.ttl()).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(
+        cx.provider().await.lock().try_acquire("k", cx.ttl()).await.unwrap_err().kind(),
+        ErrorKind::Conflict
+    );
 }
 
 pub(super) async fn ttl_is_the_time_left(cx: Fixture) {
     let provider = cx.provider().await;
     let (asked, ttl) = (Instant::now(), cx.ttl());
     let guard = provider.lock().acquire("k", ttl).await.unwrap();
-    // The local deadline lies a margin before the lease's own, counted from when it was asked for at the earliest.
+    // The local deadline lies a margin before the lease's own, counted from when it was asked for
+    // at the earliest.
     let margin = (ttl / 20).clamp(Duration::from_millis(10), Duration::from_millis(500));
-    assert!(guard.ttl() <= ttl - margin && guard.ttl() + margin + asked.elapsed() + cx.slack() >= ttl, "{:?}", guard.ttl());
+    assert!(
+        guard.ttl() <= ttl - margin && guard.ttl() + margin + asked.elapsed() + cx.slack() >= ttl,
+        "{:?}",
+        guard.ttl()
+    );
     let end = asked + ttl * 2;
     while Instant::now() < end {
         let left = guard.ttl();
@@ -120,7 +140,10 @@ pub(super) async fn key_is_the_callers_key(cx: Fixture) {
     let provider = cx.provider().await;
     for key in ["k", "a/b", "/a/c", "a%2Fb"] {
         assert_eq!(provider.lock().acquire(key, cx.ttl()).await.unwrap().key(), key);
-        assert_eq!(provider.lock().try_acquire(&format!("{key}2"), cx.ttl()).await.unwrap().key(), format!("{key}2"));
+        assert_eq!(
+            provider.lock().try_acquire(&format!("{key}2"), cx.ttl()).await.unwrap().key(),
+            format!("{key}2")
+        );
     }
 }
 
@@ -133,7 +156,10 @@ pub(super) async fn ttl_runs_down_where_nothing_is_renewed(cx: Fixture) {
     while start.elapsed() < left {
         let before = left.saturating_sub(start.elapsed());
         let (told, after) = (guard.ttl(), left.saturating_sub(start.elapsed()));
-        assert!(told <= before + about && told + about >= after, "{told:?} told, between {after:?} and {before:?} left");
+        assert!(
+            told <= before + about && told + about >= after,
+            "{told:?} told, between {after:?} and {before:?} left"
+        );
         sleep(left / 20).await;
     }
     assert_eq!(guard.ttl(), Duration::ZERO);
@@ -149,7 +175,9 @@ pub(super) async fn a_guard_that_outlives_its_provider_value_is_unlocked(cx: Fix
         if guard.is_held() {
             guard.unlock().await.unwrap();
         }
-        let next = within(ONE_SECOND + cx.slack(), "the lock is free", other.lock().acquire("k", cx.ttl())).await.unwrap();
+        let next = within(ONE_SECOND + cx.slack(), "the lock is free", other.lock().acquire("k", cx.ttl()))
+            .await
+            .unwrap();
         next.unlock().await.unwrap();
     }
 }

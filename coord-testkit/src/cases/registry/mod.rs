@@ -142,17 +142,29 @@ fn version(id: impl Into<String>, version: impl Into<String>) -> ServiceInstance
 }
 
 /// Registers for the TTL of the case.
-async fn register(cx: &Fixture, provider: &dyn Provider, instance: ServiceInstance) -> coord_api::Result<Registration> {
+async fn register(
+    cx: &Fixture,
+    provider: &dyn Provider,
+    instance: ServiceInstance,
+) -> coord_api::Result<Registration> {
     provider.registry().register_with(instance, RegisterOptions::default().with_ttl(cx.ttl())).await
 }
 
 /// Registers all of them for the TTL of the case.
-async fn register_all(cx: &Fixture, provider: &dyn Provider, instances: Vec<ServiceInstance>) -> coord_api::Result<Vec<Registration>> {
+async fn register_all(
+    cx: &Fixture,
+    provider: &dyn Provider,
+    instances: Vec<ServiceInstance>,
+) -> coord_api::Result<Vec<Registration>> {
     provider.registry().register_all(instances, RegisterOptions::default().with_ttl(cx.ttl())).await
 }
 
 /// Registers unless a live foreign owner holds the id.
-async fn register_exclusively(cx: &Fixture, provider: &dyn Provider, instance: ServiceInstance) -> coord_api::Result<Registration> {
+async fn register_exclusively(
+    cx: &Fixture,
+    provider: &dyn Provider,
+    instance: ServiceInstance,
+) -> coord_api::Result<Registration> {
     let options = RegisterOptions::default().with_ttl(cx.ttl()).with_takeover(Takeover::Exclusive);
     provider.registry().register_with(instance, options).await
 }
@@ -163,7 +175,12 @@ async fn found(provider: &dyn Provider) -> Vec<ServiceInstance> {
 }
 
 /// Waits until exactly these are found.
-async fn eventually_found(limit: Duration, provider: &dyn Provider, what: &str, expected: &[ServiceInstance]) {
+async fn eventually_found(
+    limit: Duration,
+    provider: &dyn Provider,
+    what: &str,
+    expected: &[ServiceInstance],
+) {
     eventually(limit, what, || async { (found(provider).await == expected).then_some(()) }).await;
 }
 

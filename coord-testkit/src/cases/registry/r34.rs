@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use coord_api::prelude::*;
-use coord_api::{ErrorKind, HandleState, Loss, Outcome, RegisterOptions, Registration, ServiceInstance, Takeover};
+use coord_api::{
+    ErrorKind, HandleState, Loss, Outcome, RegisterOptions, Registration, ServiceInstance, Takeover,
+};
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
@@ -123,7 +125,11 @@ pub(super) async fn a_dropped_handle_of_a_replaced_registration_removes_nothing(
     drop(old);
     sleep(cx.ttl() * 2).await;
     assert_eq!(found(&*provider).await, [version("a", "2")]);
-    assert_eq!(entry(&*store, layout::service("s", "a")).await, record, "it was not removed and written again");
+    assert_eq!(
+        entry(&*store, layout::service("s", "a")).await,
+        record,
+        "it was not removed and written again"
+    );
     assert_eq!(new.state(), HandleState::Held);
 }
 
@@ -155,7 +161,8 @@ pub(super) async fn a_superseded_owner_never_fights_back(cx: Fixture) {
     assert_eq!(new.state(), HandleState::Held);
 }
 
-/// Lets another owner take the place of `a` and leave again. Whoever it was taken from must not come back.
+/// Lets another owner take the place of `a` and leave again. Whoever it was taken from must not
+/// come back.
 async fn taken_over_and_left(cx: &Fixture) {
     let other = cx.provider().await;
     register(cx, &*other, version("a", "other")).await.unwrap().unregister().await.unwrap();
@@ -223,7 +230,10 @@ pub(super) async fn a_takeover_has_a_greater_fencing_number(cx: Fixture) {
     for provider in providers.iter().cycle().take(6) {
         let registration = register(&cx, &**provider, instance("a")).await.unwrap();
         if let Some(last) = held.last() {
-            assert!(registration.fencing_token() > last.fencing_token(), "the number orders the owners of the id");
+            assert!(
+                registration.fencing_token() > last.fencing_token(),
+                "the number orders the owners of the id"
+            );
             lost_within(ONE_SECOND + cx.slack(), "the old handle is over", last.lost()).await;
         }
         held.push(registration);
@@ -297,7 +307,10 @@ pub(super) async fn an_exclusive_registration_of_what_is_gone_succeeds(cx: Fixtu
     let _old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
     client.crash().await;
     let provider = cx.provider().await;
-    assert_eq!(register_exclusively(&cx, &*provider, version("a", "2")).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(
+        register_exclusively(&cx, &*provider, version("a", "2")).await.unwrap_err().kind(),
+        ErrorKind::Conflict
+    );
     sleep(cx.gone_by(cx.ttl())).await;
     let new = register_exclusively(&cx, &*provider, version("a", "2")).await.unwrap();
     assert_eq!(found(&*provider).await, [version("a", "2")]);
@@ -306,11 +319,15 @@ pub(super) async fn an_exclusive_registration_of_what_is_gone_succeeds(cx: Fixtu
 
 pub(super) async fn of_many_exclusive_registrations_one_succeeds(cx: Fixture) {
     let providers = join_all((0..6).map(|client| slow_provider(&cx, client))).await;
-    let (won, lost): (Vec<_>, Vec<_>) =
-        join_all(providers.iter().enumerate().map(|(n, provider)| register_exclusively(&cx, &**provider, version("a", n.to_string()))))
-            .await
-            .into_iter()
-            .partition(Result::is_ok);
+    let (won, lost): (Vec<_>, Vec<_>) = join_all(
+        providers
+            .iter()
+            .enumerate()
+            .map(|(n, provider)| register_exclusively(&cx, &**provider, version("a", n.to_string()))),
+    )
+    .await
+    .into_iter()
+    .partition(Result::is_ok);
     assert_eq!((won.len(), lost.len()), (1, 5));
     assert!(lost.into_iter().all(|tried| tried.unwrap_err().kind() == ErrorKind::Conflict));
     assert_eq!(found(&*providers[0]).await.len(), 1);
@@ -341,7 +358,11 @@ pub(super) async fn what_is_registered_together_is_found_together(cx: Fixture) {
     assert_eq!(found(&*other).await, instances, "at once");
     assert_eq!(other.registry().discover("t").await.unwrap().items, wanted[100..=100]);
     for (registration, instance) in held.iter().zip(&wanted) {
-        assert_eq!((registration.service(), registration.id()), (&*instance.name, &*instance.id), "in the order given");
+        assert_eq!(
+            (registration.service(), registration.id()),
+            (&*instance.name, &*instance.id),
+            "in the order given"
+        );
         assert!(registration.state().is_held());
     }
     assert_eq!(held.len(), wanted.len());
@@ -358,7 +379,10 @@ pub(super) async fn together_replaces_and_takes_over_as_one_by_one(cx: Fixture) 
     let held = register_all(&cx, &*provider, wanted.clone()).await.unwrap();
     assert_eq!(found(&*foreign).await, wanted);
     for old in [&mine, &theirs] {
-        assert_eq!(lost_within(ONE_SECOND + cx.slack(), "the old handle is over", old.lost()).await.0, Loss::Superseded);
+        assert_eq!(
+            lost_within(ONE_SECOND + cx.slack(), "the old handle is over", old.lost()).await.0,
+            Loss::Superseded
+        );
     }
     assert!(held[1].fencing_token() > theirs.fencing_token());
     assert!(held.iter().all(|registration| registration.state().is_held()));
@@ -379,7 +403,9 @@ pub(super) async fn together_all_are_registered_or_none(cx: Fixture) {
 pub(super) async fn together_with_bad_input_none_is_registered(cx: Fixture) {
     let (client, counter) = cx.counting().await;
     let with = |bad: ServiceInstance| vec![instance("a"), instance("b"), bad];
-    for wanted in [with(instance("a")), with(instance("")), with(ServiceInstance::new("s", "c", "localhost", 0))] {
+    for wanted in
+        [with(instance("a")), with(instance("")), with(ServiceInstance::new("s", "c", "localhost", 0))]
+    {
         let error = register_all(&cx, &*client.provider, wanted).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied));
     }
@@ -429,12 +455,20 @@ pub(super) async fn bad_input_is_an_invalid_argument_before_any_request(cx: Fixt
     }
     for instance in bad {
         let error = register(&cx, &*client.provider, instance.clone()).await.unwrap_err();
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied), "{instance:?}");
+        assert_eq!(
+            (error.kind(), error.outcome()),
+            (ErrorKind::InvalidArgument, Outcome::NotApplied),
+            "{instance:?}"
+        );
     }
     for ttl in bad::TTLS {
         let options = RegisterOptions::default().with_ttl(ttl);
         let error = client.provider.registry().register_with(good.clone(), options).await.unwrap_err();
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied), "{ttl:?}");
+        assert_eq!(
+            (error.kind(), error.outcome()),
+            (ErrorKind::InvalidArgument, Outcome::NotApplied),
+            "{ttl:?}"
+        );
     }
     assert_eq!(counter.counts().all(), 0, "nothing was sent");
     assert!(register(&cx, &*client.provider, good).await.unwrap().state().is_held());
@@ -448,7 +482,11 @@ pub(super) async fn an_address_of_nobody_is_an_invalid_argument_before_any_reque
         let together = vec![ServiceInstance::new("s", "b", "localhost", 80), at(address)];
         let together = register_all(&cx, &*client.provider, together).await.unwrap_err();
         for error in [alone, together] {
-            assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied), "{address:?}");
+            assert_eq!(
+                (error.kind(), error.outcome()),
+                (ErrorKind::InvalidArgument, Outcome::NotApplied),
+                "{address:?}"
+            );
             assert!(!error.to_string().contains("secret"), "{error}");
         }
     }
@@ -456,7 +494,11 @@ pub(super) async fn an_address_of_nobody_is_an_invalid_argument_before_any_reque
     let registration = register(&cx, &*client.provider, at("localhost")).await.unwrap();
     let before = counter.counts();
     for address in bad::ADDRESSES {
-        assert_eq!(registration.update(at(address)).await.unwrap_err().kind(), ErrorKind::InvalidArgument, "{address:?}");
+        assert_eq!(
+            registration.update(at(address)).await.unwrap_err().kind(),
+            ErrorKind::InvalidArgument,
+            "{address:?}"
+        );
     }
     assert_eq!(counter.counts().since(&before).txn, 0, "nothing was sent");
     assert_eq!(found(&*client.provider).await, [at("localhost")]);
@@ -464,9 +506,17 @@ pub(super) async fn an_address_of_nobody_is_an_invalid_argument_before_any_reque
 
 pub(super) async fn addresses_of_all_kinds_are_registered(cx: Fixture) {
     let provider = cx.provider().await;
-    for address in
-        ["localhost", "127.0.0.1", "10.0.0.1", "::1", "2001:db8::1", "db-1.example.com", "db-1.example.com.", "my_service", "3com.com"]
-    {
+    for address in [
+        "localhost",
+        "127.0.0.1",
+        "10.0.0.1",
+        "::1",
+        "2001:db8::1",
+        "db-1.example.com",
+        "db-1.example.com.",
+        "my_service",
+        "3com.com",
+    ] {
         let instance = ServiceInstance::new("s", "a", address, 80);
         let held = register(&cx, &*provider, instance.clone()).await.unwrap();
         assert_eq!(found(&*provider).await, [instance]);
@@ -489,7 +539,11 @@ pub(super) async fn a_bad_update_changes_nothing(cx: Fixture) {
         ServiceInstance::new("..", "a", "localhost", 80),
     ] {
         let error = registration.update(bad.clone()).await.unwrap_err();
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied), "{bad:?}");
+        assert_eq!(
+            (error.kind(), error.outcome()),
+            (ErrorKind::InvalidArgument, Outcome::NotApplied),
+            "{bad:?}"
+        );
     }
     assert_eq!(counter.counts().since(&before).txn, 0, "nothing was sent");
     assert_eq!(entry(&*store, layout::service("s", "a")).await, record);
@@ -518,7 +572,11 @@ pub(super) async fn a_registration_whose_answer_was_lost_is_there_or_gone(cx: Fi
                 Ok(registration) => {
                     assert_eq!(found(&*other).await, [instance("a")], "{fault:?}, {warm}");
                     sleep(cx.ttl() / 2).await;
-                    assert_eq!(registration.state(), HandleState::Held, "it does not take itself for a stranger");
+                    assert_eq!(
+                        registration.state(),
+                        HandleState::Held,
+                        "it does not take itself for a stranger"
+                    );
                     registration.unregister().await.unwrap();
                 }
                 Err(error) => {
@@ -559,7 +617,8 @@ pub(super) async fn a_register_dropped_at_any_moment_leaves_nothing(cx: Fixture)
     let other = cx.provider().await;
     for millis in 0.. {
         let provider = slow_provider(&cx, millis).await;
-        let registered = timeout(Duration::from_millis(millis), register(&cx, &*provider, instance("a"))).await;
+        let registered =
+            timeout(Duration::from_millis(millis), register(&cx, &*provider, instance("a"))).await;
         let done = registered.is_ok();
         drop(registered);
         let what = format!("nothing is left of a registration that was dropped after {millis} ms");
@@ -575,7 +634,8 @@ pub(super) async fn a_register_dropped_at_any_moment_leaves_nothing(cx: Fixture)
 
 pub(super) async fn a_dropped_register_that_is_applied_late_leaves_nothing(cx: Fixture) {
     let (client, faults) = cx.faulty().await;
-    let (other, kept) = (cx.provider().await, register(&cx, &*client.provider, instance("kept")).await.unwrap());
+    let (other, kept) =
+        (cx.provider().await, register(&cx, &*client.provider, instance("kept")).await.unwrap());
     for polls in 1.. {
         faults.next_put(Fault::Hold, layout::service("s", "a"));
         let polled = poll_times(polls, cx.slack(), register(&cx, &*client.provider, instance("a"))).await;
@@ -586,7 +646,8 @@ pub(super) async fn a_dropped_register_that_is_applied_late_leaves_nothing(cx: F
         for held in faults.take_held() {
             let _ = held.apply().await;
         }
-        let what = format!("nothing is left of a registration that was dropped after {polls} polls and came late");
+        let what =
+            format!("nothing is left of a registration that was dropped after {polls} polls and came late");
         eventually_found(ONE_SECOND + cx.slack(), &*other, &what, &[instance("kept")]).await;
         sleep(cx.slack()).await;
         assert_eq!(found(&*other).await, [instance("kept")], "{what}");
@@ -602,10 +663,18 @@ pub(super) async fn a_failed_register_leaves_what_was_registered_before(cx: Fixt
     let other = cx.provider().await;
     let old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
     faults.cut();
-    let error = within(cx.soon(), "an answer", register(&cx, &*client.provider, version("a", "2"))).await.unwrap_err();
+    let error = within(cx.soon(), "an answer", register(&cx, &*client.provider, version("a", "2")))
+        .await
+        .unwrap_err();
     assert!(error.is_transient(), "{error}");
     faults.heal();
-    eventually_found(super::healed_within(&cx), &*other, "what was registered before is there", &[version("a", "1")]).await;
+    eventually_found(
+        super::healed_within(&cx),
+        &*other,
+        "what was registered before is there",
+        &[version("a", "1")],
+    )
+    .await;
     sleep(cx.ttl() * 2).await;
     assert_eq!(found(&*other).await, [version("a", "1")]);
     assert_eq!(old.state(), HandleState::Held);
@@ -626,7 +695,12 @@ pub(super) async fn a_failed_register_with_another_ttl_leaves_what_was_registere
         }
         // So that nothing finds out what became of it.
         let unfenced = Lasting::begin(&faults, Fault::Refuse, |request| request.puts(layout::SESSIONS));
-        let new = within(cx.soon(), "an answer", client.provider.registry().register_with(version("a", "2"), options)).await;
+        let new = within(
+            cx.soon(),
+            "an answer",
+            client.provider.registry().register_with(version("a", "2"), options),
+        )
+        .await;
         unfenced.end();
         match new {
             // It may have been settled; then the old one was replaced, by whoever asked for that.
@@ -636,7 +710,13 @@ pub(super) async fn a_failed_register_with_another_ttl_leaves_what_was_registere
             }
             Err(error) => assert!(error.is_transient(), "{fault:?}: {error}"),
         }
-        eventually_found(super::healed_within(&cx), &*other, "what was registered before is there", &[version("a", "1")]).await;
+        eventually_found(
+            super::healed_within(&cx),
+            &*other,
+            "what was registered before is there",
+            &[version("a", "1")],
+        )
+        .await;
         sleep(cx.ttl()).await;
         let after = entry(&*store, layout::service("s", "a")).await.unwrap();
         assert_eq!(after.created, before.created, "it was never gone, {fault:?}");

@@ -43,7 +43,13 @@ pub(super) async fn a_service_is_found_by_its_exact_name(cx: Fixture) {
     let names = ["a", "ab", "A", "a-b", "a.", "b"];
     let mut held = Vec::new();
     for name in names {
-        held.push(provider.registry().register(ServiceInstance::new(name, format!("of {name}"), "localhost", 80)).await.unwrap());
+        held.push(
+            provider
+                .registry()
+                .register(ServiceInstance::new(name, format!("of {name}"), "localhost", 80))
+                .await
+                .unwrap(),
+        );
     }
     for name in names {
         let snapshot = provider.registry().discover(name).await.unwrap();
@@ -55,7 +61,10 @@ pub(super) async fn a_service_is_found_by_its_exact_name(cx: Fixture) {
 
 pub(super) async fn what_does_not_decode_is_skipped_and_counted(cx: Fixture) {
     let (provider, store) = (cx.provider().await, cx.store().await);
-    let held = [register(&cx, &*provider, instance("a")).await.unwrap(), register(&cx, &*provider, instance("z")).await.unwrap()];
+    let held = [
+        register(&cx, &*provider, instance("a")).await.unwrap(),
+        register(&cx, &*provider, instance("z")).await.unwrap(),
+    ];
     let record = |id: &str, json: &str| (layout::service("s", id).into_bytes(), json.as_bytes().to_vec());
     let foreign = [
         (layout::service("s", "garbage").into_bytes(), bad::GARBAGE.to_vec()),
@@ -79,7 +88,11 @@ pub(super) async fn what_does_not_decode_is_skipped_and_counted(cx: Fixture) {
     assert_eq!(snapshot.items, [instance("a"), instance("z")]);
     assert_eq!(snapshot.invalid.len(), foreign.len());
     assert!(snapshot.invalid.iter().all(|record| record.error.kind() == ErrorKind::Codec));
-    let garbage = snapshot.invalid.iter().find(|record| record.key.as_ref() == b"garbage").expect("it is named by its id");
+    let garbage = snapshot
+        .invalid
+        .iter()
+        .find(|record| record.key.as_ref() == b"garbage")
+        .expect("it is named by its id");
     assert_eq!(garbage.value.as_bytes(), bad::GARBAGE);
     assert!(!format!("{:?}", garbage.error).contains("fffe"), "an error shows no data");
     // The good ones go on as ever.
@@ -112,7 +125,13 @@ pub(super) async fn records_of_other_programs_are_found(cx: Fixture) {
     let bare = r#"{ "port": 81, "address": "10.0.0.2", "name": "s", "id": "bare" }"#;
     put(&*store, layout::service("s", "bare"), bare).await;
     let found = found(&*provider).await;
-    assert_eq!(found, [ServiceInstance::new("s", "bare", "10.0.0.2", 81), ServiceInstance::new("s", "go", "10.0.0.1", 8080)]);
+    assert_eq!(
+        found,
+        [
+            ServiceInstance::new("s", "bare", "10.0.0.2", 81),
+            ServiceInstance::new("s", "go", "10.0.0.1", 8080)
+        ]
+    );
     // And they find ours: one JSON object with these five fields.
     let held = register(&cx, &*provider, version("ours", "1")).await.unwrap();
     let record = super::super::leased::entry(&*store, layout::service("s", "ours")).await.unwrap();
@@ -129,7 +148,8 @@ async fn put_many(cx: &Fixture, ids: impl Iterator<Item = String>) {
     for ids in ids.chunks(100) {
         let mut txn = Txn::new();
         for id in ids {
-            txn = txn.then(Op::put(layout::service("s", id), layout::service_record("s", id, "localhost", 80)));
+            txn =
+                txn.then(Op::put(layout::service("s", id), layout::service_record("s", id, "localhost", 80)));
         }
         store.txn(txn).await.unwrap();
     }
@@ -155,9 +175,10 @@ pub(super) async fn it_is_one_snapshot(cx: Fixture) {
             let mut flips = 0;
             while !stop.load(Ordering::SeqCst) {
                 let (gone, there) = if flips % 2 == 0 { ("a", "z") } else { ("z", "a") };
-                let flip = Txn::new()
-                    .then(Op::delete(layout::service("s", gone)))
-                    .then(Op::put(layout::service("s", there), layout::service_record("s", there, "localhost", 80)));
+                let flip = Txn::new().then(Op::delete(layout::service("s", gone))).then(Op::put(
+                    layout::service("s", there),
+                    layout::service_record("s", there, "localhost", 80),
+                ));
                 store.txn(flip).await.unwrap();
                 flips += 1;
                 sleep(Duration::from_millis(1)).await;

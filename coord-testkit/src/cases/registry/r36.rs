@@ -39,11 +39,18 @@ pub(super) async fn after_a_crash_it_is_gone_by_ttl_and_lag(cx: Fixture) {
     client.crash().await;
     while crashed.elapsed() < left {
         let found = found(&*other).await;
-        assert!(found.len() == 1 || crashed.elapsed() >= left, "gone {:?} too early", left - crashed.elapsed());
+        assert!(
+            found.len() == 1 || crashed.elapsed() >= left,
+            "gone {:?} too early",
+            left - crashed.elapsed()
+        );
         sleep(cx.ttl() / 50).await;
     }
     let limit = cx.gone_by(cx.ttl()).saturating_sub(crashed.elapsed());
-    eventually(limit, "it is gone by TTL and lag", || async { found(&*other).await.is_empty().then_some(()) }).await;
+    eventually(limit, "it is gone by TTL and lag", || async {
+        found(&*other).await.is_empty().then_some(())
+    })
+    .await;
 }
 
 pub(super) async fn a_crash_takes_along_what_the_owner_registered_and_nothing_else(cx: Fixture) {
@@ -64,7 +71,11 @@ pub(super) async fn a_crash_takes_along_what_the_owner_registered_and_nothing_el
 pub(super) async fn the_ttl_is_rounded_up(cx: Fixture) {
     let (client, other) = (cx.client().await, cx.provider().await);
     let mut held = Vec::new();
-    for (id, ttl) in [("a", Duration::from_nanos(1)), ("b", Duration::from_millis(1_500)), ("c", Duration::from_secs(9_000_000_000))] {
+    for (id, ttl) in [
+        ("a", Duration::from_nanos(1)),
+        ("b", Duration::from_millis(1_500)),
+        ("c", Duration::from_secs(9_000_000_000)),
+    ] {
         let options = RegisterOptions::default().with_ttl(ttl);
         held.push(client.provider.registry().register_with(instance(id), options).await.unwrap());
     }

@@ -106,7 +106,11 @@ pub(super) async fn many_come_back_together(cx: Fixture) {
         eventually_held(&cx, registration).await;
     }
     let leases: std::collections::BTreeSet<_> =
-        super::super::leased::entries(&*store, layout::service("s", "")).await.into_iter().map(|entry| entry.lease).collect();
+        super::super::leased::entries(&*store, layout::service("s", ""))
+            .await
+            .into_iter()
+            .map(|entry| entry.lease)
+            .collect();
     assert_eq!(leases.len(), 1, "on one lease");
 }
 
@@ -196,7 +200,8 @@ pub(super) async fn its_state_shows_the_loss_for_as_long_as_it_cannot_be_healed(
     let registration = register(&cx, &*client.provider, instance("a")).await.unwrap();
     for revoked in [true, false] {
         // The store is connected; only this one write does not get through.
-        let refused = Lasting::begin(&faults, Fault::Refuse, |request| request.puts(&layout::service("s", "a")));
+        let refused =
+            Lasting::begin(&faults, Fault::Refuse, |request| request.puts(&layout::service("s", "a")));
         if revoked {
             store.revoke_lease(lease_of(&*store, layout::service("s", "a")).await).await.unwrap();
         } else {
@@ -246,7 +251,11 @@ pub(super) async fn a_healer_that_finds_a_live_foreign_owner_ends_as_superseded(
     let (loss, _) = lost_within(healed_within(&cx), "the healer gives up", old.lost()).await;
     assert_eq!(loss, Loss::Superseded);
     sleep(cx.ttl() * 3).await;
-    assert_eq!(entry(&*store, layout::service("s", "a")).await, record, "the new owner's entry was never touched");
+    assert_eq!(
+        entry(&*store, layout::service("s", "a")).await,
+        record,
+        "the new owner's entry was never touched"
+    );
     assert_eq!(new.state(), HandleState::Held);
     assert_eq!(old.update(version("a", "3")).await.unwrap_err().kind(), ErrorKind::LeaseLost);
 }
@@ -282,7 +291,10 @@ pub(super) async fn a_foreign_record_in_its_place_supersedes_it(cx: Fixture) {
     // Another program, on a lease of its own.
     let lease = store.grant_lease(cx.ttl() * 10).await.unwrap().id;
     let theirs = layout::service_record("s", "a", "10.0.0.1", 8080);
-    store.txn(Txn::new().then(Op::put_leased(layout::service("s", "a"), theirs.clone(), lease))).await.unwrap();
+    store
+        .txn(Txn::new().then(Op::put_leased(layout::service("s", "a"), theirs.clone(), lease)))
+        .await
+        .unwrap();
     let limit = cx.ttl() / 3 + super::ONE_SECOND + cx.slack();
     assert_eq!(lost_within(limit, "it gives way", registration.lost()).await.0, Loss::Superseded);
     sleep(cx.ttl() * 2).await;

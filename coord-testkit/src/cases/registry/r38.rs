@@ -5,7 +5,9 @@ use coord_api::store::{Change, Span, StoreEvent};
 use coord_api::{HandleState, Loss, Outcome, RegisterOptions};
 use tokio::time::{sleep, timeout};
 
-use super::super::leased::{BACKOFF_CAP, Lasting, ONE_SECOND, delete, entry, gone, head, keep_alive_for_it, lease_of, lost_within};
+use super::super::leased::{
+    BACKOFF_CAP, Lasting, ONE_SECOND, delete, entry, gone, head, keep_alive_for_it, lease_of, lost_within,
+};
 use super::{eventually_found, found, instance, register, version};
 use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
@@ -24,7 +26,8 @@ async fn never_comes_back(cx: &Fixture) {
         loop {
             match watch.next().await {
                 Some(Ok(StoreEvent::Batch(batch)))
-                    if batch.revision > before && batch.changes.iter().any(|change| matches!(change, Change::Put(_))) =>
+                    if batch.revision > before
+                        && batch.changes.iter().any(|change| matches!(change, Change::Put(_))) =>
                 {
                     return batch;
                 }
@@ -69,7 +72,11 @@ pub(super) async fn unregister_is_idempotent_and_harms_no_successor(cx: Fixture)
         drop(old);
         sleep(cx.ttl()).await;
         // It heals: that it is there is not enough.
-        assert_eq!(entry(&*store, layout::service("s", "a")).await, record, "the successor's entry was never touched");
+        assert_eq!(
+            entry(&*store, layout::service("s", "a")).await,
+            record,
+            "the successor's entry was never touched"
+        );
         assert_eq!(found(&*other).await, [version("a", "2")]);
         assert_eq!(new.state(), HandleState::Held);
         new.unregister().await.unwrap();
@@ -88,7 +95,11 @@ pub(super) async fn unregister_after_a_takeover_is_ok_and_removes_nothing(cx: Fi
         within(cx.soon(), "an answer", old.unregister()).await.unwrap();
         sleep(cx.ttl()).await;
         assert_eq!(found(&*one).await, [version("a", "2")]);
-        assert_eq!(entry(&*store, layout::service("s", "a")).await, record, "the new owner's entry was never touched");
+        assert_eq!(
+            entry(&*store, layout::service("s", "a")).await,
+            record,
+            "the new owner's entry was never touched"
+        );
         assert_eq!(new.state(), HandleState::Held);
         new.unregister().await.unwrap();
     }
@@ -100,14 +111,17 @@ pub(super) async fn unregister_while_healing_wins(cx: Fixture) {
         let (client, faults) = cx.faulty().await;
         let registration = register(&cx, &*client.provider, instance("a")).await.unwrap();
         // It cannot come back for now.
-        let refused = Lasting::begin(&faults, Fault::Refuse, |request| request.puts(&layout::service("s", "a")));
+        let refused =
+            Lasting::begin(&faults, Fault::Refuse, |request| request.puts(&layout::service("s", "a")));
         if revoked {
             store.revoke_lease(lease_of(&*store, layout::service("s", "a")).await).await.unwrap();
         } else {
             delete(&*store, layout::service("s", "a")).await;
         }
-        eventually(ONE_SECOND + cx.slack(), "the loss is seen", || async { (registration.state() == HandleState::Lost).then_some(()) })
-            .await;
+        eventually(ONE_SECOND + cx.slack(), "the loss is seen", || async {
+            (registration.state() == HandleState::Lost).then_some(())
+        })
+        .await;
         within(cx.soon(), "an answer", registration.unregister()).await.unwrap();
         refused.end();
         never_comes_back(&cx).await;
@@ -139,7 +153,10 @@ pub(super) async fn unregister_while_cut_off_is_unknown_and_a_debt(cx: Fixture) 
         faults.heal();
         eventually_found(cx.ttl(), &*other, "only the other one is there", &[instance("b")]).await;
         never_comes_back(&cx).await;
-        eventually(ONE_SECOND, "the other one is registered", || async { (kept.state() == HandleState::Held).then_some(()) }).await;
+        eventually(ONE_SECOND, "the other one is registered", || async {
+            (kept.state() == HandleState::Held).then_some(())
+        })
+        .await;
         kept.unregister().await.unwrap();
     }
 }
@@ -194,7 +211,8 @@ pub(super) async fn a_failed_register_applied_late_does_not_bring_it_back_after_
     let failed = register(&cx, &*client.provider, version("a", "1")).await;
     let held = faults.take_held();
     assert!(failed.is_err() && held.len() == 1, "{failed:?}");
-    // The next one meets no obstacle; but the first is on its way still, and waits for the place to be free.
+    // The next one meets no obstacle; but the first is on its way still, and waits for the place to
+    // be free.
     let registration = register(&cx, &*client.provider, version("a", "2")).await.unwrap();
     let other = register(&cx, &*cx.provider().await, version("a", "3")).await.unwrap();
     other.unregister().await.unwrap();
@@ -216,13 +234,17 @@ pub(super) async fn a_heal_applied_late_does_not_bring_it_back(cx: Fixture) {
         let lease = lease_of(&*store, layout::service("s", "a")).await;
         faults.next_put(Fault::Hold, layout::service("s", "a"));
         // The healer's next write, too, so that nothing but the one that is held can bring it back.
-        let refused = Lasting::begin(&faults, Fault::Refuse, |request| request.puts(&layout::service("s", "a")));
+        let refused =
+            Lasting::begin(&faults, Fault::Refuse, |request| request.puts(&layout::service("s", "a")));
         if revoked {
             store.revoke_lease(lease).await.unwrap();
         } else {
             delete(&*store, layout::service("s", "a")).await;
         }
-        let held = eventually(super::healed_within(&cx), "it is being healed", || async { faults.take_held().pop() }).await;
+        let held = eventually(super::healed_within(&cx), "it is being healed", || async {
+            faults.take_held().pop()
+        })
+        .await;
         within(cx.soon(), "an answer", registration.unregister()).await.unwrap();
         refused.end();
         let _ = held.apply().await;
@@ -240,17 +262,25 @@ pub(super) async fn a_late_write_of_a_lost_lease_does_not_bring_it_back(cx: Fixt
         let unfenced = Lasting::begin(&faults, Fault::Refuse, |request| request.puts(layout::SESSIONS));
         faults.next_put(Fault::Hold, layout::service("s", "a"));
         delete(&*store, layout::service("s", "a")).await;
-        let held = eventually(super::healed_within(&cx), "it is being healed", || async { faults.take_held().pop() }).await;
+        let held = eventually(super::healed_within(&cx), "it is being healed", || async {
+            faults.take_held().pop()
+        })
+        .await;
         // Then its lease is lost, by the local clock alone.
         faults.hang();
         let kept = keep_alive_for_it(&store, lease, cx.ttl());
         sleep(cx.ttl() * 2).await;
-        let alive = Lasting::begin(&faults, Fault::Refuse, move |request| !revocable && matches!(request, Request::Revoke(_)));
+        let alive = Lasting::begin(&faults, Fault::Refuse, move |request| {
+            !revocable && matches!(request, Request::Revoke(_))
+        });
         faults.heal();
         let unregistered = within(cx.soon(), "an answer", registration.unregister()).await;
         let applied = held.apply().await;
         if unregistered.is_ok() {
-            assert!(!matches!(applied, Ok(true)), "it is gone for good, and a write of its own still arrives");
+            assert!(
+                !matches!(applied, Ok(true)),
+                "it is gone for good, and a write of its own still arrives"
+            );
             never_comes_back(&cx).await;
         }
         alive.end();
@@ -270,9 +300,16 @@ pub(super) async fn a_heal_applied_late_after_a_move_does_not_bring_it_back(cx: 
     let unfenced = Lasting::begin(&faults, Fault::Refuse, |request| request.puts(layout::SESSIONS));
     faults.next_put(Fault::Hold, layout::service("s", "a"));
     delete(&*store, layout::service("s", "a")).await;
-    let held = eventually(super::healed_within(&cx), "it is being healed", || async { faults.take_held().pop() }).await;
+    let held =
+        eventually(super::healed_within(&cx), "it is being healed", || async { faults.take_held().pop() })
+            .await;
     // Then it is registered under another one.
-    let again = || client.provider.registry().register_with(version("a", "2"), RegisterOptions::default().with_ttl(cx.ttl() * 2));
+    let again = || {
+        client
+            .provider
+            .registry()
+            .register_with(version("a", "2"), RegisterOptions::default().with_ttl(cx.ttl() * 2))
+    };
     let new = match within(cx.soon(), "an answer", again()).await {
         Ok(new) => new,
         Err(error) => {
@@ -294,7 +331,8 @@ pub(super) async fn unregister_is_not_ok_while_its_lost_lease_keeps_the_entry(cx
         let (client, faults) = cx.faulty().await;
         let registration = register(&cx, &*client.provider, instance("a")).await.unwrap();
         let lease = lease_of(&*store, layout::service("s", "a")).await;
-        // The session is over, for its own key is gone; its lease is not, and so neither is the entry. It cannot be healed for now.
+        // The session is over, for its own key is gone; its lease is not, and so neither is the
+        // entry. It cannot be healed for now.
         let kept = Lasting::begin(&faults, Fault::Refuse, move |request| match request {
             Request::Revoke(_) => true,
             Request::Grant => !healing,
@@ -302,14 +340,20 @@ pub(super) async fn unregister_is_not_ok_while_its_lost_lease_keeps_the_entry(cx
         });
         delete(&*store, layout::session(lease)).await;
         let limit = cx.ttl() + ONE_SECOND;
-        eventually(limit, "the loss is seen", || async { (registration.state() == HandleState::Lost).then_some(()) }).await;
+        eventually(limit, "the loss is seen", || async {
+            (registration.state() == HandleState::Lost).then_some(())
+        })
+        .await;
         if healing {
             // Long enough for attempts under a new lease.
             sleep(BACKOFF_CAP).await;
         }
         let there = entry(&*store, layout::service("s", "a")).await.is_some();
         let unregistered = within(cx.soon(), "an answer", registration.unregister()).await;
-        assert!(unregistered.is_err() || !there || entry(&*store, layout::service("s", "a")).await.is_none(), "Ok, and it is there");
+        assert!(
+            unregistered.is_err() || !there || entry(&*store, layout::service("s", "a")).await.is_none(),
+            "Ok, and it is there"
+        );
         kept.end();
         gone(&*store, lease, super::healed_within(&cx), "the lost lease is revoked").await;
         never_comes_back(&cx).await;

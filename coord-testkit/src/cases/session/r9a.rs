@@ -8,8 +8,8 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::super::leased::{
-    BACKOFF_CAP, Lasting, ONE_SECOND, delete, entries, entry, gone, holders_lease, keep_alive_for_it, lease_of, lost_within, note_renewals,
-    queue,
+    BACKOFF_CAP, Lasting, ONE_SECOND, delete, entries, entry, gone, holders_lease, keep_alive_for_it,
+    lease_of, lost_within, note_renewals, queue,
 };
 use crate::fixture::Fixture;
 use crate::layout;
@@ -30,7 +30,12 @@ pub(super) async fn everything_of_one_ttl_shares_one_lease(cx: Fixture) {
     let _guard = client.provider.lock().acquire("k", cx.ttl()).await.unwrap();
     let _other = client.provider.lock().try_acquire("l", cx.ttl()).await.unwrap();
     let _registration = client.provider.registry().register_with(instance("a"), of_ttl(&cx)).await.unwrap();
-    let _id = client.provider.allocator().acquire_id_with("s", IdOptions::default().with_ttl(cx.ttl())).await.unwrap();
+    let _id = client
+        .provider
+        .allocator()
+        .acquire_id_with("s", IdOptions::default().with_ttl(cx.ttl()))
+        .await
+        .unwrap();
     assert_eq!(counter.counts().grant, 1);
     let lease = holders_lease(&*store, "k").await;
     assert_eq!(holders_lease(&*store, "l").await, lease);
@@ -151,7 +156,9 @@ pub(super) async fn the_cost_does_not_grow_with_what_is_held(cx: Fixture) {
     for hundreds in 0..3 {
         let before = counter.counts();
         for n in 0..100 {
-            held.push(client.provider.lock().acquire(&format!("{hundreds}/{n}"), cx.ttl() * 5).await.unwrap());
+            held.push(
+                client.provider.lock().acquire(&format!("{hundreds}/{n}"), cx.ttl() * 5).await.unwrap(),
+            );
         }
         assert_eq!(counter.counts().since(&before).requests(), 100);
     }
@@ -175,7 +182,10 @@ pub(super) async fn a_lease_that_carried_nothing_for_one_ttl_is_revoked(cx: Fixt
     // A renewal in between does not keep it.
     gone(&*store, lease, cx.ttl() + cx.ttl() / 3 + cx.slack(), "the idle lease is gone").await;
     assert!(idle.elapsed() + cx.slack() >= cx.ttl() / 2, "it may be needed again");
-    eventually(cx.slack(), "it was revoked", || async { (counter.counts().revoke == counted + 1).then_some(()) }).await;
+    eventually(cx.slack(), "it was revoked", || async {
+        (counter.counts().revoke == counted + 1).then_some(())
+    })
+    .await;
     assert_eq!(entries(&*store, layout::SESSIONS.to_owned()).await.len(), 0);
     // And then it costs nothing any more.
     let ((), counts) = counter.during(sleep(cx.ttl() * 3)).await;
@@ -192,8 +202,14 @@ pub(super) async fn a_lease_whose_registrations_and_ids_are_gone_is_revoked(cx: 
     let store = cx.store().await;
     for dropped in [false, true] {
         let client = cx.client().await;
-        let registration = client.provider.registry().register_with(instance("a"), of_ttl(&cx)).await.unwrap();
-        let id = client.provider.allocator().acquire_id_with("s", IdOptions::default().with_ttl(cx.ttl())).await.unwrap();
+        let registration =
+            client.provider.registry().register_with(instance("a"), of_ttl(&cx)).await.unwrap();
+        let id = client
+            .provider
+            .allocator()
+            .acquire_id_with("s", IdOptions::default().with_ttl(cx.ttl()))
+            .await
+            .unwrap();
         let lease = lease_of(&*store, layout::service("s", "a")).await;
         if !dropped {
             registration.unregister().await.unwrap();
@@ -209,14 +225,25 @@ pub(super) async fn a_handle_that_is_over_keeps_no_lease(cx: Fixture) {
     for removed in [false, true] {
         let client = cx.client().await;
         let guard = client.provider.lock().acquire("k", cx.ttl()).await.unwrap();
-        let registration = client.provider.registry().register_with(instance("a"), of_ttl(&cx)).await.unwrap();
-        let id = client.provider.allocator().acquire_id_with("s", IdOptions::default().with_ttl(cx.ttl())).await.unwrap();
+        let registration =
+            client.provider.registry().register_with(instance("a"), of_ttl(&cx)).await.unwrap();
+        let id = client
+            .provider
+            .allocator()
+            .acquire_id_with("s", IdOptions::default().with_ttl(cx.ttl()))
+            .await
+            .unwrap();
         let lease = lease_of(&*store, layout::service("s", "a")).await;
         registration.unregister().await.unwrap();
         if removed {
             delete(&*store, queue(&*store, "k").await.remove(0).key).await;
             delete(&*store, layout::id("s", 1)).await;
-            within(cx.ttl() / 3 + ONE_SECOND + cx.slack(), "the removals are noticed", join_all([guard.lost(), id.lost()])).await;
+            within(
+                cx.ttl() / 3 + ONE_SECOND + cx.slack(),
+                "the removals are noticed",
+                join_all([guard.lost(), id.lost()]),
+            )
+            .await;
         } else {
             guard.unlock().await.unwrap();
             id.release().await.unwrap();
@@ -242,8 +269,21 @@ pub(super) async fn releasing_one_handle_never_revokes_the_lease(cx: Fixture) {
     for _ in 0..5 {
         client.provider.lock().acquire("k", cx.ttl()).await.unwrap().unlock().await.unwrap();
         drop(client.provider.lock().acquire("k", cx.ttl()).await.unwrap());
-        client.provider.registry().register_with(instance("a"), of_ttl(&cx)).await.unwrap().unregister().await.unwrap();
-        let id = client.provider.allocator().acquire_id_with("s", IdOptions::default().with_ttl(cx.ttl())).await.unwrap();
+        client
+            .provider
+            .registry()
+            .register_with(instance("a"), of_ttl(&cx))
+            .await
+            .unwrap()
+            .unregister()
+            .await
+            .unwrap();
+        let id = client
+            .provider
+            .allocator()
+            .acquire_id_with("s", IdOptions::default().with_ttl(cx.ttl()))
+            .await
+            .unwrap();
         id.release().await.unwrap();
     }
     sleep(cx.ttl() * 2).await;
@@ -259,7 +299,8 @@ pub(super) async fn losing_the_lease_loses_every_handle_on_it(cx: Fixture) {
         provider.lock().acquire("l", cx.ttl()).await.unwrap(),
         provider.lock().try_acquire("m", cx.ttl()).await.unwrap(),
     ];
-    let id = provider.allocator().acquire_id_with("s", IdOptions::default().with_ttl(cx.ttl())).await.unwrap();
+    let id =
+        provider.allocator().acquire_id_with("s", IdOptions::default().with_ttl(cx.ttl())).await.unwrap();
     store.revoke_lease(holders_lease(&*store, "k").await).await.unwrap();
     for lost in guards.iter().map(LockGuard::lost).chain([id.lost()]) {
         lost_within(ONE_SECOND + cx.slack(), "the loss is noticed", lost).await;
@@ -273,7 +314,8 @@ pub(super) async fn a_lost_lease_is_replaced(cx: Fixture) {
         let guard = provider.lock().acquire("k", cx.ttl()).await.unwrap();
         store.revoke_lease(holders_lease(&*store, "k").await).await.unwrap();
         // At once, before anyone may have noticed, and after.
-        let next = within(cx.soon(), "the next acquire", provider.lock().acquire("l", cx.ttl())).await.unwrap();
+        let next =
+            within(cx.soon(), "the next acquire", provider.lock().acquire("l", cx.ttl())).await.unwrap();
         assert!(store.lease(holders_lease(&*store, "l").await).await.unwrap().is_some());
         lost_within(ONE_SECOND + cx.slack(), "the loss is noticed", guard.lost()).await;
         assert!(next.is_held());
@@ -285,7 +327,11 @@ pub(super) async fn close_revokes_every_lease(cx: Fixture) {
     let guard = provider.lock().acquire("k", cx.ttl()).await.unwrap();
     let longer = provider.lock().acquire("l", cx.ttl() * 100).await.unwrap();
     let released = provider.lock().acquire("m", cx.ttl() * 200).await.unwrap();
-    let leases = [holders_lease(&*store, "k").await, holders_lease(&*store, "l").await, holders_lease(&*store, "m").await];
+    let leases = [
+        holders_lease(&*store, "k").await,
+        holders_lease(&*store, "l").await,
+        holders_lease(&*store, "m").await,
+    ];
     // An idle lease, too.
     released.unlock().await.unwrap();
     provider.close().await.unwrap();
@@ -296,8 +342,8 @@ pub(super) async fn close_revokes_every_lease(cx: Fixture) {
     assert!(!guard.is_held() && !longer.is_held());
 }
 
-/// What must become of a lease that still lives in the store when its local deadline has passed. `silence` keeps its owner from hearing of renewals, and
-/// what it returns ends that.
+/// What must become of a lease that still lives in the store when its local deadline has passed.
+/// `silence` keeps its owner from hearing of renewals, and what it returns ends that.
 async fn revoked_and_never_renewed<H: FnOnce()>(cx: Fixture, silence: impl FnOnce(&Faults) -> H) {
     let (client, faults) = cx.faulty().await;
     let store = cx.store().await;
@@ -321,7 +367,10 @@ async fn revoked_and_never_renewed<H: FnOnce()>(cx: Fixture, silence: impl FnOnc
         found.is_some_and(|entry| entry.lease != Some(lease)).then_some(())
     })
     .await;
-    eventually(cx.slack(), "its handle says so", || async { (registration.state() == HandleState::Held).then_some(()) }).await;
+    eventually(cx.slack(), "its handle says so", || async {
+        (registration.state() == HandleState::Held).then_some(())
+    })
+    .await;
     let late = noted.lock().unwrap().iter().filter(|(renewed, at)| *renewed == lease && *at > lost).count();
     assert_eq!(late, 0, "renewed after its local deadline");
     assert!(!guard.is_held());
@@ -331,7 +380,8 @@ async fn revoked_and_never_renewed<H: FnOnce()>(cx: Fixture, silence: impl FnOnc
 pub(super) async fn after_its_deadline_a_lease_is_revoked_and_never_renewed(cx: Fixture) {
     // The store renews, and only the answers are lost.
     revoked_and_never_renewed(cx, |faults| {
-        let deaf = Lasting::begin(faults, Fault::LoseAnswer, |request| matches!(request, Request::KeepAlive(_)));
+        let deaf =
+            Lasting::begin(faults, Fault::LoseAnswer, |request| matches!(request, Request::KeepAlive(_)));
         move || deaf.end()
     })
     .await;

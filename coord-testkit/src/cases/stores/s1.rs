@@ -28,12 +28,16 @@ pub(super) async fn one_counter_serves_all_keys_and_clients(cx: Fixture) {
     let stores = join_all((0..5).map(|_| cx.store())).await;
     let mut last = Revision::ZERO;
     for (n, store) in (0..50).zip(stores.iter().cycle()) {
-        let revision = store.txn(Txn::new().then(Op::put(format!("k{}", n % 7), "1"))).await.unwrap().revision;
+        let revision =
+            store.txn(Txn::new().then(Op::put(format!("k{}", n % 7), "1"))).await.unwrap().revision;
         assert!(revision > last, "{revision} after {last}");
         last = revision;
     }
-    let writes = (0..50).zip(stores.iter().cycle()).map(|(n, store)| store.txn(Txn::new().then(Op::put(format!("k{n}"), "2"))));
-    let revisions: BTreeSet<Revision> = join_all(writes).await.into_iter().map(|reply| reply.unwrap().revision).collect();
+    let writes = (0..50)
+        .zip(stores.iter().cycle())
+        .map(|(n, store)| store.txn(Txn::new().then(Op::put(format!("k{n}"), "2"))));
+    let revisions: BTreeSet<Revision> =
+        join_all(writes).await.into_iter().map(|reply| reply.unwrap().revision).collect();
     assert_eq!(revisions.len(), 50, "each write has a revision of its own");
     assert!(revisions.first() > Some(&last));
 }
@@ -42,7 +46,10 @@ pub(super) async fn a_transaction_stamps_all_its_changes_with_one_revision(cx: F
     let store = cx.store().await;
     let first = put(&*store, "old", "1").await;
     put(&*store, "gone", "1").await;
-    let reply = store.txn(Txn::new().then(Op::put("new", "2")).then(Op::put("old", "2")).then(Op::delete("gone"))).await.unwrap();
+    let reply = store
+        .txn(Txn::new().then(Op::put("new", "2")).then(Op::put("old", "2")).then(Op::delete("gone")))
+        .await
+        .unwrap();
     let (new, old) = (get(&*store, "new").await.unwrap(), get(&*store, "old").await.unwrap());
     assert_eq!((new.created, new.modified), (reply.revision, reply.revision));
     assert_eq!((old.created, old.modified), (first, reply.revision));
@@ -92,7 +99,8 @@ pub(super) async fn a_key_knows_its_create_and_its_mod_revision(cx: Fixture) {
 
 pub(super) async fn a_key_knows_its_lease(cx: Fixture) {
     let (store, other) = (cx.store().await, cx.store().await);
-    let (one, two) = (store.grant_lease(cx.ttl()).await.unwrap().id, store.grant_lease(cx.ttl()).await.unwrap().id);
+    let (one, two) =
+        (store.grant_lease(cx.ttl()).await.unwrap().id, store.grant_lease(cx.ttl()).await.unwrap().id);
     put(&*store, "a", "1").await;
     assert_eq!(get(&*other, "a").await.unwrap().lease, None);
     for lease in [one, two] {

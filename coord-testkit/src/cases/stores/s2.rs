@@ -22,7 +22,8 @@ const SORTED: [&[u8]; 9] = [
     b"\xff\xff", // no prefix follows it
 ];
 
-/// Writes [`SORTED`] in another order, each key by a transaction of its own, and returns the keys in the order of their creation.
+/// Writes [`SORTED`] in another order, each key by a transaction of its own, and returns the keys
+/// in the order of their creation.
 async fn scrambled(store: &dyn Store) -> Vec<Bytes> {
     let mut created = Vec::new();
     for index in [4, 8, 0, 6, 2, 7, 1, 5, 3] {
@@ -69,7 +70,10 @@ pub(super) async fn a_range_comes_by_create_revision_on_demand(cx: Fixture) {
     // An update does not change the order.
     store.txn(Txn::new().then(Op::put(created[0].clone(), "updated"))).await.unwrap();
     assert_eq!(keys(&*store, Range::prefix("").with_order(Order::OldestFirst)).await, created);
-    assert_eq!(keys(&*store, Range::prefix("").with_order(Order::OldestFirst).with_limit(3)).await, created[..3]);
+    assert_eq!(
+        keys(&*store, Range::prefix("").with_order(Order::OldestFirst).with_limit(3)).await,
+        created[..3]
+    );
     // A transaction creates several keys at one revision, which come next to each other.
     store.txn(Txn::new().then(Op::put("z2", "v")).then(Op::put("z1", "v"))).await.unwrap();
     created.reverse();
@@ -111,7 +115,10 @@ pub(super) async fn a_continuation_reads_on_at_the_same_revision(cx: Fixture) {
             break;
         }
         let after = page.entries.last().unwrap().key.clone();
-        page = store.range(Range::prefix("").with_limit(2).with_after_key(after).with_at(revision)).await.unwrap();
+        page = store
+            .range(Range::prefix("").with_limit(2).with_after_key(after).with_at(revision))
+            .await
+            .unwrap();
         assert_eq!(page.revision, revision);
         all.extend(page.entries.iter().cloned());
     }
@@ -135,11 +142,15 @@ pub(super) async fn a_past_revision_reads_as_it_was(cx: Fixture) {
     for (revision, state) in &states {
         let reply = store.range(Range::prefix("").with_at(*revision)).await.unwrap();
         assert_eq!(reply.revision, *revision);
-        let seen: Vec<_> = reply.entries.iter().map(|entry| (entry.key.as_ref(), entry.value.as_bytes())).collect();
+        let seen: Vec<_> =
+            reply.entries.iter().map(|entry| (entry.key.as_ref(), entry.value.as_bytes())).collect();
         let state: Vec<_> = state.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes())).collect();
         assert_eq!(seen, state, "at {revision}");
         for entry in &reply.entries {
-            assert!(entry.created <= entry.modified && entry.modified <= *revision, "{entry:?} at {revision}");
+            assert!(
+                entry.created <= entry.modified && entry.modified <= *revision,
+                "{entry:?} at {revision}"
+            );
             let one = store.range(Range::key(entry.key.clone()).with_at(*revision)).await.unwrap();
             assert_eq!(one.entries.as_slice(), std::slice::from_ref(entry), "one key at {revision}");
         }
@@ -187,7 +198,10 @@ pub(super) async fn values_are_left_out_on_demand(cx: Fixture) {
     assert_eq!(bare.entries.len(), 2);
     for (full, bare) in full.entries.iter().zip(&bare.entries) {
         assert!(bare.value.is_empty());
-        assert_eq!((&full.key, full.created, full.modified, full.lease), (&bare.key, bare.created, bare.modified, bare.lease));
+        assert_eq!(
+            (&full.key, full.created, full.modified, full.lease),
+            (&bare.key, bare.created, bare.modified, bare.lease)
+        );
     }
 }
 
@@ -206,7 +220,10 @@ pub(super) async fn a_range_is_one_snapshot(cx: Fixture) {
         let reply = reader.range(Range::prefix("p/")).await.unwrap();
         assert_eq!(reply.entries[0].value, reply.entries[1].value);
         assert_eq!(reply.entries[0].modified, reply.entries[1].modified);
-        assert!(reply.revision >= last && reply.revision >= reply.entries[0].modified, "reads do not go back");
+        assert!(
+            reply.revision >= last && reply.revision >= reply.entries[0].modified,
+            "reads do not go back"
+        );
         last = reply.revision;
         tokio::task::yield_now().await;
     }
@@ -245,8 +262,13 @@ pub(super) async fn a_bad_range_is_an_invalid_argument(cx: Fixture) {
         Range::prefix("").with_at(Revision::ZERO),
     ];
     for range in bad {
-        assert_eq!(store.range(range.clone()).await.unwrap_err().kind(), ErrorKind::InvalidArgument, "{range:?}");
-        let inside = store.txn(Txn::new().then(Op::put("b", "1")).then(Op::Range(range.clone()))).await.unwrap_err();
+        assert_eq!(
+            store.range(range.clone()).await.unwrap_err().kind(),
+            ErrorKind::InvalidArgument,
+            "{range:?}"
+        );
+        let inside =
+            store.txn(Txn::new().then(Op::put("b", "1")).then(Op::Range(range.clone()))).await.unwrap_err();
         assert_eq!(inside.kind(), ErrorKind::InvalidArgument, "{range:?}");
     }
     let past = Range::prefix("").with_at(head(&*store).await);

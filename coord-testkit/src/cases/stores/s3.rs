@@ -10,7 +10,8 @@ use crate::fixture::Fixture;
 
 pub(super) async fn each_compare_holds_when_it_should_and_only_then(cx: Fixture) {
     let store = cx.store().await;
-    let (one, two) = (store.grant_lease(cx.ttl()).await.unwrap().id, store.grant_lease(cx.ttl()).await.unwrap().id);
+    let (one, two) =
+        (store.grant_lease(cx.ttl()).await.unwrap().id, store.grant_lease(cx.ttl()).await.unwrap().id);
     let created = put(&*store, "k", "1").await;
     let modified = put_leased(&*store, "k", "2", one).await;
     put(&*store, "bare", "").await;
@@ -81,7 +82,9 @@ pub(super) async fn operations_run_in_order_and_a_range_sees_earlier_writes(cx: 
         .then(Op::delete("p/a"))
         .then(Op::Range(Range::prefix("p/")));
     let reply = store.txn(txn).await.unwrap();
-    let seen = |index: usize| reply.range(index).unwrap().entries.iter().map(|entry| entry.key.clone()).collect::<Vec<_>>();
+    let seen = |index: usize| {
+        reply.range(index).unwrap().entries.iter().map(|entry| entry.key.clone()).collect::<Vec<_>>()
+    };
     assert_eq!(seen(0), ["p/a"]);
     assert_eq!(seen(2), ["p/a", "p/b"]);
     assert_eq!(seen(4), ["p/b"]);
@@ -100,7 +103,9 @@ pub(super) async fn a_range_inside_has_every_option(cx: Fixture) {
         .then(Op::Range(Range::prefix("q/").with_max_created(second).with_order(Order::OldestFirst)))
         .then(Op::Range(Range::prefix("q/").with_after_key("q/a").with_keys_only()));
     let reply = store.txn(txn).await.unwrap();
-    let seen = |index: usize| reply.range(index).unwrap().entries.iter().map(|entry| entry.key.clone()).collect::<Vec<_>>();
+    let seen = |index: usize| {
+        reply.range(index).unwrap().entries.iter().map(|entry| entry.key.clone()).collect::<Vec<_>>()
+    };
     assert_eq!(seen(0), ["q/b", "q/a"]);
     assert!(reply.range(0).unwrap().more);
     assert_eq!(seen(1), ["q/c", "q/a"]);
@@ -111,7 +116,11 @@ pub(super) async fn a_range_inside_has_every_option(cx: Fixture) {
 pub(super) async fn every_operation_is_answered(cx: Fixture) {
     let store = cx.store().await;
     put(&*store, "there", "1").await;
-    let txn = Txn::new().then(Op::delete("there")).then(Op::delete("absent")).then(Op::put("new", "1")).then(Op::Range(Range::key("new")));
+    let txn = Txn::new()
+        .then(Op::delete("there"))
+        .then(Op::delete("absent"))
+        .then(Op::put("new", "1"))
+        .then(Op::Range(Range::key("new")));
     let reply = store.txn(txn).await.unwrap();
     assert_eq!(reply.replies.len(), 4);
     assert_eq!((reply.existed(0), reply.existed(1)), (Some(true), Some(false)));
@@ -142,7 +151,11 @@ pub(super) async fn what_a_transaction_compared_is_not_older_than_any_acknowledg
         assert_eq!(reply.succeeded, there, "{n}");
         assert!(reply.revision >= written, "{n}: at revision {} after {written}", reply.revision);
         let reply = reader.txn(Txn::new()).await.unwrap();
-        assert!(reply.revision >= written, "{n}: nothing at all, at revision {} after {written}", reply.revision);
+        assert!(
+            reply.revision >= written,
+            "{n}: nothing at all, at revision {} after {written}",
+            reply.revision
+        );
     }
 }
 
@@ -158,7 +171,9 @@ pub(super) async fn increments_of_many_clients_add_up(cx: Fixture) {
                     let entry = get(&*store, "n").await.unwrap();
                     let n: u32 = std::str::from_utf8(&entry.value).unwrap().parse().unwrap();
                     tokio::task::yield_now().await;
-                    let next = Txn::new().when(Compare::Modified("n".into(), entry.modified)).then(Op::put("n", (n + 1).to_string()));
+                    let next = Txn::new()
+                        .when(Compare::Modified("n".into(), entry.modified))
+                        .then(Op::put("n", (n + 1).to_string()));
                     if store.txn(next).await.unwrap().succeeded {
                         break;
                     }
@@ -185,13 +200,15 @@ pub(super) async fn one_write_for_each_key(cx: Fixture) {
         assert_eq!(store.txn(txn.clone()).await.unwrap_err().kind(), ErrorKind::InvalidArgument, "{txn:?}");
     }
     assert_eq!(head(&*store).await, before);
-    let either = Txn::new().when(Compare::Absent("a".into())).then(Op::put("a", "1")).otherwise(Op::delete("a"));
+    let either =
+        Txn::new().when(Compare::Absent("a".into())).then(Op::put("a", "1")).otherwise(Op::delete("a"));
     assert!(store.txn(either).await.unwrap().succeeded, "once in each list is legal");
 }
 
 pub(super) async fn a_full_list_of_operations_passes_and_one_more_does_not(cx: Fixture) {
     let store = cx.store().await;
-    let puts = |count: usize| (0..count).fold(Txn::new(), |txn, n| txn.then(Op::put(format!("k/{n:03}"), "1")));
+    let puts =
+        |count: usize| (0..count).fold(Txn::new(), |txn, n| txn.then(Op::put(format!("k/{n:03}"), "1")));
     let before = head(&*store).await;
     let too_many = [
         puts(MAX_TXN_OPS + 1),
@@ -202,7 +219,8 @@ pub(super) async fn a_full_list_of_operations_passes_and_one_more_does_not(cx: F
         assert_eq!(store.txn(txn).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
     }
     assert_eq!(head(&*store).await, before);
-    let full = (0..MAX_TXN_OPS).fold(puts(MAX_TXN_OPS), |txn, n| txn.when(Compare::Absent(format!("k/{n:03}").into())));
+    let full = (0..MAX_TXN_OPS)
+        .fold(puts(MAX_TXN_OPS), |txn, n| txn.when(Compare::Absent(format!("k/{n:03}").into())));
     let reply = store.txn(full).await.unwrap();
     assert!(reply.succeeded);
     assert_eq!(keys(&*store, Range::prefix("k/")).await.len(), MAX_TXN_OPS);
@@ -214,13 +232,17 @@ pub(super) async fn a_transaction_is_bounded_in_bytes(cx: Fixture) {
     let mebibyte = bad::value().len() - 1;
     let too_large = [
         Txn::new().then(Op::put("a", bad::value())),
-        Txn::new().then(Op::put("a", vec![b'x'; mebibyte])).then(Op::put("b", vec![b'x'; MAX_TXN_BYTES - mebibyte - 1])),
+        Txn::new()
+            .then(Op::put("a", vec![b'x'; mebibyte]))
+            .then(Op::put("b", vec![b'x'; MAX_TXN_BYTES - mebibyte - 1])),
     ];
     for txn in too_large {
         assert_eq!(store.txn(txn).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
     }
     assert_eq!(head(&*store).await, before);
-    let full = Txn::new().then(Op::put("a", vec![b'x'; mebibyte])).then(Op::put("b", vec![b'y'; MAX_TXN_BYTES - mebibyte - 2]));
+    let full = Txn::new()
+        .then(Op::put("a", vec![b'x'; mebibyte]))
+        .then(Op::put("b", vec![b'y'; MAX_TXN_BYTES - mebibyte - 2]));
     store.txn(full).await.unwrap();
     assert_eq!(get(&*store, "a").await.unwrap().value.len(), mebibyte);
     assert_eq!(get(&*store, "b").await.unwrap().value.len(), MAX_TXN_BYTES - mebibyte - 2);
@@ -263,27 +285,42 @@ pub(super) async fn a_bad_transaction_is_an_invalid_argument(cx: Fixture) {
     ];
     for txn in bad {
         let error = store.txn(txn.clone()).await.unwrap_err();
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied), "{txn:?}");
+        assert_eq!(
+            (error.kind(), error.outcome()),
+            (ErrorKind::InvalidArgument, Outcome::NotApplied),
+            "{txn:?}"
+        );
     }
     assert_eq!(head(&*store).await, before);
 }
 
 pub(super) async fn of_many_creators_exactly_one_succeeds(cx: Fixture) {
     let clients = join_all((0..4).map(|seed| cx.delayed(seed))).await;
-    for (round, compare) in
-        [Compare::Absent("c/k".into()), Compare::RangeAbsent(Span::prefix("c/"))].into_iter().cycle().take(8).enumerate()
+    for (round, compare) in [Compare::Absent("c/k".into()), Compare::RangeAbsent(Span::prefix("c/"))]
+        .into_iter()
+        .cycle()
+        .take(8)
+        .enumerate()
     {
         let creates = (0..12).zip(clients.iter().cycle()).map(|(n, client)| {
             // By several names, where it is the range that must be empty.
             let key = if round % 2 == 0 { "c/k".to_owned() } else { format!("c/{n}") };
-            client.store.txn(Txn::new().when(compare.clone()).then(Op::put(key, n.to_string())).otherwise(Op::Range(Range::prefix("c/"))))
+            client.store.txn(
+                Txn::new()
+                    .when(compare.clone())
+                    .then(Op::put(key, n.to_string()))
+                    .otherwise(Op::Range(Range::prefix("c/"))),
+            )
         });
         let replies: Vec<_> = join_all(creates).await.into_iter().map(Result::unwrap).collect();
         let (won, lost): (Vec<_>, Vec<_>) = replies.iter().partition(|reply| reply.succeeded);
         assert_eq!((won.len(), lost.len()), (1, 11));
         for reply in lost {
             let found = &reply.range(0).unwrap().entries;
-            assert!(found.len() == 1 && found[0].created == won[0].revision, "who comes later sees the first");
+            assert!(
+                found.len() == 1 && found[0].created == won[0].revision,
+                "who comes later sees the first"
+            );
         }
         let store = &clients[0].store;
         let key = keys(&**store, Range::prefix("c/")).await.remove(0);

@@ -12,7 +12,13 @@ use crate::view::StoreView;
 use crate::wait::within;
 
 /// Reads `count` batches of a watch from the past, or as far as its history goes.
-async fn batches(cx: &Fixture, store: &Arc<dyn Store>, span: Span, after: Revision, count: usize) -> Result<Vec<Batch>> {
+async fn batches(
+    cx: &Fixture,
+    store: &Arc<dyn Store>,
+    span: Span,
+    after: Revision,
+    count: usize,
+) -> Result<Vec<Batch>> {
     let mut watch = StoreView::after(store, span, after).await?;
     let mut batches = Vec::new();
     while batches.len() < count {
@@ -23,7 +29,10 @@ async fn batches(cx: &Fixture, store: &Arc<dyn Store>, span: Span, after: Revisi
 
 fn assert_compacted(error: &Error, lost: Revision) {
     assert_eq!(error.kind(), ErrorKind::Compacted, "{error}");
-    assert!(error.oldest_revision().is_none_or(|oldest| oldest > lost), "the oldest revision left is not {lost}: {error:?}");
+    assert!(
+        error.oldest_revision().is_none_or(|oldest| oldest > lost),
+        "the oldest revision left is not {lost}: {error:?}"
+    );
 }
 
 pub(super) async fn a_watch_delivers_every_change_after_where_it_is_armed(cx: Fixture) {
@@ -32,7 +41,13 @@ pub(super) async fn a_watch_delivers_every_change_after_where_it_is_armed(cx: Fi
     let mut watch = watch(&store, Span::prefix("w/")).await;
     let mut expected = Vec::new();
     for n in 0..200 {
-        expected.push(writer.txn(Txn::new().then(Op::put(format!("w/{}", n % 3), n.to_string()))).await.unwrap().revision);
+        expected.push(
+            writer
+                .txn(Txn::new().then(Op::put(format!("w/{}", n % 3), n.to_string())))
+                .await
+                .unwrap()
+                .revision,
+        );
     }
     for (n, revision) in expected.into_iter().enumerate() {
         let batch = watch.expect(cx.soon()).await;
@@ -51,7 +66,9 @@ pub(super) async fn a_watch_from_now_is_armed_at_its_call(cx: Fixture) {
         loop {
             match within(cx.soon(), "the change after the call", watch.next()).await {
                 // A replica that lags may tell again what its caller knows already.
-                Some(Ok(StoreEvent::Batch(batch))) if batch.revision <= before => assert!(batch.revision > watch.armed()),
+                Some(Ok(StoreEvent::Batch(batch))) if batch.revision <= before => {
+                    assert!(batch.revision > watch.armed())
+                }
                 Some(Ok(StoreEvent::Batch(batch))) => {
                     assert_eq!(batch.revision, after, "round {round}");
                     break;
@@ -89,18 +106,26 @@ pub(super) async fn the_changes_of_one_revision_are_one_batch_in_order(cx: Fixtu
     let store = cx.store().await;
     put(&*store, "b/old", "1").await;
     let mut watch = watch(&store, Span::prefix("b/")).await;
-    let txn = Txn::new().then(Op::put("b/z", "1")).then(Op::put("outside", "1")).then(Op::delete("b/old")).then(Op::put("b/a", "2"));
+    let txn = Txn::new()
+        .then(Op::put("b/z", "1"))
+        .then(Op::put("outside", "1"))
+        .then(Op::delete("b/old"))
+        .then(Op::put("b/a", "2"));
     let revision = store.txn(txn).await.unwrap().revision;
     let next = put(&*store, "b/a", "3").await;
     let batch = watch.expect(cx.soon()).await;
     assert_eq!(batch.revision, revision);
-    assert_eq!(told(&batch), [("b/z".into(), Some("1".into())), ("b/old".into(), None), ("b/a".into(), Some("2".into()))]);
+    assert_eq!(
+        told(&batch),
+        [("b/z".into(), Some("1".into())), ("b/old".into(), None), ("b/a".into(), Some("2".into()))]
+    );
     assert_eq!(watch.expect(cx.soon()).await.revision, next);
 }
 
 pub(super) async fn a_watch_sees_its_span_alone(cx: Fixture) {
     let store = cx.store().await;
-    let spans = [Span::key("a"), Span::prefix("a/"), Span::Interval("a/b".into(), "b".into()), Span::prefix("")];
+    let spans =
+        [Span::key("a"), Span::prefix("a/"), Span::Interval("a/b".into(), "b".into()), Span::prefix("")];
     let mut watches = Vec::new();
     for span in spans {
         watches.push((span.clone(), watch(&store, span).await));
@@ -204,7 +229,11 @@ pub(super) async fn a_stalled_watch_delivers_all_or_says_so(cx: Fixture) {
     sleep(cx.slack()).await;
     for revision in revisions {
         match within(cx.soon(), "the next batch of a watch", watch.next()).await {
-            Ok(batch) => assert_eq!((batch.revision, batch.changes.len()), (revision, 100), "no gap, no duplicate, whole"),
+            Ok(batch) => assert_eq!(
+                (batch.revision, batch.changes.len()),
+                (revision, 100),
+                "no gap, no duplicate, whole"
+            ),
             Err(error) => return assert_compacted(&error, revision),
         }
     }
@@ -230,7 +259,11 @@ pub(super) async fn every_lost_revision_is_compacted_and_every_other_is_not(cx: 
                 assert_compacted(&told.unwrap_err(), revisions[n]);
                 assert_compacted(&read.unwrap_err(), *revision);
             } else {
-                assert_eq!(told.unwrap().iter().map(|batch| batch.revision).collect::<Vec<_>>(), left, "after {revision}");
+                assert_eq!(
+                    told.unwrap().iter().map(|batch| batch.revision).collect::<Vec<_>>(),
+                    left,
+                    "after {revision}"
+                );
                 assert_eq!(read.unwrap().revision, *revision);
             }
         }
@@ -247,7 +280,10 @@ pub(super) async fn history_that_is_gone_is_compacted(cx: Fixture) {
         assert_compacted(&store.range(Range::key("k").with_at(lost)).await.unwrap_err(), lost);
     }
     assert_compacted(&batches(&cx, &store, Span::key("k"), first, 2).await.unwrap_err(), second);
-    assert_compacted(&batches(&cx, &store, Span::prefix(""), Revision::new(1).min(first), 3).await.unwrap_err(), first);
+    assert_compacted(
+        &batches(&cx, &store, Span::prefix(""), Revision::new(1).min(first), 3).await.unwrap_err(),
+        first,
+    );
     assert_eq!(get(&*store, "k").await.unwrap().modified, third, "the present is untouched");
     assert!(put(&*store, "k", "4").await > third);
 }
@@ -255,7 +291,8 @@ pub(super) async fn history_that_is_gone_is_compacted(cx: Fixture) {
 pub(super) async fn a_watch_that_falls_behind_a_compaction_is_told(cx: Fixture) {
     let (store, writer) = (cx.store().await, cx.store().await);
     let mut behind = watch(&store, Span::key("k")).await;
-    let revisions = [put(&*writer, "k", "1").await, delete(&*writer, "k").await, put(&*writer, "k", "2").await];
+    let revisions =
+        [put(&*writer, "k", "1").await, delete(&*writer, "k").await, put(&*writer, "k", "2").await];
     cx.compact(revisions[2]).await;
     // A store may have pushed them already; what it may not do is leave any out.
     for revision in revisions {

@@ -35,13 +35,18 @@ pub(super) async fn a_bad_ttl_is_an_invalid_argument(cx: Fixture) {
     let store = cx.store().await;
     for bad in bad::TTLS {
         let error = store.grant_lease(bad).await.unwrap_err();
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::InvalidArgument, Outcome::NotApplied), "{bad:?}");
+        assert_eq!(
+            (error.kind(), error.outcome()),
+            (ErrorKind::InvalidArgument, Outcome::NotApplied),
+            "{bad:?}"
+        );
     }
 }
 
 pub(super) async fn no_lease_is_granted_twice(cx: Fixture) {
     let stores = join_all((0..4).map(|_| cx.store())).await;
-    let granted = join_all((0..40).zip(stores.iter().cycle()).map(|(_, store)| store.grant_lease(cx.ttl()))).await;
+    let granted =
+        join_all((0..40).zip(stores.iter().cycle()).map(|(_, store)| store.grant_lease(cx.ttl()))).await;
     let ids: BTreeSet<LeaseId> = granted.into_iter().map(|lease| lease.unwrap().id).collect();
     assert_eq!(ids.len(), 40);
     store_revokes_all(&cx, &ids).await;
@@ -65,7 +70,11 @@ pub(super) async fn nothing_expires_before_its_ttl(cx: Fixture) {
     let deadline = asked + lease.ttl;
     while Instant::now() < deadline {
         let found = get(&*other, "k").await;
-        assert!(found.is_some() || Instant::now() >= deadline, "gone {:?} too early", deadline - Instant::now());
+        assert!(
+            found.is_some() || Instant::now() >= deadline,
+            "gone {:?} too early",
+            deadline - Instant::now()
+        );
         sleep(lease.ttl / 50).await;
     }
 }
@@ -73,7 +82,10 @@ pub(super) async fn nothing_expires_before_its_ttl(cx: Fixture) {
 pub(super) async fn what_is_not_renewed_is_gone_by_ttl_and_lag(cx: Fixture) {
     let (store, other) = (cx.store().await, cx.store().await);
     let lease = store.grant_lease(cx.ttl()).await.unwrap();
-    let txn = Txn::new().then(Op::put_leased("k", "1", lease.id)).then(Op::put_leased("l", "1", lease.id)).then(Op::put("free", "1"));
+    let txn = Txn::new()
+        .then(Op::put_leased("k", "1", lease.id))
+        .then(Op::put_leased("l", "1", lease.id))
+        .then(Op::put("free", "1"));
     store.txn(txn).await.unwrap();
     sleep(cx.gone_by(lease.ttl)).await;
     assert_eq!(keys(&*other, Range::prefix("")).await, ["free"], "all its keys are gone, and nothing else");
@@ -203,18 +215,30 @@ pub(super) async fn a_lookup_tells_the_time_left_and_the_keys(cx: Fixture) {
     let second = Duration::from_secs(1);
     let left = (asked + lease.ttl).saturating_duration_since(Instant::now());
     assert!(info.remaining + second >= left, "{:?} left, {:?} told", left, info.remaining);
-    assert!(info.remaining <= lease.ttl / 2 + second + cx.lag(), "{:?} told after half of {:?}", info.remaining, lease.ttl);
+    assert!(
+        info.remaining <= lease.ttl / 2 + second + cx.lag(),
+        "{:?} told after half of {:?}",
+        info.remaining,
+        lease.ttl
+    );
     store.keep_alive(lease.id).await.unwrap();
     let renewed = other.lease(lease.id).await.unwrap().unwrap();
-    assert!(renewed.remaining + second >= lease.ttl && renewed.remaining <= lease.ttl, "{:?} told after a renewal", renewed.remaining);
+    assert!(
+        renewed.remaining + second >= lease.ttl && renewed.remaining <= lease.ttl,
+        "{:?} told after a renewal",
+        renewed.remaining
+    );
 }
 
 pub(super) async fn each_key_goes_with_its_own_lease(cx: Fixture) {
     let (store, other) = (cx.store().await, cx.store().await);
     let mut watch = watch(&other, Span::prefix("l/")).await;
     let asked = Instant::now();
-    let (short, renewed) = (store.grant_lease(cx.ttl()).await.unwrap(), store.grant_lease(cx.ttl()).await.unwrap());
-    for (key, lease) in [("l/short", short.id), ("l/moved", short.id), ("l/renewed", renewed.id), ("l/freed", renewed.id)] {
+    let (short, renewed) =
+        (store.grant_lease(cx.ttl()).await.unwrap(), store.grant_lease(cx.ttl()).await.unwrap());
+    for (key, lease) in
+        [("l/short", short.id), ("l/moved", short.id), ("l/renewed", renewed.id), ("l/freed", renewed.id)]
+    {
         put_leased(&*store, key, "1", lease).await;
     }
     put_leased(&*store, "l/moved", "2", renewed.id).await;
@@ -244,8 +268,15 @@ pub(super) async fn a_lease_outlives_the_crash_of_its_client(cx: Fixture) {
     put_leased(&*client.store, "k", "1", lease.id).await;
     client.crash().await;
     assert!(get(&*other, "k").await.is_some(), "a crash revokes nothing");
-    assert_eq!(other.keep_alive(lease.id).await.unwrap(), lease.ttl, "a lease is the store's, not the client's");
-    eventually(cx.gone_by(lease.ttl), "the key goes with its lease", async || get(&*other, "k").await.is_none().then_some(())).await;
+    assert_eq!(
+        other.keep_alive(lease.id).await.unwrap(),
+        lease.ttl,
+        "a lease is the store's, not the client's"
+    );
+    eventually(cx.gone_by(lease.ttl), "the key goes with its lease", async || {
+        get(&*other, "k").await.is_none().then_some(())
+    })
+    .await;
 }
 
 pub(super) async fn five_hundred_leases_expire_together(cx: Fixture) {
@@ -263,13 +294,19 @@ pub(super) async fn five_hundred_leases_expire_together(cx: Fixture) {
 
 pub(super) async fn a_dead_lease_counts_in_the_list_that_runs_alone(cx: Fixture) {
     let (store, other) = (cx.store().await, cx.store().await);
-    let (live, dead) = (store.grant_lease(cx.ttl() * 10).await.unwrap().id, store.grant_lease(cx.ttl()).await.unwrap().id);
+    let (live, dead) =
+        (store.grant_lease(cx.ttl() * 10).await.unwrap().id, store.grant_lease(cx.ttl()).await.unwrap().id);
     put_leased(&*store, "k", "1", live).await;
     other.revoke_lease(dead).await.unwrap();
     let (there, absent) = (Compare::Present("k".into()), Compare::Absent("k".into()));
     let both = |compare: &Compare, then, otherwise| {
         let put = |lease| Op::put_leased("l", "2", lease);
-        Txn::new().when(compare.clone()).then(put(then)).then(Op::delete("k")).otherwise(put(otherwise)).otherwise(Op::delete("k"))
+        Txn::new()
+            .when(compare.clone())
+            .then(put(then))
+            .then(Op::delete("k"))
+            .otherwise(put(otherwise))
+            .otherwise(Op::delete("k"))
     };
     for txn in [both(&there, dead, live), both(&absent, live, dead)] {
         let before = head(&*store).await;

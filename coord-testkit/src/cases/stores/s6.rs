@@ -24,7 +24,10 @@ pub(super) async fn what_was_acknowledged_survives(cx: Fixture) {
     put_leased(&*store, "revoked", "1", revoked).await;
     store.revoke_lease(revoked).await.unwrap();
     for n in 0..100 {
-        store.txn(Txn::new().then(Op::put(format!("n/{n}"), n.to_string())).then(Op::put("n", n.to_string()))).await.unwrap();
+        store
+            .txn(Txn::new().then(Op::put(format!("n/{n}"), n.to_string())).then(Op::put("n", n.to_string())))
+            .await
+            .unwrap();
     }
     let before = store.range(Range::prefix("")).await.unwrap();
     cx.reopen().await;
@@ -73,7 +76,12 @@ pub(super) async fn history_is_right_or_compacted(cx: Fixture) {
 }
 
 /// The revisions that a watch delivers up to `last`.
-async fn revisions_after(cx: &Fixture, store: &Arc<dyn Store>, after: Revision, last: Revision) -> Result<Vec<Revision>> {
+async fn revisions_after(
+    cx: &Fixture,
+    store: &Arc<dyn Store>,
+    after: Revision,
+    last: Revision,
+) -> Result<Vec<Revision>> {
     let mut seen = Vec::new();
     let mut watch = StoreView::after(store, Span::key("k"), after).await?;
     while seen.last() != Some(&last) {

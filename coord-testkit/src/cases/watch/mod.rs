@@ -146,7 +146,9 @@ impl Writer {
             })
         });
         let revision = self.store.txn(txn).await.unwrap().revision;
-        let values = changes.iter().map(|(key, text)| ((*key).to_owned(), revision, text.map(|text| Value::from(text.to_owned()))));
+        let values = changes
+            .iter()
+            .map(|(key, text)| ((*key).to_owned(), revision, text.map(|text| Value::from(text.to_owned()))));
         self.log.extend(values);
         revision
     }

@@ -11,7 +11,8 @@ pub(super) async fn no_change_is_missed_right_after_watch_returned(cx: Fixture) 
     let mut writer = Writer::new(&cx).await;
     let mut last = Revision::ZERO;
     for round in 0..30 {
-        // A new client each time: the first watch of a provider, and of a range, is the one that races.
+        // A new client each time: the first watch of a provider, and of a range, is the one that
+        // races.
         let watcher = cx.provider().await;
         let mut watch = match round % 2 {
             0 => watcher.config().watch_raw("d/k", WatchStart::Now).await.unwrap(),

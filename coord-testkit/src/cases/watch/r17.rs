@@ -15,7 +15,11 @@ pub(super) async fn a_snapshot_comes_first(cx: Fixture) {
         let first = within(cx.soon(), "the snapshot comes", watch.next()).await;
         let Some(Ok(ConfigEvent::Resync(snapshot))) = first else { panic!("not a snapshot: {first:?}") };
         let listed = writer.provider.config().list_raw(prefix).await.unwrap();
-        assert_eq!((&snapshot.items, snapshot.revision <= listed.revision), (&listed.items, true), "{prefix}");
+        assert_eq!(
+            (&snapshot.items, snapshot.revision <= listed.revision),
+            (&listed.items, true),
+            "{prefix}"
+        );
         writer.put("d/a", "1").await;
         writer.put("d/b", "").await;
     }
@@ -70,7 +74,8 @@ pub(super) async fn a_snapshot_and_what_comes_after_leave_no_gap(cx: Fixture) {
 
 pub(super) async fn a_snapshot_of_a_key_and_what_comes_after_leave_no_gap(cx: Fixture) {
     let mut writer = Writer::new(&cx).await;
-    // Each time the first watch of its client, and written to from when it is asked for until it is read.
+    // Each time the first watch of its client, and written to from when it is asked for until it is
+    // read.
     for round in 0..12 {
         let watcher = cx.delayed(round).await;
         let before = writer.put("d/k", "before").await;
@@ -124,7 +129,12 @@ pub(super) async fn a_list_and_a_watch_after_it_leave_no_gap(cx: Fixture) {
     let mut opened = Vec::new();
     for _ in 0..8 {
         let listed = watcher.provider.config().list_raw("d").await.unwrap();
-        let watch = watcher.provider.config().watch_prefix_raw("d", WatchStart::After(listed.revision)).await.unwrap();
+        let watch = watcher
+            .provider
+            .config()
+            .watch_prefix_raw("d", WatchStart::After(listed.revision))
+            .await
+            .unwrap();
         opened.push((ConfigView::after(listed.revision), watch));
     }
     let mut writer = writing.await.unwrap();

@@ -89,7 +89,8 @@ pub(super) async fn all_watchers_see_the_same(cx: Fixture) {
     }
 }
 
-/// Watches through a link that `disturb` disturbs between changes, each client with watches that started in each of the three ways.
+/// Watches through a link that `disturb` disturbs between changes, each client with watches that
+/// started in each of the three ways.
 async fn undisturbed(cx: &Fixture, disturb: impl AsyncFn(&Faults, usize)) {
     let (client, faults) = cx.faulty().await;
     let config = client.provider.config();

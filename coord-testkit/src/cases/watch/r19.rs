@@ -7,7 +7,8 @@ use super::Writer;
 use crate::fixture::Fixture;
 use crate::view::ConfigView;
 
-/// Watches, is cut off, misses what `change` does, and the history of it too: what the watcher then holds must be what is there.
+/// Watches, is cut off, misses what `change` does, and the history of it too: what the watcher then
+/// holds must be what is there.
 async fn resynced(cx: &Fixture, change: impl AsyncFn(&mut Writer) -> Revision) {
     let (client, faults) = cx.faulty().await;
     let config = client.provider.config();

@@ -62,14 +62,23 @@ pub(super) async fn its_state_says_how_it_is_doing(cx: Fixture) {
     view.follow(&mut watch, last, cx.soon()).await;
     assert_eq!(watch.state(), WatchState::Live);
     faults.cut();
-    eventually(cx.soon(), "the watch says that it is cut off", async || (watch.state() == WatchState::Suspended).then_some(())).await;
+    eventually(cx.soon(), "the watch says that it is cut off", async || {
+        (watch.state() == WatchState::Suspended).then_some(())
+    })
+    .await;
     faults.heal();
-    eventually(cx.soon() * 3, "the watch says that it is back", async || (watch.state() == WatchState::Live).then_some(())).await;
+    eventually(cx.soon() * 3, "the watch says that it is back", async || {
+        (watch.state() == WatchState::Live).then_some(())
+    })
+    .await;
     let last = writer.put("d/k", "2").await;
     view.follow(&mut watch, last, cx.soon()).await;
     view.check(&writer.log);
     client.provider.close().await.unwrap();
-    eventually(cx.soon(), "the watch says that it is over", async || (watch.state() == WatchState::Ended).then_some(())).await;
+    eventually(cx.soon(), "the watch says that it is over", async || {
+        (watch.state() == WatchState::Ended).then_some(())
+    })
+    .await;
 }
 
 pub(super) async fn a_permanent_error_is_the_last_item(cx: Fixture) {
@@ -153,8 +162,11 @@ pub(super) async fn it_outlives_the_runtime_that_opened_it(cx: Fixture) {
         second.block_on(async {
             for (key, mut watch) in [("moved", moved), ("shared", ours)] {
                 let version = config.set_raw(key, "1".into()).await.unwrap();
-                let event = within(FIVE_SECONDS * 2, "a watch of a runtime that lives goes on", watch.next()).await;
-                let ConfigEvent::Put { entry, .. } = event.expect("it does not end").unwrap() else { panic!("{key} was put") };
+                let event =
+                    within(FIVE_SECONDS * 2, "a watch of a runtime that lives goes on", watch.next()).await;
+                let ConfigEvent::Put { entry, .. } = event.expect("it does not end").unwrap() else {
+                    panic!("{key} was put")
+                };
                 assert_eq!((entry.key.as_str(), entry.version), (key, version));
             }
         });

@@ -10,8 +10,13 @@ use crate::view::ConfigView;
 use crate::wait::within;
 use crate::{bad, layout};
 
-/// The next `count` events; `None` when a resync came among them, which is always legal and tells the outcome alone.
-async fn changes<V>(cx: &Fixture, watch: &mut Watch<ConfigEvent<V>>, count: usize) -> Option<Vec<ConfigEvent<V>>> {
+/// The next `count` events; `None` when a resync came among them, which is always legal and tells
+/// the outcome alone.
+async fn changes<V>(
+    cx: &Fixture,
+    watch: &mut Watch<ConfigEvent<V>>,
+    count: usize,
+) -> Option<Vec<ConfigEvent<V>>> {
     let mut changes = Vec::new();
     while changes.len() < count {
         match within(cx.soon(), "the next change", watch.next()).await {
@@ -68,7 +73,9 @@ pub(super) async fn a_deletion_tells_key_and_version(cx: Fixture) {
         assert!(writer.provider.config().delete("d/k").await.unwrap());
         let listed = watcher.config().list_raw("d").await.unwrap();
         let told = changes(&cx, &mut watch, 1).await?;
-        let [ConfigEvent::Delete { key, version, last: true }] = told.as_slice() else { panic!("not a deletion: {told:?}") };
+        let [ConfigEvent::Delete { key, version, last: true }] = told.as_slice() else {
+            panic!("not a deletion: {told:?}")
+        };
         assert_eq!(key, "d/k");
         assert!(*version > written && *version <= listed.revision, "the revision of the deletion");
         assert!(writer.put("d/k", "2").await > *version);
@@ -82,7 +89,9 @@ pub(super) async fn an_expired_key_shows_as_a_deletion(cx: Fixture) {
     let watcher = cx.provider().await;
     let mut watch = watcher.config().watch_prefix_raw("d", WatchStart::Now).await.unwrap();
     let lease = client.store.grant_lease(cx.ttl()).await.unwrap();
-    let txn = Txn::new().then(Op::put_leased(layout::config("d/leased"), "1", lease.id)).then(Op::put(layout::config("d/free"), "1"));
+    let txn = Txn::new()
+        .then(Op::put_leased(layout::config("d/leased"), "1", lease.id))
+        .then(Op::put(layout::config("d/free"), "1"));
     let written = client.store.txn(txn).await.unwrap().revision;
     let mut view = ConfigView::after(Revision::ZERO);
     view.follow(&mut watch, written, cx.soon()).await;
@@ -103,7 +112,10 @@ pub(super) async fn every_change_of_a_revision_tells_its_content(cx: Fixture) {
             last: false,
         };
         let gone = ConfigEvent::Delete { key: "d/gone".to_owned(), version, last: true };
-        assert_eq!(changes(&cx, &mut watch, 3).await?, [put("d/new", "2", true), put("d/old", "", false), gone]);
+        assert_eq!(
+            changes(&cx, &mut watch, 3).await?,
+            [put("d/new", "2", true), put("d/old", "", false), gone]
+        );
         Some(())
     })
     .await;
@@ -118,18 +130,31 @@ pub(super) async fn what_is_not_utf_8_is_apart_in_a_snapshot_and_a_stream(cx: Fi
         let first = writer.store.txn(put("first")).await.unwrap().revision;
         let watcher = cx.provider().await;
         let mut watch = watcher.config().watch_prefix_raw("d", WatchStart::Snapshot).await.unwrap();
-        let Some(Ok(ConfigEvent::Resync(snapshot))) = within(cx.soon(), "the snapshot comes", watch.next()).await else {
+        let Some(Ok(ConfigEvent::Resync(snapshot))) =
+            within(cx.soon(), "the snapshot comes", watch.next()).await
+        else {
             panic!("not a snapshot")
         };
         assert!(snapshot.items.iter().map(|entry| entry.key.as_str()).eq(["d/a"]));
-        assert!(snapshot.invalid.iter().map(|record| (record.value.as_bytes(), record.version)).eq([(&b"first"[..], first)]));
+        assert!(
+            snapshot
+                .invalid
+                .iter()
+                .map(|record| (record.value.as_bytes(), record.version))
+                .eq([(&b"first"[..], first)])
+        );
         let second = writer.store.txn(put("second")).await.unwrap().revision;
         let last = writer.put("d/a", "2").await;
         let told = changes(&cx, &mut watch, 2).await?;
-        let [ConfigEvent::Invalid { record, last: true }, ConfigEvent::Put { entry, created: false, .. }] = told.as_slice() else {
+        let [ConfigEvent::Invalid { record, last: true }, ConfigEvent::Put { entry, created: false, .. }] =
+            told.as_slice()
+        else {
             panic!("wanted invalid, put: {told:?}")
         };
-        assert_eq!((record.value.as_bytes(), record.version, record.error.kind()), (&b"second"[..], second, ErrorKind::Codec));
+        assert_eq!(
+            (record.value.as_bytes(), record.version, record.error.kind()),
+            (&b"second"[..], second, ErrorKind::Codec)
+        );
         assert_eq!(entry.version, last);
         Some(())
     })
@@ -154,8 +179,14 @@ pub(super) async fn what_does_not_decode_comes_with_its_bytes_and_the_stream_goe
         else {
             panic!("wanted put, invalid, put, put: {told:?}")
         };
-        assert_eq!([(a.key.as_str(), a.value), (c.key.as_str(), c.value), (b.key.as_str(), b.value)], [("d/a", 1), ("d/c", 3), ("d/b", 4)]);
-        assert_eq!((record.key.as_ref(), &record.value, record.version), (&b"d/b"[..], &Value::from("\"secret\""), bad));
+        assert_eq!(
+            [(a.key.as_str(), a.value), (c.key.as_str(), c.value), (b.key.as_str(), b.value)],
+            [("d/a", 1), ("d/c", 3), ("d/b", 4)]
+        );
+        assert_eq!(
+            (record.key.as_ref(), &record.value, record.version),
+            (&b"d/b"[..], &Value::from("\"secret\""), bad)
+        );
         assert_eq!(record.error.kind(), ErrorKind::Codec);
         assert!(!format!("{record:?} {}", record.error).contains("secret"), "an error shows no value");
         Some(())
@@ -167,7 +198,10 @@ pub(super) async fn what_does_not_decode_comes_with_its_bytes_and_the_stream_goe
     let first = within(cx.soon(), "the snapshot comes", anew.next()).await;
     let Some(Ok(ConfigEvent::Resync(snapshot))) = first else { panic!("not a snapshot") };
     assert_eq!(snapshot.items.iter().map(|entry| entry.value).collect::<Vec<_>>(), [1, 3]);
-    assert_eq!(snapshot.invalid.iter().map(|record| record.value.as_bytes()).collect::<Vec<_>>(), [b"broken"]);
+    assert_eq!(
+        snapshot.invalid.iter().map(|record| record.value.as_bytes()).collect::<Vec<_>>(),
+        [b"broken"]
+    );
 }
 
 pub(super) async fn a_key_that_is_not_utf_8_harms_no_other(cx: Fixture) {
@@ -176,20 +210,30 @@ pub(super) async fn a_key_that_is_not_utf_8_harms_no_other(cx: Fixture) {
         let mut watch = watcher.config().watch_prefix_raw("d", WatchStart::Now).await.unwrap();
         writer.put("d/a", "1").await;
         let foreign = [layout::config("d/").as_bytes(), bad::GARBAGE].concat();
-        let version = writer.store.txn(Txn::new().then(Op::put(foreign.clone(), bad::GARBAGE))).await.unwrap().revision;
+        let version =
+            writer.store.txn(Txn::new().then(Op::put(foreign.clone(), bad::GARBAGE))).await.unwrap().revision;
         writer.put("d/b", "2").await;
         writer.store.txn(Txn::new().then(Op::delete(foreign.clone()))).await.unwrap();
         let last = writer.put("d/a", "3").await;
         let told = changes(&cx, &mut watch, 3).await?;
-        let [ConfigEvent::Put { entry: a, .. }, ConfigEvent::Invalid { record, .. }, ConfigEvent::Put { entry: b, .. }] = told.as_slice()
+        let [
+            ConfigEvent::Put { entry: a, .. },
+            ConfigEvent::Invalid { record, .. },
+            ConfigEvent::Put { entry: b, .. },
+        ] = told.as_slice()
         else {
             panic!("wanted put, invalid, put: {told:?}")
         };
         assert_eq!((a.key.as_str(), b.key.as_str()), ("d/a", "d/b"));
         assert!(foreign.ends_with(&record.key) && record.key.ends_with(bad::GARBAGE));
-        assert_eq!((record.value.as_bytes(), record.version, record.error.kind()), (bad::GARBAGE, version, ErrorKind::Codec));
+        assert_eq!(
+            (record.value.as_bytes(), record.version, record.error.kind()),
+            (bad::GARBAGE, version, ErrorKind::Codec)
+        );
         let told = changes(&cx, &mut watch, 2).await?;
-        let [ConfigEvent::InvalidDeleted { key, version: gone, last: true }, ConfigEvent::Put { entry, .. }] = told.as_slice() else {
+        let [ConfigEvent::InvalidDeleted { key, version: gone, last: true }, ConfigEvent::Put { entry, .. }] =
+            told.as_slice()
+        else {
             panic!("wanted the deletion, put: {told:?}")
         };
         assert_eq!((key, entry.version), (&record.key, last));
@@ -213,7 +257,10 @@ pub(super) async fn a_deletion_names_no_key_but_the_one_that_was_deleted(cx: Fix
         }
     }
     let mine = config.list_raw("").await.unwrap();
-    assert!(["a", "\u{fffd}\u{fffd}{"].iter().all(|key| mine.items.iter().any(|entry| entry.key == *key)), "{mine:?}");
+    assert!(
+        ["a", "\u{fffd}\u{fffd}{"].iter().all(|key| mine.items.iter().any(|entry| entry.key == *key)),
+        "{mine:?}"
+    );
     for key in bad::foreign_keys() {
         let stored = [layout::CONFIG.as_bytes(), &key].concat();
         without_resync(async || {
@@ -244,7 +291,9 @@ pub(super) async fn what_no_call_takes_is_apart_in_a_snapshot_and_a_stream(cx: F
         }
         let watcher = cx.provider().await;
         let mut watch = watcher.config().watch_prefix_raw("d", WatchStart::Snapshot).await.unwrap();
-        let Some(Ok(ConfigEvent::Resync(snapshot))) = within(cx.soon(), "the snapshot comes", watch.next()).await else {
+        let Some(Ok(ConfigEvent::Resync(snapshot))) =
+            within(cx.soon(), "the snapshot comes", watch.next()).await
+        else {
             panic!("not a snapshot")
         };
         assert!(snapshot.items.iter().map(|entry| entry.key.as_str()).eq(["d/a"]));
@@ -254,10 +303,16 @@ pub(super) async fn what_no_call_takes_is_apart_in_a_snapshot_and_a_stream(cx: F
         sorted.sort_unstable();
         assert_eq!(apart, sorted);
         for key in left {
-            let version = writer.store.txn(Txn::new().then(Op::put(stored(key), "second"))).await.unwrap().revision;
+            let version =
+                writer.store.txn(Txn::new().then(Op::put(stored(key), "second"))).await.unwrap().revision;
             let told = changes(&cx, &mut watch, 1).await?;
-            let [ConfigEvent::Invalid { record, last: true }] = told.as_slice() else { panic!("wanted invalid: {told:?}") };
-            assert_eq!((record.key.as_ref(), record.version, record.error.kind()), (key, version, ErrorKind::Codec));
+            let [ConfigEvent::Invalid { record, last: true }] = told.as_slice() else {
+                panic!("wanted invalid: {told:?}")
+            };
+            assert_eq!(
+                (record.key.as_ref(), record.version, record.error.kind()),
+                (key, version, ErrorKind::Codec)
+            );
             let version = writer.store.txn(Txn::new().then(Op::delete(stored(key)))).await.unwrap().revision;
             let gone = ConfigEvent::InvalidDeleted { key: key.to_vec().into(), version, last: true };
             assert_eq!(changes(&cx, &mut watch, 1).await?, [gone]);

@@ -88,7 +88,8 @@ pub(super) async fn a_stalled_watch_of_the_store_delays_nobody(cx: Fixture) {
     let guard = writer.provider.lock().acquire("l", cx.ttl()).await.unwrap();
     for n in 0..1_500 {
         let put = Txn::new().then(Op::put(format!("w/{}", n % 10), "v".repeat(1_000)));
-        let revision = within(cx.soon(), "a write is not delayed", writer.store.txn(put)).await.unwrap().revision;
+        let revision =
+            within(cx.soon(), "a write is not delayed", writer.store.txn(put)).await.unwrap().revision;
         assert_eq!(live.expect(cx.soon()).await.revision, revision, "nor is another watch");
         if n == 3 {
             within(cx.soon(), "the first change", stalled[0].next()).await.unwrap().unwrap();
@@ -102,7 +103,8 @@ pub(super) async fn a_thousand_dropped_watchers_leave_nothing(cx: Fixture) {
     let (client, counter) = cx.counting().await;
     let config = client.provider.config();
     let mut writer = Writer::new(&cx).await;
-    // What the first watch and the first write start for good, a connection for example, is not residue.
+    // What the first watch and the first write start for good, a connection for example, is not
+    // residue.
     drop(config.watch_raw("warm", WatchStart::Now).await.unwrap());
     writer.put("d/warm", "v").await;
     sleep(Duration::from_secs(1)).await;

@@ -31,7 +31,8 @@ fn ids(view: &ServiceView) -> Vec<String> {
 
 pub(super) async fn it_starts_with_the_full_set(cx: Fixture) {
     let (owner, watcher) = (cx.provider().await, cx.provider().await);
-    let _held = [register(&cx, &owner, instance("b", 2)).await, register(&cx, &owner, instance("a", 1)).await];
+    let _held =
+        [register(&cx, &owner, instance("b", 2)).await, register(&cx, &owner, instance("a", 1)).await];
     for _ in 0..3 {
         let mut watch = watcher.registry().watch("s").await.unwrap();
         let mut view = ServiceView::new();
@@ -63,7 +64,8 @@ pub(super) async fn instances_are_added_updated_and_removed(cx: Fixture) {
     a.unregister().await.unwrap();
     drop(b);
     again.unregister().await.unwrap();
-    view.follow(&mut watch, "all of it", cx.soon(), |view| view.told().len() >= 6 || view.resyncs() > 1).await;
+    view.follow(&mut watch, "all of it", cx.soon(), |view| view.told().len() >= 6 || view.resyncs() > 1)
+        .await;
     let expected = [
         Told::Added(instance("a", 1)),
         Told::Added(instance("b", 2)),
@@ -84,7 +86,8 @@ pub(super) async fn a_crashed_instance_is_removed_with_its_content(cx: Fixture) 
     let mut view = ServiceView::new();
     view.follow(&mut watch, "both", cx.soon(), |view| view.instances().len() == 2).await;
     crashing.crash().await;
-    view.follow(&mut watch, "the removal", cx.gone_by(cx.ttl()) + cx.soon(), |view| ids(view) == ["stays"]).await;
+    view.follow(&mut watch, "the removal", cx.gone_by(cx.ttl()) + cx.soon(), |view| ids(view) == ["stays"])
+        .await;
     assert!(view.told() == [Told::Removed(instance("goes", 3))] || view.resyncs() > 1, "{:?}", view.told());
 }
 
@@ -115,7 +118,10 @@ pub(super) async fn a_bad_record_takes_the_place_of_an_instance(cx: Fixture) {
     put(&*client.store, "b", "{}").await;
     put(&*client.store, "a", layout::service_record("s", "a", "10.0.0.9", 9)).await;
     other.update(instance("z", 27)).await.unwrap();
-    view.follow(&mut watch, "the stream goes on", cx.soon(), |view| view.instances().contains(&instance("z", 27))).await;
+    view.follow(&mut watch, "the stream goes on", cx.soon(), |view| {
+        view.instances().contains(&instance("z", 27))
+    })
+    .await;
     assert_eq!(ids(&view), ["a", "z"]);
     let expected = [
         Told::Removed(foreign.clone()),
@@ -163,7 +169,8 @@ pub(super) async fn broken_watches_lose_and_double_nothing(cx: Fixture) {
     }
     stays.update(instance("a", 99)).await.unwrap();
     expected.push(Told::Updated(instance("a", 99)));
-    view.follow(&mut watch, "the last update", cx.soon() * 3, |view| view.instances() == [instance("a", 99)]).await;
+    view.follow(&mut watch, "the last update", cx.soon() * 3, |view| view.instances() == [instance("a", 99)])
+        .await;
     assert!(view.told() == expected || view.resyncs() > 1, "{:?}", view.told());
 }
 

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::store::Store;
-use coord_api::{Error, ErrorKind, FencingToken, HandleState, LeaseId, LockGuard, LockOptions, Loss, Lost, Outcome, Result};
+use coord_api::{
+    Error, ErrorKind, FencingToken, HandleState, LeaseId, LockGuard, LockOptions, Loss, Lost, Outcome, Result,
+};
 use tokio::time::{Instant, sleep};
 
 use super::super::handle::{
-    Guards, Hooks, counts_from_one, guard, guard_over, held_unless_released, hooks, releases_later, says_of_release,
+    Guards, Hooks, counts_from_one, guard, guard_over, held_unless_released, hooks, releases_later,
+    says_of_release,
 };
 use super::super::provider::{BrokenProvider, Good};
 use super::super::store::BrokenStore;
@@ -20,30 +23,58 @@ use super::{acquire, remove_head};
 use crate::layout;
 
 pub(super) const SABOTEURS: &[Saboteur] = &[
-    Saboteur::new("unlock-asks-for-no-owner", "unlock asks for no owner", &["r33"], || guards(|good, guard| unlocks_head(good, guard, 0))),
-    Saboteur::new("second-unlock-frees-next", "an old guard's second unlock frees the next holder", &["r33"], || {
-        guards(|good, guard| unlocks_head(good, guard, 1))
+    Saboteur::new("unlock-asks-for-no-owner", "unlock asks for no owner", &["r33"], || {
+        guards(|good, guard| unlocks_head(good, guard, 0))
     }),
-    Saboteur::new("token-constant", "token constant or restarted", &["r25"], || guards(|_, _| hooks().token(|_| FencingToken::new(1)))),
+    Saboteur::new(
+        "second-unlock-frees-next",
+        "an old guard's second unlock frees the next holder",
+        &["r33"],
+        || guards(|good, guard| unlocks_head(good, guard, 1)),
+    ),
+    Saboteur::new("token-constant", "token constant or restarted", &["r25"], || {
+        guards(|_, _| hooks().token(|_| FencingToken::new(1)))
+    }),
     Saboteur::new("token-restarted", "token constant or restarted", &["r25"], || {
         Sabotage::provider(|| {
             let numbered = counts_from_one();
             Guards(move |_: &Good, _: &LockGuard| numbered())
         })
     }),
-    Saboteur::new("renewal-dies-unsaid", "the renewal task dies and the guard still says held", &["r31", "r32"], || {
-        Sabotage::client(PretendsToRenew::every_time)
-            .and_provider(|| Guards(|_: &Good, _: &LockGuard| hooks().state(|good| held_unless_released(good.state()))))
+    Saboteur::new(
+        "renewal-dies-unsaid",
+        "the renewal task dies and the guard still says held",
+        &["r31", "r32"],
+        || {
+            Sabotage::client(PretendsToRenew::every_time).and_provider(|| {
+                Guards(|_: &Good, _: &LockGuard| hooks().state(|good| held_unless_released(good.state())))
+            })
+        },
+    ),
+    Saboteur::new(
+        "dies-with-its-runtime",
+        "a lock is lost with the runtime that acquired it",
+        &["r31"],
+        || guards(|_, _| dies_with_its_runtime()),
+    ),
+    Saboteur::new("never-lost-while-hanging", "never lost while the server hangs", &["r32"], || {
+        guards(lost_when_answered)
     }),
-    Saboteur::new("dies-with-its-runtime", "a lock is lost with the runtime that acquired it", &["r31"], || {
-        guards(|_, _| dies_with_its_runtime())
+    Saboteur::new("renewed-late", "only every third renewal is sent", &["r31"], || {
+        Sabotage::client(PretendsToRenew::two_of_three)
     }),
-    Saboteur::new("never-lost-while-hanging", "never lost while the server hangs", &["r32"], || guards(lost_when_answered)),
-    Saboteur::new("renewed-late", "only every third renewal is sent", &["r31"], || Sabotage::client(PretendsToRenew::two_of_three)),
-    Saboteur::new("held-by-a-flag", "is_held reads what a task has set, not the clock", &["r32"], || guards(by_flag)),
-    Saboteur::new("lost-never-fires", "lost() never fires", &["r32"], || guards(|_, _| hooks().lost(|_| std::future::pending()))),
-    Saboteur::new("lost-fires-late", "lost() fires 300 ms late", &["r32"], || guards(|_, _| hooks().lost(|good| late(good.lost())))),
-    Saboteur::new("held-again", "a lost guard is held again after a while", &["r32"], || guards(|_, _| held_again())),
+    Saboteur::new("held-by-a-flag", "is_held reads what a task has set, not the clock", &["r32"], || {
+        guards(by_flag)
+    }),
+    Saboteur::new("lost-never-fires", "lost() never fires", &["r32"], || {
+        guards(|_, _| hooks().lost(|_| std::future::pending()))
+    }),
+    Saboteur::new("lost-fires-late", "lost() fires 300 ms late", &["r32"], || {
+        guards(|_, _| hooks().lost(|good| late(good.lost())))
+    }),
+    Saboteur::new("held-again", "a lost guard is held again after a while", &["r32"], || {
+        guards(|_, _| held_again())
+    }),
     Saboteur::new("loss-unlocks-fine", "unlocking what was lost is Ok", &["r33"], || {
         guards(|_, _| says_of_release(|said| said.or_else(ok_when_lost)))
     }),
@@ -53,9 +84,15 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("failed-unlock-still-held", "a guard is held until its unlock succeeded", &["r33"], || {
         guards(|_, _| held_until_unlocked())
     }),
-    Saboteur::new("unlocks-later", "unlock returns before the lock is free", &["r33"], || guards(|_, _| releases_later())),
-    Saboteur::new("ttl-is-constant", "ttl() is the granted TTL, whatever is left of it", &["r33"], || Sabotage::provider(|| ConstantTtl)),
-    Saboteur::new("key-is-the-stores", "key() is the key in the store", &["r33"], || Sabotage::provider(|| StoresKey)),
+    Saboteur::new("unlocks-later", "unlock returns before the lock is free", &["r33"], || {
+        guards(|_, _| releases_later())
+    }),
+    Saboteur::new("ttl-is-constant", "ttl() is the granted TTL, whatever is left of it", &["r33"], || {
+        Sabotage::provider(|| ConstantTtl)
+    }),
+    Saboteur::new("key-is-the-stores", "key() is the key in the store", &["r33"], || {
+        Sabotage::provider(|| StoresKey)
+    }),
 ];
 
 fn guards(make: fn(&Good, &LockGuard) -> Hooks) -> Sabotage {
@@ -70,7 +107,8 @@ fn ok_when_lost(error: Error) -> Result<()> {
 fn unlocks_head(good: &Good, guard: &LockGuard, right: u64) -> Hooks {
     let (store, key, calls) = (Arc::clone(&good.store), guard.key().to_owned(), AtomicU64::new(0));
     hooks().release(move |good| {
-        let (store, key, is_right) = (Arc::clone(&store), key.clone(), calls.fetch_add(1, Ordering::SeqCst) < right);
+        let (store, key, is_right) =
+            (Arc::clone(&store), key.clone(), calls.fetch_add(1, Ordering::SeqCst) < right);
         async move {
             if is_right {
                 return good.release().await;
@@ -172,14 +210,16 @@ fn held_again() -> Hooks {
 fn held_until_unlocked() -> Hooks {
     let failed = Arc::new(AtomicBool::new(false));
     let fails = Arc::clone(&failed);
-    hooks().state(move |good| if failed.load(Ordering::SeqCst) { HandleState::Held } else { good.state() }).release(move |good| {
-        let fails = Arc::clone(&fails);
-        async move {
-            let released = good.release().await;
-            fails.store(released.as_ref().is_err_and(Error::is_transient), Ordering::SeqCst);
-            released
-        }
-    })
+    hooks()
+        .state(move |good| if failed.load(Ordering::SeqCst) { HandleState::Held } else { good.state() })
+        .release(move |good| {
+            let fails = Arc::clone(&fails);
+            async move {
+                let released = good.release().await;
+                fails.store(released.as_ref().is_err_and(Error::is_transient), Ordering::SeqCst);
+                released
+            }
+        })
 }
 
 struct ConstantTtl;

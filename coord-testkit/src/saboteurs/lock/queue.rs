@@ -21,56 +21,112 @@ use crate::handle::Handle;
 use crate::layout;
 
 pub(super) const SABOTEURS: &[Saboteur] = &[
-    Saboteur::new("two-woken-by-one-release", "two waiters woken by one release", &["r25", "r28"], || Sabotage::client(|| WakesTwo)),
-    Saboteur::new("cancelled-waiter-stays", "cancelled waiter stays in the queue", &["r29"], || Sabotage::provider(|| Detached(true))),
-    Saboteur::new("try-blocks", "try blocks", &["r27"], || Sabotage::provider(|| Tries(Try::Blocks(Duration::from_millis(300))))),
+    Saboteur::new("two-woken-by-one-release", "two waiters woken by one release", &["r25", "r28"], || {
+        Sabotage::client(|| WakesTwo)
+    }),
+    Saboteur::new("cancelled-waiter-stays", "cancelled waiter stays in the queue", &["r29"], || {
+        Sabotage::provider(|| Detached(true))
+    }),
+    Saboteur::new("try-blocks", "try blocks", &["r27"], || {
+        Sabotage::provider(|| Tries(Try::Blocks(Duration::from_millis(300))))
+    }),
     Saboteur::new("try-blocks-for-long", "try blocks until the lock is free", &["r27"], || {
         Sabotage::provider(|| Tries(Try::Blocks(Duration::from_secs(60))))
     }),
-    Saboteur::new("try-sleeps", "try sleeps and tries again before it says that the lock is held", &["r27"], || {
-        Sabotage::provider(|| Tries(Try::Sleeps(Duration::from_millis(250))))
-    }),
+    Saboteur::new(
+        "try-sleeps",
+        "try sleeps and tries again before it says that the lock is held",
+        &["r27"],
+        || Sabotage::provider(|| Tries(Try::Sleeps(Duration::from_millis(250)))),
+    ),
     Saboteur::new("try-leaves-entry", "a failed try stays in the queue for a while", &["r27"], || {
         Sabotage::provider(|| Tries(Try::StaysInLine(Duration::from_secs(1))))
     }),
-    Saboteur::new("try-ignores-holder", "a try does not look whether anyone holds the lock", &["r25", "r27"], || {
-        Sabotage::client(|| Edited {
-            txn: Some(|mut txn| {
-                txn.compares.retain(|compare| !matches!(compare, Compare::RangeAbsent(_)));
-                txn
-            }),
-            ..Edited::default()
-        })
-    }),
+    Saboteur::new(
+        "try-ignores-holder",
+        "a try does not look whether anyone holds the lock",
+        &["r25", "r27"],
+        || {
+            Sabotage::client(|| Edited {
+                txn: Some(|mut txn| {
+                    txn.compares.retain(|compare| !matches!(compare, Compare::RangeAbsent(_)));
+                    txn
+                }),
+                ..Edited::default()
+            })
+        },
+    ),
     Saboteur::new("re-entrant", "two acquires of one key in one provider share an entry", &["r26"], || {
         Sabotage::provider(|| Shares(Shared::default()))
     }),
-    Saboteur::new("nested-names-related", "`a` and `a/b` are one lock", &["r26"], || Sabotage::provider(|| FirstSegment)),
-    Saboteur::new("stolen-when-held-long", "a waiter takes the lock away after a second", &["r25"], || Sabotage::provider(|| Steals)),
-    Saboteur::new("polls-instead-of-queueing", "waiters poll, and whoever comes first is first", &["r28"], || Sabotage::provider(|| Polls)),
-    Saboteur::new("last-come-first-served", "the waiters of a provider are served the last one first", &["r28"], || {
-        Sabotage::provider(|| LastFirst(Shared::default()))
+    Saboteur::new("nested-names-related", "`a` and `a/b` are one lock", &["r26"], || {
+        Sabotage::provider(|| FirstSegment)
     }),
+    Saboteur::new("stolen-when-held-long", "a waiter takes the lock away after a second", &["r25"], || {
+        Sabotage::provider(|| Steals)
+    }),
+    Saboteur::new(
+        "polls-instead-of-queueing",
+        "waiters poll, and whoever comes first is first",
+        &["r28"],
+        || Sabotage::provider(|| Polls),
+    ),
+    Saboteur::new(
+        "last-come-first-served",
+        "the waiters of a provider are served the last one first",
+        &["r28"],
+        || Sabotage::provider(|| LastFirst(Shared::default())),
+    ),
     Saboteur::new("handed-over-inside", "a hand-over inside a process writes nothing", &["r28"], || {
         Sabotage::provider(|| HandsOver(Shared::default()))
     }),
-    Saboteur::new("watches-every-lock", "one watch for all locks", &["r28"], || Sabotage::client(|| WatchesAll)),
-    Saboteur::new("reads-at-each-hand-over", "every event of a queue is followed by two reads", &["r28"], || Sabotage::client(|| ReadsOn)),
+    Saboteur::new("watches-every-lock", "one watch for all locks", &["r28"], || {
+        Sabotage::client(|| WatchesAll)
+    }),
+    Saboteur::new(
+        "reads-at-each-hand-over",
+        "every event of a queue is followed by two reads",
+        &["r28"],
+        || Sabotage::client(|| ReadsOn),
+    ),
     Saboteur::new("timed-out-waiter-stays", "a waiter that timed out stays in the queue", &["r29"], || {
         Sabotage::provider(|| Detached(false))
     }),
-    Saboteur::new("times-out-late", "an acquire times out after twice its time", &["r29"], || Sabotage::provider(|| Waits(2.0))),
-    Saboteur::new("no-time-no-lock", "without time to wait, what is free is not had either", &["r28"], || Sabotage::provider(|| NeedsTime)),
-    Saboteur::new("times-out-early", "an acquire times out after half its time", &["r29"], || Sabotage::provider(|| Waits(0.5))),
-    Saboteur::new("cancel-needs-runtime", "a pending acquire panics when it is dropped outside of a runtime", &["r29"], || {
-        Sabotage::provider(|| NeedsRuntime)
+    Saboteur::new("times-out-late", "an acquire times out after twice its time", &["r29"], || {
+        Sabotage::provider(|| Waits(2.0))
     }),
-    Saboteur::new("granted-without-entry", "a waiter whose entry is gone is granted all the same", &["r30"], || {
-        Sabotage::client(|| HidesRemoval(Shared::default()))
+    Saboteur::new(
+        "no-time-no-lock",
+        "without time to wait, what is free is not had either",
+        &["r28"],
+        || Sabotage::provider(|| NeedsTime),
+    ),
+    Saboteur::new("times-out-early", "an acquire times out after half its time", &["r29"], || {
+        Sabotage::provider(|| Waits(0.5))
     }),
-    Saboteur::new("granted-nearly-over", "a guard is handed out with a third of its TTL left", &["r30"], || {
-        Sabotage::client(|| Edited { kept: Some(|kept| kept.map(|ttl| ttl * 3 / 10)), ..Edited::default() })
-    }),
+    Saboteur::new(
+        "cancel-needs-runtime",
+        "a pending acquire panics when it is dropped outside of a runtime",
+        &["r29"],
+        || Sabotage::provider(|| NeedsRuntime),
+    ),
+    Saboteur::new(
+        "granted-without-entry",
+        "a waiter whose entry is gone is granted all the same",
+        &["r30"],
+        || Sabotage::client(|| HidesRemoval(Shared::default())),
+    ),
+    Saboteur::new(
+        "granted-nearly-over",
+        "a guard is handed out with a third of its TTL left",
+        &["r30"],
+        || {
+            Sabotage::client(|| Edited {
+                kept: Some(|kept| kept.map(|ttl| ttl * 3 / 10)),
+                ..Edited::default()
+            })
+        },
+    ),
 ];
 
 /// Tells of two deletions where there was one: that of the next in line, too.
@@ -91,7 +147,10 @@ impl BrokenStore for WakesTwo {
                 async move {
                     let Ok(StoreEvent::Batch(mut batch)) = item else { return item };
                     if batch.changes.iter().any(|change| matches!(change, Change::Delete { .. })) {
-                        let line = good.range(Range::new(span).with_order(Order::OldestFirst).with_limit(2)).await?.entries;
+                        let line = good
+                            .range(Range::new(span).with_order(Order::OldestFirst).with_limit(2))
+                            .await?
+                            .entries;
                         if let [next, _] = line.as_slice() {
                             batch.changes.push(Change::Delete { key: next.key.clone() });
                         }
@@ -103,7 +162,8 @@ impl BrokenStore for WakesTwo {
     }
 }
 
-/// An acquire goes on when its caller has left; where it is said to, what it then gets is kept for ever.
+/// An acquire goes on when its caller has left; where it is said to, what it then gets is kept for
+/// ever.
 struct Detached(bool);
 
 #[async_trait]
@@ -111,7 +171,8 @@ impl BrokenProvider for Detached {
     async fn acquire(&self, good: &Good, key: &str, options: LockOptions) -> Result<LockGuard> {
         let (tell, told) = oneshot::channel();
         let (good, key, kept) = (good.clone(), key.to_owned(), self.0);
-        let patient = if let Wait::For(_) = options.wait { options.with_wait(Wait::Forever) } else { options };
+        let patient =
+            if let Wait::For(_) = options.wait { options.with_wait(Wait::Forever) } else { options };
         tokio::spawn(async move {
             if let Err(unwanted) = tell.send(acquire(&good, &key, patient).await) {
                 if kept {
@@ -122,9 +183,9 @@ impl BrokenProvider for Detached {
         });
         let answered = async { told.await.unwrap_or_else(|_| Err(Error::closed("lock.acquire"))) };
         match options.wait {
-            Wait::For(limit) => tokio::time::timeout(limit, answered)
-                .await
-                .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "lock.acquire", "it was not free in time"))),
+            Wait::For(limit) => tokio::time::timeout(limit, answered).await.unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::Timeout, "lock.acquire", "it was not free in time"))
+            }),
             _ => answered.await,
         }
     }
@@ -144,7 +205,9 @@ struct Tries(Try);
 impl BrokenProvider for Tries {
     async fn acquire(&self, good: &Good, key: &str, options: LockOptions) -> Result<LockGuard> {
         let tried = acquire(good, key, options).await;
-        if options.wait != Wait::Never || !tried.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict) {
+        if options.wait != Wait::Never
+            || !tried.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict)
+        {
             return tried;
         }
         match self.0 {
@@ -155,7 +218,9 @@ impl BrokenProvider for Tries {
             }
             Try::StaysInLine(limit) => {
                 let (good, key) = (good.clone(), key.to_owned());
-                tokio::spawn(async move { acquire(&good, &key, options.with_wait(Wait::For(limit))).await.map(drop) });
+                tokio::spawn(async move {
+                    acquire(&good, &key, options.with_wait(Wait::For(limit))).await.map(drop)
+                });
                 sleep(Duration::from_millis(1)).await;
                 tried
             }
@@ -169,7 +234,8 @@ struct Shares(Shared<HashMap<String, std::sync::Weak<dyn Handle>>>);
 #[async_trait]
 impl BrokenProvider for Shares {
     async fn acquire(&self, good: &Good, key: &str, options: LockOptions) -> Result<LockGuard> {
-        let held = locked(&self.0).get(key).and_then(std::sync::Weak::upgrade).filter(|held| held.state().is_held());
+        let held =
+            locked(&self.0).get(key).and_then(std::sync::Weak::upgrade).filter(|held| held.state().is_held());
         let held: Kept = match held {
             Some(held) => held,
             None => Arc::new(acquire(good, key, options).await?),
@@ -251,8 +317,13 @@ struct HandsOver(Waiters<Kept>);
 fn handed_over(key: &str, waiters: &Waiters<Kept>) -> Hooks {
     let (key, waiters, over) = (key.to_owned(), Arc::clone(waiters), Arc::new(AtomicBool::new(false)));
     let is_over = Arc::clone(&over);
-    hooks().state(move |good| if is_over.load(Ordering::SeqCst) { HandleState::Ended(Loss::Released) } else { good.state() }).release(
-        move |good| {
+    hooks()
+        .state(
+            move |good| {
+                if is_over.load(Ordering::SeqCst) { HandleState::Ended(Loss::Released) } else { good.state() }
+            },
+        )
+        .release(move |good| {
             over.store(true, Ordering::SeqCst);
             let next = locked(&waiters).get_mut(&key).and_then(|waiters| {
                 waiters.retain(|waiter| !waiter.is_closed());
@@ -260,8 +331,7 @@ fn handed_over(key: &str, waiters: &Waiters<Kept>) -> Hooks {
             });
             let passed_on = next.is_some_and(|next| next.send(Arc::clone(&good)).is_ok());
             async move { if passed_on { Ok(()) } else { good.release().await } }
-        },
-    )
+        })
 }
 
 #[async_trait]
@@ -289,7 +359,10 @@ impl BrokenStore for WatchesAll {
         let watch = good.watch(Span::prefix(layout::LOCKS), after).await?;
         Ok(store::mapped(watch, move |item| match item {
             Ok(event) => {
-                store::changes(event, |changes| changes.retain(|change| span.contains(change.key()))).into_iter().map(Ok).collect()
+                store::changes(event, |changes| changes.retain(|change| span.contains(change.key())))
+                    .into_iter()
+                    .map(Ok)
+                    .collect()
             }
             Err(error) => vec![Err(error)],
         }))
@@ -323,7 +396,8 @@ struct Waits(f64);
 #[async_trait]
 impl BrokenProvider for Waits {
     async fn acquire(&self, good: &Good, key: &str, options: LockOptions) -> Result<LockGuard> {
-        let wait = if let Wait::For(limit) = options.wait { Wait::For(limit.mul_f64(self.0)) } else { options.wait };
+        let wait =
+            if let Wait::For(limit) = options.wait { Wait::For(limit.mul_f64(self.0)) } else { options.wait };
         acquire(good, key, options.with_wait(wait)).await
     }
 }
@@ -335,7 +409,9 @@ struct NeedsTime;
 impl BrokenProvider for NeedsTime {
     async fn acquire(&self, good: &Good, key: &str, options: LockOptions) -> Result<LockGuard> {
         match options.wait {
-            Wait::For(Duration::ZERO) => Err(Error::new(ErrorKind::Timeout, "lock.acquire", "it was not free in time")),
+            Wait::For(Duration::ZERO) => {
+                Err(Error::new(ErrorKind::Timeout, "lock.acquire", "it was not free in time"))
+            }
             _ => acquire(good, key, options).await,
         }
     }
@@ -378,7 +454,10 @@ impl BrokenStore for HidesRemoval {
             matches!(change, Change::Delete { .. }) && locked(&own).iter().any(|lease| key.contains(lease))
         };
         Ok(store::mapped(good.watch(span, after).await?, move |item| match item {
-            Ok(event) => store::changes(event, |changes| changes.retain(|change| !is_own(change))).into_iter().map(Ok).collect(),
+            Ok(event) => store::changes(event, |changes| changes.retain(|change| !is_own(change)))
+                .into_iter()
+                .map(Ok)
+                .collect(),
             Err(error) => vec![Err(error)],
         }))
     }

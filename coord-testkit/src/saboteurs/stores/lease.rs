@@ -17,25 +17,44 @@ use super::range::{LostIsPresent, Named};
 
 pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("lease-revived", "an expired lease is revived", &["s5"], || {
-        Sabotage::store(|| Edited { kept: Some(|kept| kept.or(Ok(Duration::from_secs(10)))), ..Edited::default() })
+        Sabotage::store(|| Edited {
+            kept: Some(|kept| kept.or(Ok(Duration::from_secs(10)))),
+            ..Edited::default()
+        })
     }),
     Saboteur::new("keep-alive-does-nothing", "a renewal says Ok and renews nothing", &["s5"], || {
         Sabotage::store(PretendsToRenew::every_time)
     }),
-    Saboteur::new("revoke-of-gone-fails", "revoking what is gone fails", &["s5"], || Sabotage::store(|| RevokesOnce)),
-    Saboteur::new("dead-lease-is-none", "a put under a dead lease is one without a lease", &["s5", "s3"], || {
-        Sabotage::store(|| DeadIsNone)
+    Saboteur::new("revoke-of-gone-fails", "revoking what is gone fails", &["s5"], || {
+        Sabotage::store(|| RevokesOnce)
     }),
-    Saboteur::new("dead-lease-fails-in-part", "a put under a dead lease fails, and the rest is applied", &["s5", "s3"], || {
-        Sabotage::store(|| FailsInPart)
-    }),
-    Saboteur::new("dead-lease-anywhere-fails", "a dead lease fails a transaction that does not use it", &["s5"], || {
-        Sabotage::store(|| FailsAnywhere)
-    }),
-    Saboteur::new("moved-key-stays", "a key that moved to another lease goes with the first", &["s5"], || {
-        let first = Shared::default();
-        Sabotage::store(move || Stays(Arc::clone(&first)))
-    }),
+    Saboteur::new(
+        "dead-lease-is-none",
+        "a put under a dead lease is one without a lease",
+        &["s5", "s3"],
+        || Sabotage::store(|| DeadIsNone),
+    ),
+    Saboteur::new(
+        "dead-lease-fails-in-part",
+        "a put under a dead lease fails, and the rest is applied",
+        &["s5", "s3"],
+        || Sabotage::store(|| FailsInPart),
+    ),
+    Saboteur::new(
+        "dead-lease-anywhere-fails",
+        "a dead lease fails a transaction that does not use it",
+        &["s5"],
+        || Sabotage::store(|| FailsAnywhere),
+    ),
+    Saboteur::new(
+        "moved-key-stays",
+        "a key that moved to another lease goes with the first",
+        &["s5"],
+        || {
+            let first = Shared::default();
+            Sabotage::store(move || Stays(Arc::clone(&first)))
+        },
+    ),
     Saboteur::new("keys-of-lease-unsorted", "the keys of a lease come in no order", &["s5"], || {
         leases(|mut info| {
             info.keys.reverse();
@@ -49,15 +68,22 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("lookup-without-keys", "a look-up does not tell the keys", &["s5"], || {
         leases(|info| Some(LeaseInfo { keys: Vec::new(), ..info }))
     }),
-    Saboteur::new("revoked-in-pieces", "revoking deletes the keys one by one", &["s5"], || Sabotage::store(|| RevokesInPieces)),
-    Saboteur::new("revoked-without-keys", "revoking leaves the keys", &["s5", "r8"], || Sabotage::store(|| LeavesKeys)),
+    Saboteur::new("revoked-in-pieces", "revoking deletes the keys one by one", &["s5"], || {
+        Sabotage::store(|| RevokesInPieces)
+    }),
+    Saboteur::new("revoked-without-keys", "revoking leaves the keys", &["s5", "r8"], || {
+        Sabotage::store(|| LeavesKeys)
+    }),
     Saboteur::new("one-lease-for-all", "two grants give one lease", &["s5"], || {
         let granted = Shared::default();
         Sabotage::store(move || OneLease(Arc::clone(&granted)))
     }),
-    Saboteur::new("close-revokes-leases", "closing a client of the store revokes what it was granted", &["r8"], || {
-        Sabotage::store(|| CloseRevokes(Shared::default()))
-    }),
+    Saboteur::new(
+        "close-revokes-leases",
+        "closing a client of the store revokes what it was granted",
+        &["r8"],
+        || Sabotage::store(|| CloseRevokes(Shared::default())),
+    ),
     Saboteur::new("identity-changes", "an opened store is another one", &["s6"], || {
         let opened = Arc::new(AtomicU64::new(0));
         let reopened = Arc::clone(&opened);
@@ -69,7 +95,9 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     .persistent(),
     Saboteur::new("leases-forgotten", "an opened store has forgotten its leases", &["s6"], || {
         Sabotage::default().and_reopened(|store| async move {
-            for entry in store.range(Range::prefix("")).await.map_or_else(|_| Vec::new(), |found| found.entries) {
+            for entry in
+                store.range(Range::prefix("")).await.map_or_else(|_| Vec::new(), |found| found.entries)
+            {
                 let bare = Op::Put { key: entry.key, value: entry.value, lease: None };
                 let _ = store.txn(Txn::new().then(bare)).await;
             }
@@ -78,7 +106,8 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     .persistent(),
     Saboteur::new("leases-live-for-ever", "the leases of an opened store never expire", &["s6"], || {
         Sabotage::default().and_reopened(|store| async move {
-            let leases = store.range(Range::prefix("")).await.map_or_else(|_| Vec::new(), |found| found.entries);
+            let leases =
+                store.range(Range::prefix("")).await.map_or_else(|_| Vec::new(), |found| found.entries);
             tokio::spawn(async move {
                 loop {
                     for lease in leases.iter().filter_map(|entry| entry.lease) {
@@ -94,14 +123,19 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
         let deleted = Shared::<Vec<Bytes>>::default();
         let back = Arc::clone(&deleted);
         Sabotage::store(move || RemembersDeleted(Arc::clone(&deleted))).and_reopened(move |store| {
-            let txn = std::mem::take(&mut *locked(&back)).into_iter().fold(Txn::new(), |txn, key| txn.then(Op::put(key, "back")));
+            let txn = std::mem::take(&mut *locked(&back))
+                .into_iter()
+                .fold(Txn::new(), |txn, key| txn.then(Op::put(key, "back")));
             async move { drop(store.txn(txn).await) }
         })
     })
     .persistent(),
-    Saboteur::new("lost-history-is-present", "history from before the opening reads as the present", &["s6"], || {
-        Sabotage::store(|| LostIsPresent)
-    })
+    Saboteur::new(
+        "lost-history-is-present",
+        "history from before the opening reads as the present",
+        &["s6"],
+        || Sabotage::store(|| LostIsPresent),
+    )
     .persistent(),
 ];
 
@@ -124,7 +158,13 @@ impl BrokenStore for DeadIsNone {
     async fn txn(&self, good: &Arc<dyn Store>, txn: Txn) -> Result<TxnReply> {
         match good.txn(txn.clone()).await {
             Err(error) if error.kind() == ErrorKind::LeaseLost => {
-                let bare = |op| Some(if let Op::Put { key, value, .. } = op { Op::Put { key, value, lease: None } } else { op });
+                let bare = |op| {
+                    Some(if let Op::Put { key, value, .. } = op {
+                        Op::Put { key, value, lease: None }
+                    } else {
+                        op
+                    })
+                };
                 good.txn(without(txn, bare)).await
             }
             answer => answer,
@@ -177,7 +217,8 @@ impl BrokenStore for Stays {
     }
 
     async fn revoke_lease(&self, good: &Arc<dyn Store>, id: LeaseId) -> Result<()> {
-        let keys: Vec<Bytes> = locked(&self.0).iter().filter(|(_, lease)| **lease == id).map(|(key, _)| key.clone()).collect();
+        let keys: Vec<Bytes> =
+            locked(&self.0).iter().filter(|(_, lease)| **lease == id).map(|(key, _)| key.clone()).collect();
         good.txn(keys.into_iter().take(100).fold(Txn::new(), |txn, key| txn.then(Op::delete(key)))).await?;
         good.revoke_lease(id).await
     }
@@ -249,8 +290,11 @@ struct RemembersDeleted(Shared<Vec<Bytes>>);
 #[async_trait]
 impl BrokenStore for RemembersDeleted {
     async fn txn(&self, good: &Arc<dyn Store>, txn: Txn) -> Result<TxnReply> {
-        let deleted: Vec<Bytes> =
-            txn.then.iter().filter_map(|op| if let Op::Delete { key } = op { Some(key.clone()) } else { None }).collect();
+        let deleted: Vec<Bytes> = txn
+            .then
+            .iter()
+            .filter_map(|op| if let Op::Delete { key } = op { Some(key.clone()) } else { None })
+            .collect();
         let reply = good.txn(txn).await?;
         if !deleted.is_empty() {
             *locked(&self.0) = deleted;

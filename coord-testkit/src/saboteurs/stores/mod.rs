@@ -7,4 +7,5 @@ mod range;
 mod txn;
 mod watch;
 
-pub(super) const SABOTEURS: [&[Saboteur]; 4] = [range::SABOTEURS, txn::SABOTEURS, watch::SABOTEURS, lease::SABOTEURS];
+pub(super) const SABOTEURS: [&[Saboteur]; 4] =
+    [range::SABOTEURS, txn::SABOTEURS, watch::SABOTEURS, lease::SABOTEURS];

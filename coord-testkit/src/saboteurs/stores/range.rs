@@ -14,14 +14,27 @@ use super::super::store::{BrokenStore, Edited};
 use super::super::{Sabotage, Saboteur, Shared, locked};
 
 pub(super) const SABOTEURS: &[Saboteur] = &[
-    Saboteur::new("equal-value-is-no-change", "a put of an equal value changes nothing", &["s1", "r11"], || Sabotage::store(|| SkipsEqual)),
-    Saboteur::new("nothing-raises-revision", "a transaction that changes nothing raises the revision", &["s1"], || {
-        Sabotage::store(|| Raises)
-    }),
-    Saboteur::new("created-for-ever", "a key that is created again keeps its first create revision", &["s1"], || {
-        let first = Shared::default();
-        Sabotage::store(move || FirstCreated(Arc::clone(&first)))
-    }),
+    Saboteur::new(
+        "equal-value-is-no-change",
+        "a put of an equal value changes nothing",
+        &["s1", "r11"],
+        || Sabotage::store(|| SkipsEqual),
+    ),
+    Saboteur::new(
+        "nothing-raises-revision",
+        "a transaction that changes nothing raises the revision",
+        &["s1"],
+        || Sabotage::store(|| Raises),
+    ),
+    Saboteur::new(
+        "created-for-ever",
+        "a key that is created again keeps its first create revision",
+        &["s1"],
+        || {
+            let first = Shared::default();
+            Sabotage::store(move || FirstCreated(Arc::clone(&first)))
+        },
+    ),
     Saboteur::new("lease-untold", "an entry does not tell its lease", &["s1"], || {
         found(|_, mut found| {
             found.entries.iter_mut().for_each(|entry| entry.lease = None);
@@ -32,9 +45,12 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
         let clients = Arc::new(AtomicU64::new(0));
         Sabotage::store(move || Named(clients.fetch_add(1, Ordering::SeqCst)))
     }),
-    Saboteur::new("transaction-in-pieces", "the writes of a transaction are applied one by one", &["s1", "s3", "s4"], || {
-        Sabotage::store(|| InPieces)
-    }),
+    Saboteur::new(
+        "transaction-in-pieces",
+        "the writes of a transaction are applied one by one",
+        &["s1", "s3", "s4"],
+        || Sabotage::store(|| InPieces),
+    ),
     Saboteur::new("interval-with-end", "an interval holds its end", &["s2"], || {
         ranges(|mut range| {
             if let Span::Interval(from, to) = &range.span {
@@ -43,17 +59,24 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             range
         })
     }),
-    Saboteur::new("prefix-needs-slash", "a prefix is a directory, whether or not it ends in a slash", &["s2"], || {
-        ranges(|mut range| {
-            if let Span::Prefix(prefix) = &range.span {
-                if !prefix.is_empty() && !prefix.ends_with(b"/") {
-                    range.span = Span::Prefix([prefix.as_ref(), b"/"].concat().into());
+    Saboteur::new(
+        "prefix-needs-slash",
+        "a prefix is a directory, whether or not it ends in a slash",
+        &["s2"],
+        || {
+            ranges(|mut range| {
+                if let Span::Prefix(prefix) = &range.span {
+                    if !prefix.is_empty() && !prefix.ends_with(b"/") {
+                        range.span = Span::Prefix([prefix.as_ref(), b"/"].concat().into());
+                    }
                 }
-            }
-            range
-        })
+                range
+            })
+        },
+    ),
+    Saboteur::new("order-ignored", "every range comes by key", &["s2", "s3"], || {
+        ranges(|range| range.with_order(Order::Key))
     }),
-    Saboteur::new("order-ignored", "every range comes by key", &["s2", "s3"], || ranges(|range| range.with_order(Order::Key))),
     Saboteur::new("no-byte-order", "a range comes in no order", &["s2"], || {
         found(|range, mut found| {
             if range.order == Order::Key {
@@ -62,14 +85,19 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             found
         })
     }),
-    Saboteur::new("order-by-modification", "the oldest is the one that was not written for longest", &["s2"], || {
-        found(|range, mut found| {
-            if range.order == Order::OldestFirst {
-                found.entries.sort_by_key(|entry| entry.modified);
-            }
-            found
-        })
-    }),
+    Saboteur::new(
+        "order-by-modification",
+        "the oldest is the one that was not written for longest",
+        &["s2"],
+        || {
+            found(|range, mut found| {
+                if range.order == Order::OldestFirst {
+                    found.entries.sort_by_key(|entry| entry.modified);
+                }
+                found
+            })
+        },
+    ),
     Saboteur::new("more-untold", "a limit does not say that there is more", &["s2", "r14", "r35"], || {
         found(|_, mut found| {
             found.more = false;
@@ -82,17 +110,25 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             range
         })
     }),
-    Saboteur::new("cut-off-at-a-thousand", "a range without a limit ends after a thousand entries", &["s2"], || {
-        found(|range, mut found| {
-            if range.limit.is_none() {
-                found.entries.truncate(1_000);
-            }
-            found
-        })
-    }),
-    Saboteur::new("continues-with-last", "a continuation begins with the last key again", &["s2", "r14"], || {
-        Sabotage::store(|| ContinuesWithLast)
-    }),
+    Saboteur::new(
+        "cut-off-at-a-thousand",
+        "a range without a limit ends after a thousand entries",
+        &["s2"],
+        || {
+            found(|range, mut found| {
+                if range.limit.is_none() {
+                    found.entries.truncate(1_000);
+                }
+                found
+            })
+        },
+    ),
+    Saboteur::new(
+        "continues-with-last",
+        "a continuation begins with the last key again",
+        &["s2", "r14"],
+        || Sabotage::store(|| ContinuesWithLast),
+    ),
     Saboteur::new("past-is-present", "a past revision reads as the present", &["s2", "s4"], || {
         ranges(|mut range| {
             range.at = None;
@@ -105,9 +141,12 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             range
         })
     }),
-    Saboteur::new("lost-past-is-present", "a revision that is not in history reads as the present", &["s2", "s4"], || {
-        Sabotage::store(|| LostIsPresent)
-    }),
+    Saboteur::new(
+        "lost-past-is-present",
+        "a revision that is not in history reads as the present",
+        &["s2", "s4"],
+        || Sabotage::store(|| LostIsPresent),
+    ),
     Saboteur::new("later-keys-stay", "later keys are not left out", &["s2", "s3"], || {
         ranges(|mut range| {
             range.max_created = None;
@@ -120,8 +159,12 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             range
         })
     }),
-    Saboteur::new("stale-reads", "reads are of the revision before the last", &["s2", "s3", "r10"], || Sabotage::store(|| Stale)),
-    Saboteur::new("no-snapshot", "the entries of a range are read one by one", &["s2"], || Sabotage::store(|| OneByOne)),
+    Saboteur::new("stale-reads", "reads are of the revision before the last", &["s2", "s3", "r10"], || {
+        Sabotage::store(|| Stale)
+    }),
+    Saboteur::new("no-snapshot", "the entries of a range are read one by one", &["s2"], || {
+        Sabotage::store(|| OneByOne)
+    }),
     Saboteur::new("bad-range-is-empty", "a bad range finds nothing", &["s2"], || Sabotage::store(|| Lenient)),
 ];
 
@@ -141,8 +184,14 @@ impl BrokenStore for SkipsEqual {
         if let ([], [Op::Put { key, value, lease }]) = (txn.compares.as_slice(), txn.then.as_slice()) {
             txn.validate()?;
             let found = good.range(Range::key(key.clone())).await?;
-            if let Some(entry) = found.entries.iter().find(|entry| entry.value == *value && entry.lease == *lease) {
-                return Ok(TxnReply { succeeded: true, revision: entry.modified, replies: vec![OpReply::Put] });
+            if let Some(entry) =
+                found.entries.iter().find(|entry| entry.value == *value && entry.lease == *lease)
+            {
+                return Ok(TxnReply {
+                    succeeded: true,
+                    revision: entry.modified,
+                    replies: vec![OpReply::Put],
+                });
             }
         }
         good.txn(txn).await
@@ -268,7 +317,9 @@ impl BrokenStore for OneByOne {
 pub(super) struct Lenient;
 
 fn nothing<T: Default>(answer: Result<T>) -> Result<T> {
-    answer.or_else(|error| if error.kind() == ErrorKind::InvalidArgument { Ok(T::default()) } else { Err(error) })
+    answer.or_else(
+        |error| if error.kind() == ErrorKind::InvalidArgument { Ok(T::default()) } else { Err(error) },
+    )
 }
 
 #[async_trait]

@@ -49,26 +49,39 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             ..Edited::default()
         })
     }),
-    Saboteur::new("checks-then-acts", "compares are checked before the writes, not with them", &["s3", "r12"], || {
-        Sabotage::store(|| ChecksThenActs)
+    Saboteur::new(
+        "checks-then-acts",
+        "compares are checked before the writes, not with them",
+        &["s3", "r12"],
+        || Sabotage::store(|| ChecksThenActs),
+    ),
+    Saboteur::new("reads-come-first", "the ranges of a transaction do not see its writes", &["s3"], || {
+        Sabotage::store(|| ReadsFirst)
     }),
-    Saboteur::new("reads-come-first", "the ranges of a transaction do not see its writes", &["s3"], || Sabotage::store(|| ReadsFirst)),
-    Saboteur::new("compares-alone-are-old", "a transaction that only compares is answered as it was once before", &["s3"], || {
-        Sabotage::store(|| ComparesOnce(Shared::default()))
-    }),
-    Saboteur::new("deletes-always-existed", "a delete always says that the key existed", &["s3", "r13"], || {
-        Sabotage::store(|| Edited {
-            reply: Some(|mut reply| {
-                for answer in &mut reply.replies {
-                    if let OpReply::Delete { existed } = answer {
-                        *existed = true;
+    Saboteur::new(
+        "compares-alone-are-old",
+        "a transaction that only compares is answered as it was once before",
+        &["s3"],
+        || Sabotage::store(|| ComparesOnce(Shared::default())),
+    ),
+    Saboteur::new(
+        "deletes-always-existed",
+        "a delete always says that the key existed",
+        &["s3", "r13"],
+        || {
+            Sabotage::store(|| Edited {
+                reply: Some(|mut reply| {
+                    for answer in &mut reply.replies {
+                        if let OpReply::Delete { existed } = answer {
+                            *existed = true;
+                        }
                     }
-                }
-                reply
-            }),
-            ..Edited::default()
-        })
-    }),
+                    reply
+                }),
+                ..Edited::default()
+            })
+        },
+    ),
     Saboteur::new("puts-unanswered", "puts are left out of the answers", &["s3"], || {
         Sabotage::store(|| Edited {
             reply: Some(|mut reply| {
@@ -78,8 +91,15 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             ..Edited::default()
         })
     }),
-    Saboteur::new("bad-transaction-is-nothing", "a bad transaction is said to have succeeded", &["s3"], || Sabotage::store(|| Lenient)),
-    Saboteur::new("too-many-in-two", "too many operations are done in two transactions", &["s3"], || Sabotage::store(|| InTwo)),
+    Saboteur::new(
+        "bad-transaction-is-nothing",
+        "a bad transaction is said to have succeeded",
+        &["s3"],
+        || Sabotage::store(|| Lenient),
+    ),
+    Saboteur::new("too-many-in-two", "too many operations are done in two transactions", &["s3"], || {
+        Sabotage::store(|| InTwo)
+    }),
 ];
 
 fn compares(kept: fn(&Compare) -> bool) -> Sabotage {
@@ -105,7 +125,8 @@ impl BrokenStore for ChecksThenActs {
         txn.validate()?;
         let succeeded = good.txn(Txn { compares: txn.compares, ..Txn::new() }).await?.succeeded;
         yield_now().await;
-        let reply = good.txn(Txn { then: if succeeded { txn.then } else { txn.otherwise }, ..Txn::new() }).await?;
+        let reply =
+            good.txn(Txn { then: if succeeded { txn.then } else { txn.otherwise }, ..Txn::new() }).await?;
         Ok(TxnReply { succeeded, ..reply })
     }
 }
@@ -139,7 +160,10 @@ impl BrokenStore for ComparesOnce {
         if !txn.then.is_empty() || !txn.otherwise.is_empty() {
             return good.txn(txn).await;
         }
-        let known = locked(&self.0).iter().find(|(compares, _)| *compares == txn.compares).map(|(_, reply)| reply.clone());
+        let known = locked(&self.0)
+            .iter()
+            .find(|(compares, _)| *compares == txn.compares)
+            .map(|(_, reply)| reply.clone());
         match known {
             Some(reply) => Ok(reply),
             None => {

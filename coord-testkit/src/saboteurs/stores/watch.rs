@@ -12,31 +12,46 @@ use super::super::store::{BrokenStore, Edited, changes, mapped};
 use super::super::{Sabotage, Saboteur};
 
 pub(super) const SABOTEURS: &[Saboteur] = &[
-    Saboteur::new("store-watch-armed-late", "a watch of the store is armed when it is first polled", &["s4"], || {
-        Sabotage::store(|| ArmedLate)
+    Saboteur::new(
+        "store-watch-armed-late",
+        "a watch of the store is armed when it is first polled",
+        &["s4"],
+        || Sabotage::store(|| ArmedLate),
+    ),
+    Saboteur::new("store-after-inclusive", "a watch from a revision begins with it", &["s4"], || {
+        Sabotage::store(|| AfterInclusive)
     }),
-    Saboteur::new("store-after-inclusive", "a watch from a revision begins with it", &["s4"], || Sabotage::store(|| AfterInclusive)),
-    Saboteur::new("past-is-not-told", "a watch from the past begins with the present", &["s4"], || Sabotage::store(|| NoPast)),
+    Saboteur::new("past-is-not-told", "a watch from the past begins with the present", &["s4"], || {
+        Sabotage::store(|| NoPast)
+    }),
     Saboteur::new("batch-for-each-change", "each change is a batch of its own", &["s4"], || {
         tells(|event| match event {
-            StoreEvent::Batch(Batch { revision, changes }) => {
-                changes.into_iter().map(|change| StoreEvent::Batch(Batch { revision, changes: vec![change] })).collect()
-            }
+            StoreEvent::Batch(Batch { revision, changes }) => changes
+                .into_iter()
+                .map(|change| StoreEvent::Batch(Batch { revision, changes: vec![change] }))
+                .collect(),
             event => vec![event],
         })
     }),
     Saboteur::new("changes-sorted", "the changes of a revision are sorted by key", &["s4"], || {
         tells(|event| changes(event, |all| all.sort_by(|one, other| one.key().cmp(other.key()))))
     }),
-    Saboteur::new("store-watch-sees-neighbours", "a watch of a directory sees its neighbours", &["s4"], || {
-        Sabotage::store(|| Edited {
-            watch: Some(|span| match span {
-                Span::Prefix(prefix) if prefix.ends_with(b"/") => Span::Prefix(prefix.slice(..prefix.len() - 1)),
-                span => span,
-            }),
-            ..Edited::default()
-        })
-    }),
+    Saboteur::new(
+        "store-watch-sees-neighbours",
+        "a watch of a directory sees its neighbours",
+        &["s4"],
+        || {
+            Sabotage::store(|| Edited {
+                watch: Some(|span| match span {
+                    Span::Prefix(prefix) if prefix.ends_with(b"/") => {
+                        Span::Prefix(prefix.slice(..prefix.len() - 1))
+                    }
+                    span => span,
+                }),
+                ..Edited::default()
+            })
+        },
+    ),
     Saboteur::new("every-put-creates", "every put is told as a creation", &["s4", "r21"], || {
         tells(|event| {
             changes(event, |all| {
@@ -57,13 +72,19 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             event => vec![event],
         })
     }),
-    Saboteur::new("batches-doubled", "every batch is told twice", &["s4"], || tells(|event| vec![event.clone(), event])),
+    Saboteur::new("batches-doubled", "every batch is told twice", &["s4"], || {
+        tells(|event| vec![event.clone(), event])
+    }),
     Saboteur::new("dropped-ends-others", "a watch that is dropped ends the others", &["s4"], || {
         let (ended, _) = broadcast::channel(1);
         Sabotage::store(move || EndsOthers(ended.clone()))
     }),
-    Saboteur::new("store-laggard-loses", "a watch that is not read loses the oldest", &["s4"], || Sabotage::store(|| LosesOldest)),
-    Saboteur::new("ends-without-error", "a watch of the store ends without an error", &["s4"], || Sabotage::store(|| EndsQuietly)),
+    Saboteur::new("store-laggard-loses", "a watch that is not read loses the oldest", &["s4"], || {
+        Sabotage::store(|| LosesOldest)
+    }),
+    Saboteur::new("ends-without-error", "a watch of the store ends without an error", &["s4"], || {
+        Sabotage::store(|| EndsQuietly)
+    }),
     Saboteur::new("oldest-left-is-wrong", "lost history names as its oldest what is lost", &["s4"], || {
         Sabotage::store(|| Edited {
             error: Some(|error| match error.kind() {
@@ -181,7 +202,9 @@ struct EndsQuietly;
 impl BrokenStore for EndsQuietly {
     async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
         let watch = match good.watch(span, after).await {
-            Err(error) if error.kind() == ErrorKind::Compacted => StoreWatch::new(after.unwrap_or_default(), stream::empty()),
+            Err(error) if error.kind() == ErrorKind::Compacted => {
+                StoreWatch::new(after.unwrap_or_default(), stream::empty())
+            }
             watch => watch?,
         };
         Ok(mapped(watch, |item| if item.is_err() { Vec::new() } else { vec![item] }))

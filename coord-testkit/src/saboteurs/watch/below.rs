@@ -17,9 +17,15 @@ use super::super::store::{self, BrokenStore, Edited};
 use super::super::{Sabotage, Saboteur, Shared, locked};
 
 pub(super) const SABOTEURS: &[Saboteur] = &[
-    Saboteur::new("resumes-from-now", "resumes from now after a reconnect", &["r18"], || Sabotage::client(ResumesFromNow::default)),
-    Saboteur::new("skips-compaction", "skips silently over a compaction", &["r19", "s4"], || Sabotage::store(|| SkipsCompaction)),
-    Saboteur::new("quick-puts-become-one", "two quick puts become one", &["r18", "s4"], || Sabotage::store(|| Coalesces)),
+    Saboteur::new("resumes-from-now", "resumes from now after a reconnect", &["r18"], || {
+        Sabotage::client(ResumesFromNow::default)
+    }),
+    Saboteur::new("skips-compaction", "skips silently over a compaction", &["r19", "s4"], || {
+        Sabotage::store(|| SkipsCompaction)
+    }),
+    Saboteur::new("quick-puts-become-one", "two quick puts become one", &["r18", "s4"], || {
+        Sabotage::store(|| Coalesces)
+    }),
     Saboteur::new("slow-blocks-writer", "a slow one blocks the writer", &["r22"], || {
         let stuck = Arc::new(AtomicUsize::new(0));
         Sabotage::store(move || BlocksWriter(Arc::clone(&stuck)))
@@ -31,13 +37,20 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("permanent-is-retried", "a permanent error is retried for ever", &["r20", "r1"], || {
         Sabotage::client(|| Edited {
             error: Some(|error| match error.kind() {
-                ErrorKind::PermissionDenied => Error::new(ErrorKind::Unavailable, "store", "refused").with_outcome(error.outcome()),
+                ErrorKind::PermissionDenied => {
+                    Error::new(ErrorKind::Unavailable, "store", "refused").with_outcome(error.outcome())
+                }
                 _ => error,
             }),
             ..Edited::default()
         })
     }),
-    Saboteur::new("values-are-read-anew", "an event has the value of when it is read", &["r18", "s4"], || Sabotage::store(|| ReadsAnew)),
+    Saboteur::new(
+        "values-are-read-anew",
+        "an event has the value of when it is read",
+        &["r18", "s4"],
+        || Sabotage::store(|| ReadsAnew),
+    ),
     Saboteur::new("watch-sees-neighbours", "a watch of `a` sees `ab`", &["r5", "r16"], || {
         Sabotage::client(|| Edited {
             watch: Some(|span| match span {
@@ -58,9 +71,12 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             ..Edited::default()
         })
     }),
-    Saboteur::new("dropped-watch-leaves-task", "a dropped watch leaves a task and an open watch", &["r22"], || {
-        Sabotage::client(|| LeavesTask)
-    }),
+    Saboteur::new(
+        "dropped-watch-leaves-task",
+        "a dropped watch leaves a task and an open watch",
+        &["r22"],
+        || Sabotage::client(|| LeavesTask),
+    ),
 ];
 
 #[derive(Default)]
@@ -139,7 +155,9 @@ impl BrokenStore for BlocksWriter {
                 }
             }
         });
-        let received = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|item| (item, receiver)) });
+        let received = stream::unfold(receiver, |mut receiver| async {
+            receiver.recv().await.map(|item| (item, receiver))
+        });
         Ok(StoreWatch::new(armed, received))
     }
 }
@@ -150,8 +168,11 @@ struct ExpiryIsSilent(Shared<HashSet<bytes::Bytes>>);
 #[async_trait]
 impl BrokenStore for ExpiryIsSilent {
     async fn txn(&self, good: &Arc<dyn Store>, txn: Txn) -> Result<TxnReply> {
-        let deletes =
-            txn.then.iter().chain(&txn.otherwise).filter_map(|op| if let Op::Delete { key } = op { Some(key.clone()) } else { None });
+        let deletes = txn
+            .then
+            .iter()
+            .chain(&txn.otherwise)
+            .filter_map(|op| if let Op::Delete { key } = op { Some(key.clone()) } else { None });
         locked(&self.0).extend(deletes);
         good.txn(txn).await
     }
@@ -166,7 +187,9 @@ impl BrokenStore for ExpiryIsSilent {
         let asked = Arc::clone(&self.0);
         let told = move |event| {
             store::changes(event, |changes| {
-                changes.retain(|change| matches!(change, Change::Put(_)) || locked(&asked).contains(change.key()))
+                changes.retain(|change| {
+                    matches!(change, Change::Put(_)) || locked(&asked).contains(change.key())
+                })
             })
         };
         Ok(store::mapped(good.watch(span, after).await?, move |item| match item {
@@ -191,7 +214,11 @@ impl BrokenStore for ReadsAnew {
                     let Ok(StoreEvent::Batch(Batch { revision, mut changes })) = item else { return item };
                     for change in &mut changes {
                         if let Change::Put(entry) = change {
-                            let now = good.range(coord_api::store::Range::key(entry.key.clone())).await?.entries.pop();
+                            let now = good
+                                .range(coord_api::store::Range::key(entry.key.clone()))
+                                .await?
+                                .entries
+                                .pop();
                             entry.value = now.map_or(entry.value.clone(), |now| now.value);
                         }
                     }
@@ -217,7 +244,9 @@ impl BrokenStore for LeavesTask {
             drop(sender);
             pending::<()>().await;
         });
-        let received = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|item| (item, receiver)) });
+        let received = stream::unfold(receiver, |mut receiver| async {
+            receiver.recv().await.map(|item| (item, receiver))
+        });
         Ok(StoreWatch::new(armed, received))
     }
 }

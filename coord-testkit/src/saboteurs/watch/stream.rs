@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::{
-    ConfigEntry, ConfigEvent, Error, ErrorKind, Result, Revision, ServiceChange, ServiceEvent, ServiceInstance, Watch, WatchStart,
-    WatchState,
+    ConfigEntry, ConfigEvent, Error, ErrorKind, Result, Revision, ServiceChange, ServiceEvent,
+    ServiceInstance, Watch, WatchStart, WatchState,
 };
 use futures_util::{StreamExt, stream};
 use tokio::sync::{broadcast, mpsc};
@@ -27,8 +27,12 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             })
         })
     }),
-    Saboteur::new("armed-when-polled", "a watch is armed when it is first polled", &["r16"], || Sabotage::provider(|| ArmedWhenPolled)),
-    Saboteur::new("gap-after-snapshot", "gap between snapshot and stream", &["r17"], || Sabotage::provider(|| GapAfterSnapshot)),
+    Saboteur::new("armed-when-polled", "a watch is armed when it is first polled", &["r16"], || {
+        Sabotage::provider(|| ArmedWhenPolled)
+    }),
+    Saboteur::new("gap-after-snapshot", "gap between snapshot and stream", &["r17"], || {
+        Sabotage::provider(|| GapAfterSnapshot)
+    }),
     Saboteur::new("resync-without-deletions", "Resync without the deletions", &["r19"], || {
         watches(|watch| {
             let mut known = BTreeMap::new();
@@ -38,8 +42,12 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("revisions-swapped", "two revisions swapped", &["r18"], || {
         watches(|watch| {
             let swapped = |mut pair: Vec<Result<ConfigEvent>>| {
-                if pair.iter().all(|item| matches!(item, Ok(ConfigEvent::Put { last: true, .. } | ConfigEvent::Delete { last: true, .. })))
-                {
+                if pair.iter().all(|item| {
+                    matches!(
+                        item,
+                        Ok(ConfigEvent::Put { last: true, .. } | ConfigEvent::Delete { last: true, .. })
+                    )
+                }) {
                     pair.reverse();
                 }
                 stream::iter(pair)
@@ -47,22 +55,41 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             streamed(watch.ready_chunks(2).flat_map(swapped))
         })
     }),
-    Saboteur::new("laggard-loses-oldest", "a lagging subscriber loses the oldest", &["r22"], || watches(loses_oldest)),
+    Saboteur::new("laggard-loses-oldest", "a lagging subscriber loses the oldest", &["r22"], || {
+        watches(loses_oldest)
+    }),
     Saboteur::new("ends-quietly", "ends quietly on disconnect", &["r20"], || {
         watches(|watch| ends_when_suspended(watch, Duration::ZERO, None))
     }),
     Saboteur::new("gives-up", "a watch gives up after a minute", &["r20"], || {
-        watches(|watch| ends_when_suspended(watch, Duration::from_secs(60), Some(Error::new(ErrorKind::Unavailable, "watch", "gave up"))))
+        watches(|watch| {
+            ends_when_suspended(
+                watch,
+                Duration::from_secs(60),
+                Some(Error::new(ErrorKind::Unavailable, "watch", "gave up")),
+            )
+        })
     }),
-    Saboteur::new("deaf-with-its-runtime", "a watch is fed by the runtime that opened it, and silent when that ends", &["r20"], || {
-        Sabotage::provider(|| FedByItsRuntime)
-    }),
+    Saboteur::new(
+        "deaf-with-its-runtime",
+        "a watch is fed by the runtime that opened it, and silent when that ends",
+        &["r20"],
+        || Sabotage::provider(|| FedByItsRuntime),
+    ),
     Saboteur::new("always-live", "a watch always says that it is live", &["r20"], || watches(streamed)),
     Saboteur::new("closed-unsaid", "closing ends a watch and it does not say why", &["r20", "r8"], || {
-        watches(|watch| mapped(watch, |item| if is(&item, ErrorKind::Closed) { Vec::new() } else { vec![item] }))
+        watches(|watch| {
+            mapped(watch, |item| if is(&item, ErrorKind::Closed) { Vec::new() } else { vec![item] })
+        })
     }),
     Saboteur::new("outlives-close", "a watch goes on, silently, after closing", &["r20", "r8"], || {
-        watches(|watch| streamed(watch.take_while(|item| std::future::ready(!is(item, ErrorKind::Closed))).chain(stream::pending())))
+        watches(|watch| {
+            streamed(
+                watch
+                    .take_while(|item| std::future::ready(!is(item, ErrorKind::Closed)))
+                    .chain(stream::pending()),
+            )
+        })
     }),
     Saboteur::new("events-doubled", "every fifth event is told twice", &["r18"], || {
         watches(|watch| {
@@ -73,29 +100,42 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             })
         })
     }),
-    Saboteur::new("every-change-is-last", "each change of a revision is marked as its last", &["r18"], || {
-        edits(|event| vec![all_last(event)])
-    }),
-    Saboteur::new("no-change-is-last", "no change of a revision is marked as its last but single ones", &["r18"], || {
-        watches(|watch| {
-            let mut open = Revision::ZERO;
-            mapped(watch, move |item| vec![item.map(|event| never_last(&mut open, event))])
-        })
-    }),
+    Saboteur::new(
+        "every-change-is-last",
+        "each change of a revision is marked as its last",
+        &["r18"],
+        || edits(|event| vec![all_last(event)]),
+    ),
+    Saboteur::new(
+        "no-change-is-last",
+        "no change of a revision is marked as its last but single ones",
+        &["r18"],
+        || {
+            watches(|watch| {
+                let mut open = Revision::ZERO;
+                mapped(watch, move |item| vec![item.map(|event| never_last(&mut open, event))])
+            })
+        },
+    ),
     Saboteur::new("never-created", "a put never says that it created", &["r21"], || {
         edits(|event| match event {
             ConfigEvent::Put { entry, last, .. } => vec![ConfigEvent::Put { entry, created: false, last }],
             event => vec![event],
         })
     }),
-    Saboteur::new("delete-without-revision", "a deletion has the version of nothing", &["r21", "r18"], || {
-        edits(|event| match event {
-            ConfigEvent::Delete { key, version, last } => {
-                vec![ConfigEvent::Delete { key, version: Revision::new(version.get() - 1), last }]
-            }
-            event => vec![event],
-        })
-    }),
+    Saboteur::new(
+        "delete-without-revision",
+        "a deletion has the version of nothing",
+        &["r21", "r18"],
+        || {
+            edits(|event| match event {
+                ConfigEvent::Delete { key, version, last } => {
+                    vec![ConfigEvent::Delete { key, version: Revision::new(version.get() - 1), last }]
+                }
+                event => vec![event],
+            })
+        },
+    ),
     Saboteur::new("invalid-ends-the-stream", "what does not decode ends the stream", &["r21"], || {
         watches(|watch| {
             let broken = |item: Result<ConfigEvent>| match item {
@@ -123,23 +163,42 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             event => vec![event],
         })
     }),
-    Saboteur::new("deletion-of-a-likeness", "the deletion of what is not UTF-8 names a key that looks like it", &["r21"], || {
-        edits(|event| match event {
-            ConfigEvent::InvalidDeleted { key, version, last } => {
-                vec![ConfigEvent::Delete { key: String::from_utf8_lossy(&key).into_owned(), version, last }]
-            }
-            event => vec![event],
-        })
-    }),
+    Saboteur::new(
+        "deletion-of-a-likeness",
+        "the deletion of what is not UTF-8 names a key that looks like it",
+        &["r21"],
+        || {
+            edits(|event| match event {
+                ConfigEvent::InvalidDeleted { key, version, last } => {
+                    vec![ConfigEvent::Delete {
+                        key: String::from_utf8_lossy(&key).into_owned(),
+                        version,
+                        last,
+                    }]
+                }
+                event => vec![event],
+            })
+        },
+    ),
     Saboteur::new("invalid-never-goes", "the deletion of what no call takes is not told", &["r21"], || {
-        edits(|event| if matches!(event, ConfigEvent::InvalidDeleted { .. }) { Vec::new() } else { vec![event] })
+        edits(
+            |event| {
+                if matches!(event, ConfigEvent::InvalidDeleted { .. }) { Vec::new() } else { vec![event] }
+            },
+        )
     }),
-    Saboteur::new("slash-is-the-key", "a watch of `a/` is one of `a`", &["r16"], || Sabotage::provider(|| SlashIsKey)),
-    Saboteur::new("missing-cannot-be-watched", "a missing key cannot be watched", &["r16"], || Sabotage::provider(|| MissingFails)),
+    Saboteur::new("slash-is-the-key", "a watch of `a/` is one of `a`", &["r16"], || {
+        Sabotage::provider(|| SlashIsKey)
+    }),
+    Saboteur::new("missing-cannot-be-watched", "a missing key cannot be watched", &["r16"], || {
+        Sabotage::provider(|| MissingFails)
+    }),
     Saboteur::new("after-is-inclusive", "what comes after a revision begins with it", &["r17"], || {
         Sabotage::provider(|| AfterShifted(false))
     }),
-    Saboteur::new("after-skips-one", "what comes after a revision begins one late", &["r17"], || Sabotage::provider(|| AfterShifted(true))),
+    Saboteur::new("after-skips-one", "what comes after a revision begins one late", &["r17"], || {
+        Sabotage::provider(|| AfterShifted(true))
+    }),
     Saboteur::new("resync-is-partial", "a Resync holds only what changed", &["r19"], || {
         watches(|watch| {
             let mut seen = Revision::ZERO;
@@ -164,15 +223,23 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
             })
         })
     }),
-    Saboteur::new("service-starts-empty", "a service watch does not start with the full set", &["r39"], || {
-        let first = |event| if matches!(event, ServiceEvent::Resync(_)) { Vec::new() } else { vec![event] };
-        Sabotage::provider(move || Services(first))
-    }),
+    Saboteur::new(
+        "service-starts-empty",
+        "a service watch does not start with the full set",
+        &["r39"],
+        || {
+            let first =
+                |event| if matches!(event, ServiceEvent::Resync(_)) { Vec::new() } else { vec![event] };
+            Sabotage::provider(move || Services(first))
+        },
+    ),
     Saboteur::new("removal-without-content", "a removal has no content", &["r39"], || {
         Sabotage::provider(|| {
             Services(|event| {
                 vec![instead(event, |change| match change {
-                    ServiceChange::Removed(gone) => ServiceChange::Removed(ServiceInstance::new(gone.name, gone.id, "", 0)),
+                    ServiceChange::Removed(gone) => {
+                        ServiceChange::Removed(ServiceInstance::new(gone.name, gone.id, "", 0))
+                    }
                     change => change,
                 })]
             })
@@ -203,7 +270,13 @@ struct Watches<F>(F);
 
 #[async_trait]
 impl<F: Fn(Watch<ConfigEvent>) -> Watch<ConfigEvent> + Send + Sync + 'static> BrokenProvider for Watches<F> {
-    async fn watch(&self, good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+    async fn watch(
+        &self,
+        good: &Good,
+        key: &str,
+        prefix: bool,
+        start: WatchStart,
+    ) -> Result<Watch<ConfigEvent>> {
         Ok((self.0)(opened(good, key, prefix, start).await?))
     }
 }
@@ -228,12 +301,19 @@ async fn opened(good: &Good, key: &str, prefix: bool, start: WatchStart) -> Resu
     if prefix { config.watch_prefix_raw(key, start).await } else { config.watch_raw(key, start).await }
 }
 
-/// Has a task of the runtime that opened it read the good watch. Whoever reads it is not told when that is gone.
+/// Has a task of the runtime that opened it read the good watch. Whoever reads it is not told when
+/// that is gone.
 struct FedByItsRuntime;
 
 #[async_trait]
 impl BrokenProvider for FedByItsRuntime {
-    async fn watch(&self, good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+    async fn watch(
+        &self,
+        good: &Good,
+        key: &str,
+        prefix: bool,
+        start: WatchStart,
+    ) -> Result<Watch<ConfigEvent>> {
         let mut watch = opened(good, key, prefix, start).await?;
         let (feed, fed) = mpsc::unbounded_channel();
         let silent = feed.clone();
@@ -246,7 +326,9 @@ impl BrokenProvider for FedByItsRuntime {
             }
             let _ = feed.send(None);
         });
-        let items = stream::unfold((fed, silent), |(mut fed, silent)| async move { Some((fed.recv().await??, (fed, silent))) });
+        let items = stream::unfold((fed, silent), |(mut fed, silent)| async move {
+            Some((fed.recv().await??, (fed, silent)))
+        });
         Ok(streamed(items))
     }
 }
@@ -255,7 +337,13 @@ struct ArmedWhenPolled;
 
 #[async_trait]
 impl BrokenProvider for ArmedWhenPolled {
-    async fn watch(&self, good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+    async fn watch(
+        &self,
+        good: &Good,
+        key: &str,
+        prefix: bool,
+        start: WatchStart,
+    ) -> Result<Watch<ConfigEvent>> {
         let (good, key) = (good.clone(), key.to_owned());
         let later = stream::once(async move { opened(&good, &key, prefix, start).await });
         Ok(streamed(later.flat_map(|watch| match watch {
@@ -269,7 +357,13 @@ struct GapAfterSnapshot;
 
 #[async_trait]
 impl BrokenProvider for GapAfterSnapshot {
-    async fn watch(&self, good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+    async fn watch(
+        &self,
+        good: &Good,
+        key: &str,
+        prefix: bool,
+        start: WatchStart,
+    ) -> Result<Watch<ConfigEvent>> {
         if start != WatchStart::Snapshot {
             return opened(good, key, prefix, start).await;
         }
@@ -321,7 +415,11 @@ fn loses_oldest(mut watch: Watch<ConfigEvent>) -> Watch<ConfigEvent> {
     streamed(received)
 }
 
-fn ends_when_suspended(watch: Watch<ConfigEvent>, patience: Duration, last: Option<Error>) -> Watch<ConfigEvent> {
+fn ends_when_suspended(
+    watch: Watch<ConfigEvent>,
+    patience: Duration,
+    last: Option<Error>,
+) -> Watch<ConfigEvent> {
     let state = (Some(watch), Instant::now());
     streamed(stream::unfold(state, move |(watch, mut live)| {
         let last = last.clone();
@@ -359,8 +457,12 @@ fn never_last(open: &mut Revision, event: ConfigEvent) -> ConfigEvent {
     };
     let several = std::mem::replace(open, revision) == revision;
     match event {
-        ConfigEvent::Put { entry, created, last } => ConfigEvent::Put { entry, created, last: last && !several },
-        ConfigEvent::Delete { key, version, last } => ConfigEvent::Delete { key, version, last: last && !several },
+        ConfigEvent::Put { entry, created, last } => {
+            ConfigEvent::Put { entry, created, last: last && !several }
+        }
+        ConfigEvent::Delete { key, version, last } => {
+            ConfigEvent::Delete { key, version, last: last && !several }
+        }
         event => event,
     }
 }
@@ -369,7 +471,13 @@ struct SlashIsKey;
 
 #[async_trait]
 impl BrokenProvider for SlashIsKey {
-    async fn watch(&self, good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+    async fn watch(
+        &self,
+        good: &Good,
+        key: &str,
+        prefix: bool,
+        start: WatchStart,
+    ) -> Result<Watch<ConfigEvent>> {
         let key = if prefix { key } else { key.strip_suffix('/').unwrap_or(key) };
         opened(good, key, prefix, start).await
     }
@@ -379,7 +487,13 @@ struct MissingFails;
 
 #[async_trait]
 impl BrokenProvider for MissingFails {
-    async fn watch(&self, good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+    async fn watch(
+        &self,
+        good: &Good,
+        key: &str,
+        prefix: bool,
+        start: WatchStart,
+    ) -> Result<Watch<ConfigEvent>> {
         let watch = opened(good, key, prefix, start).await?;
         if !prefix && !key.ends_with('/') && good.provider.config().get_raw(key).await?.is_none() {
             return Err(Error::invalid_argument("config.watch", "no such key"));
@@ -393,7 +507,13 @@ struct AfterShifted(bool);
 
 #[async_trait]
 impl BrokenProvider for AfterShifted {
-    async fn watch(&self, good: &Good, key: &str, prefix: bool, start: WatchStart) -> Result<Watch<ConfigEvent>> {
+    async fn watch(
+        &self,
+        good: &Good,
+        key: &str,
+        prefix: bool,
+        start: WatchStart,
+    ) -> Result<Watch<ConfigEvent>> {
         let start = match start {
             WatchStart::After(after) if self.0 => WatchStart::After(after.next()),
             WatchStart::After(after) => WatchStart::After(Revision::new(after.get().saturating_sub(1))),
@@ -419,7 +539,10 @@ fn only_newer(seen: &mut Revision, event: ConfigEvent) -> ConfigEvent {
 }
 
 /// Passes events on to one watcher after the other, and waits for each to take them.
-fn one_after_the_other(turn: Arc<tokio::sync::Mutex<()>>, mut watch: Watch<ConfigEvent>) -> Watch<ConfigEvent> {
+fn one_after_the_other(
+    turn: Arc<tokio::sync::Mutex<()>>,
+    mut watch: Watch<ConfigEvent>,
+) -> Watch<ConfigEvent> {
     let (sender, receiver) = mpsc::channel(16);
     tokio::spawn(async move {
         while let Some(item) = watch.next().await {
@@ -429,7 +552,9 @@ fn one_after_the_other(turn: Arc<tokio::sync::Mutex<()>>, mut watch: Watch<Confi
             }
         }
     });
-    streamed(stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|item| (item, receiver)) }))
+    streamed(stream::unfold(receiver, |mut receiver| async {
+        receiver.recv().await.map(|item| (item, receiver))
+    }))
 }
 
 /// Edits the events of every service watch.
@@ -448,7 +573,9 @@ impl BrokenProvider for Services {
 
 fn instead(event: ServiceEvent, edit: impl FnOnce(ServiceChange) -> ServiceChange) -> ServiceEvent {
     match event {
-        ServiceEvent::Change { change, revision, last } => ServiceEvent::Change { change: edit(change), revision, last },
+        ServiceEvent::Change { change, revision, last } => {
+            ServiceEvent::Change { change: edit(change), revision, last }
+        }
         event => event,
     }
 }

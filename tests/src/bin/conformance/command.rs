@@ -21,7 +21,8 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Writes CONFORMANCE.md and conformance.json into this folder; what is there of other backends is kept
+    /// Writes CONFORMANCE.md and conformance.json into this folder; what is there of other backends
+    /// is kept
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Only cases whose name contains this, such as r12::
@@ -41,9 +42,11 @@ pub(crate) struct Options {
     slowest: usize,
 }
 
-/// Runs `suites` as the options ask for. It shows how far it is, prints a line for each run of a backend, and fails when any case failed.
+/// Runs `suites` as the options ask for. It shows how far it is, prints a line for each run of a
+/// backend, and fails when any case failed.
 ///
-/// What it writes, it adds to what an earlier run wrote there: a backend of the same name is replaced, the others are kept.
+/// What it writes, it adds to what an earlier run wrote there: a backend of the same name is
+/// replaced, the others are kept.
 pub(crate) fn run(suites: Vec<Suite>, options: &Options) -> ExitCode {
     note_panics();
     match run_all(suites, options) {
@@ -97,7 +100,9 @@ fn run_all(mut suites: Vec<Suite>, options: &Options) -> Result<bool, String> {
         let json = written.to_json().map_err(|error| error.to_string())?;
         for (name, text) in [(FILES.0, written.to_markdown()), (FILES.1, json + "\n")] {
             let file = out.join(name);
-            fs::create_dir_all(out).and_then(|()| fs::write(&file, text)).map_err(|error| format!("{}: {error}", file.display()))?;
+            fs::create_dir_all(out)
+                .and_then(|()| fs::write(&file, text))
+                .map_err(|error| format!("{}: {error}", file.display()))?;
         }
     }
     Ok(passed)
@@ -107,21 +112,29 @@ fn run_all(mut suites: Vec<Suite>, options: &Options) -> Result<bool, String> {
 fn kept(out: &Path, suites: &[Suite], options: &Options) -> Result<Report, String> {
     let file = out.join(FILES.1);
     let report: Report = match fs::read(&file) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map_err(|error| format!("{} is no report that can be added to: {error}; move it away to begin a new one", file.display()))?,
+        Ok(text) => serde_json::from_slice(&text).map_err(|error| {
+            format!(
+                "{} is no report that can be added to: {error}; move it away to begin a new one",
+                file.display()
+            )
+        })?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Report::default(),
         Err(error) => return Err(format!("{}: {error}", file.display())),
     };
-    let whole = |name: &str| report.backends.iter().any(|backend| backend.name == name && backend.only.is_none());
+    let whole =
+        |name: &str| report.backends.iter().any(|backend| backend.name == name && backend.only.is_none());
     match suites.iter().find(|suite| options.case.is_some() && whole(suite.name())) {
-        Some(suite) => {
-            Err(format!("{} has all cases of {}, and some would take their place; name another folder", file.display(), suite.name()))
-        }
+        Some(suite) => Err(format!(
+            "{} has all cases of {}, and some would take their place; name another folder",
+            file.display(),
+            suite.name()
+        )),
         None => Ok(report),
     }
 }
 
-/// Shows how far a run is: by a bar, or, where there is no terminal, by a line every now and then. Short runs without a terminal show nothing.
+/// Shows how far a run is: by a bar, or, where there is no terminal, by a line every now and then.
+/// Short runs without a terminal show nothing.
 struct Progress<'a> {
     suite: &'a Suite,
     bar: ProgressBar,
@@ -148,7 +161,12 @@ impl<'a> Progress<'a> {
         let told = format!("{}, {} failed", self.suite.name(), state.failed);
         if self.bar.is_hidden() && state.line.elapsed() >= LINE_EVERY {
             state.line = Instant::now();
-            eprintln!("{told}, {} of {}, {:.0} s", self.bar.position(), self.suite.count(), self.begun.elapsed().as_secs_f64());
+            eprintln!(
+                "{told}, {} of {}, {:.0} s",
+                self.bar.position(),
+                self.suite.count(),
+                self.begun.elapsed().as_secs_f64()
+            );
         }
         self.bar.set_message(told);
     }
@@ -158,7 +176,10 @@ impl<'a> Progress<'a> {
 fn tell(report: &Report, slowest: usize) {
     for backend in &report.backends {
         let each = backend.seconds / f64::from(backend.runs.max(1));
-        println!("{}: {} of {} runs failed, {each:.2} s each", backend.name, backend.failed_runs, backend.runs);
+        println!(
+            "{}: {} of {} runs failed, {each:.2} s each",
+            backend.name, backend.failed_runs, backend.runs
+        );
         let mut cases: Vec<_> = backend.rules.iter().flat_map(|rule| &rule.cases).collect();
         for case in cases.iter().filter(|case| case.failures.is_some()) {
             println!("  {} {}", case.case, case.verdict);
@@ -172,7 +193,12 @@ fn tell(report: &Report, slowest: usize) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "a test fails by panicking"
+    )]
 
     use clap::Parser;
     use coord_testkit::Case;
@@ -182,7 +208,12 @@ mod tests {
 
     const CASES: &[Case] = &[
         Case { rule: "r99", sentence: "this_one_passes", need: None, program: |_| Box::pin(async {}) },
-        Case { rule: "r99", sentence: "this_one_fails", need: None, program: |_| Box::pin(async { panic!("as it should") }) },
+        Case {
+            rule: "r99",
+            sentence: "this_one_fails",
+            need: None,
+            program: |_| Box::pin(async { panic!("as it should") }),
+        },
     ];
 
     #[derive(Debug, Parser)]
@@ -193,7 +224,8 @@ mod tests {
 
     fn run_with(arguments: &[&str]) -> Result<bool, String> {
         let suite = Suite::new("memory", "run", || async { Volatile::start() }).with_cases(CASES);
-        let arguments = Arguments::try_parse_from([&["conformance"], arguments].concat()).map_err(|error| error.to_string())?;
+        let arguments = Arguments::try_parse_from([&["conformance"], arguments].concat())
+            .map_err(|error| error.to_string())?;
         run_all(vec![suite], &arguments.options)
     }
 
@@ -209,7 +241,10 @@ mod tests {
         assert!(fs::read_to_string(format!("{out}/{}", FILES.0)).unwrap().contains("as it should"));
         let report = written(&out);
         assert!(report.failed());
-        assert_eq!(report.backends.iter().map(|backend| (backend.runs, backend.failed_runs)).collect::<Vec<_>>(), [(2, 2)]);
+        assert_eq!(
+            report.backends.iter().map(|backend| (backend.runs, backend.failed_runs)).collect::<Vec<_>>(),
+            [(2, 2)]
+        );
         assert_eq!(run_with(&["--case", "r99::this_one_passes"]), Ok(true));
     }
 
@@ -227,10 +262,17 @@ mod tests {
 
         assert_eq!(run_with(&["--case", "r99::this_one_passes", "--out", &out, "--seed", "3"]), Ok(true));
         let report = written(&out);
-        assert_eq!(report.backends.iter().map(|backend| (&*backend.name, backend.seed)).collect::<Vec<_>>(), [("other", 7), ("memory", 3)]);
+        assert_eq!(
+            report.backends.iter().map(|backend| (&*backend.name, backend.seed)).collect::<Vec<_>>(),
+            [("other", 7), ("memory", 3)]
+        );
         assert_eq!(report.backends[0], other);
         let page = fs::read_to_string(format!("{out}/{}", FILES.0)).unwrap();
-        assert!(page.contains("| rule | other | memory |") && page.contains("| **server** | a server 1.2 | none |"), "{page}");
+        assert!(
+            page.contains("| rule | other | memory |")
+                && page.contains("| **server** | a server 1.2 | none |"),
+            "{page}"
+        );
 
         // A run of all cases is not given up for one of some.
         earlier.backends.iter_mut().for_each(|backend| backend.only = None);
@@ -243,7 +285,8 @@ mod tests {
 
     #[test]
     fn what_it_does_not_understand_it_does_not_run() {
-        let bad: [&[&str]; 5] = [&["--seed", "x"], &["--out"], &["--unknown", "1"], &["--case", "r98::"], &["--repeat", "0"]];
+        let bad: [&[&str]; 5] =
+            [&["--seed", "x"], &["--out"], &["--unknown", "1"], &["--case", "r98::"], &["--repeat", "0"]];
         for arguments in bad {
             assert!(run_with(arguments).is_err(), "{arguments:?}");
         }

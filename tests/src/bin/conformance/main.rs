@@ -7,7 +7,8 @@
 //! cargo run -p coord-tests --bin conformance -- --backend etcd-3.5-three --case r12::           # some cases on one of them
 //! ```
 //!
-//! Each case has a fresh store of its own, with servers of its own where the store has any. `--help` lists what else it can do.
+//! Each case has a fresh store of its own, with servers of its own where the store has any.
+//! `--help` lists what else it can do.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
 
 mod command;
@@ -21,7 +22,8 @@ use coord_tests::fixture::etcd::{Binary, Series};
 use coord_tests::harness::etcd::Etcd;
 use coord_tests::harness::{memory, sled, third_party};
 
-/// Most of a case on a server is waiting for leases. With many more at once than there are cores, servers are too late for their own clocks, and cases fail.
+/// Most of a case on a server is waiting for leases. With many more at once than there are cores,
+/// servers are too late for their own clocks, and cases fail.
 const THREADS: usize = 4;
 
 /// Runs the conformance kit and writes what it found.
@@ -71,5 +73,8 @@ impl Backend {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let wanted = |backend: &&Backend| arguments.backend.is_empty() || arguments.backend.contains(backend);
-    command::run(Backend::value_variants().iter().filter(wanted).map(|backend| backend.suite()).collect(), &arguments.options)
+    command::run(
+        Backend::value_variants().iter().filter(wanted).map(|backend| backend.suite()).collect(),
+        &arguments.options,
+    )
 }

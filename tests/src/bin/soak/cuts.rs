@@ -1,4 +1,5 @@
-//! Connections that are cut again and again under watches, reads and a held lock, while somebody else writes.
+//! Connections that are cut again and again under watches, reads and a held lock, while somebody
+//! else writes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -40,7 +41,8 @@ async fn cut(count: u64) -> u64 {
     for victim in 0..VICTIMS {
         let way = Ways::to(&cluster.endpoints()).await;
         let provider = EtcdProvider::connect(EtcdOptions::new(way.endpoints())).await.unwrap();
-        guards.push(provider.lock().acquire(&format!("held/{victim}"), Duration::from_secs(15)).await.unwrap());
+        guards
+            .push(provider.lock().acquire(&format!("held/{victim}"), Duration::from_secs(15)).await.unwrap());
         followers.push(tokio::spawn(follow(Arc::clone(&provider), start, last.subscribe())));
         readers.push(tokio::spawn(read(provider, Arc::clone(&stop), Arc::clone(&reads))));
         ways.push(way);
@@ -123,7 +125,11 @@ async fn read(provider: Arc<EtcdProvider>, stop: Arc<AtomicBool>, reads: Arc<Ato
     }
 }
 
-async fn follow(provider: Arc<EtcdProvider>, start: Revision, mut last: tokio::sync::watch::Receiver<Option<Revision>>) -> ConfigView {
+async fn follow(
+    provider: Arc<EtcdProvider>,
+    start: Revision,
+    mut last: tokio::sync::watch::Receiver<Option<Revision>>,
+) -> ConfigView {
     let mut watch = provider.config().watch_prefix_raw("w", WatchStart::After(start)).await.unwrap();
     let mut view = ConfigView::after(start);
     loop {

@@ -1,4 +1,5 @@
-//! Random histories, each on a fresh cluster of three whose servers and links fail as the history's plan says.
+//! Random histories, each on a fresh cluster of three whose servers and links fail as the history's
+//! plan says.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +30,13 @@ struct Done {
 }
 
 fn plan(seed: u64, options: &Options, faults: &'static [&'static str]) -> Plan {
-    let scale = Scale { operations: options.operations, strikes: options.faults, restarts: true, server_faults: faults, ttl: TTL };
+    let scale = Scale {
+        operations: options.operations,
+        strikes: options.faults,
+        restarts: true,
+        server_faults: faults,
+        ttl: TTL,
+    };
     let [config, locks, ids, registry, mixed] = Workload::ALL;
     let workload = match seed % 5 {
         0 => config,
@@ -56,8 +63,11 @@ pub(crate) fn run(count: u64, options: &Options) -> u64 {
                         return;
                     }
                     let began = Instant::now();
-                    let harness: Arc<dyn Harness> =
-                        Arc::new(if options.hosts { Etcd::unplugged(Series::V3_5) } else { Etcd::disturbed(Series::V3_5) });
+                    let harness: Arc<dyn Harness> = Arc::new(if options.hosts {
+                        Etcd::unplugged(Series::V3_5)
+                    } else {
+                        Etcd::disturbed(Series::V3_5)
+                    });
                     let plan = plan(seed, options, harness.server_faults());
                     let outcome = execute(async { harness }, &plan);
                     bar.suspend(|| tell(seed, options, &plan, &outcome));
@@ -80,7 +90,13 @@ pub(crate) fn run(count: u64, options: &Options) -> u64 {
     let done = done.into_inner().unwrap();
     let faults: usize = done.faults.values().sum();
     let by_kind: Vec<String> = done.faults.iter().map(|(blow, times)| format!("{blow} {times}")).collect();
-    println!("{} histories of {} operations, seeds {} to {}", done.histories, options.operations, options.seed, end - 1);
+    println!(
+        "{} histories of {} operations, seeds {} to {}",
+        done.histories,
+        options.operations,
+        options.seed,
+        end - 1
+    );
     println!(
         "operations {}, handles given out {}, faults {faults} of {} kinds ({})",
         done.operations,
@@ -88,11 +104,17 @@ pub(crate) fn run(count: u64, options: &Options) -> u64 {
         by_kind.len(),
         by_kind.join(", ")
     );
-    println!("violations {}, undecided {}; {:.0} s", done.violations, done.undecided, begun.elapsed().as_secs_f64());
+    println!(
+        "violations {}, undecided {}; {:.0} s",
+        done.violations,
+        done.undecided,
+        begun.elapsed().as_secs_f64()
+    );
     done.violations + done.undecided
 }
 
-/// Tells of a history that broke something: the rules, how to run it again, and what happened. Real time does not repeat itself: the history is kept.
+/// Tells of a history that broke something: the rules, how to run it again, and what happened. Real
+/// time does not repeat itself: the history is kept.
 fn tell(seed: u64, options: &Options, plan: &Plan, outcome: &Outcome) {
     if outcome.breaches.is_empty() {
         return;

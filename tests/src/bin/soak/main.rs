@@ -1,4 +1,5 @@
-//! Hours of faults on real servers: random histories on clusters of three, cut connections under a watch, holders that stand still beyond their TTL.
+//! Hours of faults on real servers: random histories on clusters of three, cut connections under a
+//! watch, holders that stand still beyond their TTL.
 //!
 //! ```text
 //! scripts/soak.sh                                   # all of it, three quarters of an hour
@@ -8,7 +9,8 @@
 //! scripts/soak.sh histories --hosts                 # as root: cables of servers are pulled, too
 //! ```
 //!
-//! Each part shows how far it is, and ends with what it did and what was broken. It fails if anything was.
+//! Each part shows how far it is, and ends with what it did and what was broken. It fails if
+//! anything was.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -29,7 +31,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use coord_tests::fixture::etcd::{Binary, Series, in_network_of_its_own};
 
-/// Long runs of faults on real servers; without a part, all of them: 60 histories, 10,000 cuts and 200 pauses.
+/// Long runs of faults on real servers; without a part, all of them: 60 histories, 10,000 cuts and
+/// 200 pauses.
 #[derive(Debug, Parser)]
 #[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -59,7 +62,8 @@ struct Options {
     /// Faults of a history
     #[arg(long, default_value_t = 40)]
     faults: usize,
-    /// Each server of a history has a network namespace of its own, and its cable is pulled instead of the ways to its peers: packets vanish; needs Linux and root
+    /// Each server of a history has a network namespace of its own, and its cable is pulled instead
+    /// of the ways to its peers: packets vanish; needs Linux and root
     #[arg(long)]
     hosts: bool,
 }
@@ -98,7 +102,11 @@ fn main() -> ExitCode {
             }
         }
     }
-    println!("etcd {}, three servers{}", Binary::find(Series::V3_5).version(), if options.hosts { " on hosts of their own" } else { "" });
+    println!(
+        "etcd {}, three servers{}",
+        Binary::find(Series::V3_5).version(),
+        if options.hosts { " on hosts of their own" } else { "" }
+    );
     let mut broken = 0;
     for (part, usual) in [(Part::Histories, 60), (Part::Cuts, 10_000), (Part::Pauses, 200)] {
         if !parts.is_empty() && !parts.contains(&part) {

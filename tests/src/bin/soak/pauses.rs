@@ -1,7 +1,10 @@
-//! Processes that hold a lock and stand still for longer than its TTL, and a store that checks fencing tokens.
+//! Processes that hold a lock and stand still for longer than its TTL, and a store that checks
+//! fencing tokens.
 //!
-//! Each holder is a process of its own, which says on its standard output which token it was granted, and which token it uses. Once it was stopped for longer than
-//! the TTL, and somebody else was granted the lock, it goes on and is asked whether it holds: it must know that it does not, before it does anything else.
+//! Each holder is a process of its own, which says on its standard output which token it was
+//! granted, and which token it uses. Once it was stopped for longer than the TTL, and somebody else
+//! was granted the lock, it goes on and is asked whether it holds: it must know that it does not,
+//! before it does anything else.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -63,9 +66,11 @@ pub(crate) fn run(count: u64) -> u64 {
     let runtime = runtime();
     thread::scope(|scope| {
         for lane in 0..HOLDERS {
-            let (next, done, bar, endpoints, runtime) = (&next, &done, &bar, cluster.endpoints(), runtime.handle().clone());
+            let (next, done, bar, endpoints, runtime) =
+                (&next, &done, &bar, cluster.endpoints(), runtime.handle().clone());
             scope.spawn(move || {
-                let rival = runtime.block_on(EtcdProvider::connect(EtcdOptions::new(endpoints.clone()))).unwrap();
+                let rival =
+                    runtime.block_on(EtcdProvider::connect(EtcdOptions::new(endpoints.clone()))).unwrap();
                 let (store, key) = (Arc::new(Fenced::default()), format!("job/{lane}"));
                 let mut holder = Holder::start(&endpoints, &key, &store);
                 while next.fetch_add(1, Ordering::Relaxed) < count {
@@ -84,7 +89,10 @@ pub(crate) fn run(count: u64) -> u64 {
     bar.finish_and_clear();
     let done = done.into_inner().unwrap();
     done.broken.iter().for_each(|broken| println!("BROKEN {broken}"));
-    println!("{} pauses beyond {TTL:?} of {HOLDERS} processes, {} uses, {} refused by their token", done.pauses, done.uses, done.refused);
+    println!(
+        "{} pauses beyond {TTL:?} of {HOLDERS} processes, {} uses, {} refused by their token",
+        done.pauses, done.uses, done.refused
+    );
     println!("violations {}; {:.0} s", done.broken.len(), begun.elapsed().as_secs_f64());
     done.broken.len() as u64
 }
@@ -111,7 +119,9 @@ async fn pause(holder: &mut Holder, rival: &EtcdProvider, key: &str, store: &Fen
     // Asked after it goes on, so that it answers after it goes on.
     holder.ask();
     match holder.wait_for(|said| matches!(said, Said::Asked(_))) {
-        Some(Said::Asked(true)) => broken = Some(format!("{key}: it went on after its TTL and believes to hold {token}")),
+        Some(Said::Asked(true)) => {
+            broken = Some(format!("{key}: it went on after its TTL and believes to hold {token}"))
+        }
         Some(_) => {}
         None => broken = Some(format!("{key}: it does not answer")),
     }
@@ -183,7 +193,9 @@ impl Holder {
     }
 
     fn signal(&self, signal: &str) {
-        assert!(Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap().success()
+        );
     }
 
     fn ask(&mut self) {
@@ -198,7 +210,8 @@ impl Drop for Holder {
     }
 }
 
-/// The holder's process: takes the lock again and again, and uses it for as long as its guard says that it is held. Ends with its standard input.
+/// The holder's process: takes the lock again and again, and uses it for as long as its guard says
+/// that it is held. Ends with its standard input.
 pub(crate) fn hold(key: &str, endpoints: Vec<String>) -> ! {
     let options = EtcdOptions::new(endpoints);
     let held = Arc::new(Mutex::new(None::<coord_api::LockGuard>));

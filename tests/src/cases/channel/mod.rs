@@ -60,7 +60,8 @@ pub const CASES: &[Case] = channel_cases!([coord_testkit::list_cases]);
 /// The service.
 const SERVICE: &str = "user-service";
 
-/// Calls and connections go over real sockets, which know nothing of the kit's clock: while it stands still, a timeout would come before the answer.
+/// Calls and connections go over real sockets, which know nothing of the kit's clock: while it
+/// stands still, a timeout would come before the answer.
 fn real_time(cx: &Fixture) {
     if cx.virtual_time() {
         tokio::time::resume();
@@ -80,7 +81,9 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let calls = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&calls);
-        let service = tonic_health::server::HealthService::from_health_reporter(tonic_health::server::HealthReporter::new());
+        let service = tonic_health::server::HealthService::from_health_reporter(
+            tonic_health::server::HealthReporter::new(),
+        );
         let service = HealthServer::with_interceptor(service, move |request: Request<()>| {
             counted.fetch_add(1, Ordering::SeqCst);
             Ok::<_, Status>(request)
@@ -155,10 +158,17 @@ async fn register(cx: &Fixture, provider: &Arc<dyn Provider>, instance: ServiceI
 }
 
 fn options() -> ChannelOptions {
-    ChannelOptions::default().with_backoff(Duration::from_millis(20), Duration::from_millis(200)).with_jitter_seed(40)
+    ChannelOptions::default()
+        .with_backoff(Duration::from_millis(20), Duration::from_millis(200))
+        .with_jitter_seed(40)
 }
 
-async fn call(cx: &Fixture, channel: &Channel, options: CallOptions, deadline: Duration) -> Result<(), Status> {
+async fn call(
+    cx: &Fixture,
+    channel: &Channel,
+    options: CallOptions,
+    deadline: Duration,
+) -> Result<(), Status> {
     let mut request = Request::new(HealthCheckRequest::default());
     request.set_timeout(deadline);
     request.extensions_mut().insert(options);

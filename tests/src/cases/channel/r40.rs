@@ -11,7 +11,9 @@ use coord_testkit::{Fixture, bad, layout};
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
-use super::{Counter, SERVICE, Server, ask, call, elsewhere, options, ready, real_time, register, spread, waiting};
+use super::{
+    Counter, SERVICE, Server, ask, call, elsewhere, options, ready, real_time, register, spread, waiting,
+};
 
 pub(super) async fn it_calls_the_instances_of_the_service(cx: Fixture) {
     real_time(&cx);
@@ -41,8 +43,10 @@ pub(super) async fn a_change_reaches_the_channel_within_a_second(cx: Fixture) {
     let limit = Duration::from_secs(1) + cx.slack();
     let now = async |what: &str, servers: [&Server; 2], expected: [u64; 2]| {
         let begun = Instant::now();
-        eventually(limit, what, async || (channel.state().ready() == expected.iter().filter(|calls| **calls > 0).count()).then_some(()))
-            .await;
+        eventually(limit, what, async || {
+            (channel.state().ready() == expected.iter().filter(|calls| **calls > 0).count()).then_some(())
+        })
+        .await;
         assert_eq!(spread(&cx, &channel, servers).await, expected, "{what}");
         assert!(begun.elapsed() < cx.soon());
     };
@@ -64,7 +68,8 @@ pub(super) async fn an_outage_keeps_the_last_set_and_shows_its_age(cx: Fixture) 
         let (client, faults) = cx.faulty().await;
         let owner = cx.provider().await;
         let (a, b) = (Server::start().await, Server::start().await);
-        let _held = [register(&cx, &owner, a.instance("a")).await, register(&cx, &owner, b.instance("b")).await];
+        let _held =
+            [register(&cx, &owner, a.instance("a")).await, register(&cx, &owner, b.instance("b")).await];
         let channel = client.provider.registry().channel_with(SERVICE, options()).unwrap();
         ready(&cx, &channel, 2).await;
         let age = || channel.state().age.unwrap();
@@ -73,22 +78,31 @@ pub(super) async fn an_outage_keeps_the_last_set_and_shows_its_age(cx: Fixture) 
             faults.hang();
         } else {
             faults.cut();
-            let suspended = async || (channel.state().discovery.unwrap().watch == WatchState::Suspended).then_some(());
+            let suspended =
+                async || (channel.state().discovery.unwrap().watch == WatchState::Suspended).then_some(());
             eventually(cx.soon(), "the channel knows that it is cut off", suspended).await;
             let at_first = age();
-            eventually(cx.soon(), "the age grows", async || (age() > at_first + Duration::from_secs(2)).then_some(())).await;
+            eventually(cx.soon(), "the age grows", async || {
+                (age() > at_first + Duration::from_secs(2)).then_some(())
+            })
+            .await;
         }
         assert_eq!(spread(&cx, &channel, [&a, &b]).await, [5, 5], "hang: {hang}");
         faults.heal();
         let fresh = async || {
             let state = channel.state();
-            (state.discovery.unwrap().watch == WatchState::Live && state.age.unwrap() < Duration::from_secs(1) + cx.slack()).then_some(())
+            (state.discovery.unwrap().watch == WatchState::Live
+                && state.age.unwrap() < Duration::from_secs(1) + cx.slack())
+            .then_some(())
         };
         eventually(cx.soon(), "the age is small again", fresh).await;
         let c = Server::start().await;
         let _third = register(&cx, &owner, c.instance("c")).await;
         ready(&cx, &channel, 3).await;
-        assert!(channel.state().endpoints.iter().all(|endpoint| endpoint.connections == 1), "an outage costs no connection");
+        assert!(
+            channel.state().endpoints.iter().all(|endpoint| endpoint.connections == 1),
+            "an outage costs no connection"
+        );
     }
 }
 
@@ -100,7 +114,10 @@ pub(super) async fn a_closed_provider_leaves_the_last_set(cx: Fixture) {
     let channel = client.registry().channel_with(SERVICE, options()).unwrap();
     ready(&cx, &channel, 1).await;
     client.close().await.unwrap();
-    eventually(cx.soon(), "it knows", async || (channel.state().discovery.unwrap().watch == WatchState::Ended).then_some(())).await;
+    eventually(cx.soon(), "it knows", async || {
+        (channel.state().discovery.unwrap().watch == WatchState::Ended).then_some(())
+    })
+    .await;
     assert_eq!(spread(&cx, &channel, [&a]).await, [10]);
     assert_eq!(channel.state().discovery.unwrap().failure.unwrap().kind(), ErrorKind::Closed);
 }
@@ -136,8 +153,10 @@ pub(super) async fn only_a_set_read_as_empty_empties_it(cx: Fixture) {
     let channel = client.provider.registry().channel_with(SERVICE, options()).unwrap();
     ready(&cx, &channel, 1).await;
     faults.cut();
-    eventually(cx.soon(), "it is cut off", async || (channel.state().discovery.unwrap().watch == WatchState::Suspended).then_some(()))
-        .await;
+    eventually(cx.soon(), "it is cut off", async || {
+        (channel.state().discovery.unwrap().watch == WatchState::Suspended).then_some(())
+    })
+    .await;
     held.unregister().await.unwrap();
     // It has no way to know, so it goes on: for longer than any first reaction takes.
     let since = Instant::now();
@@ -190,7 +209,10 @@ pub(super) async fn unchanged_endpoints_keep_their_connections(cx: Fixture) {
         passing.unregister().await.unwrap();
         ready(&cx, &channel, 1).await;
     }
-    assert_eq!(channel.state().endpoints.iter().map(|endpoint| endpoint.connections).collect::<Vec<_>>(), [1]);
+    assert_eq!(
+        channel.state().endpoints.iter().map(|endpoint| endpoint.connections).collect::<Vec<_>>(),
+        [1]
+    );
 }
 
 pub(super) async fn without_an_endpoint_calls_fail_at_once(cx: Fixture) {
@@ -213,7 +235,11 @@ pub(super) async fn without_an_endpoint_calls_wait_until_their_deadline_if_asked
     let (begun, deadline) = (Instant::now(), Duration::from_millis(300));
     let failed = call(&cx, &channel, waiting(), deadline).await.unwrap_err();
     assert_eq!(failed.code(), Code::DeadlineExceeded, "{failed}");
-    assert!((deadline..deadline + Duration::from_secs(1) + cx.slack()).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert!(
+        (deadline..deadline + Duration::from_secs(1) + cx.slack()).contains(&begun.elapsed()),
+        "{:?}",
+        begun.elapsed()
+    );
     let waits = {
         let (cx, channel) = (cx.clone(), channel.clone());
         tokio::spawn(async move { call(&cx, &channel, waiting(), cx.soon()).await })
@@ -262,7 +288,8 @@ pub(super) async fn bad_addresses_are_skipped_and_harm_no_other(cx: Fixture) {
     let channel = client.registry().channel_with(SERVICE, options()).unwrap();
     ready(&cx, &channel, 1).await;
     assert_eq!(spread(&cx, &channel, [&good]).await, [10]);
-    let mut skipped: Vec<_> = channel.state().skipped.into_iter().map(|skipped| (skipped.id, skipped.error.kind())).collect();
+    let mut skipped: Vec<_> =
+        channel.state().skipped.into_iter().map(|skipped| (skipped.id, skipped.error.kind())).collect();
     skipped.sort_by(|a, b| a.0.cmp(&b.0));
     let expected = [
         ("garbage", ErrorKind::Codec),
@@ -277,7 +304,10 @@ pub(super) async fn bad_addresses_are_skipped_and_harm_no_other(cx: Fixture) {
     // One that comes while the channel is there, and is repaired.
     let late = layout::service_record(SERVICE, "late", "not/an/address", port);
     owner.store.txn(Txn::new().then(Op::put(layout::service(SERVICE, "late"), late))).await.unwrap();
-    eventually(cx.soon(), "it is skipped", async || channel.state().skipped.iter().any(|skipped| skipped.id == "late").then_some(())).await;
+    eventually(cx.soon(), "it is skipped", async || {
+        channel.state().skipped.iter().any(|skipped| skipped.id == "late").then_some(())
+    })
+    .await;
     let second = Server::start().await;
     let _repaired = register(&cx, &owner.provider, second.instance("late")).await;
     ready(&cx, &channel, 2).await;
@@ -294,12 +324,19 @@ pub(super) async fn two_instances_of_one_address_are_one_endpoint(cx: Fixture) {
     let channel = client.registry().channel_with(SERVICE, options()).unwrap();
     ready(&cx, &channel, 2).await;
     assert_eq!(spread(&cx, &channel, [&shared, &other]).await, [5, 5]);
-    let skipped: Vec<_> = channel.state().skipped.into_iter().map(|skipped| (skipped.id, skipped.error.kind())).collect();
+    let skipped: Vec<_> =
+        channel.state().skipped.into_iter().map(|skipped| (skipped.id, skipped.error.kind())).collect();
     assert_eq!(skipped, [("b".to_owned(), ErrorKind::Conflict)]);
     first.unregister().await.unwrap();
-    eventually(cx.soon(), "the other one has it now", async || channel.state().skipped.is_empty().then_some(())).await;
+    eventually(cx.soon(), "the other one has it now", async || {
+        channel.state().skipped.is_empty().then_some(())
+    })
+    .await;
     assert_eq!(spread(&cx, &channel, [&shared, &other]).await, [5, 5]);
-    assert!(channel.state().endpoints.iter().all(|endpoint| endpoint.connections == 1), "it kept its connection");
+    assert!(
+        channel.state().endpoints.iter().all(|endpoint| endpoint.connections == 1),
+        "it kept its connection"
+    );
 }
 
 pub(super) async fn two_providers_in_one_process_do_not_interfere(cx: Fixture) {

@@ -1,5 +1,5 @@
-//! The config manager: R23 and R24. It is a type of coord-recipes over any config centre, nothing that a backend provides, and the kit does not know
-//! coord-recipes.
+//! The config manager: R23 and R24. It is a type of coord-recipes over any config centre, nothing
+//! that a backend provides, and the kit does not know coord-recipes.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a case fails by panicking")]
 
 use std::sync::{Arc, Mutex};
@@ -70,7 +70,9 @@ fn limits(per_second: u32) -> Limits {
 
 /// A builder for the usual manager, whose default is 1.
 fn builder(provider: &Arc<dyn Provider>) -> ConfigManagerBuilder<Limits> {
-    ConfigManager::builder(Arc::clone(provider.config()), "gateway", "limits").env("dev").default_value(limits(1))
+    ConfigManager::builder(Arc::clone(provider.config()), "gateway", "limits")
+        .env("dev")
+        .default_value(limits(1))
 }
 
 /// Notes what happened, in order.
@@ -92,5 +94,8 @@ impl Notes {
 /// Waits until a manager uses a value.
 async fn uses(cx: &coord_testkit::Fixture, manager: &ConfigManager<Limits>, per_second: u32) {
     let what = format!("{per_second} is in use");
-    coord_testkit::wait::eventually(cx.soon() * 3, &what, async || (manager.current().per_second == per_second).then_some(())).await;
+    coord_testkit::wait::eventually(cx.soon() * 3, &what, async || {
+        (manager.current().per_second == per_second).then_some(())
+    })
+    .await;
 }

@@ -65,8 +65,11 @@ pub(super) async fn an_invalid_value_keeps_the_old_one_and_is_visible(cx: Fixtur
     assert_eq!(status.last_error.map(|fault| fault.stage), Some(FaultStage::Decode));
     assert_eq!(*manager.current(), limits(1), "the first value is bad: the default");
     let mut good = 1;
-    let bad =
-        [("\"text\"", FaultStage::Decode), ("{\"per_second\":13}", FaultStage::Validate), ("{\"per_second\":14}", FaultStage::Callback)];
+    let bad = [
+        ("\"text\"", FaultStage::Decode),
+        ("{\"per_second\":13}", FaultStage::Validate),
+        ("{\"per_second\":14}", FaultStage::Callback),
+    ];
     for (document, stage) in bad {
         let version = writer.config().set_raw(KEY, Value::from(document)).await.unwrap();
         eventually(cx.soon(), "the failure is visible", async || {
@@ -85,7 +88,9 @@ pub(super) async fn it_decodes_validates_calls_back_and_then_swaps(cx: Fixture) 
     let (provider, writer) = (cx.provider().await, cx.provider().await);
     let notes = Notes::default();
     let reader: Arc<OnceLock<ConfigReader<Limits>>> = Arc::default();
-    let in_use = |reader: &OnceLock<ConfigReader<Limits>>| reader.get().map_or(0, |reader| reader.current().per_second);
+    let in_use = |reader: &OnceLock<ConfigReader<Limits>>| {
+        reader.get().map_or(0, |reader| reader.current().per_second)
+    };
     let (validating, updating) = ((notes.clone(), Arc::clone(&reader)), (notes.clone(), Arc::clone(&reader)));
     let manager = builder(&provider)
         .validate(move |new: &Limits| {
@@ -93,7 +98,12 @@ pub(super) async fn it_decodes_validates_calls_back_and_then_swaps(cx: Fixture) 
             Ok::<_, Infallible>(())
         })
         .on_update(move |old: &Arc<Limits>, new: &Arc<Limits>| {
-            updating.0.note(format!("update {} to {}, in use {}", old.per_second, new.per_second, in_use(&updating.1)));
+            updating.0.note(format!(
+                "update {} to {}, in use {}",
+                old.per_second,
+                new.per_second,
+                in_use(&updating.1)
+            ));
             Ok::<_, Infallible>(())
         })
         .build()
@@ -104,7 +114,12 @@ pub(super) async fn it_decodes_validates_calls_back_and_then_swaps(cx: Fixture) 
     uses(&cx, &manager, 2).await;
     writer.config().set(KEY, &limits(3)).await.unwrap();
     uses(&cx, &manager, 3).await;
-    let expected = ["validate 2, in use 1", "update 1 to 2, in use 1", "validate 3, in use 2", "update 2 to 3, in use 2"];
+    let expected = [
+        "validate 2, in use 1",
+        "update 1 to 2, in use 1",
+        "validate 3, in use 2",
+        "update 2 to 3, in use 2",
+    ];
     assert_eq!(notes.taken(), expected);
 }
 
@@ -127,7 +142,10 @@ pub(super) async fn the_callback_runs_for_a_changed_value_alone(cx: Fixture) {
     writer.config().set(KEY, &limits(3)).await.unwrap();
     uses(&cx, &manager, 3).await;
     let version = writer.config().set(KEY, &limits(3)).await.unwrap();
-    eventually(cx.soon(), "the unchanged value is seen", async || (manager.status().version() == Some(version)).then_some(())).await;
+    eventually(cx.soon(), "the unchanged value is seen", async || {
+        (manager.status().version() == Some(version)).then_some(())
+    })
+    .await;
     manager.stop().await;
     manager.start().await;
     assert_eq!(notes.taken(), ["2", "3"]);
@@ -137,20 +155,24 @@ pub(super) async fn another_spelling_of_a_value_is_no_change(cx: Fixture) {
     let (provider, writer) = (cx.provider().await, cx.provider().await);
     let notes = Notes::default();
     let (updating, changing) = (notes.clone(), notes.clone());
-    let manager = ConfigManager::<serde_json::Value>::builder(Arc::clone(provider.config()), "gateway", "limits")
-        .env("dev")
-        .on_update(move |_, new: &Arc<serde_json::Value>| {
-            updating.note(format!("update {new}"));
-            Ok::<_, Infallible>(())
-        })
-        .on_change(move |_, new: &Arc<serde_json::Value>| changing.note(format!("change {new}")))
-        .build()
-        .unwrap();
+    let manager =
+        ConfigManager::<serde_json::Value>::builder(Arc::clone(provider.config()), "gateway", "limits")
+            .env("dev")
+            .on_update(move |_, new: &Arc<serde_json::Value>| {
+                updating.note(format!("update {new}"));
+                Ok::<_, Infallible>(())
+            })
+            .on_change(move |_, new: &Arc<serde_json::Value>| changing.note(format!("change {new}")))
+            .build()
+            .unwrap();
     manager.start().await;
     let mut changes = manager.changes();
     let write = async |document: &'static str| {
         let version = writer.config().set_raw(KEY, Value::from(document)).await.unwrap();
-        eventually(cx.soon(), "it is seen", async || (manager.status().version() == Some(version)).then_some(())).await;
+        eventually(cx.soon(), "it is seen", async || {
+            (manager.status().version() == Some(version)).then_some(())
+        })
+        .await;
     };
     let spellings = [
         "{\"rate\":1.5,\"name\":\"a/b\"}",
@@ -270,7 +292,10 @@ pub(super) async fn a_panic_of_the_users_is_a_failure_like_any(cx: Fixture) {
     manager.start().await;
     for (bad, stage) in [(13, FaultStage::Validate), (14, FaultStage::Callback)] {
         writer.config().set(KEY, &limits(bad)).await.unwrap();
-        eventually(cx.soon(), "the failure is visible", async || manager.status().last_error.filter(|fault| fault.stage == stage)).await;
+        eventually(cx.soon(), "the failure is visible", async || {
+            manager.status().last_error.filter(|fault| fault.stage == stage)
+        })
+        .await;
         writer.config().set(KEY, &limits(bad * 10)).await.unwrap();
         uses(&cx, &manager, bad * 10).await;
     }
@@ -288,13 +313,17 @@ impl Drop for Touchy {
 
 pub(super) async fn a_value_whose_drop_panics_is_replaced_and_that_is_visible(cx: Fixture) {
     let (provider, writer) = (cx.provider().await, cx.provider().await);
-    let manager = ConfigManager::<Touchy>::builder(Arc::clone(provider.config()), "gateway", "limits").env("dev").build().unwrap();
+    let manager = ConfigManager::<Touchy>::builder(Arc::clone(provider.config()), "gateway", "limits")
+        .env("dev")
+        .build()
+        .unwrap();
     manager.start().await;
     for (value, fault) in [(12, None), (13, None), (14, Some(FaultStage::Drop)), (15, None)] {
         let version = writer.config().set(KEY, &value).await.unwrap();
         eventually(cx.soon(), "it is in use, with what happened", async || {
             let status = manager.status();
-            (status.version() == Some(version) && status.last_error.map(|fault| fault.stage) == fault).then_some(())
+            (status.version() == Some(version) && status.last_error.map(|fault| fault.stage) == fault)
+                .then_some(())
         })
         .await;
         assert_eq!(manager.current().0, value);
@@ -321,7 +350,11 @@ pub(super) async fn the_change_callback_sees_the_new_value_and_refuses_none(cx: 
         let version = writer.config().set(KEY, &limits(n)).await.unwrap();
         eventually(cx.soon(), "it was looked at", async || {
             let status = manager.status();
-            let fault = status.last_error.as_ref().filter(|fault| fault.version == Some(version)).map(|fault| fault.stage);
+            let fault = status
+                .last_error
+                .as_ref()
+                .filter(|fault| fault.version == Some(version))
+                .map(|fault| fault.stage);
             let expected = match n {
                 13 => Some(FaultStage::Callback),
                 14 => Some(FaultStage::Change),

@@ -44,7 +44,9 @@ pub(super) async fn changes_are_followed(cx: Fixture) {
         uses(&cx, &manager, n).await;
         assert_eq!(manager.status().version(), Some(version));
         // Its neighbours are none of its business.
-        for neighbour in ["dev/gateway/limits2", "dev/gateway", "dev/gateway/limits/below", "prod/gateway/limits"] {
+        for neighbour in
+            ["dev/gateway/limits2", "dev/gateway", "dev/gateway/limits/below", "prod/gateway/limits"]
+        {
             writer.config().set(neighbour, &limits(0)).await.unwrap();
         }
     }
@@ -58,11 +60,17 @@ pub(super) async fn changes_can_be_waited_for(cx: Fixture) {
     manager.start().await;
     for n in 2..20 {
         let version = writer.config().set(KEY, &limits(n)).await.unwrap();
-        assert_eq!(within(cx.soon(), "the change is told", changes.changed()).await, Some(ConfigSource::Loaded(version)));
+        assert_eq!(
+            within(cx.soon(), "the change is told", changes.changed()).await,
+            Some(ConfigSource::Loaded(version))
+        );
         assert_eq!(*manager.current(), limits(n));
     }
     writer.config().delete(KEY).await.unwrap();
-    assert_eq!(within(cx.soon(), "the deletion is told", changes.changed()).await, Some(ConfigSource::Default));
+    assert_eq!(
+        within(cx.soon(), "the deletion is told", changes.changed()).await,
+        Some(ConfigSource::Default)
+    );
     let (_, ended) = tokio::join!(manager.stop(), within(cx.soon(), "the end is told", changes.changed()));
     assert_eq!(ended, None);
 }
@@ -187,14 +195,18 @@ pub(super) async fn a_dropped_manager_leaves_no_task(cx: Fixture) {
         drop(manager);
         assert_eq!(*reader.current(), limits(n), "readers keep the last value");
     }
-    eventually(Duration::from_secs(2), "no task is left", async || (Handle::current().metrics().num_alive_tasks() <= tasks).then_some(()))
-        .await;
+    eventually(Duration::from_secs(2), "no task is left", async || {
+        (Handle::current().metrics().num_alive_tasks() <= tasks).then_some(())
+    })
+    .await;
 }
 
 pub(super) async fn its_key_is_environment_service_and_component(cx: Fixture) {
     let client = cx.client().await;
     let config = client.provider.config();
-    let manager = |env: &str| ConfigManager::<Limits>::builder(std::sync::Arc::clone(config), "gateway", "limits").env(env).build();
+    let manager = |env: &str| {
+        ConfigManager::<Limits>::builder(std::sync::Arc::clone(config), "gateway", "limits").env(env).build()
+    };
     let prod = manager("prod").unwrap();
     assert_eq!(prod.key(), "prod/gateway/limits");
     config.set("prod/gateway/limits", &limits(5)).await.unwrap();
@@ -204,9 +216,14 @@ pub(super) async fn its_key_is_environment_service_and_component(cx: Fixture) {
     assert_eq!(stored.entries.len(), 1);
     for name in bad::segments() {
         assert_eq!(manager(&name).unwrap_err().kind(), ErrorKind::InvalidArgument, "{name:?}");
-        let service = ConfigManager::<Limits>::builder(std::sync::Arc::clone(config), name.clone(), "limits").env("dev").build();
+        let service = ConfigManager::<Limits>::builder(std::sync::Arc::clone(config), name.clone(), "limits")
+            .env("dev")
+            .build();
         assert_eq!(service.unwrap_err().kind(), ErrorKind::InvalidArgument, "{name:?}");
-        let component = ConfigManager::<Limits>::builder(std::sync::Arc::clone(config), "gateway", name.clone()).env("dev").build();
+        let component =
+            ConfigManager::<Limits>::builder(std::sync::Arc::clone(config), "gateway", name.clone())
+                .env("dev")
+                .build();
         assert_eq!(component.unwrap_err().kind(), ErrorKind::InvalidArgument, "{name:?}");
     }
 }

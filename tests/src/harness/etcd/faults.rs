@@ -10,11 +10,25 @@ use coord_testkit::wrap::Link;
 use crate::fixture::etcd::{Cluster, CutOff, Proxy, Signal, Way};
 
 /// The faults of servers with proxies between them, by the names that histories call them by.
-pub const WITH_PEER_LINKS: &[&str] =
-    &[LEADER_KILLED, FOLLOWER_KILLED, LEADER_STANDS, FOLLOWER_STANDS, MAJORITY_KILLED, LEADER_CUT_OFF, FOLLOWER_CUT_OFF];
+pub const WITH_PEER_LINKS: &[&str] = &[
+    LEADER_KILLED,
+    FOLLOWER_KILLED,
+    LEADER_STANDS,
+    FOLLOWER_STANDS,
+    MAJORITY_KILLED,
+    LEADER_CUT_OFF,
+    FOLLOWER_CUT_OFF,
+];
 /// The faults of servers on hosts of their own.
-pub const ON_HOSTS: &[&str] =
-    &[LEADER_KILLED, FOLLOWER_KILLED, LEADER_STANDS, FOLLOWER_STANDS, MAJORITY_KILLED, LEADER_UNPLUGGED, FOLLOWER_UNPLUGGED];
+pub const ON_HOSTS: &[&str] = &[
+    LEADER_KILLED,
+    FOLLOWER_KILLED,
+    LEADER_STANDS,
+    FOLLOWER_STANDS,
+    MAJORITY_KILLED,
+    LEADER_UNPLUGGED,
+    FOLLOWER_UNPLUGGED,
+];
 const LEADER_KILLED: &str = "leader killed";
 const FOLLOWER_KILLED: &str = "follower killed";
 const LEADER_STANDS: &str = "leader stands still";
@@ -110,7 +124,8 @@ impl ServerFault {
 impl Drop for ServerFault {
     fn drop(&mut self) {
         if self.cut.is_some() {
-            // It ends by itself, and without the cluster's lock, which somebody may have who waits for that.
+            // It ends by itself, and without the cluster's lock, which somebody may have who waits
+            // for that.
             return;
         }
         let (cluster, victims) = (Arc::clone(&self.cluster), std::mem::take(&mut self.victims));

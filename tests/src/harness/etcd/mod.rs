@@ -1,5 +1,11 @@
-//! The kit's harness over real servers: each case has a fresh cluster of its own, which is gone when the case is.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a harness that cannot be made fails its case")]
+//! The kit's harness over real servers: each case has a fresh cluster of its own, which is gone
+//! when the case is.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a harness that cannot be made fails its case"
+)]
 
 pub mod faults;
 
@@ -16,7 +22,8 @@ use coord_testkit::{Client, Harness, Reopened, Time};
 use crate::fixture::etcd::{Binary, Cluster, Series};
 use faults::{ServerFault, Ways};
 
-/// How long a member may take to forget, and how long where none of them is disturbed, but the machine may be busy.
+/// How long a member may take to forget, and how long where none of them is disturbed, but the
+/// machine may be busy.
 const COMPACTED_WITHIN: Duration = Duration::from_secs(2);
 const COMPACTED_UNDISTURBED: Duration = Duration::from_secs(30);
 
@@ -42,20 +49,28 @@ impl Etcd {
         Etcd::over(Cluster::three(&Binary::find(series)))
     }
 
-    /// Three servers that die, stand still and are cut off from each other where a history has it so, and a way of its own to each of them for each client.
+    /// Three servers that die, stand still and are cut off from each other where a history has it
+    /// so, and a way of its own to each of them for each client.
     pub fn disturbed(series: Series) -> Self {
         let cluster = Cluster::three_with_peer_links(&Binary::find(series));
         Etcd { disturbed: true, faults: faults::WITH_PEER_LINKS, ..Etcd::over(cluster) }
     }
 
-    /// As [`disturbed`](Self::disturbed), on hosts of their own, of which cables are pulled where a history has it so. In a network of its own.
+    /// As [`disturbed`](Self::disturbed), on hosts of their own, of which cables are pulled where a
+    /// history has it so. In a network of its own.
     pub fn unplugged(series: Series) -> Self {
         let cluster = Cluster::three_on_hosts(&Binary::find(series));
         Etcd { disturbed: true, faults: faults::ON_HOSTS, ..Etcd::over(cluster) }
     }
 
     fn over(cluster: Cluster) -> Self {
-        Etcd { cluster: Arc::new(Mutex::new(cluster)), clients: Mutex::default(), disturbed: false, faults: &[], ways: Mutex::default() }
+        Etcd {
+            cluster: Arc::new(Mutex::new(cluster)),
+            clients: Mutex::default(),
+            disturbed: false,
+            faults: &[],
+            ways: Mutex::default(),
+        }
     }
 
     fn cluster(&self) -> MutexGuard<'_, Cluster> {
@@ -69,8 +84,10 @@ impl Etcd {
 
 /// Forgets the history at one member.
 async fn compact_at(endpoint: &str, through: Revision) -> Result<(), String> {
-    let channel = tonic::transport::Endpoint::from_shared(format!("http://{endpoint}")).unwrap().connect_lazy();
-    let mut client = etcd_client::Client::from_channel(etcd_client::Channel::Tonic(channel), None).await.unwrap();
+    let channel =
+        tonic::transport::Endpoint::from_shared(format!("http://{endpoint}")).unwrap().connect_lazy();
+    let mut client =
+        etcd_client::Client::from_channel(etcd_client::Channel::Tonic(channel), None).await.unwrap();
     match client.compact(i64::try_from(through.get()).unwrap(), None).await {
         Ok(_) => Ok(()),
         Err(error) if error.to_string().contains("has been compacted") => Ok(()),
@@ -101,7 +118,9 @@ impl Harness for Etcd {
         let provider = EtcdProvider::over(store.clone(), &options).expect("good options");
         self.clients.lock().unwrap().push(store.clone());
         let crashing = store.clone();
-        let client = Client::new(Arc::new(store), provider, move || async move { crashing.close().await.expect("closing does no I/O") });
+        let client = Client::new(Arc::new(store), provider, move || async move {
+            crashing.close().await.expect("closing does no I/O")
+        });
         match ways {
             Some(ways) => client.with_network(ways),
             None => client,
@@ -121,7 +140,8 @@ impl Harness for Etcd {
     }
 
     async fn compact(&self, through: Revision) {
-        // Any member will do. One that stands still, or is cut off, never answers: whoever waited for it would wait for the one who is to end that.
+        // Any member will do. One that stands still, or is cut off, never answers: whoever waited
+        // for it would wait for the one who is to end that.
         let limit = if self.disturbed { COMPACTED_WITHIN } else { COMPACTED_UNDISTURBED };
         let mut last = String::new();
         for endpoint in self.options().endpoints {
