@@ -40,7 +40,7 @@ impl Checked {
                 Mutation::Put(key, stored) => drop(self.keys.insert(key.clone(), Stored::clone(stored))),
                 Mutation::Delete(key) => drop(self.keys.remove(key)),
                 Mutation::Lease(LeaseChange::Granted(lease)) => {
-                    drop(self.leases.insert(lease.id.get(), lease.ttl))
+                    self.leases.insert(lease.id.get(), lease.ttl);
                 }
                 Mutation::Lease(LeaseChange::Gone(id)) => drop(self.leases.remove(&id.get())),
             }
@@ -340,7 +340,7 @@ fn the_second_format_is_still_read_and_becomes_the_present_one() {
             Mutation::Put(key, stored) => drop(store.keys.insert(key, Stored::clone(&stored))),
             Mutation::Delete(key) => drop(store.keys.remove(&key)),
             Mutation::Lease(LeaseChange::Granted(lease)) => {
-                drop(store.leases.insert(lease.id.get(), lease.ttl))
+                store.leases.insert(lease.id.get(), lease.ttl);
             }
             Mutation::Lease(LeaseChange::Gone(_)) => {}
         }
