@@ -43,9 +43,19 @@ async fn store(cluster: &Cluster) -> EtcdStore {
     EtcdStore::connect(&options(cluster)).await.unwrap()
 }
 
+/// Waits until every member answers, one that stood still until now as well.
+async fn all_answer(cluster: &Cluster) {
+    for endpoint in cluster.endpoints() {
+        let member = EtcdStore::connect_lazy(&EtcdOptions::new([endpoint])).unwrap();
+        eventually(SOON, "the member answers", async || get(&member, "leader").await.ok()).await;
+    }
+}
+
 /// A client that asks member `index` for as long as that answers. Which one it is, each client
-/// leaves to chance, so it is found out by the members' own counts.
+/// leaves to chance, so it is found out by the members' own counts. All members answer before: a
+/// client that finds its own one silent asks another one, but goes back by and by.
 async fn store_on(cluster: &Cluster, index: usize, options: &EtcdOptions) -> EtcdStore {
+    all_answer(cluster).await;
     for _ in 0..100 {
         let store = EtcdStore::connect(options).await.unwrap();
         eventually(SOON, "the cluster has a leader", async || put(&store, "leader", "").await.ok()).await;
