@@ -117,7 +117,7 @@ while IFS= read -r manifest; do
             [ -z "$found" ] || complain "$manifest: the development dependency on ${found%%[ .=]*} needs a path and no version: ${found%%[ .=]*} = { path = \"../…\" }"
         done < <(sed -n '/^\[dev-dependencies/,/^\[[^d]/p' "$manifest" | grep -E '^coord[a-z-]*(\.| *=.*)(workspace|version) *=' || true)
     fi
-done < <(git ls-files --cached --others --exclude-standard -- '*/Cargo.toml')
+done < <(find . -mindepth 2 -name Cargo.toml -not -path './target/*' -not -path './.cache/*' | sed 's|^\./||' | sort)
 
 for crate in coord coord-api coord-home coord-core coord-recipes coord-memory coord-etcd coord-grpc; do
     name=$(sed -n 's/^name = "\(.*\)"$/\1/p' "$crate/Cargo.toml" | head -n 1)

@@ -66,7 +66,8 @@ pub struct Invalid {
     pub value: Value,
     /// The revision of the key's last write.
     pub version: Revision,
-    /// Why it does not decode: kind [`Codec`](crate::ErrorKind::Codec).
+    /// Why it is of no use: kind [`Codec`](crate::ErrorKind::Codec) where it does not decode,
+    /// `InvalidArgument` where it is an instance at an address under which nobody can be reached (R34).
     pub error: Error,
 }
 
