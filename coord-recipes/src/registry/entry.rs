@@ -212,7 +212,7 @@ impl RegisteredEntry {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: a entry stays in its place until nothing of it is on its way any more.
+    /// Cancel safe: an entry stays in its place until nothing of it is on its way any more.
     async fn live_entry(&mut self, ttl: Duration) -> Result<Arc<LeasedEntry>> {
         if let Some(entry) = self.current.clone() {
             let held = entry.state().is_held();

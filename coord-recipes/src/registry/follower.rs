@@ -121,6 +121,8 @@ pub(super) struct Follower {
     directory: Bytes,
     wishes: mpsc::UnboundedReceiver<Wish>,
     keys: BTreeMap<Bytes, FollowedKey>,
+    /// How many of them were written: counted, for registrations come and go by the thousand.
+    written: usize,
     /// The watches under way.
     steps: FuturesUnordered<BoxFuture<'static, WatchStep>>,
     /// What ends each of them.
@@ -140,6 +142,7 @@ impl Follower {
             directory,
             wishes,
             keys: BTreeMap::new(),
+            written: 0,
             steps: FuturesUnordered::new(),
             stops: HashMap::new(),
             directory_seen: None,
@@ -167,21 +170,28 @@ impl Follower {
     fn grant(&mut self, wish: Wish) {
         match wish {
             Wish::Expect(key, told) => {
-                self.keys.insert(key, FollowedKey { told, seen: None });
+                let before = self.keys.insert(key, FollowedKey { told, seen: None });
+                self.leave(before);
             }
             Wish::Follow(key, at) => self.follow(key, at),
             // A later registration of the key may have come before the end of this one was noticed.
             Wish::Forget(key, told)
                 if self.keys.get(&key).is_some_and(|followed| Arc::ptr_eq(&followed.told, &told)) =>
             {
-                self.keys.remove(&key);
+                let before = self.keys.remove(&key);
+                self.leave(before);
                 self.stop(&Some(key));
-                if self.is_directory() && self.written().count() <= FEW / 2 {
+                if self.is_directory() && self.written <= FEW / 2 {
                     self.watch_keys();
                 }
             }
             Wish::Forget(..) => {}
         }
+    }
+
+    /// This key is followed no more.
+    fn leave(&mut self, before: Option<FollowedKey>) {
+        self.written -= usize::from(before.is_some_and(|followed| followed.seen.is_some()));
     }
 
     /// The keys that were written, and how far each is told.
@@ -197,12 +207,13 @@ impl Follower {
         let Some(followed) = self.keys.get_mut(&key) else { return };
         let first = followed.seen.is_none();
         followed.seen.get_or_insert(at);
+        self.written += usize::from(first);
         match self.directory_seen {
             // It began with what came after this entry: what happened in between is read again, and
             // counts once.
             Some((began, _)) if began > at => self.watch_directory(at),
             Some(_) => {}
-            None if self.written().count() > FEW && !self.forbidden => self.watch_directory(at),
+            None if self.written > FEW && !self.forbidden => self.watch_directory(at),
             None if first => self.watch_key(key, at),
             None => {}
         }
@@ -316,8 +327,10 @@ impl Follower {
                     .keys
                     .iter()
                     .filter(|(key, _)| watched.as_ref().is_none_or(|watched| watched == *key));
+                let found: HashMap<&Bytes, &Entry> =
+                    state.entries.iter().map(|entry| (&entry.key, entry)).collect();
                 for (key, followed) in concerned {
-                    let found = state.entries.iter().find(|entry| entry.key == *key);
+                    let found = found.get(key).copied();
                     followed.told.tell(|fate| fate.resync(found, state.revision, replaced, ours));
                 }
             }
