@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::error::Result;
+use crate::fence::Fence;
 use crate::handle::{HandleState, Leased, Lost};
 use crate::lock::Wait;
 use crate::types::FencingToken;
@@ -124,6 +125,8 @@ pub struct InstanceId {
     inner: Box<dyn Leased>,
 }
 
+crate::handle::leased_by_inner!(InstanceId);
+
 impl InstanceId {
     /// Wraps a backend's handle for `id` of `service`.
     pub fn new(service: impl Into<String>, id: u32, inner: impl Leased) -> Self {
@@ -143,6 +146,13 @@ impl InstanceId {
     /// Orders the grants of this id: larger with each (R43).
     pub fn generation(&self) -> FencingToken {
         self.inner.fencing_token()
+    }
+
+    /// Ties a write to the same store to this id: it is applied only while this is held, by the
+    /// word of the store (R55). Give it to
+    /// [`WriteOptions::with_fence`](crate::WriteOptions::with_fence).
+    pub fn fence(&self) -> Fence {
+        self.inner.fence()
     }
 
     /// Whether the id is held at this moment, by this machine's clock (R32). Once `false`, `false`

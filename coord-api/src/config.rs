@@ -13,9 +13,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Result;
+use crate::fence::Fence;
 use crate::json::{decode, encode};
 use crate::types::{Value, Version};
-use crate::watch::{Invalid, Snapshot, Watch, WatchStart, WatchState, WatchStream};
+use crate::watch::{Invalid, Snapshot, Watch, WatchStart};
 
 /// A value and its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +82,76 @@ pub enum ConfigEvent<V = Value> {
     Resync(Snapshot<ConfigEntry<V>>),
 }
 
+/// The largest value that can be published with a note, in bytes: it is written twice in one
+/// transaction (R71).
+pub const MAX_PUBLISHED_BYTES: usize = 600 * 1024;
+
+/// The bytes of an author and a note together, at most (R71).
+pub const MAX_NOTE_BYTES: usize = 4 * 1024;
+
+/// Who publishes something, and why: what the record of it says (R71).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Note {
+    /// Who: a person, or a program.
+    pub author: String,
+    /// Why.
+    pub text: String,
+}
+
+impl Note {
+    /// A note of someone.
+    pub fn new(author: impl Into<String>, text: impl Into<String>) -> Self {
+        Note { author: author.into(), text: text.into() }
+    }
+}
+
+/// On which conditions to write a key: on none by default.
+///
+/// # Examples
+///
+/// ```
+/// use coord_api::{Version, WriteOptions};
+///
+/// let create = WriteOptions::default().with_expected(Version::ZERO);
+/// assert_eq!(create.expected, Some(Version::ZERO));
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct WriteOptions {
+    /// The present version that is written over, [`Version::ZERO`] where the key must be absent
+    /// (R12); `None` where any will do.
+    pub expected: Option<Version>,
+    /// Handles that must be held, by the word of the store (R55).
+    pub fences: Vec<Fence>,
+    /// Who publishes this, and why: it leaves a record then (R71).
+    pub note: Option<Note>,
+}
+
+impl WriteOptions {
+    /// Writes only over this version; [`Version::ZERO`] means that the key must be absent (R12).
+    #[must_use]
+    pub fn with_expected(mut self, version: Version) -> Self {
+        self.expected = Some(version);
+        self
+    }
+
+    /// Publishes: leaves a record of who wrote this, and why, beside the value (R71).
+    #[must_use]
+    pub fn with_note(mut self, note: Note) -> Self {
+        self.note = Some(note);
+        self
+    }
+
+    /// Writes only while the handle that gave this is held; up to
+    /// [eight](crate::fence::MAX_FENCES) of them (R55).
+    #[must_use]
+    pub fn with_fence(mut self, fence: Fence) -> Self {
+        self.fences.push(fence);
+        self
+    }
+}
+
 /// Versioned values under keys.
 ///
 /// Keys obey R4, values R6: both are checked before any I/O and are `InvalidArgument` where they
@@ -93,6 +164,7 @@ pub enum ConfigEvent<V = Value> {
 /// - **R11** A write's version is greater than every earlier version of its key, also after delete
 ///   and re-create, also after a restart.
 /// - **R2** A failed write says whether it was applied. None is repeated after an unknown outcome.
+/// - **R55** A fenced write is applied only at a revision at which its handles hold.
 #[async_trait]
 pub trait ConfigCenter: Debug + Send + Sync + 'static {
     /// Reads a key: its value and version, `None` when it is absent (R10).
@@ -109,27 +181,22 @@ pub trait ConfigCenter: Debug + Send + Sync + 'static {
 
     /// Writes a key and returns its new version (R10, R11). An equal value is still a new version.
     ///
+    /// The options say on which conditions: at an [expected version](WriteOptions::expected) (R12),
+    /// while [handles](WriteOptions::fences) are held (R55); and whether it leaves a
+    /// [record](WriteOptions::note) (R71). It is one method for all of them, so
+    /// that no implementation, and nothing that wraps one, forgets a condition.
+    ///
     /// # Errors
     ///
-    /// `InvalidArgument` (R4, R6), `Exhausted`, and those of [`get_raw`](Self::get_raw).
+    /// `InvalidArgument` (R4, R6, R55, R71), before any I/O where the store is not needed to know
+    /// it; `LeaseLost` where a fence does not hold (R55); else `Conflict` where the version is
+    /// another one, which carries the [current version](crate::Error::current_version); nothing was
+    /// changed then (R11). `Exhausted`, and those of [`get_raw`](Self::get_raw).
     ///
     /// # Cancel safety
     ///
     /// A dropped call may or may not have written (R2).
-    async fn set_raw(&self, key: &str, value: Value) -> Result<Version>;
-
-    /// Writes a key if its present version is `expected`; [`Version::ZERO`] means that it must be
-    /// absent (R12). Returns the new version.
-    ///
-    /// # Errors
-    ///
-    /// `Conflict`, which carries the [current version](crate::Error::current_version); nothing was
-    /// changed (R11). Otherwise those of [`set_raw`](Self::set_raw).
-    ///
-    /// # Cancel safety
-    ///
-    /// A dropped call may or may not have written (R2).
-    async fn compare_and_set_raw(&self, key: &str, value: Value, expected: Version) -> Result<Version>;
+    async fn write_with(&self, key: &str, value: Value, options: WriteOptions) -> Result<Version>;
 
     /// Deletes a key and says whether it existed (R13). Deleting what is absent changes no version
     /// and emits no event (R11).
@@ -205,6 +272,32 @@ pub trait ConfigCenter: Debug + Send + Sync + 'static {
 /// document, as some editors leave it, is skipped. Errors, cancel safety and rules are otherwise
 /// those of the raw method of the same name.
 pub trait ConfigCenterExt: ConfigCenter {
+    /// Writes a key, whatever its version is: [`write_with`](ConfigCenter::write_with) without
+    /// conditions.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ConfigCenter::write_with`] that are about no condition.
+    fn set_raw(&self, key: &str, value: Value) -> impl Future<Output = Result<Version>> + Send {
+        async move { self.write_with(key, value, WriteOptions::default()).await }
+    }
+
+    /// Writes a key if its present version is `expected`; [`Version::ZERO`] means that it must be
+    /// absent (R12). Returns the new version.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict`, which carries the [current version](crate::Error::current_version); nothing was
+    /// changed (R11). Otherwise those of [`set_raw`](Self::set_raw).
+    fn compare_and_set_raw(
+        &self,
+        key: &str,
+        value: Value,
+        expected: Version,
+    ) -> impl Future<Output = Result<Version>> + Send {
+        async move { self.write_with(key, value, WriteOptions::default().with_expected(expected)).await }
+    }
+
     /// Reads a typed value; `None` when the key is absent.
     ///
     /// # Errors
@@ -237,7 +330,7 @@ pub trait ConfigCenterExt: ConfigCenter {
     /// # Errors
     ///
     /// `Codec` when JSON could not give the value back, before any I/O; those of
-    /// [`ConfigCenter::set_raw`].
+    /// [`set_raw`](Self::set_raw).
     fn set<T: Serialize + Sync + ?Sized>(
         &self,
         key: &str,
@@ -253,7 +346,7 @@ pub trait ConfigCenterExt: ConfigCenter {
     /// # Errors
     ///
     /// `Codec` when JSON could not give the value back, before any I/O; those of
-    /// [`ConfigCenter::compare_and_set_raw`].
+    /// [`compare_and_set_raw`](Self::compare_and_set_raw).
     fn compare_and_set<T: Serialize + Sync + ?Sized>(
         &self,
         key: &str,
@@ -262,6 +355,38 @@ pub trait ConfigCenterExt: ConfigCenter {
     ) -> impl Future<Output = Result<Version>> + Send {
         let encoded = encode("config.compare_and_set", value).map_err(|error| error.about(key));
         async move { self.compare_and_set_raw(key, encoded?, expected).await }
+    }
+
+    /// Writes a typed value on conditions: at an expected version (R12), while handles are held
+    /// (R55).
+    ///
+    /// # Errors
+    ///
+    /// `Codec` when JSON could not give the value back, before any I/O; those of
+    /// [`ConfigCenter::write_with`].
+    fn set_with<T: Serialize + Sync + ?Sized>(
+        &self,
+        key: &str,
+        value: &T,
+        options: WriteOptions,
+    ) -> impl Future<Output = Result<Version>> + Send {
+        let encoded = encode("config.set", value).map_err(|error| error.about(key));
+        async move { self.write_with(key, encoded?, options).await }
+    }
+
+    /// Publishes a typed value: writes it with a record of who did so, and why (R71).
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for more than [`MAX_PUBLISHED_BYTES`] or [`MAX_NOTE_BYTES`]; those of
+    /// [`set_with`](Self::set_with).
+    fn publish<T: Serialize + Sync + ?Sized>(
+        &self,
+        key: &str,
+        value: &T,
+        note: Note,
+    ) -> impl Future<Output = Result<Version>> + Send {
+        self.set_with(key, value, WriteOptions::default().with_note(note))
     }
 
     /// Lists a directory of typed values. What is not a `T` is among [`Snapshot::invalid`].
@@ -287,7 +412,7 @@ pub trait ConfigCenterExt: ConfigCenter {
         key: &str,
         start: WatchStart,
     ) -> impl Future<Output = Result<Watch<ConfigEvent<T>>>> + Send {
-        async move { Ok(Watch::new(TypedWatch::new(self.watch_raw(key, start).await?))) }
+        async move { Ok(typed(self.watch_raw(key, start).await?)) }
     }
 
     /// Watches a directory. What is not a `T` arrives as [`ConfigEvent::Invalid`], and the stream
@@ -301,7 +426,7 @@ pub trait ConfigCenterExt: ConfigCenter {
         prefix: &str,
         start: WatchStart,
     ) -> impl Future<Output = Result<Watch<ConfigEvent<T>>>> + Send {
-        async move { Ok(Watch::new(TypedWatch::new(self.watch_prefix_raw(prefix, start).await?))) }
+        async move { Ok(typed(self.watch_prefix_raw(prefix, start).await?)) }
     }
 }
 
@@ -333,17 +458,18 @@ fn decode_snapshot<T: DeserializeOwned>(
     decoded
 }
 
-/// A raw watch with its values decoded.
-struct TypedWatch<T> {
+/// The same watch, with its values decoded.
+fn typed<T: DeserializeOwned + 'static>(raw: Watch<ConfigEvent>) -> Watch<ConfigEvent<T>> {
+    Watch::new(raw.status(), TypedEvents { raw, decodes: PhantomData })
+}
+
+/// The events of a raw watch with their values decoded.
+struct TypedEvents<T> {
     raw: Watch<ConfigEvent>,
     decodes: PhantomData<fn() -> T>,
 }
 
-impl<T: DeserializeOwned> TypedWatch<T> {
-    fn new(raw: Watch<ConfigEvent>) -> Self {
-        TypedWatch { raw, decodes: PhantomData }
-    }
-
+impl<T: DeserializeOwned> TypedEvents<T> {
     fn decode(event: ConfigEvent) -> ConfigEvent<T> {
         const OPERATION: &str = "config.watch";
         match event {
@@ -361,16 +487,10 @@ impl<T: DeserializeOwned> TypedWatch<T> {
     }
 }
 
-impl<T: DeserializeOwned> Stream for TypedWatch<T> {
+impl<T: DeserializeOwned> Stream for TypedEvents<T> {
     type Item = Result<ConfigEvent<T>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Pin::new(&mut self.raw).poll_next(cx).map(|item| item.map(|event| event.map(Self::decode)))
-    }
-}
-
-impl<T: DeserializeOwned> WatchStream<ConfigEvent<T>> for TypedWatch<T> {
-    fn state(&self) -> WatchState {
-        self.raw.state()
     }
 }

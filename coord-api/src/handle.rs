@@ -2,14 +2,15 @@
 //! release.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::fence::Fence;
 use crate::types::FencingToken;
 
 /// Why a handle stands for nothing any more.
@@ -60,8 +61,9 @@ impl HandleState {
     }
 }
 
-/// What a backend provides behind [`LockGuard`](crate::LockGuard),
-/// [`Registration`](crate::Registration) and [`InstanceId`](crate::InstanceId).
+/// Everything that hangs on a lease: [`LockGuard`](crate::LockGuard),
+/// [`Registration`](crate::Registration), [`InstanceId`](crate::InstanceId), what a backend
+/// provides behind them, and the handles of primitives that are made of them.
 ///
 /// # Contract
 ///
@@ -73,6 +75,10 @@ impl HandleState {
 pub trait Leased: fmt::Debug + Send + Sync + 'static {
     /// The number that orders the grants of this key. It may rise while a registration heals.
     fn fencing_token(&self) -> FencingToken;
+
+    /// What ties a write to the same store to this handle: it is applied only while this holds
+    /// (R55). One that is taken while nothing is held fails every write.
+    fn fence(&self) -> Fence;
 
     /// What the handle stands for at this moment.
     fn state(&self) -> HandleState;
@@ -96,6 +102,72 @@ pub trait Leased: fmt::Debug + Send + Sync + 'static {
     ///
     /// Cancel safe: a dropped call leaves the release to the provider.
     async fn release(&self) -> Result<()>;
+}
+
+/// Makes a [`Leased`] of a type that has a backend's one in the field `inner`.
+macro_rules! leased_by_inner {
+    ($handle:ty) => {
+        #[async_trait::async_trait]
+        impl $crate::handle::Leased for $handle {
+            fn fencing_token(&self) -> $crate::FencingToken {
+                self.inner.fencing_token()
+            }
+
+            fn fence(&self) -> $crate::Fence {
+                self.inner.fence()
+            }
+
+            fn state(&self) -> $crate::HandleState {
+                self.inner.state()
+            }
+
+            fn ttl(&self) -> std::time::Duration {
+                self.inner.ttl()
+            }
+
+            fn lost(&self) -> $crate::Lost {
+                self.inner.lost()
+            }
+
+            async fn release(&self) -> $crate::Result<()> {
+                self.inner.release().await
+            }
+        }
+    };
+}
+
+pub(crate) use leased_by_inner;
+
+/// Runs `future` for as long as `handle` is held (R76).
+///
+/// The handle is looked at before each poll of the future, so that no step of it begins once the
+/// handle is lost. Then the future is dropped, and after that this ends. It releases nothing: the
+/// handle stays its owner's.
+///
+/// # Errors
+///
+/// `LeaseLost` when the handle was lost before the future was ready. A value that was ready in a
+/// step that had begun while the handle was held is returned.
+///
+/// # Cancel safety
+///
+/// Dropped, `future` is dropped at the point that it has reached.
+pub async fn run_while_held<H: Leased + ?Sized, F: Future>(handle: &H, future: F) -> Result<F::Output> {
+    let mut lost = handle.lost();
+    let done = {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            // Polled to be woken at the loss; whether it is held, the handle's state says.
+            let is_lost = Pin::new(&mut lost).poll(cx).is_ready();
+            if is_lost || !handle.state().is_held() {
+                return Poll::Ready(None);
+            }
+            future.as_mut().poll(cx).map(Some)
+        })
+        .await
+    };
+    // The future is gone by now.
+    done.ok_or_else(|| Error::lease_lost("run_while_held", "it was lost before the work was done"))
 }
 
 /// A future that resolves once a handle is over for good. It borrows nothing, so it may outlive the

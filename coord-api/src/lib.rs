@@ -5,6 +5,7 @@ pub mod address;
 pub mod allocator;
 pub mod config;
 pub mod error;
+pub mod fence;
 pub mod guide;
 pub mod handle;
 pub mod json;
@@ -19,17 +20,18 @@ pub mod types;
 pub mod watch;
 
 pub use allocator::{IdOptions, InstanceId, InstanceIdAllocator, InstanceIdAllocatorExt};
-pub use config::{ConfigCenter, ConfigCenterExt, ConfigEntry, ConfigEvent, Versioned};
+pub use config::{ConfigCenter, ConfigCenterExt, ConfigEntry, ConfigEvent, Note, Versioned, WriteOptions};
 pub use error::{Error, ErrorKind, Outcome, Result};
-pub use handle::{HandleState, Loss, Lost};
-pub use lock::{DistributedLock, DistributedLockExt, LockGuard, LockOptions, Wait};
+pub use fence::Fence;
+pub use handle::{HandleState, Loss, Lost, run_while_held};
+pub use lock::{DistributedLock, DistributedLockExt, LockGuard, LockHandle, LockMode, LockOptions, Wait};
 pub use provider::Provider;
 pub use registry::{
     RegisterOptions, Registration, ServiceChange, ServiceEvent, ServiceInstance, ServiceRegistry,
     ServiceRegistryExt, Takeover,
 };
 pub use types::{FencingToken, LeaseId, Revision, Value, Version};
-pub use watch::{Invalid, Snapshot, Watch, WatchStart, WatchState};
+pub use watch::{Invalid, Snapshot, Watch, WatchStart, WatchState, WatchStatus};
 
 /// Everything that code using the contracts calls by name: `use coord_api::prelude::*`.
 pub mod prelude {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::error::Result;
+use crate::fence::Fence;
 use crate::handle::{HandleState, Leased, Lost};
 use crate::types::FencingToken;
 
@@ -24,6 +25,18 @@ pub enum Wait {
     Never,
 }
 
+/// Who else may hold a lock at the same time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LockMode {
+    /// Nobody: the lock of a writer.
+    #[default]
+    Exclusive,
+    /// Whoever else wants it shared and does not stand behind someone who wants it for himself
+    /// (R45): the lock of a reader.
+    Shared,
+}
+
 /// How to acquire a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -33,11 +46,13 @@ pub struct LockOptions {
     pub ttl: Duration,
     /// How long to wait in the queue.
     pub wait: Wait,
+    /// Who else may hold it at the same time: nobody by default.
+    pub mode: LockMode,
 }
 
 impl Default for LockOptions {
     fn default() -> Self {
-        LockOptions { ttl: Duration::from_secs(30), wait: Wait::Forever }
+        LockOptions { ttl: Duration::from_secs(30), wait: Wait::Forever, mode: LockMode::Exclusive }
     }
 }
 
@@ -55,19 +70,28 @@ impl LockOptions {
         self.wait = wait;
         self
     }
+
+    /// Sets who else may hold it at the same time.
+    #[must_use]
+    pub fn with_mode(mut self, mode: LockMode) -> Self {
+        self.mode = mode;
+        self
+    }
 }
 
 /// Fair, fenced locks.
 ///
 /// # Contract
 ///
-/// - **R25** Grants of one key never overlap in store order; each carries a fencing token greater
-///   than all earlier ones of that key.
+/// - **R25** Exclusive grants of one key overlap with no other one in store order; each carries a
+///   fencing token greater than all earlier ones of that key.
 /// - **R26** Not re-entrant: a second acquire by the same task competes like a stranger's. Keys `a`
 ///   and `a/b` are unrelated.
 /// - **R27** Without waiting, a held lock is `Conflict` at once, no queue entry stays, and waiters
 ///   are undisturbed.
 /// - **R28** Waiters are served in the order in which they joined.
+/// - **R45** A [shared](LockMode::Shared) one is granted when no exclusive one stands before it,
+///   all up to the next exclusive one at once; nobody overtakes anybody.
 /// - **R30** A guard is handed out only for an entry that is live and has at least half its TTL
 ///   left.
 /// - **R9a** Locks of one TTL and provider share one lease: the first pays its grant, losing it
@@ -102,6 +126,17 @@ pub trait DistributedLockExt: DistributedLock {
         async move { self.acquire_with(key, LockOptions::default().with_ttl(ttl)).await }
     }
 
+    /// Waits for the lock, to share it with other readers, as long as it takes (R45).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`DistributedLock::acquire_with`].
+    fn acquire_shared(&self, key: &str, ttl: Duration) -> impl Future<Output = Result<LockGuard>> + Send {
+        async move {
+            self.acquire_with(key, LockOptions::default().with_ttl(ttl).with_mode(LockMode::Shared)).await
+        }
+    }
+
     /// Waits for the lock at most `timeout`.
     ///
     /// # Errors
@@ -130,6 +165,25 @@ pub trait DistributedLockExt: DistributedLock {
 
 impl<L: DistributedLock + ?Sized> DistributedLockExt for L {}
 
+/// What a backend provides behind a [`LockGuard`].
+#[async_trait]
+pub trait LockHandle: Leased {
+    /// Who else may hold it now. In doubt, after a downgrade that failed, it counts as shared
+    /// (R46).
+    fn mode(&self) -> LockMode;
+
+    /// Lets other readers in, as [`LockGuard::downgrade`] says.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LockGuard::downgrade`].
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`LockGuard::downgrade`].
+    async fn downgrade(&self) -> Result<()>;
+}
+
 /// A lock that is held, until it is unlocked, dropped or lost.
 ///
 /// Only the store can say who holds a lock, and only the clock can say for how long that is known
@@ -141,12 +195,14 @@ impl<L: DistributedLock + ?Sized> DistributedLockExt for L {}
 #[must_use = "dropping a guard releases the lock"]
 pub struct LockGuard {
     key: String,
-    inner: Box<dyn Leased>,
+    inner: Box<dyn LockHandle>,
 }
+
+crate::handle::leased_by_inner!(LockGuard);
 
 impl LockGuard {
     /// Wraps a backend's handle for the caller's `key`.
-    pub fn new(key: impl Into<String>, inner: impl Leased) -> Self {
+    pub fn new(key: impl Into<String>, inner: impl LockHandle) -> Self {
         LockGuard { key: key.into(), inner: Box::new(inner) }
     }
 
@@ -158,6 +214,14 @@ impl LockGuard {
     /// The number to hand to whatever the lock protects (R25).
     pub fn fencing_token(&self) -> FencingToken {
         self.inner.fencing_token()
+    }
+
+    /// Ties a write to the same store to this lock: it is applied only while this is held, by the
+    /// word of the store (R55). Give it to
+    /// [`WriteOptions::with_fence`](crate::WriteOptions::with_fence). One from before a
+    /// [`downgrade`](Self::downgrade) fails.
+    pub fn fence(&self) -> Fence {
+        self.inner.fence()
     }
 
     /// Whether the lock is held at this moment, by this machine's clock (R32). Once `false`,
@@ -179,6 +243,28 @@ impl LockGuard {
     /// Resolves once the lock is not held any more, whatever the reason (R32).
     pub fn lost(&self) -> Lost {
         self.inner.lost()
+    }
+
+    /// Who else may hold it now. In doubt, after a downgrade that failed, it counts as shared
+    /// (R46).
+    pub fn mode(&self) -> LockMode {
+        self.inner.mode()
+    }
+
+    /// Lets other readers in, and no writer between (R46): the guard keeps its place in the queue
+    /// and its token, and is shared from now on. A shared one stays as it is. There is no way back:
+    /// two who both waited to have it for themselves would wait for each other for ever.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` when the lock was lost. `Unavailable` or `Timeout` when the store did not
+    /// answer: it counts as shared, and the call may be repeated.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a dropped call leaves the guard counting as shared, and may be repeated.
+    pub async fn downgrade(&self) -> Result<()> {
+        self.inner.downgrade().await
     }
 
     /// Releases the lock (R33). After `Ok`, with no waiter, the next try succeeds. Called again it

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address;
 use crate::error::{Error, Result};
+use crate::fence::Fence;
 use crate::handle::{HandleState, Leased, Lost};
 use crate::key;
 use crate::types::{FencingToken, Revision};
@@ -284,6 +285,8 @@ pub struct Registration {
     inner: Box<dyn LeasedRegistration>,
 }
 
+crate::handle::leased_by_inner!(Registration);
+
 impl Registration {
     /// Wraps a backend's handle for the instance `id` of `service`.
     pub fn new(service: impl Into<String>, id: impl Into<String>, inner: impl LeasedRegistration) -> Self {
@@ -303,6 +306,14 @@ impl Registration {
     /// Orders the owners of this id. It may rise while the registration heals (R37).
     pub fn fencing_token(&self) -> FencingToken {
         self.inner.fencing_token()
+    }
+
+    /// Ties a write to the same store to this registration: it is applied only while this is held,
+    /// by the word of the store (R55). Give it to
+    /// [`WriteOptions::with_fence`](crate::WriteOptions::with_fence). One from before a loss that
+    /// was healed fails.
+    pub fn fence(&self) -> Fence {
+        self.inner.fence()
     }
 
     /// Registered, lost and being brought back, or over (R37).

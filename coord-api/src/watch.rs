@@ -1,6 +1,8 @@
 //! Watches as users see them: a stream that ends only for good, and knows how it is doing (R16 to
 //! R22).
 
+mod status;
+
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -11,6 +13,8 @@ use futures_core::Stream;
 
 use crate::error::{Error, Result};
 use crate::types::{Revision, Value};
+
+pub use status::{WatchStatus, WatchStatusSender};
 
 /// Where a watch begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -67,7 +71,8 @@ pub struct Invalid {
     /// The revision of the key's last write.
     pub version: Revision,
     /// Why it is of no use: kind [`Codec`](crate::ErrorKind::Codec) where it does not decode,
-    /// `InvalidArgument` where it is an instance at an address under which nobody can be reached (R34).
+    /// `InvalidArgument` where it is an instance at an address under which nobody can be reached
+    /// (R34).
     pub error: Error,
 }
 
@@ -87,14 +92,8 @@ pub enum WatchState {
     /// Cut off: the store is being tried again, with back-off, for as long as it takes. Nothing is
     /// lost: what happened meanwhile comes as changes or as a `Resync`.
     Suspended,
-    /// Over: the provider was closed, or a permanent error was delivered.
+    /// Over: the provider was closed, a permanent error was delivered, or the watch was dropped.
     Ended,
-}
-
-/// What a backend's watch stream provides; users hold a [`Watch`].
-pub trait WatchStream<E>: Stream<Item = Result<E>> + Send {
-    /// How it is doing now.
-    fn state(&self) -> WatchState;
 }
 
 /// A stream of events (R16 to R22).
@@ -106,18 +105,25 @@ pub trait WatchStream<E>: Stream<Item = Result<E>> + Send {
 ///
 /// Dropping it ends the watch.
 pub struct Watch<E> {
-    stream: Pin<Box<dyn WatchStream<E>>>,
+    status: WatchStatus,
+    stream: Pin<Box<dyn Stream<Item = Result<E>> + Send>>,
 }
 
 impl<E> Watch<E> {
-    /// Wraps a backend's stream.
-    pub fn new(stream: impl WatchStream<E> + 'static) -> Self {
-        Watch { stream: Box::pin(stream) }
+    /// Wraps a backend's stream, whose status the backend tells by a [`WatchStatusSender`]. What
+    /// changes the events of another watch hands on that one's [`status`](Self::status).
+    pub fn new(status: WatchStatus, stream: impl Stream<Item = Result<E>> + Send + 'static) -> Self {
+        Watch { status, stream: Box::pin(stream) }
     }
 
     /// How the watch is doing now.
     pub fn state(&self) -> WatchState {
-        self.stream.state()
+        self.status.state()
+    }
+
+    /// What says how the watch is doing, also while others read it; cheap to clone.
+    pub fn status(&self) -> WatchStatus {
+        self.status.clone()
     }
 
     /// The next event; `None` after the end.

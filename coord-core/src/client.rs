@@ -1,16 +1,22 @@
 //! What a recipe is written against.
 
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use coord_api::store::{Entry, RangeReply, Span, Store};
-use coord_api::{Error, ErrorKind, LeaseId, Loss, Outcome, Result, WatchStart};
+use coord_api::store::{Compare, Entry, Range, RangeReply, Span, Store};
+use coord_api::{Error, ErrorKind, Fence, LeaseId, Loss, Outcome, Result, WatchStart};
 use coord_home::Home;
+use parking_lot::Mutex;
 
 use crate::ground::Ground;
+use crate::losses::LossLog;
+use crate::owner::Owner;
+use crate::retention::Retentions;
 use crate::session::{SessionRef, Sessions};
 use crate::telemetry::Telemetry;
 use crate::watch::{Hub, ResumingWatch, Subscription};
@@ -36,7 +42,19 @@ pub struct Client {
 struct ClientParts {
     ground: Arc<Ground>,
     sessions: Sessions,
+    retentions: Arc<Retentions>,
+    losses: Arc<LossLog>,
     hub: Hub,
+    /// What recipes share, by its type.
+    shared: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+}
+
+impl Drop for ClientParts {
+    /// Nobody is left to make anything with it. What is held goes on; what is over ends, also where
+    /// the store is never reached again.
+    fn drop(&mut self) {
+        self.ground.abandon();
+    }
 }
 
 impl Client {
@@ -45,7 +63,12 @@ impl Client {
     pub fn new(store: Arc<dyn Store>, name: impl Into<String>, home: Home) -> Self {
         let ground = Ground::new(store, name.into(), home);
         let (sessions, hub) = (Sessions::new(Arc::clone(&ground)), Hub::new(Arc::clone(&ground)));
-        Client { shared: Arc::new(ClientParts { ground, sessions, hub }) }
+        let retentions = Arc::new(Retentions::new(Arc::clone(&ground)));
+        let losses = LossLog::new(Arc::clone(&ground), Arc::clone(&retentions));
+        let sink: Weak<LossLog> = Arc::downgrade(&losses);
+        ground.telemetry.write_down(sink);
+        let shared = Mutex::default();
+        Client { shared: Arc::new(ClientParts { ground, sessions, retentions, losses, hub, shared }) }
     }
 
     fn ground(&self) -> &Arc<Ground> {
@@ -67,9 +90,21 @@ impl Client {
         &self.ground().name
     }
 
+    /// Who writes at this moment, for people who look into the store: the value of whatever stands
+    /// for nothing else.
+    pub fn owner(&self) -> Owner {
+        Owner::now(self.name())
+    }
+
     /// What the operator is told.
     pub fn telemetry(&self) -> &Telemetry {
         &self.ground().telemetry
+    }
+
+    /// Whether what it loses from now on is written down in the store (R84): so it is, unless this
+    /// says otherwise.
+    pub fn write_losses(&self, on: bool) {
+        self.shared.losses.set(on);
     }
 
     /// Checks that background work can be started and timed. What is leased or watched needs it.
@@ -156,6 +191,38 @@ impl Client {
         self.ground().list(span).await
     }
 
+    /// All that a range finds at one revision, read in pages: that which it names, or the present
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// `Compacted` where the history of the revision that it names is gone; those of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn list_range(&self, range: Range) -> Result<RangeReply> {
+        self.ground().list_range(range).await
+    }
+
+    /// Reads for a watch, whose transient faults nobody sees: `read` is called again, after pauses
+    /// that grow to 2 s, until there is an answer (R20).
+    ///
+    /// # Errors
+    ///
+    /// `Closed` once the client is closed, and what trying again does not help against:
+    /// `InvalidArgument`, `Unauthenticated`, `PermissionDenied`, `Codec`.
+    ///
+    /// # Cancel safety
+    ///
+    /// As `read`.
+    pub async fn read_for_watch<T, F>(&self, read: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        self.ground().read_for_watch(read).await
+    }
+
     /// Enters the live session of a TTL, which is made where there is none: then this pays a grant
     /// and a write (R9a).
     ///
@@ -170,6 +237,58 @@ impl Client {
     /// revoked after one TTL.
     pub async fn enter(&self, operation: &'static str, ttl: Duration) -> Result<SessionRef> {
         self.shared.sessions.enter(operation, ttl).await
+    }
+
+    /// What the transaction of a fenced write compares, in the order of the fences (R55). Nothing
+    /// is sent but to learn which store this is, once, and only where there are fences.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for too many fences, and for one of another store or namespace;
+    /// `LeaseLost` where one is known not to hold; and those of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn fenced(&self, operation: &'static str, fences: &[Fence]) -> Result<Vec<Compare>> {
+        if fences.is_empty() {
+            return Ok(Vec::new());
+        }
+        Fence::check(operation, fences)?;
+        Fence::check_store(operation, fences, self.ground().store_id().await?)?;
+        Ok(fences.iter().flat_map(Fence::compares).collect())
+    }
+
+    /// The fence of a handle of this client that has nothing in the store at the moment.
+    pub fn broken_fence(&self) -> Fence {
+        Fence::broken(self.ground().known_store_id().cloned().unwrap_or_default())
+    }
+
+    /// A lease for one key that is to be kept for `retention` from now on, whatever becomes of this
+    /// client: it is kept for at most 1.25 times that, in whole seconds, and the store's lag (R60).
+    /// Such a lease is never renewed, and closing the client does not revoke it. It is granted
+    /// where none that was granted before serves: one each quarter of the retention, and each
+    /// thousand keys.
+    ///
+    /// Where a write then fails because this lease is gone, [say so](Self::retention_lease_gone),
+    /// and ask for another one.
+    ///
+    /// # Errors
+    ///
+    /// As [`check_retention`](crate::check_retention), before any I/O; as [`ready`](Self::ready);
+    /// `Timeout` where the store takes longer to grant one than a quarter of the retention; and
+    /// those of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a grant that has begun goes on.
+    pub async fn retention_lease(&self, operation: &'static str, retention: Duration) -> Result<LeaseId> {
+        self.shared.retentions.lease(operation, retention).await
+    }
+
+    /// A [lease of a retention](Self::retention_lease) is gone: it is used no more.
+    pub fn retention_lease_gone(&self, lease: LeaseId) {
+        self.shared.retentions.gone(lease);
     }
 
     /// Watches a span, sharing the watch on the store with everyone who watches the same span (R16
@@ -196,6 +315,23 @@ impl Client {
     /// what came later.
     pub fn follow_after(&self, span: Span, revision: coord_api::Revision) -> ResumingWatch {
         ResumingWatch::after(Arc::clone(self.ground()), span, revision)
+    }
+
+    /// What all recipes of one kind over this client share: made by `make` when it is first asked
+    /// for, and kept for as long as the client. So a primitive can be made anew wherever it is
+    /// used, and all of them wait in one queue, or share one cache.
+    ///
+    /// `make` must not ask for anything that is shared itself, nor hold this client: the two would
+    /// keep each other for ever.
+    pub fn shared<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut shared = self.shared.shared.lock();
+        let known = shared.get(&TypeId::of::<T>()).cloned();
+        if let Some(known) = known.and_then(|known| known.downcast::<T>().ok()) {
+            return known;
+        }
+        let made = Arc::new(make());
+        shared.insert(TypeId::of::<T>(), Arc::clone(&made) as Arc<dyn Any + Send + Sync>);
+        made
     }
 
     /// Whether a lease is, or was, this client's: what hangs on it is no stranger's (R34).
@@ -281,10 +417,7 @@ impl Client {
     /// Its owner is gone without closing it: what is held stays held until it is dropped too (R9),
     /// what nothing holds any more is revoked at once.
     pub fn abandon(&self) {
-        // In the child of a fork its tasks are another process's.
-        if !self.ground().home.is_left_behind() {
-            self.ground().abandoned.cancel();
-        }
+        self.ground().abandon();
     }
 }
 
@@ -295,5 +428,69 @@ impl fmt::Debug for Client {
             .field("store", self.store())
             .field("closed", &self.is_closed())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use coord_memory::MemoryStore;
+
+    use super::*;
+    use crate::telemetry::{LastRenewal, Subject};
+
+    /// The store never comes back, so that nothing of the client's is ever answered.
+    #[tokio::test(start_paused = true)]
+    async fn of_a_client_that_is_gone_nothing_goes_on_though_its_store_is_gone_as_well() {
+        let ttl = Duration::from_secs(10);
+        for abandons in [true, false] {
+            let store = MemoryStore::new();
+            let client = Client::new(Arc::new(store.clone()), "client", Home::callers());
+            let session = client.enter("test", ttl).await.unwrap();
+            let watch = client.subscribe(Span::prefix("k"), WatchStart::Now).await.unwrap();
+            let ground: Weak<Ground> = Arc::downgrade(client.ground());
+            store.disconnect();
+            drop((session, watch));
+            if abandons {
+                client.abandon();
+            }
+            drop(client);
+            client_is_gone(&ground, ttl).await;
+        }
+    }
+
+    /// What it lost is written when the store is back, or by nobody once it is gone (R84).
+    #[tokio::test(start_paused = true)]
+    async fn what_was_lost_is_written_for_as_long_as_the_client_is_there() {
+        for stays in [true, false] {
+            let store = MemoryStore::new();
+            let client = Client::new(Arc::new(store.clone()), "client", Home::callers());
+            let ground: Weak<Ground> = Arc::downgrade(client.ground());
+            store.disconnect();
+            let subject = Subject::new("test", "a");
+            subject.held(None);
+            let renewal = LastRenewal { ago: Duration::from_secs(1), failure: None };
+            client.telemetry().lost(&[&subject], Loss::Expired, LeaseId::new(1), &renewal);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            let kept = stays.then_some(client);
+            client_is_gone_unless(kept.is_some(), &ground).await;
+            store.reconnect();
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            let written = store.range(Range::prefix(crate::keys::LOSSES)).await.unwrap().entries.len();
+            assert_eq!(written, usize::from(stays));
+        }
+    }
+
+    async fn client_is_gone_unless(stays: bool, ground: &Weak<Ground>) {
+        if !stays {
+            client_is_gone(ground, Duration::from_secs(30)).await;
+        }
+    }
+
+    /// Nothing holds it by the end of its leases.
+    async fn client_is_gone(ground: &Weak<Ground>, ttl: Duration) {
+        tokio::time::sleep(ttl * 3).await;
+        assert_eq!(ground.strong_count(), 0, "tasks of it go on");
     }
 }

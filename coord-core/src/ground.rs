@@ -1,5 +1,5 @@
-//! The ground that sessions, watches and recipes of one provider stand on: the store, the home of
-//! its background work, and the word that it is over.
+//! What sessions, watches and recipes of one provider stand on: the store, the home of background
+//! work, and whether the provider is closed.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
@@ -8,13 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use coord_api::store::{Entry, Range, RangeReply, Span, Store};
-use coord_api::{Error, ErrorKind, LeaseId, Outcome, Result};
+use coord_api::{Error, ErrorKind, LeaseId, Outcome, Result, Value};
 use coord_home::Home;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::homeless;
+use crate::backoff::backoff;
+use crate::error::{homeless, is_permanent};
 use crate::flight::SingleFlight;
+use crate::owner::SessionOwner;
 use crate::telemetry::{Reached, Telemetry};
 
 /// Entries that one page of a long list asks for.
@@ -40,15 +42,19 @@ pub(crate) struct Ground {
     pub(crate) home: Home,
     /// The provider's name, for people who look into the store.
     pub(crate) name: String,
+    /// The value of its sessions' keys.
+    pub(crate) session_value: Value,
     /// What the operator is told.
     pub(crate) telemetry: Arc<Telemetry>,
-    /// Checked on every call, so it is not the token, whose check takes a lock.
+    /// Whether it is closed. Every call asks, and asking `closing` would take a lock.
     closed: AtomicBool,
+    /// Cancelled when it is closed: ends what is waiting.
     pub(crate) closing: CancellationToken,
-    /// The provider was dropped: what is not held any more is not kept for later.
+    /// Cancelled when the provider is dropped: a session that carries nothing is then revoked at
+    /// once.
     pub(crate) abandoned: CancellationToken,
     leases: Mutex<Leases>,
-    store_id: OnceLock<String>,
+    store_id: OnceLock<Arc<str>>,
     asking_for_id: SingleFlight<()>,
 }
 
@@ -58,6 +64,7 @@ impl Ground {
         Arc::new(Ground {
             store: Arc::new(Reached::new(store, Arc::clone(&telemetry))),
             home,
+            session_value: SessionOwner::here(&name).value(),
             name,
             telemetry,
             closed: AtomicBool::new(false),
@@ -120,7 +127,7 @@ impl Ground {
     }
 
     /// The store's identity, asked for once.
-    pub(crate) async fn store_id(self: &Arc<Self>) -> Result<&str> {
+    pub(crate) async fn store_id(self: &Arc<Self>) -> Result<&Arc<str>> {
         loop {
             if let Some(id) = self.store_id.get() {
                 return Ok(id);
@@ -129,11 +136,24 @@ impl Ground {
                 let core = Arc::clone(self);
                 async move {
                     let id = core.store.status().await?.store_id;
-                    let _ = core.store_id.set(id);
+                    let _ = core.store_id.set(id.into());
                     Ok(())
                 }
             };
             self.asking_for_id.run(&self.home, "store.status", ask).await?;
+        }
+    }
+
+    /// The store's identity, where it was asked for. Whoever has a session has asked.
+    pub(crate) fn known_store_id(&self) -> Option<&Arc<str>> {
+        self.store_id.get()
+    }
+
+    /// Ends what nothing holds any more, as nobody is left who could ask for something.
+    pub(crate) fn abandon(&self) {
+        // In the child of a fork its tasks are another process's.
+        if !self.home.is_left_behind() {
+            self.abandoned.cancel();
         }
     }
 
@@ -171,15 +191,21 @@ impl Ground {
         Ok(())
     }
 
-    /// A lease ends by itself, or has ended.
+    /// Forgets a lease that has ended, or is left to end by itself.
     pub(crate) fn forget(&self, lease: LeaseId) {
         self.leases.lock().alive.remove(&lease);
     }
 
     /// All of a span at one revision, in pages (R14).
     pub(crate) async fn list(&self, span: Span) -> Result<RangeReply> {
+        self.list_range(Range::new(span)).await
+    }
+
+    /// All that a range finds, in pages at one revision.
+    pub(crate) async fn list_range(&self, range: Range) -> Result<RangeReply> {
+        let named = range.at.is_some();
         'snapshot: loop {
-            let mut all = self.store.range(Range::new(span.clone()).with_limit(PAGE)).await?;
+            let mut all = self.store.range(range.clone().with_limit(PAGE)).await?;
             while all.more {
                 let Some(last) = all.entries.last() else {
                     return Err(Error::new(
@@ -188,21 +214,36 @@ impl Ground {
                         "a page without entries says that more follow",
                     ));
                 };
-                let page = Range::new(span.clone())
-                    .with_limit(PAGE)
-                    .with_after_key(last.key.clone())
-                    .with_at(all.revision);
+                let page =
+                    range.clone().with_limit(PAGE).with_after_key(last.key.clone()).with_at(all.revision);
                 match self.store.range(page).await {
                     Ok(page) => {
                         all.entries.extend(page.entries);
                         all.more = page.more;
                     }
                     // The history under the pages was compacted: a newer snapshot is as good.
-                    Err(error) if error.kind() == ErrorKind::Compacted => continue 'snapshot,
+                    Err(error) if error.kind() == ErrorKind::Compacted && !named => continue 'snapshot,
                     Err(error) => return Err(error),
                 }
             }
             return Ok(all);
+        }
+    }
+
+    /// Reads for a watch, whose transient faults nobody sees: again and again, until there is an
+    /// answer or no more trying helps (R20).
+    pub(crate) async fn read_for_watch<T, F>(&self, mut read: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut backoff = backoff();
+        loop {
+            match self.run("watch", Outcome::NotApplied, read()).await {
+                Err(error) if !is_permanent(&error) && self.ready("watch").is_ok() => {
+                    self.home.sleep(backoff.pause()).await
+                }
+                answer => return answer,
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod backend;
 mod backoff;
 mod client;
 mod error;
@@ -10,6 +11,9 @@ mod ground;
 pub mod keys;
 pub mod layers;
 mod limit;
+mod losses;
+mod owner;
+mod retention;
 pub mod session;
 mod sweep;
 pub mod telemetry;
@@ -21,6 +25,9 @@ pub use coord_home::Home;
 pub use error::homeless;
 pub use flight::SingleFlight;
 pub use gather::gather;
-
 pub use limit::Limit;
+pub use losses::LOSSES_KEPT;
+pub use owner::{Owner, SessionOwner, time_of_day_ms};
+pub use retention::check_retention;
 pub use sweep::SweptMap;
+pub use telemetry::LossRecord;

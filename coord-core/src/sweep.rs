@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::{Arc, Weak};
 
 /// A map whose dead entries are swept out whenever it has doubled: constant work for each
 /// insertion, and never more than twice the living.
@@ -38,9 +39,33 @@ impl<K: Eq + Hash, V> SweptMap<K, V> {
     }
 }
 
+impl<K: Eq + Hash, V: Default> SweptMap<K, Weak<V>> {
+    /// What all who name this key share, for as long as one of them has it; a new one where nobody
+    /// does.
+    pub fn shared(&mut self, key: K) -> Arc<V> {
+        self.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let shared = Arc::default();
+            self.insert(key, Arc::downgrade(&shared), |shared| shared.strong_count() > 0);
+            shared
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_shared_lives_for_as_long_as_somebody_has_it() {
+        let mut map: SweptMap<u32, Weak<u32>> = SweptMap::default();
+        let one = map.shared(1);
+        assert!(Arc::ptr_eq(&one, &map.shared(1)) && !Arc::ptr_eq(&one, &map.shared(2)));
+        let gone = Arc::downgrade(&one);
+        drop(one);
+        assert!(gone.upgrade().is_none());
+        (0..10_000).for_each(|n| drop(map.shared(n)));
+        assert!(map.entries.len() <= 128, "{}", map.entries.len());
+    }
 
     #[test]
     fn the_dead_never_outnumber_the_living_for_long() {

@@ -4,6 +4,7 @@
 //! `coord-recipes`, from the nine methods of [`Store`]. The promises S1 to S6 are all that it
 //! takes; [the guide](crate::guide) walks through them.
 
+mod forward;
 mod lease;
 mod range;
 mod span;
@@ -11,7 +12,6 @@ mod txn;
 mod watch;
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,37 +145,20 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     async fn close(&self) -> Result<()>;
 }
 
-/// Hands every request on. What `#[async_trait]` makes of an `async fn` is written out, so that the
-/// future is the store's own and not another one around it.
-macro_rules! forward_store {
+/// Hands every request on to the store that it points to.
+macro_rules! forward_pointer {
     ($pointer:ty) => {
-        forward_store! { $pointer:
-            range(range: Range) -> RangeReply;
-            txn(txn: Txn) -> TxnReply;
-            watch(span: Span, after: Option<Revision>) -> StoreWatch;
-            grant_lease(ttl: Duration) -> Lease;
-            keep_alive(id: LeaseId) -> Duration;
-            lease(id: LeaseId) -> Option<LeaseInfo>;
-            revoke_lease(id: LeaseId) -> ();
-            status() -> StoreStatus;
-            close() -> ();
-        }
-    };
-    ($pointer:ty: $($request:ident($($argument:ident: $kind:ty),*) -> $answer:ty;)*) => {
         #[deny(clippy::missing_trait_methods)]
         impl<S: Store + ?Sized> Store for $pointer {
-            $(fn $request<'a, 'r>(&'a self, $($argument: $kind),*) -> Pin<Box<dyn Future<Output = Result<$answer>> + Send + 'r>>
-            where
-                'a: 'r,
-                Self: 'r,
-            {
-                (**self).$request($($argument),*)
-            })*
+            $crate::forward_store! {
+                self => **self;
+                range, txn, watch, grant_lease, keep_alive, lease, revoke_lease, status, close
+            }
         }
     };
 }
-forward_store!(Arc<S>);
-forward_store!(Box<S>);
+forward_pointer!(Arc<S>);
+forward_pointer!(Box<S>);
 
 /// Who a store is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -104,6 +104,44 @@ impl Range {
         self
     }
 
+    /// The smallest key that it may find: that of its span, or the first one after
+    /// [`after_key`](Self::after_key).
+    pub fn start(&self) -> Bytes {
+        let start = self.span.start();
+        match &self.after_key {
+            Some(after) if after.as_ref() >= start => [after.as_ref(), &[0]].concat().into(),
+            _ => Bytes::copy_from_slice(start),
+        }
+    }
+
+    /// Whether it is about this entry: order, limit, and the revision of the state apart.
+    pub fn finds(&self, entry: &Entry) -> bool {
+        self.span.contains(&entry.key)
+            && self.after_key.as_ref().is_none_or(|after| entry.key > *after)
+            && self.max_created.is_none_or(|revision| entry.created <= revision)
+    }
+
+    /// The revision of the state that it reads (S2), in a store that has all its states from that
+    /// at revision `compacted` to that at `present`.
+    ///
+    /// # Errors
+    ///
+    /// `Compacted` where it names a revision whose state is gone, or that is yet to come.
+    pub fn revision(&self, present: Revision, compacted: Revision) -> Result<Revision> {
+        let at = self.at.unwrap_or(present);
+        if at == present || (compacted <= at && at < present) {
+            return Ok(at);
+        }
+        Err(Error::compacted("store.range", Some(compacted)))
+    }
+
+    /// How many entries a store has to look for: one more than the limit tells whether there are
+    /// more. Without a limit it is as large as a signed number can be.
+    pub fn needed(&self) -> usize {
+        const ALL: usize = isize::MAX.unsigned_abs();
+        self.limit.map_or(ALL, |limit| limit.saturating_add(1).min(ALL))
+    }
+
     /// Checks what every store refuses: a bad span, limit zero, revision zero (which to some stores
     /// means the present), and a continuation in an order other than by key.
     ///
@@ -136,6 +174,20 @@ pub struct RangeReply {
     pub more: bool,
 }
 
+impl RangeReply {
+    /// What `range` finds in the state at `revision`, where `entries` are those that it is about,
+    /// in its order; beyond [`Range::needed`] there need not be any.
+    pub fn of(range: &Range, revision: Revision, mut entries: Vec<Entry>) -> Self {
+        let limit = range.limit.unwrap_or(usize::MAX);
+        let more = entries.len() > limit;
+        entries.truncate(limit);
+        if range.keys_only {
+            entries.iter_mut().for_each(|entry| entry.value = Value::new());
+        }
+        RangeReply { revision, entries, more }
+    }
+}
+
 /// A key as the store knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -161,6 +213,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn what_means_something_else_to_some_store_is_refused() {
@@ -170,6 +223,64 @@ mod tests {
         assert!(refused(Range::new(Span::Interval("a".into(), "a".into()))));
         assert!(refused(Range::key("a").with_at(Revision::ZERO)));
         assert!(refused(Range::key("a").with_max_created(Revision::ZERO)));
+    }
+
+    fn entry(key: &'static str, created: u64) -> Entry {
+        let created = Revision::new(created);
+        Entry { key: key.into(), value: "1".into(), created, modified: created, lease: None }
+    }
+
+    #[test]
+    fn a_range_begins_after_what_it_continues() {
+        let start = |range: Range| range.start();
+        assert_eq!(start(Range::prefix("a/")), "a/");
+        assert_eq!(start(Range::prefix("a/").with_after_key("a/b")), "a/b\0");
+        assert_eq!(start(Range::prefix("a/").with_after_key("a/")), "a/\0");
+        assert_eq!(start(Range::prefix("a/").with_after_key("a")), "a/", "it lies before the span");
+    }
+
+    #[test]
+    fn a_range_finds_what_it_is_about() {
+        let range = Range::prefix("a/").with_after_key("a/b").with_max_created(Revision::new(5));
+        for (key, created, found) in
+            [("a/c", 5, true), ("a/b", 5, false), ("a/b\0", 5, true), ("a/c", 6, false), ("b", 5, false)]
+        {
+            assert_eq!(range.finds(&entry(key, created)), found, "{key} {created}");
+        }
+    }
+
+    #[test]
+    fn a_range_reads_the_present_or_a_past_that_is_still_there() {
+        let read = |range: Range, present, compacted| {
+            range.revision(Revision::new(present), Revision::new(compacted)).map(Revision::get)
+        };
+        let at = |revision| Range::prefix("").with_at(Revision::new(revision));
+        assert_eq!(read(Range::prefix(""), 9, 5).unwrap(), 9);
+        assert_eq!(read(Range::prefix(""), 9, 9).unwrap(), 9);
+        for revision in 5..=9 {
+            assert_eq!(read(at(revision), 9, 5).unwrap(), revision);
+        }
+        for revision in [1, 4, 10] {
+            let error = read(at(revision), 9, 5).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.oldest_revision()),
+                (ErrorKind::Compacted, Some(Revision::new(5)))
+            );
+        }
+    }
+
+    #[test]
+    fn one_more_than_the_limit_tells_that_there_are_more() {
+        let (all, range) = (Range::prefix(""), Range::prefix("").with_limit(2).with_keys_only());
+        assert_eq!((range.needed(), all.with_limit(usize::MAX).needed()), (3, isize::MAX as usize));
+        let entries = vec![entry("a", 1), entry("b", 1), entry("c", 1)];
+        let reply = RangeReply::of(&range, Revision::new(7), entries.clone());
+        assert_eq!((reply.revision.get(), reply.entries.len(), reply.more), (7, 2, true));
+        assert!(reply.entries.iter().all(|entry| entry.value.is_empty()));
+        let reply = RangeReply::of(&range, Revision::new(7), entries[..2].to_vec());
+        assert_eq!((reply.entries.len(), reply.more), (2, false));
+        let reply = RangeReply::of(&Range::prefix(""), Revision::new(7), entries.clone());
+        assert_eq!((reply.entries, reply.more), (entries, false));
     }
 
     #[test]

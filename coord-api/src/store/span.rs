@@ -35,7 +35,8 @@ impl Span {
     pub fn validate(&self, operation: &'static str) -> Result<()> {
         match self {
             Span::Key(key) if key.is_empty() => Err(Error::invalid_argument(operation, "an empty key")),
-            Span::Interval(from, to) if from >= to => {
+            // The smallest key is one zero byte, so that none lies before it.
+            Span::Interval(from, to) if from >= to || to.as_ref() == [0] => {
                 Err(Error::invalid_argument(operation, "an interval that ends where it begins, or before"))
             }
             _ => Ok(()),
@@ -92,6 +93,19 @@ fn prefix_end(prefix: &[u8]) -> Option<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_span_in_which_no_key_can_lie_is_refused() {
+        let refused = |span: Span| span.validate("t").is_err();
+        for (from, to) in [("b", "b"), ("b", "a"), ("", ""), ("", "\0")] {
+            assert!(refused(Span::Interval(from.into(), to.into())), "{from:?} to {to:?}");
+        }
+        assert!(refused(Span::key("")));
+        for (from, to) in [("", "\0\0"), ("", "a"), ("\0", "a"), ("a", "a\0")] {
+            assert!(!refused(Span::Interval(from.into(), to.into())), "{from:?} to {to:?}");
+        }
+        assert!(!refused(Span::prefix("")));
+    }
 
     #[test]
     fn a_span_ends_where_its_last_key_ends() {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::range::{Range, RangeReply};
+use super::range::{Entry, Range, RangeReply};
 use super::span::Span;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::MAX_VALUE_BYTES;
@@ -14,8 +14,15 @@ pub const MAX_TXN_OPS: usize = 128;
 /// Bytes of keys and values that a transaction holds at most: 1.25 MiB (S3).
 pub const MAX_TXN_BYTES: usize = 1_310_720;
 
-/// What sending a request does to the store, and so whether it may be sent again after a failure
-/// (R2).
+/// What sending a request does to the store, and so whether it may be sent again after a failure,
+/// and what is known of one that was not answered (R2).
+///
+/// | request | effect |
+/// |---|---|
+/// | `range`, `watch`, `lease`, `status` | [`Read`](Effect::Read) |
+/// | `txn` | [`Txn::effect`]: [`Read`](Effect::Read) where both lists only read, else [`Write`](Effect::Write) |
+/// | `keep_alive`, `revoke_lease` | [`Idempotent`](Effect::Idempotent) |
+/// | `grant_lease` | [`Write`](Effect::Write) |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// It changes nothing: it may always be sent again.
@@ -26,6 +33,17 @@ pub enum Effect {
     /// It changes something each time: it may be sent again only where it is proven that it was not
     /// applied.
     Write,
+}
+
+impl Effect {
+    /// What is known of a request that was sent and not answered: a read changed nothing, of all
+    /// others the outcome is unknown.
+    pub const fn in_doubt(self) -> Outcome {
+        match self {
+            Effect::Read => Outcome::NotApplied,
+            Effect::Idempotent | Effect::Write => Outcome::Unknown,
+        }
+    }
 }
 
 /// A precondition of a transaction (S3).
@@ -178,6 +196,42 @@ fn check_store_key(key: &Bytes) -> Result<usize> {
 }
 
 impl Compare {
+    /// The key that it is about; `None` where it is about a range.
+    pub fn key(&self) -> Option<&Bytes> {
+        match self {
+            Compare::Absent(key)
+            | Compare::Present(key)
+            | Compare::Modified(key, _)
+            | Compare::Created(key, _)
+            | Compare::Lease(key, _) => Some(key),
+            Compare::RangeAbsent(_) => None,
+        }
+    }
+
+    /// The keys that it is about: of what exists there, any one entry decides.
+    pub fn span(&self) -> Span {
+        match self {
+            Compare::RangeAbsent(span) => span.clone(),
+            Compare::Absent(key)
+            | Compare::Present(key)
+            | Compare::Modified(key, _)
+            | Compare::Created(key, _)
+            | Compare::Lease(key, _) => Span::Key(key.clone()),
+        }
+    }
+
+    /// Whether it holds where `entry` is what the store has in its [`span`](Self::span): the entry
+    /// of its key, or any one of its range; `None` where nothing is there.
+    pub fn holds(&self, entry: Option<&Entry>) -> bool {
+        match self {
+            Compare::Absent(_) | Compare::RangeAbsent(_) => entry.is_none(),
+            Compare::Present(_) => entry.is_some(),
+            Compare::Modified(_, revision) => entry.is_some_and(|entry| entry.modified == *revision),
+            Compare::Created(_, revision) => entry.is_some_and(|entry| entry.created == *revision),
+            Compare::Lease(_, lease) => entry.is_some_and(|entry| entry.lease == Some(*lease)),
+        }
+    }
+
     /// Checks one compare; returns its bytes.
     fn validate(&self) -> Result<usize> {
         match self {
@@ -342,6 +396,39 @@ mod tests {
             .then(Op::put("a", vec![0; MAX_VALUE_BYTES]))
             .then(Op::put("b", vec![0; MAX_VALUE_BYTES / 2]));
         assert!(two.validate().is_err());
+    }
+
+    #[test]
+    fn a_compare_holds_of_the_entry_that_it_is_about() {
+        let (five, six, lease) = (Revision::new(5), Revision::new(6), LeaseId::new(7));
+        let entry =
+            Entry { key: "a".into(), value: "1".into(), created: five, modified: six, lease: Some(lease) };
+        let key = || Bytes::from("a");
+        let of_key = [
+            (Compare::Absent(key()), false, true),
+            (Compare::Present(key()), true, false),
+            (Compare::Modified(key(), six), true, false),
+            (Compare::Modified(key(), five), false, false),
+            (Compare::Created(key(), five), true, false),
+            (Compare::Created(key(), six), false, false),
+            (Compare::Lease(key(), lease), true, false),
+            (Compare::Lease(key(), LeaseId::new(8)), false, false),
+        ];
+        for (compare, there, absent) in of_key {
+            assert_eq!((compare.holds(Some(&entry)), compare.holds(None)), (there, absent), "{compare:?}");
+            assert_eq!((compare.key(), compare.span()), (Some(&key()), Span::key("a")), "{compare:?}");
+        }
+        let free = Entry { lease: None, ..entry.clone() };
+        assert!(!Compare::Lease(key(), lease).holds(Some(&free)));
+        let range = Compare::RangeAbsent(Span::prefix("a"));
+        assert_eq!((range.key(), range.span()), (None, Span::prefix("a")));
+        assert!(!range.holds(Some(&entry)) && range.holds(None));
+    }
+
+    #[test]
+    fn only_a_read_that_was_not_answered_is_known_to_have_changed_nothing() {
+        assert_eq!(Effect::Read.in_doubt(), Outcome::NotApplied);
+        assert_eq!([Effect::Idempotent, Effect::Write].map(Effect::in_doubt), [Outcome::Unknown; 2]);
     }
 
     #[test]

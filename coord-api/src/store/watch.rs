@@ -68,17 +68,18 @@ impl Batch {
     }
 }
 
-/// A watch of a store (S4): where it is armed, and its stream. It ends after its first error.
-/// Dropping it ends the watch, on the server too.
+/// A watch of a store (S4): where it is armed, and its stream. It ends after its first error, and
+/// may be asked again after its end. Dropping it ends the watch, on the server too.
 pub struct StoreWatch {
     armed: Revision,
-    stream: BoxStream<'static, Result<StoreEvent>>,
+    /// `None` once it has ended.
+    stream: Option<BoxStream<'static, Result<StoreEvent>>>,
 }
 
 impl StoreWatch {
     /// A watch that delivers every change after `armed` through `stream`.
     pub fn new(armed: Revision, stream: impl Stream<Item = Result<StoreEvent>> + Send + 'static) -> Self {
-        StoreWatch { armed, stream: Box::pin(stream) }
+        StoreWatch { armed, stream: Some(Box::pin(stream)) }
     }
 
     /// The revision at which it is armed: every later change is delivered. With `after` given, that
@@ -97,7 +98,7 @@ impl StoreWatch {
     ///
     /// Cancel safe: an item that is not returned stays in the stream.
     pub async fn next(&mut self) -> Option<Result<StoreEvent>> {
-        poll_fn(|cx| self.stream.as_mut().poll_next(cx)).await
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 }
 
@@ -105,7 +106,12 @@ impl Stream for StoreWatch {
     type Item = Result<StoreEvent>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.stream.as_mut().poll_next(cx)
+        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+        let item = stream.as_mut().poll_next(cx);
+        if matches!(item, Poll::Ready(None)) {
+            self.stream = None;
+        }
+        item
     }
 }
 
@@ -117,8 +123,31 @@ impl fmt::Debug for StoreWatch {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
     use crate::types::Revision;
+
+    /// A stream that ends at once, and must not be asked again.
+    struct Once(bool);
+
+    impl Stream for Once {
+        type Item = Result<StoreEvent>;
+
+        fn poll_next(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+            assert!(!std::mem::replace(&mut self.0, true), "asked after its end");
+            Poll::Ready(None)
+        }
+    }
+
+    #[test]
+    fn a_watch_may_be_asked_after_its_end() {
+        let mut watch = StoreWatch::new(Revision::ZERO, Once(false));
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..3 {
+            assert!(matches!(Pin::new(&mut watch).poll_next(&mut cx), Poll::Ready(None)));
+        }
+    }
 
     #[test]
     fn a_batch_is_as_large_as_its_changes() {

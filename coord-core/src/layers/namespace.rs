@@ -2,12 +2,11 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf, Bytes};
 use coord_api::store::{
-    Batch, Change, Compare, Entry, Lease, LeaseInfo, Op, OpReply, Range, RangeReply, Span, Store, StoreEvent,
+    Batch, Change, Compare, Entry, LeaseInfo, Op, OpReply, Range, RangeReply, Span, Store, StoreEvent,
     StoreStatus, StoreWatch, Txn, TxnReply,
 };
 use coord_api::{Error, LeaseId, Result, Revision, key};
@@ -15,7 +14,27 @@ use futures_util::Stream;
 
 /// The directories that the recipes make. A namespace with one of these names in it would lie
 /// inside the data of another one.
-const LAYOUT: [&str; 5] = ["config", "im-infra", "locks", "services", "sessions"];
+const LAYOUT: &[&str] = &[
+    "barriers",
+    "config",
+    "config-gray",
+    "config-history",
+    "counter-tokens",
+    "counters",
+    "elections",
+    "events",
+    "im-infra",
+    "locks",
+    "mq",
+    "once",
+    "ordered-queues",
+    "periodic",
+    "queues",
+    "semaphores",
+    "services",
+    "sessions",
+    "uid",
+];
 
 /// The smallest key that there is room for.
 const FIRST: &[u8] = b"/";
@@ -33,8 +52,10 @@ const END: &[u8] = b"0";
 ///   `InvalidArgument`. A prefix or an interval may reach further; it is cut to the namespace.
 /// - Sizes are checked as given (R6). The store below checks the bytes of a transaction once more,
 ///   with the namespace in its keys.
-/// - Revisions, leases and the store's identity are those of the store below, so a write elsewhere
-///   leaves a gap (legal, S1). A lease shows only those of its keys that lie in the namespace;
+/// - Its identity is that of the store below with the namespace, so that what was fenced in one is
+///   not taken in another (R55).
+/// - Revisions and leases are those of the store below, so a write elsewhere leaves a gap (legal,
+///   S1). A lease shows only those of its keys that lie in the namespace;
 ///   revoking it deletes all of them.
 /// - [`close`](Store::close) closes the store below: give each namespace its own client.
 #[derive(Clone, Debug)]
@@ -49,7 +70,9 @@ impl<S: Store> Namespace<S> {
     /// # Errors
     ///
     /// `InvalidArgument` for what is no key (R4), and for a segment that the recipes use
-    /// themselves: `config`, `im-infra`, `locks`, `services`, `sessions`.
+    /// themselves: `barriers`, `config`, `config-gray`, `config-history`, `counter-tokens`,
+    /// `counters`, `elections`, `im-infra`, `locks`, `once`, `ordered-queues`, `periodic`,
+    /// `queues`, `semaphores`, `services`, `sessions`, `uid`.
     pub fn new(store: S, namespace: &str) -> Result<Self> {
         const OPERATION: &str = "namespace.new";
         let namespace = key::check(OPERATION, namespace)?;
@@ -94,14 +117,6 @@ impl<S: Store> Store for Namespace<S> {
         Ok(StoreWatch::new(inner.armed(), RelativeWatch { inner, root: self.root.clone() }))
     }
 
-    async fn grant_lease(&self, ttl: Duration) -> Result<Lease> {
-        self.store.grant_lease(ttl).await
-    }
-
-    async fn keep_alive(&self, id: LeaseId) -> Result<Duration> {
-        self.store.keep_alive(id).await
-    }
-
     async fn lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
         let mut info = self.store.lease(id).await?;
         if let Some(info) = &mut info {
@@ -110,17 +125,13 @@ impl<S: Store> Store for Namespace<S> {
         Ok(info)
     }
 
-    async fn revoke_lease(&self, id: LeaseId) -> Result<()> {
-        self.store.revoke_lease(id).await
-    }
-
     async fn status(&self) -> Result<StoreStatus> {
-        self.store.status().await
+        let mut status = self.store.status().await?;
+        status.store_id.push_str(&String::from_utf8_lossy(&self.root.0));
+        Ok(status)
     }
 
-    async fn close(&self) -> Result<()> {
-        self.store.close().await
-    }
+    coord_api::forward_store! { self => self.store; grant_lease, keep_alive, revoke_lease, close }
 }
 
 /// The directory of a namespace, without a trailing `/`.

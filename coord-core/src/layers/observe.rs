@@ -70,11 +70,11 @@ impl<S: Store> Observe<S> {
             backend: self.backend,
             meter,
             started: self.metered.then(Instant::now),
-            settled: false,
+            answered: false,
         };
         let observed = async move {
             let result = request.await;
-            pending.settle(result.as_ref().err());
+            pending.answered(result.as_ref().err());
             result
         };
         Box::pin(observed.instrument(span))
@@ -256,18 +256,18 @@ impl Meters {
     }
 }
 
-/// A request under way. Dropped before it is settled, it was cancelled.
+/// A request under way. Dropped before it is answered, it was cancelled.
 struct Pending<'a> {
     backend: &'static str,
     meter: &'a Meter,
     /// When it was sent, if anyone records metrics.
     started: Option<Instant>,
-    settled: bool,
+    answered: bool,
 }
 
 impl Pending<'_> {
-    fn settle(&mut self, error: Option<&Error>) {
-        self.settled = true;
+    fn answered(&mut self, error: Option<&Error>) {
+        self.answered = true;
         match error {
             None => self.record("ok"),
             Some(error) => {
@@ -297,7 +297,7 @@ impl Pending<'_> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        if !self.settled {
+        if !self.answered {
             self.record("cancelled");
             coord_home::event!(DEBUG, "dropped before it was answered");
         }

@@ -251,7 +251,7 @@ impl<S: Store> Retry<S> {
         match self.home.timeout_at(until, call).await {
             Ok(result) => result,
             Err(_) => Err(Error::new(ErrorKind::Timeout, operation, "the store did not answer in time")
-                .with_outcome(outcome_in_doubt(effect))),
+                .with_outcome(effect.in_doubt())),
         }
     }
 }
@@ -259,11 +259,6 @@ impl<S: Store> Retry<S> {
 /// Whether a request with this effect may be sent again after this failure (R2).
 fn may_repeat(effect: Effect, error: &Error) -> bool {
     error.is_transient() && (effect != Effect::Write || error.outcome() == Outcome::NotApplied)
-}
-
-/// The outcome of a request with this effect that was not answered.
-fn outcome_in_doubt(effect: Effect) -> Outcome {
-    if effect == Effect::Read { Outcome::NotApplied } else { Outcome::Unknown }
 }
 
 #[async_trait]
@@ -301,9 +296,7 @@ impl<S: Store> Store for Retry<S> {
         self.run("store.status", Effect::Read, || self.store.status()).await
     }
 
-    async fn close(&self) -> Result<()> {
-        self.store.close().await
-    }
+    coord_api::forward_store! { self => self.store; close }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
-use coord_api::store::{Op, Txn};
+use coord_api::store::{Entry, Op, Txn};
 use coord_api::{Error, Revision};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -32,6 +32,8 @@ struct WaitingWrites {
 #[derive(Debug)]
 pub(super) struct QueuedWrite {
     number: u64,
+    /// The entry's key.
+    pub(super) key: Bytes,
     pub(super) txn: Txn,
     pub(super) answer: oneshot::Sender<BatchAnswer>,
 }
@@ -41,8 +43,10 @@ pub(super) struct QueuedWrite {
 pub(super) enum BatchAnswer {
     /// It was applied, with others, at this revision.
     Done(Revision),
-    /// Nothing was applied. It must be sent by itself.
+    /// Nothing was applied, for the sake of one of them. It must be sent by itself.
     Alone,
+    /// Nobody knows whether it was applied, but it is fenced off: what stands under its key now.
+    FencedOff(Option<Entry>),
     Failed(Error),
 }
 
@@ -80,17 +84,31 @@ impl WaitingWrites {
 
 impl BatchQueue {
     /// Queues a write. Its number takes it back.
-    pub(super) fn add(&self, txn: Txn) -> (u64, oneshot::Receiver<BatchAnswer>) {
+    pub(super) fn add(&self, key: Bytes, txn: Txn) -> (u64, oneshot::Receiver<BatchAnswer>) {
         let (answer, answered) = oneshot::channel();
         let number = {
             let mut queue = self.queue.lock();
             queue.next += 1;
             let number = queue.next;
-            queue.waiting.push_back(QueuedWrite { number, txn, answer });
+            queue.waiting.push_back(QueuedWrite { number, key, txn, answer });
             number
         };
         self.added.notify_one();
         (number, answered)
+    }
+
+    /// Puts writes back to where they were taken from: nothing of them was applied, and they are to
+    /// be sent again. Those whose callers have gone away are not.
+    ///
+    /// A caller closes its end of the answer before it [takes its write back](Self::take_back), so
+    /// that a write is either found here by its caller or finds its caller gone.
+    pub(super) fn put_back(&self, batch: Vec<QueuedWrite>) {
+        let mut queue = self.queue.lock();
+        for write in batch.into_iter().rev().filter(|write| !write.answer.is_closed()) {
+            queue.waiting.push_front(write);
+        }
+        drop(queue);
+        self.added.notify_one();
     }
 
     /// Whether the write was not sent yet, and so never is.
@@ -127,8 +145,13 @@ impl BatchQueue {
 mod tests {
     use super::*;
 
+    /// A write whose caller waits for as long as the answer is kept.
+    fn waiting(queue: &BatchQueue, key: &str, bytes: usize) -> (u64, oneshot::Receiver<BatchAnswer>) {
+        queue.add(key.to_owned().into(), Txn::new().then(Op::put(key.to_owned(), vec![0; bytes])))
+    }
+
     fn put(queue: &BatchQueue, key: &str, bytes: usize) -> u64 {
-        queue.add(Txn::new().then(Op::put(key.to_owned(), vec![0; bytes]))).0
+        waiting(queue, key, bytes).0
     }
 
     fn batch(queue: &BatchQueue) -> Vec<u64> {
@@ -169,5 +192,19 @@ mod tests {
         assert!(queue.take_back(first) && !queue.take_back(first));
         assert_eq!(batch(&queue), [second]);
         assert!(!queue.take_back(second));
+    }
+
+    #[test]
+    fn what_is_put_back_goes_first_and_without_those_who_are_gone() {
+        let queue = BatchQueue::default();
+        let (first, kept) = waiting(&queue, "a", 1);
+        let (_, gone) = waiting(&queue, "b", 1);
+        let (third, kept_too) = waiting(&queue, "c", 1);
+        let (taken, ()) = queue.take(|| ()).unwrap();
+        let (fourth, _kept) = waiting(&queue, "d", 1);
+        drop(gone);
+        queue.put_back(taken);
+        assert_eq!(batch(&queue), [first, third, fourth]);
+        drop((kept, kept_too));
     }
 }

@@ -1,24 +1,27 @@
 //! Sends writes of one session that come at once together.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use coord_api::store::{Compare, Txn, TxnReply};
+use bytes::Bytes;
+use coord_api::store::{Compare, Entry, Txn, TxnReply};
 use coord_api::{Error, ErrorKind, Loss, Outcome, Result};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 
 use super::batch::{BatchAnswer, QueuedWrite, WRITES};
-use super::session::{Doubt, Session, Written};
+use super::session::{Doubt, RefusedBy, Session, Written};
 use crate::gather::gather;
 
 /// How long writes wait for the batch before them. One that takes longer hangs, and the next batch
 /// goes beside it.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// As [`Session::write`], for a write that needs no answer of its operations: together with others
-/// of this session that come while one is on its way. All are applied at one revision; where one's
-/// compares do not hold, each is sent by itself.
+/// As [`Session::write`], for a write of the entry under `key` that needs no answer of its
+/// operations: together with others of this session that come while one is on its way. All are
+/// applied at one revision; where one's compares do not hold, each is sent by itself. Where the
+/// answer to all of them is lost they are fenced off and read back together.
 ///
 /// # Errors
 ///
@@ -29,10 +32,11 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// As [`Session::write`].
 pub(super) async fn write_batched(
     session: &Session,
+    key: &Bytes,
     build: &(dyn Fn() -> Txn + Send + Sync),
 ) -> Result<Written> {
-    let (number, answer) = session.batch.add(build());
-    let mut queued = Queued { session, number, settled: false, answer };
+    let (number, answer) = session.batch.add(key.clone(), build());
+    let mut queued = Queued { session, number, finished: false, answer };
     let answer = tokio::select! {
         biased;
         answer = &mut queued.answer => answer.ok(),
@@ -43,6 +47,7 @@ pub(super) async fn write_batched(
         BatchAnswer::Done(revision) => {
             Ok(Written::Done(TxnReply { succeeded: true, revision, replies: Vec::new() }))
         }
+        BatchAnswer::FencedOff(found) => Ok(Written::FencedOff(found)),
         BatchAnswer::Failed(error) => Err(error),
         BatchAnswer::Alone => session.write(build).await,
     }
@@ -50,7 +55,7 @@ pub(super) async fn write_batched(
 
 /// Sends what waits, for as long as the session lives. The session's task does: so no caller that
 /// goes away or stands still holds up the others.
-pub(super) async fn send_batches(session: &Session) {
+pub(super) async fn send_batches(session: &Arc<Session>) {
     let mut under_way = FuturesUnordered::new();
     loop {
         if under_way.is_empty() {
@@ -77,29 +82,57 @@ fn next_batch(session: &Session) -> Option<(Vec<QueuedWrite>, Doubt<'_>)> {
     session.batch.take(|| session.doubt())
 }
 
-async fn send(session: &Session, mut batch: Vec<QueuedWrite>, doubt: Doubt<'_>) {
-    let mut txn = Txn::new().when(Compare::Modified(session.key.clone(), doubt.fence()));
-    for queued in &mut batch {
-        txn.compares.append(&mut queued.txn.compares);
-        txn.then.append(&mut queued.txn.then);
+async fn send(session: &Arc<Session>, batch: Vec<QueuedWrite>, doubt: Doubt<'_>) {
+    let fence = doubt.fence();
+    let mut txn =
+        Txn::new().when(Compare::Modified(session.key.clone(), fence)).otherwise(session.look_at_fence());
+    for queued in &batch {
+        txn.compares.extend(queued.txn.compares.iter().cloned());
+        txn.then.extend(queued.txn.then.iter().cloned());
     }
-    let answer = match session.ground.store.txn(txn).await {
+    let answered = session.ground.store.txn(txn).await;
+    match &answered {
+        Err(error) if error.outcome() == Outcome::Unknown => drop(doubt),
+        _ => doubt.answered(),
+    }
+    let answer = match answered {
         Ok(reply) if reply.succeeded => BatchAnswer::Done(reply.revision),
-        Ok(_) => BatchAnswer::Alone,
+        Ok(mut reply) => match session.refusal(fence, reply.replies.pop()) {
+            Ok(RefusedBy::Fence) => return session.batch.put_back(batch),
+            Ok(RefusedBy::Compare) => BatchAnswer::Alone,
+            Err(error) => BatchAnswer::Failed(error),
+        },
         Err(error) if error.kind() == ErrorKind::LeaseLost => {
             session.lose(Loss::Expired);
             BatchAnswer::Failed(error)
         }
+        Err(error) if error.outcome() == Outcome::Unknown => {
+            if error.is_transient() {
+                if let Ok(found) = fenced_off(session, &batch).await {
+                    return tell(batch, found.into_iter().map(BatchAnswer::FencedOff));
+                }
+            }
+            BatchAnswer::Failed(error)
+        }
+        // Each of them would meet the same.
+        Err(error) if error.is_transient() => BatchAnswer::Failed(error),
         // It may have been too much for one, or was refused for the sake of one.
-        Err(error) if error.outcome() == Outcome::NotApplied => BatchAnswer::Alone,
-        Err(error) => BatchAnswer::Failed(error),
+        Err(_) => BatchAnswer::Alone,
     };
-    if !matches!(&answer, BatchAnswer::Failed(error) if error.outcome() == Outcome::Unknown) {
-        doubt.answered();
-    }
-    for queued in batch {
+    tell(batch, std::iter::repeat(answer));
+}
+
+/// Fences off a batch whose answer was lost, and reads back what stands under its keys: for all of
+/// its callers at once, each of whom would do so otherwise.
+async fn fenced_off(session: &Arc<Session>, batch: &[QueuedWrite]) -> Result<Vec<Option<Entry>>> {
+    session.settle().await?;
+    session.read_all(batch.iter().map(|queued| &queued.key)).await
+}
+
+fn tell(batch: Vec<QueuedWrite>, answers: impl Iterator<Item = BatchAnswer>) {
+    for (queued, answer) in batch.into_iter().zip(answers) {
         // Who does not wait any more has left the write to the session's pending releases.
-        let _ = queued.answer.send(answer.clone());
+        let _ = queued.answer.send(answer);
     }
 }
 
@@ -109,21 +142,21 @@ struct Queued<'a> {
     session: &'a Session,
     number: u64,
     /// Whether nothing of it is on its way any more.
-    settled: bool,
+    finished: bool,
     answer: oneshot::Receiver<BatchAnswer>,
 }
 
 impl Queued<'_> {
     fn take(&mut self, answer: Option<BatchAnswer>) -> BatchAnswer {
         if let Some(answer) = answer {
-            self.settled = true;
+            self.finished = true;
             return answer;
         }
         // The session is over. What was sent and not answered stays in doubt.
         let loss = self.session.check().unwrap_or(Loss::Expired);
         let outcome =
             if self.session.batch.take_back(self.number) { Outcome::NotApplied } else { Outcome::Unknown };
-        self.settled = outcome == Outcome::NotApplied;
+        self.finished = outcome == Outcome::NotApplied;
         let error: Error = self.session.lost_error(loss);
         BatchAnswer::Failed(error.with_outcome(outcome))
     }
@@ -131,7 +164,9 @@ impl Queued<'_> {
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        if !self.settled && !self.session.batch.take_back(self.number) {
+        // From here on it is put back no more, so that it is taken back, or covered by the doubt.
+        self.answer.close();
+        if !self.finished && !self.session.batch.take_back(self.number) {
             drop(self.session.doubt());
         }
     }

@@ -32,10 +32,11 @@ use crate::ground::Ground;
 
 pub use loss::LossCell;
 pub use place::{Build, LeasedEntry, Placed, Token};
-pub use reference::SessionRef;
+pub use reference::{Fenced, SessionRef};
 use session::Session;
 
-/// How often a session is made for a caller whose session is lost before the caller is on it.
+/// How many sessions are made for one call: each but the last was lost before the call has entered
+/// it.
 const TRIES: usize = 3;
 
 /// The sessions of one provider, one for each TTL.
@@ -104,7 +105,7 @@ impl Sessions {
         if let Some(slot) = slots.get(&asked) {
             return (asked, Arc::clone(slot));
         }
-        // A slot that a caller has is about to be used.
+        // A slot that somebody else holds as well is about to be used by a call.
         slots.retain(|_, slot| {
             Arc::strong_count(slot) > 1 || slot.current().is_some_and(|session| session.is_open())
         });

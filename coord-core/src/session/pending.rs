@@ -82,14 +82,14 @@ impl PendingReleases {
         self.added.notify_one();
     }
 
-    /// Forgets the release of an entry: it was acknowledged otherwise.
+    /// Forgets the release of an entry, which its handle has done meanwhile.
     pub(super) fn forget(&self, number: u64) {
         self.releases.lock().remove(number);
     }
 
-    /// Forgets the releases of a key, for a new entry was written over what they would remove. What
-    /// is in doubt stays pending: a write that is on its way yet comes to life as soon as the new
-    /// entry is gone.
+    /// Forgets the releases of a key, because a new entry was written over what they would remove.
+    /// The release of an entry that was perhaps not written yet stays pending: its write may be
+    /// under way still, and be applied once the new entry is gone.
     pub(super) fn written_over(&self, key: &Bytes) {
         let mut releases = self.releases.lock();
         for number in releases.of_written(key) {

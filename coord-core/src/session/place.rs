@@ -15,8 +15,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use coord_api::handle::Leased;
-use coord_api::store::{Entry, Op, OpReply, Range, Txn, TxnReply};
-use coord_api::{Error, ErrorKind, FencingToken, HandleState, Loss, Lost, Outcome, Result, Revision};
+use coord_api::store::{Entry, Txn, TxnReply};
+use coord_api::{Error, ErrorKind, Fence, FencingToken, HandleState, Loss, Lost, Outcome, Result, Revision};
 use parking_lot::Mutex;
 
 use super::batching;
@@ -86,17 +86,34 @@ struct EntryParts {
 /// What is known of an entry in the store.
 #[derive(Clone, Copy, Debug, Default)]
 struct EntryState {
-    /// Its token and its mod revision, once it was written.
-    written: Option<(Revision, Revision)>,
+    /// How it stands in the store, once it was written.
+    written: Option<WrittenEntry>,
     /// A write was sent and not answered, and gives this token: what is known may be out of date.
     in_flight: Option<Token>,
+    /// When what the next write goes over was created, where that is not this entry.
+    over: Option<Revision>,
+}
+
+/// How an entry stands in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct WrittenEntry {
+    /// The revision that is its token.
+    number: Revision,
+    created: Revision,
+    modified: Revision,
 }
 
 impl EntryState {
-    /// It was written at `modified`, by the write that is in flight.
-    fn written_at(&mut self, modified: Revision, token: Token) {
-        let number = self.written.filter(|_| token == Token::Kept).map_or(modified, |(number, _)| number);
-        *self = EntryState { written: Some((number, modified)), in_flight: None };
+    /// It was written at `modified`, by the write that is in flight, which went over an entry that
+    /// was created at `over`, or over none that is not its own.
+    fn written_at(&mut self, modified: Revision, over: Option<Revision>, token: Token) {
+        let before = self.written.filter(|_| token == Token::Kept);
+        let written = WrittenEntry {
+            number: before.map_or(modified, |before| before.number),
+            created: over.or(before.map(|before| before.created)).unwrap_or(modified),
+            modified,
+        };
+        *self = EntryState { written: Some(written), ..EntryState::default() };
     }
 }
 
@@ -163,7 +180,65 @@ impl LeasedEntry {
         let (session, entries) = (self.shared.session.session(), [self]);
         // It goes under the fence of the batch that takes it.
         begin(session, &entries, token)?.answered();
-        conclude(session, &entries, token, batching::write_batched(session, build).await).await
+        let answer = batching::write_batched(session, &self.shared.key, build).await;
+        conclude(session, &entries, token, answer).await
+    }
+
+    /// Ends it by a write of one's own, instead of its release: one that moves its key to another
+    /// lease, or deletes it together with other keys. The transaction must compare that the entry
+    /// is still there, and not leave it on the session's lease.
+    ///
+    /// `Written`, and the entry is over as if it had been released; `Refused`, and it is as it was.
+    /// Where the answer was lost and the entry stands as it was, the write is sent again; where it
+    /// does not, and the session is there, so that nothing else has ended the entry, `Found` has
+    /// what stands in its place.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` when the session is over, outcome `Unknown` where the write may have been
+    /// applied before; or when another lease that the transaction names is gone, and then the entry
+    /// is as it was; whatever kept the store from answering.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the write may or may not be applied; dropped as well, the entry leaves a pending
+    /// release, which does nothing where the write was applied.
+    pub async fn end_by(&self, build: Build<'_>) -> Result<Placed> {
+        let (session, entries) = (self.shared.session.session(), [self]);
+        loop {
+            let doubt = begin(session, &entries, Token::Kept)?;
+            // No look at the lease may take it for removed while the write is under way.
+            self.shared.leaving();
+            match session.write_under(doubt, build).await {
+                Ok(Written::Done(reply)) => {
+                    self.shared.left();
+                    return Ok(Placed::Written(reply));
+                }
+                Ok(Written::Refused(reply)) => {
+                    self.shared.stays();
+                    return Ok(Placed::Refused(reply));
+                }
+                Ok(Written::FencedOff(_)) => {}
+                Err(error) if error.is_transient() && error.outcome() == Outcome::Unknown => {
+                    session.settle().await.map_err(|second| match second.kind() {
+                        ErrorKind::LeaseLost => second.with_outcome(Outcome::Unknown),
+                        _ => error,
+                    })?;
+                }
+                Err(error) => {
+                    if error.outcome() == Outcome::NotApplied {
+                        self.shared.stays();
+                    }
+                    return Err(error);
+                }
+            }
+            // Were the session gone, so would be the entry, whatever became of the write.
+            let found = session.look(&self.shared.key).await?;
+            if found.as_ref().map(|found| found.modified) != self.modified() {
+                self.shared.left();
+                return Ok(Placed::Found(vec![found]));
+            }
+        }
     }
 
     /// What stands under the entry's key after a write whose answer nobody has. That is fenced off
@@ -188,7 +263,21 @@ impl LeasedEntry {
 
     /// What stands in the store is this entry, as its last write has left it.
     pub fn confirm(&self, found: &Entry, token: Token) {
+        self.goes_over(Some(found));
         self.shared.written(found.modified, token);
+    }
+
+    /// The next write goes over this entry, which another session, or nobody any more, has written;
+    /// over none where it is `None`. The key keeps its create revision then.
+    pub fn goes_over(&self, found: Option<&Entry>) {
+        self.shared.known.lock().over = found.map(|found| found.created);
+    }
+
+    /// What ties a write to this entry, for as long as nobody has written it anew: for entries
+    /// whose value says in which way they are held. While a write of its own is in doubt it is tied
+    /// to the entry alone, however that is written (R55).
+    pub fn fence_unwritten(&self) -> Fence {
+        self.shared.fence(true)
     }
 
     /// The entry's key.
@@ -208,12 +297,12 @@ impl LeasedEntry {
 
     /// The entry's mod revision, once written.
     pub fn modified(&self) -> Option<Revision> {
-        self.shared.known.lock().written.map(|(_, modified)| modified)
+        self.shared.known.lock().written.map(|written| written.modified)
     }
 
     /// The revision that is the entry's token, once written.
     pub fn number(&self) -> Option<Revision> {
-        self.shared.known.lock().written.map(|(number, _)| number)
+        self.shared.known.lock().written.map(|written| written.number)
     }
 
     /// The end of this entry.
@@ -225,7 +314,7 @@ impl LeasedEntry {
     /// example, is not.
     pub fn held(&self) {
         if let Some(subject) = self.shared.loss.subject() {
-            subject.held();
+            subject.held(self.number());
         }
     }
 
@@ -234,7 +323,7 @@ impl LeasedEntry {
     pub fn report(&self, loss: Loss) {
         if let Some(subject) = self.shared.loss.subject() {
             let session = self.shared.session.session();
-            session.ground.telemetry.lost(&[subject], loss, &session.last_renewal());
+            session.ground.telemetry.lost(&[subject], loss, session.lease, &session.last_renewal());
         }
     }
 
@@ -346,19 +435,14 @@ async fn conclude(
             entries.iter().for_each(|entry| entry.shared.not_written());
             Ok(Placed::Refused(reply))
         }
+        Ok(Written::FencedOff(found)) => Ok(found_instead(session, entries, vec![found])),
         Err(error) if error.is_transient() && error.outcome() == Outcome::Unknown => {
             // The first error says more to the caller than a second one.
             session
                 .settle()
                 .await
                 .map_err(|second| if second.kind() == ErrorKind::LeaseLost { second } else { error })?;
-            let found = read_all(session, entries).await?;
-            for (entry, found) in entries.iter().zip(&found) {
-                if found.as_ref().is_none_or(|found| found.lease != Some(session.lease)) {
-                    entry.shared.not_written();
-                }
-            }
-            Ok(Placed::Found(found))
+            Ok(found_instead(session, entries, read_all(session, entries).await?))
         }
         Err(error) => {
             if error.outcome() == Outcome::NotApplied {
@@ -369,23 +453,23 @@ async fn conclude(
     }
 }
 
+/// What stands under the entries' keys after a write that is fenced off. Those that do not stand on
+/// this lease were not written.
+fn found_instead(session: &Session, entries: &[&LeasedEntry], found: Vec<Option<Entry>>) -> Placed {
+    for (entry, found) in entries.iter().zip(&found) {
+        if found.as_ref().is_none_or(|found| found.lease != Some(session.lease)) {
+            entry.shared.not_written();
+        }
+    }
+    Placed::Found(found)
+}
+
 /// What stands under the entries' keys.
 async fn read_all(session: &Session, entries: &[&LeasedEntry]) -> Result<Vec<Option<Entry>>> {
-    if let [entry] = entries {
-        return Ok(vec![session.ground.read(entry.shared.key.clone()).await?]);
+    match entries {
+        [entry] => Ok(vec![session.ground.read(entry.shared.key.clone()).await?]),
+        _ => session.read_all(entries.iter().map(|entry| &entry.shared.key)).await,
     }
-    let read = entries
-        .iter()
-        .fold(Txn::new(), |txn, entry| txn.then(Op::Range(Range::key(entry.shared.key.clone()))));
-    let replies = session.ground.store.txn(read).await?.replies;
-    if replies.len() < entries.len() {
-        return Err(Error::new(ErrorKind::Internal, "session", "the store left out an answer"));
-    }
-    let found = |reply| match reply {
-        OpReply::Range(range) => range.entries.into_iter().next(),
-        _ => None,
-    };
-    Ok(replies.into_iter().map(found).collect())
 }
 
 impl EntryParts {
@@ -393,8 +477,22 @@ impl EntryParts {
         Tracked {
             key: self.key.clone(),
             loss: Arc::clone(&self.loss),
-            modified: known.written.map(|(_, modified)| modified),
+            modified: known.written.map(|written| written.modified),
         }
+    }
+
+    /// What ties a write to the entry: to the one that is known to stand there, whatever is written
+    /// over it, or to its last write as well.
+    fn fence(self: &Arc<Self>, unwritten: bool) -> Fence {
+        let session = self.session.session();
+        // Known, for the session was made by then.
+        let store = session.ground.known_store_id().cloned().unwrap_or_default();
+        let EntryState { written, in_flight, .. } = *self.known.lock();
+        let Some(written) = written else { return Fence::broken(store) };
+        let entry = Arc::clone(self);
+        let held = move || entry.over().is_none();
+        let fence = Fence::new(store, self.key.clone(), written.created, session.lease, held);
+        if unwritten && in_flight.is_none() { fence.unwritten_since(written.modified) } else { fence }
     }
 
     /// The entry was written at `modified`: from here on its loss is noticed.
@@ -403,7 +501,8 @@ impl EntryParts {
         session.pending.written_over(&self.key);
         let tracked = {
             let mut known = self.known.lock();
-            known.written_at(modified, token);
+            let over = known.over;
+            known.written_at(modified, over, token);
             self.tracked(&known)
         };
         if !session.state.lock().written(self.number, tracked) {
@@ -421,6 +520,29 @@ impl EntryParts {
         if !written {
             self.session.session().untrack(self.number);
         }
+    }
+
+    /// A write is under way that ends the entry.
+    fn leaving(&self) {
+        let tracked = Tracked { modified: None, ..self.tracked(&self.known.lock()) };
+        self.session.session().state.lock().written(self.number, tracked);
+    }
+
+    /// The write that was to end the entry did not: it stands as it was.
+    fn stays(&self) {
+        let tracked = {
+            let mut known = self.known.lock();
+            known.in_flight = None;
+            self.tracked(&known)
+        };
+        self.session.session().state.lock().written(self.number, tracked);
+    }
+
+    /// It is gone from the lease, by a write of its own.
+    fn left(&self) {
+        *self.known.lock() = EntryState::default();
+        self.loss.set(Loss::Released);
+        self.let_go();
     }
 
     fn over(&self) -> Option<Loss> {
@@ -448,7 +570,7 @@ impl EntryParts {
         }
         let modified = match *self.known.lock() {
             EntryState { in_flight: Some(_), .. } => None,
-            EntryState { written: Some((_, modified)), .. } => Some(modified),
+            EntryState { written: Some(written), .. } => Some(written.modified),
             EntryState { written: None, .. } => return,
         };
         session.pending.add(Release {
@@ -481,13 +603,17 @@ impl EntryParts {
                     .await?
                     .filter(|entry| entry.lease == Some(session.lease));
                 *self.known.lock() = EntryState {
-                    written: found.map(|found| (found.created, found.modified)),
-                    in_flight: None,
+                    written: found.map(|found| WrittenEntry {
+                        number: found.created,
+                        created: found.created,
+                        modified: found.modified,
+                    }),
+                    ..EntryState::default()
                 };
             }
             let written = self.known.lock().written;
             match written {
-                Some((_, modified)) => session.remove(&self.key, modified).await,
+                Some(written) => session.remove(&self.key, written.modified).await,
                 None => Ok(false),
             }
         };
@@ -541,6 +667,10 @@ impl Drop for Releasing<'_> {
 impl Leased for LeasedEntry {
     fn fencing_token(&self) -> FencingToken {
         self.number().unwrap_or_default().into()
+    }
+
+    fn fence(&self) -> Fence {
+        self.shared.fence(false)
     }
 
     fn state(&self) -> HandleState {
@@ -604,25 +734,35 @@ impl fmt::Debug for LeasedEntry {
 mod tests {
     use super::*;
 
-    fn known(number: u64, modified: u64) -> Option<(Revision, Revision)> {
-        Some((Revision::new(number), Revision::new(modified)))
+    fn known(number: u64, created: u64, modified: u64) -> Option<WrittenEntry> {
+        let [number, created, modified] = [number, created, modified].map(Revision::new);
+        Some(WrittenEntry { number, created, modified })
     }
 
     #[test]
     fn a_token_is_the_revision_of_the_write_unless_it_is_kept() {
-        let mut entry = EntryState { written: None, in_flight: Some(Token::New) };
-        entry.written_at(Revision::new(5), Token::New);
-        assert_eq!((entry.written, entry.in_flight), (known(5, 5), None));
-        entry.written_at(Revision::new(7), Token::Kept);
-        assert_eq!(entry.written, known(5, 7));
-        entry.written_at(Revision::new(9), Token::New);
-        assert_eq!(entry.written, known(9, 9));
+        let mut entry = EntryState { in_flight: Some(Token::New), ..EntryState::default() };
+        entry.written_at(Revision::new(5), None, Token::New);
+        assert_eq!((entry.written, entry.in_flight), (known(5, 5, 5), None));
+        entry.written_at(Revision::new(7), None, Token::Kept);
+        assert_eq!(entry.written, known(5, 5, 7));
+        entry.written_at(Revision::new(9), None, Token::New);
+        assert_eq!(entry.written, known(9, 9, 9));
     }
 
     #[test]
     fn there_is_nothing_to_keep_before_the_first_write() {
         let mut entry = EntryState::default();
-        entry.written_at(Revision::new(5), Token::Kept);
-        assert_eq!(entry.written, known(5, 5));
+        entry.written_at(Revision::new(5), None, Token::Kept);
+        assert_eq!(entry.written, known(5, 5, 5));
+    }
+
+    #[test]
+    fn what_goes_over_an_entry_is_as_old_as_that() {
+        let mut entry = EntryState::default();
+        entry.written_at(Revision::new(5), Some(Revision::new(3)), Token::New);
+        assert_eq!(entry.written, known(5, 3, 5));
+        entry.written_at(Revision::new(7), None, Token::Kept);
+        assert_eq!(entry.written, known(5, 3, 7));
     }
 }

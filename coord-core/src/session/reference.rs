@@ -5,10 +5,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use coord_api::{LeaseId, Result};
+use bytes::Bytes;
+use coord_api::store::{Entry, Txn, TxnReply};
+use coord_api::{LeaseId, Outcome, Result};
 
 use super::renewal;
-use super::session::Session;
+use super::session::{Session, Written};
+
+/// What became of a write that hangs on no lease of its session.
+#[derive(Debug)]
+pub enum Fenced {
+    /// It was applied; the answers of the transaction.
+    Written(TxnReply),
+    /// A compare did not hold, and nothing was written; the answers of its `otherwise`.
+    Refused(TxnReply),
+    /// The answer was lost. It is fenced off: what it has not done by now it never will, so that a
+    /// [look](SessionRef::look) tells.
+    Settled,
+}
 
 /// A session, and a reason for it to live until something hangs on it.
 ///
@@ -65,6 +79,51 @@ impl SessionRef {
     /// Cancel safe: what was begun goes on.
     pub async fn settle(&self) -> Result<()> {
         self.session.settle().await
+    }
+
+    /// Sends a write of what is not to end with the session: a record, or an item of a queue. It
+    /// compares the session's key all the same, so that a doubt can be settled (R2).
+    ///
+    /// The transaction may put keys without a lease, or on another one; that such a lease is gone
+    /// is not the session's loss.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` when the session is over, or another lease that the transaction names is gone;
+    /// whatever kept the store from answering.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it may or may not have been applied, until the session is
+    /// [settled](Self::settle).
+    pub async fn write(&self, build: &(dyn Fn() -> Txn + Send + Sync)) -> Result<Fenced> {
+        match self.session.write(build).await {
+            Ok(Written::Done(reply)) => Ok(Fenced::Written(reply)),
+            Ok(Written::Refused(reply)) => Ok(Fenced::Refused(reply)),
+            Ok(Written::FencedOff(_)) => Ok(Fenced::Settled),
+            Err(error) if error.is_transient() && error.outcome() == Outcome::Unknown => {
+                self.session.settle().await.map_err(|_| error)?;
+                Ok(Fenced::Settled)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What stands under a key that hangs on the session's lease, or was written under its fence,
+    /// at a revision at which the session is there. After a write whose outcome is
+    /// [settled](Fenced::Settled) it tells whether that was applied: an entry of the session that
+    /// is not there was not taken along by the lease's end.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost`, outcome `Unknown`, where the session is gone: then nothing tells any more;
+    /// whatever kept the store from answering.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn look(&self, key: &Bytes) -> Result<Option<Entry>> {
+        self.session.look(key).await
     }
 
     /// Makes sure that at least half of the TTL is left, renewing if need be (R30).

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use coord_api::store::{Compare, Op, OpReply, Range, Txn, TxnReply};
-use coord_api::{Error, ErrorKind, LeaseId, Loss, Outcome, Result, Revision, Value};
+use coord_api::store::{Compare, Entry, Op, OpReply, Range, Txn, TxnReply};
+use coord_api::{Error, ErrorKind, LeaseId, Loss, Outcome, Result, Revision};
+use futures_util::future::join;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -50,6 +51,17 @@ pub(super) enum Written {
     Done(TxnReply),
     /// One of its own compares did not hold; the answers of its `otherwise`.
     Refused(TxnReply),
+    /// Its answer was lost, but it is fenced off: what stands under its key now.
+    FencedOff(Option<Entry>),
+}
+
+/// Why the store refused a write that is under a fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RefusedBy {
+    /// One of its own compares did not hold.
+    Compare,
+    /// The fence was moved, so that the write is to be sent again under the new one.
+    Fence,
 }
 
 impl Session {
@@ -57,11 +69,19 @@ impl Session {
     /// What keeps it alive is yet to be started.
     pub(super) async fn make(ground: &Arc<Ground>, ttl: Duration) -> Result<(Arc<Self>, Revision)> {
         let sent = ground.home.now();
-        let lease = ground.store.grant_lease(ttl).await?;
+        // Which store it is, every fence that is given of what hangs here must say (R55). Asked for
+        // beside the grant, it takes no time.
+        let (known, granted) = join(ground.store_id(), ground.store.grant_lease(ttl)).await;
+        let lease = granted?;
         ground.granted(lease.id);
         let key = keys::session(lease.id);
-        let put = Op::put_leased(key.clone(), ground.name.clone(), lease.id);
-        let written = match ground.store.txn(Txn::new().when(Compare::Absent(key.clone())).then(put)).await {
+        let put = Op::put_leased(key.clone(), ground.session_value.clone(), lease.id);
+        let put = Txn::new().when(Compare::Absent(key.clone())).then(put);
+        let written = match known {
+            Ok(_) => ground.store.txn(put).await,
+            Err(error) => Err(error),
+        };
+        let written = match written {
             Ok(written) if written.succeeded => written,
             failed => {
                 // Nothing hangs on the lease; should this not reach the store either, it ends by
@@ -178,7 +198,7 @@ impl Session {
         let subjects: Vec<_> =
             cells.iter().filter_map(|cell| cell.subject()).filter(|subject| subject.was_held()).collect();
         if !subjects.is_empty() {
-            self.ground.telemetry.lost(&subjects, loss, &self.last_renewal());
+            self.ground.telemetry.lost(&subjects, loss, self.lease, &self.last_renewal());
         }
     }
 
@@ -247,15 +267,17 @@ impl Session {
     ) -> Result<Written> {
         loop {
             let fence = doubt.fence();
-            let look = Op::Range(Range::key(self.key.clone()).with_keys_only());
-            let txn = build().when(Compare::Modified(self.key.clone(), fence)).otherwise(look);
+            let txn =
+                build().when(Compare::Modified(self.key.clone(), fence)).otherwise(self.look_at_fence());
+            // A lease that is gone fails a put; where it is another one, it says nothing of this.
+            let others_lease = self.puts_on_another_lease(&txn);
             let mut reply = match self.ground.store.txn(txn).await {
                 Ok(reply) => reply,
                 Err(error) => {
                     if error.outcome() == Outcome::NotApplied {
                         doubt.answered();
                     }
-                    if error.kind() == ErrorKind::LeaseLost {
+                    if error.kind() == ErrorKind::LeaseLost && !others_lease {
                         self.lose(Loss::Expired);
                     }
                     return Err(error);
@@ -265,21 +287,46 @@ impl Session {
             if reply.succeeded {
                 return Ok(Written::Done(reply));
             }
-            let Some(OpReply::Range(own)) = reply.replies.pop() else {
-                return Err(Error::new(ErrorKind::Internal, "session", "the store left out an answer"));
-            };
-            // Gone; or older than it was, as in a store that was set back, where this fence never
-            // comes again.
-            let Some(own) = own.entries.first().filter(|own| own.modified >= fence) else {
-                self.lose(Loss::Expired);
-                return Err(self.lost_error(Loss::Expired));
-            };
-            if own.modified == fence {
-                return Ok(Written::Refused(reply));
+            match self.refusal(fence, reply.replies.pop())? {
+                RefusedBy::Compare => return Ok(Written::Refused(reply)),
+                RefusedBy::Fence => doubt = self.begin_write(Vec::new(), 0)?,
             }
-            self.state.lock().learn_fence(own.modified);
-            doubt = self.begin_write(Vec::new(), 0)?;
         }
+    }
+
+    /// Whether a transaction hangs something on a lease that is not the session's, such as one of a
+    /// retention.
+    fn puts_on_another_lease(&self, txn: &Txn) -> bool {
+        let is_others = |op: &Op| matches!(op, Op::Put { lease: Some(lease), .. } if *lease != self.lease);
+        txn.then.iter().chain(&txn.otherwise).any(is_others)
+    }
+
+    /// What a write under a fence asks for in case that it is refused, for
+    /// [`refusal`](Self::refusal).
+    pub(super) fn look_at_fence(&self) -> Op {
+        Op::Range(Range::key(self.key.clone()).with_keys_only())
+    }
+
+    /// Why a write was refused that went under `fence`, by what its look at the fence has found.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` when the session's key is gone, and with it the session.
+    pub(super) fn refusal(&self, fence: Revision, found: Option<OpReply>) -> Result<RefusedBy> {
+        let Some(OpReply::Range(own)) = found else {
+            return Err(Error::new(ErrorKind::Internal, "session", "the store left out an answer"));
+        };
+        // Gone; or older than it was, as in a store that was set back, where this fence never comes
+        // again.
+        let Some(own) = own.entries.first().filter(|own| own.modified >= fence) else {
+            self.lose(Loss::Expired);
+            return Err(self.lost_error(Loss::Expired));
+        };
+        if own.modified == fence {
+            return Ok(RefusedBy::Compare);
+        }
+        self.state.lock().learn_fence(own.modified);
+        Ok(RefusedBy::Fence)
     }
 
     /// A write that is about to be sent, under the present fence.
@@ -320,7 +367,7 @@ impl Session {
         let fence = self.state.lock().fence();
         let rewrite = Txn::new()
             .when(Compare::Modified(self.key.clone(), fence))
-            .then(Op::put_leased(self.key.clone(), Value::from(self.ground.name.clone()), self.lease))
+            .then(Op::put_leased(self.key.clone(), self.ground.session_value.clone(), self.lease))
             .otherwise(Op::Range(Range::key(self.key.clone()).with_keys_only()));
         let reply = match self.ground.store.txn(rewrite).await {
             Ok(reply) => reply,
@@ -365,6 +412,40 @@ impl Session {
         self.settle().await?;
         let delete = Txn::new().when(Compare::Modified(key.clone(), modified)).then(Op::delete(key.clone()));
         Ok(self.ground.store.txn(delete).await?.succeeded)
+    }
+
+    /// What stands under these keys, at one revision. No more of them than one transaction carries.
+    pub(super) async fn read_all(&self, keys: impl Iterator<Item = &Bytes>) -> Result<Vec<Option<Entry>>> {
+        let read = keys.fold(Txn::new(), |txn, key| txn.then(Op::Range(Range::key(key.clone()))));
+        let asked = read.then.len();
+        let replies = self.ground.store.txn(read).await?.replies;
+        if replies.len() < asked {
+            return Err(Error::new(ErrorKind::Internal, "session", "the store left out an answer"));
+        }
+        let found = |reply| match reply {
+            OpReply::Range(range) => range.entries.into_iter().next(),
+            _ => None,
+        };
+        Ok(replies.into_iter().map(found).collect())
+    }
+
+    /// What stands under a key, at a revision at which the session is there still: what hangs on
+    /// its lease, and is not there, was not taken along by the lease's end. So what was
+    /// [settled](Self::settle) is told by what it has left.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost`, outcome `Unknown`, where the session is gone; whatever kept the store from
+    /// answering.
+    pub(super) async fn look(&self, key: &Bytes) -> Result<Option<Entry>> {
+        let mut found = self.read_all([key, &self.key].into_iter()).await?;
+        let own = found.pop().flatten();
+        let fence = self.state.lock().fence();
+        if own.is_none_or(|own| own.modified < fence) {
+            self.lose(Loss::Expired);
+            return Err(self.lost_error(Loss::Expired).with_outcome(Outcome::Unknown));
+        }
+        Ok(found.pop().flatten())
     }
 
     pub(super) fn lost_error(&self, loss: Loss) -> Error {

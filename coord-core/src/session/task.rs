@@ -89,8 +89,8 @@ async fn retire(session: &Session) {
                 biased;
                 () = session.changed.notified() => {}
                 () = session.ground.home.sleep_until(then) => {}
-                // Who waits for it to be made has yet to enter, and does not need the provider for
-                // that.
+                // Once abandoned it waits all the same: a call for which this session was made goes
+                // on without the provider, and is about to enter.
                 () = abandoned.cancelled(), if !abandoned.is_cancelled() => {}
             },
         }

@@ -1,21 +1,25 @@
 //! What an operator hears without asking: outages, losses and resyncs at WARN, and the metrics
 //! above the store. The page *Operations* of coordkit lists all of it.
 
+mod loss;
 mod reach;
 mod reached;
 
 use std::fmt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{OnceLock, Weak};
 use std::time::Duration;
 
 use coord_api::store::Span;
-use coord_api::{Error, ErrorKind, Loss};
+use coord_api::{Error, ErrorKind, LeaseId, Loss, Revision};
 use coord_home::{Home, aside, meter};
 use metrics::Histogram;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::owner::time_of_day_ms;
+pub use loss::LossRecord;
+pub(crate) use loss::LossSink;
 use reach::{News, Reach};
 pub(crate) use reached::Reached;
 
@@ -44,12 +48,25 @@ pub struct Telemetry {
     reach: Mutex<Reach>,
     /// Whether the last request failed: an answer is then news.
     failing: AtomicBool,
+    /// Where losses are written down.
+    losses: OnceLock<Weak<dyn LossSink>>,
 }
 
 impl Telemetry {
     pub(crate) fn new(provider: String, home: Home) -> Self {
         describe();
-        Telemetry { provider, home, reach: Mutex::default(), failing: AtomicBool::new(false) }
+        Telemetry {
+            provider,
+            home,
+            reach: Mutex::default(),
+            failing: AtomicBool::new(false),
+            losses: OnceLock::new(),
+        }
+    }
+
+    /// Losses are written down there from now on.
+    pub(crate) fn write_down(&self, losses: Weak<dyn LossSink>) {
+        let _ = self.losses.set(losses);
     }
 
     /// Registers kinds of handles, so that their losses are counted from zero: the first one is
@@ -117,7 +134,7 @@ impl Telemetry {
     }
 
     /// Handles were lost.
-    pub(crate) fn lost(&self, lost: &[&Subject], loss: Loss, renewal: &LastRenewal) {
+    pub(crate) fn lost(&self, lost: &[&Subject], loss: Loss, session: LeaseId, renewal: &LastRenewal) {
         let reason = match loss {
             Loss::Expired => EXPIRED,
             Loss::Removed => REMOVED,
@@ -145,6 +162,22 @@ impl Telemetry {
         if let Some(more) = lost.len().checked_sub(NAMED).filter(|more| *more > 0) {
             let provider = self.provider.clone();
             coord_home::event!(WARN, provider, more, reason, "more was lost with the same lease");
+        }
+        if let Some(losses) = self.losses.get().and_then(Weak::upgrade) {
+            let at_ms = time_of_day_ms();
+            let renewed_ago_ms = u64::try_from(renewal.ago.as_millis()).unwrap_or(u64::MAX);
+            let records = lost.iter().map(|subject| LossRecord {
+                provider: self.provider.clone(),
+                contract: subject.contract.to_owned(),
+                key: subject.name.clone(),
+                token: subject.token(),
+                session,
+                reason: reason.to_owned(),
+                renewed_ago_ms,
+                last_error: renewal.failure.clone().map(|error| Chain(error).to_string()),
+                at_ms,
+            });
+            losses.record(records.collect());
         }
     }
 
@@ -230,14 +263,21 @@ impl Timer {
     }
 }
 
+/// What is known of a handle that is held.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    /// Since when, if that is timed.
+    since: Option<Instant>,
+    token: Option<Revision>,
+}
+
 /// What a handle stands for, as its user knows it.
 #[derive(Debug)]
 pub struct Subject {
     contract: &'static str,
     name: String,
-    /// Set when it is held, and to since when, if that is timed. A place in a queue is not held
-    /// yet, and its loss is nobody's trouble.
-    held: OnceLock<Option<Instant>>,
+    /// Set when it is held. A place in a queue is not held yet, and its loss is nobody's trouble.
+    held: OnceLock<Held>,
     timer: Option<Timer>,
 }
 
@@ -260,9 +300,13 @@ impl Subject {
         &self.name
     }
 
-    /// From now on it is held.
-    pub(crate) fn held(&self) {
-        let _ = self.held.set(self.timer.as_ref().and_then(Timer::begin));
+    /// From now on it is held, under this token.
+    pub(crate) fn held(&self, token: Option<Revision>) {
+        let _ = self.held.set(Held { since: self.timer.as_ref().and_then(Timer::begin), token });
+    }
+
+    fn token(&self) -> Option<u64> {
+        self.held.get().and_then(|held| held.token).map(Revision::get)
     }
 
     /// Whether it was ever held.
@@ -273,7 +317,7 @@ impl Subject {
     /// It is held no more.
     pub(crate) fn ended(&self) {
         if let Some(timer) = &self.timer {
-            timer.end(self.held.get().copied().flatten());
+            timer.end(self.held.get().and_then(|held| held.since));
         }
     }
 }

@@ -121,13 +121,7 @@ impl Store for Reached {
         self.hear(self.store.status())
     }
 
-    fn close<'a, 'r>(&'a self) -> Answer<'r, ()>
-    where
-        'a: 'r,
-        Self: 'r,
-    {
-        self.store.close()
-    }
+    coord_api::forward_store! { self => self.store; close }
 }
 
 impl fmt::Debug for Reached {

@@ -82,8 +82,7 @@ impl<T: Clone + Send + Sync + 'static> Coalesced<T> {
         let (reads, turn, timer) = (Arc::clone(self), Arc::clone(&self.turn), home.clone());
         let task = home.spawn(async move {
             let _turn = timer.timeout(PATIENCE, turn.lock()).await;
-            // Who is about to ask as well gets to do so: those who had their answer at once ask
-            // again at once.
+            // Lets those join who were answered by the read before this one, and ask again at once.
             yield_now().await;
             reads.next.lock().take();
             read.await

@@ -28,7 +28,7 @@ impl Heads {
             Box::pin(async move { Ok(ground.store.range(probe).await?.revision) }) as BoxFuture<'static, _>
         };
         match self.reads.read(&ground.home, read).await {
-            // Perhaps to somebody else, of another span.
+            // The read may have been one of another caller's span, to which we have no right.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 Ok(ground.store.range(probe).await?.revision)
             }

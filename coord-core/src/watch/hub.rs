@@ -6,17 +6,17 @@ use coord_api::store::Span;
 use coord_api::{Result, WatchStart};
 use parking_lot::Mutex;
 
-use super::channel::Channel;
 use super::heads::Heads;
+use super::shared::SharedWatch;
 use super::subscription::Subscription;
 use crate::ground::Ground;
 use crate::sweep::SweptMap;
 
-/// The channels that are being read.
+/// The shared watches that are being read.
 #[derive(Debug)]
 pub(crate) struct Hub {
     ground: Arc<Ground>,
-    by_span: Mutex<SweptMap<Span, Weak<Channel>>>,
+    by_span: Mutex<SweptMap<Span, Weak<SharedWatch>>>,
     heads: Arc<Heads>,
 }
 
@@ -30,33 +30,32 @@ impl Hub {
     /// A watch from a past revision that the shared one does not reach back to gets its own.
     pub(crate) async fn subscribe(&self, span: Span, start: WatchStart) -> Result<Subscription> {
         self.ground.ready("watch")?;
-        let channel = match start {
+        let shared = match start {
             WatchStart::After(revision) => self
                 .existing(&span)
-                .filter(|channel| channel.reaches_back_to(revision))
-                .unwrap_or_else(|| self.channel(span)),
+                .filter(|shared| shared.reaches_back_to(revision))
+                .unwrap_or_else(|| self.new_watch(span)),
             _ => self.shared(span),
         };
-        Subscription::open(channel, start).await
+        Subscription::open(shared, start).await
     }
 
-    fn existing(&self, span: &Span) -> Option<Arc<Channel>> {
-        self.by_span.lock().get(span).and_then(Weak::upgrade).filter(|channel| !channel.has_ended())
+    fn existing(&self, span: &Span) -> Option<Arc<SharedWatch>> {
+        self.by_span.lock().get(span).and_then(Weak::upgrade).filter(|shared| !shared.has_ended())
     }
 
-    fn shared(&self, span: Span) -> Arc<Channel> {
+    fn shared(&self, span: Span) -> Arc<SharedWatch> {
         let mut by_span = self.by_span.lock();
-        if let Some(channel) =
-            by_span.get(&span).and_then(Weak::upgrade).filter(|channel| !channel.has_ended())
+        if let Some(shared) = by_span.get(&span).and_then(Weak::upgrade).filter(|shared| !shared.has_ended())
         {
-            return channel;
+            return shared;
         }
-        let channel = self.channel(span.clone());
-        by_span.insert(span, Arc::downgrade(&channel), |channel| channel.strong_count() > 0);
-        channel
+        let shared = self.new_watch(span.clone());
+        by_span.insert(span, Arc::downgrade(&shared), |shared| shared.strong_count() > 0);
+        shared
     }
 
-    fn channel(&self, span: Span) -> Arc<Channel> {
-        Channel::new(Arc::clone(&self.ground), Arc::clone(&self.heads), span)
+    fn new_watch(&self, span: Span) -> Arc<SharedWatch> {
+        SharedWatch::new(Arc::clone(&self.ground), Arc::clone(&self.heads), span)
     }
 }

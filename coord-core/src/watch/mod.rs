@@ -4,11 +4,11 @@
 //! [`Client::follow`](crate::Client::follow) gives a [`ResumingWatch`] of one's own,
 //! [`Client::subscribe`](crate::Client::subscribe) a reader of a shared one.
 
-mod channel;
 mod coalesce;
 mod heads;
 mod hub;
 mod resume;
+mod shared;
 mod subscription;
 mod window;
 

@@ -37,7 +37,7 @@ pub struct ResumingWatch {
     ground: Arc<Ground>,
     span: Span,
     /// The store whose history this is; asked for when it first matters.
-    store_id: Option<String>,
+    store_id: Option<Arc<str>>,
     /// Everything up to here was delivered.
     seen: Revision,
     stream: Option<StoreWatch>,
@@ -67,7 +67,7 @@ enum Detached {
 impl ResumingWatch {
     /// Arms a watch for every change after `after`, or after now (R16).
     pub(crate) async fn arm(ground: Arc<Ground>, span: Span, after: Option<Revision>) -> Result<Self> {
-        let store_id = Some(ground.store_id().await?.to_owned());
+        let store_id = Some(Arc::clone(ground.store_id().await?));
         let seen = after.unwrap_or_default();
         let mut watch = ResumingWatch {
             store_id,
@@ -272,8 +272,8 @@ impl ResumingWatch {
             None => self.ground.store_id().await?,
         };
         let present = self.ground.store.status().await?.store_id;
-        let changed = present != *known;
-        self.store_id = Some(present);
+        let changed = *present != **known;
+        self.store_id = Some(present.into());
         Ok(changed)
     }
 }

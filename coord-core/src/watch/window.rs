@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use coord_api::store::{Batch, Entry, RangeReply};
-use coord_api::{Error, Revision, WatchState};
+use coord_api::watch::WatchStatusSender;
+use coord_api::{Error, Revision, WatchState, WatchStatus};
 use slab::Slab;
 
 /// Deliveries that the window holds at most.
@@ -82,15 +83,19 @@ pub(super) struct Window {
     readers: Slab<Reader>,
     /// The length at which items that every reader has read are dropped.
     trim_at: usize,
+    /// Those who waited for a change of the state, and are to be woken once the window is free.
+    state_wakers: Vec<Waker>,
 }
 
 #[derive(Debug)]
-struct Reader {
+pub(super) struct Reader {
     /// The number of the next item to read.
     cursor: u64,
     /// What this reader knows already: everything up to this revision.
     known: Revision,
     waker: Option<Waker>,
+    /// Says how the watch on the store is doing, to whoever holds the reader's status.
+    status: WatchStatusSender,
 }
 
 impl Default for Window {
@@ -106,6 +111,7 @@ impl Default for Window {
             end: None,
             readers: Slab::new(),
             trim_at: 16,
+            state_wakers: Vec::new(),
         }
     }
 }
@@ -113,12 +119,27 @@ impl Default for Window {
 impl Window {
     /// The watch on the store was armed: it delivers what comes after `seen`.
     pub(super) fn armed(&mut self, seen: Revision, live: bool) {
-        (self.floor, self.seen, self.live) = (seen, seen, live);
+        (self.floor, self.seen) = (seen, seen);
+        self.set_live(live);
     }
 
     /// The watch on the store has come up to `seen`.
     pub(super) fn reached(&mut self, seen: Revision, live: bool) {
-        (self.seen, self.live) = (seen, live);
+        self.seen = seen;
+        self.set_live(live);
+    }
+
+    fn set_live(&mut self, live: bool) {
+        if self.live != live {
+            self.live = live;
+            self.tell_state();
+        }
+    }
+
+    fn tell_state(&mut self) {
+        let state = self.state();
+        let wakers = self.readers.iter().flat_map(|(_, reader)| reader.status.replace(state));
+        self.state_wakers.extend(wakers);
     }
 
     /// Takes in a delivery, and drops the oldest ones where there are too many.
@@ -149,11 +170,12 @@ impl Window {
     pub(super) fn end(&mut self, why: Error) {
         self.live = false;
         self.end = Some(why);
+        self.tell_state();
     }
 
     /// What read the watch on the store has ended by accident.
     pub(super) fn desert(&mut self) {
-        self.live = false;
+        self.set_live(false);
         self.deserted = true;
     }
 
@@ -182,15 +204,21 @@ impl Window {
     }
 
     /// Adds a reader of what comes from now on and is newer than `known`.
-    pub(super) fn add_reader(&mut self, known: Revision) -> usize {
+    pub(super) fn add_reader(&mut self, known: Revision) -> (usize, WatchStatus) {
         let cursor = self.first + self.items.len() as u64;
-        self.readers.insert(Reader { cursor, known, waker: None })
+        self.insert(cursor, known)
     }
 
     /// Adds a reader of everything after `known`. What left the window since makes it lag at once.
-    pub(super) fn add_reader_after(&mut self, known: Revision) -> usize {
+    pub(super) fn add_reader_after(&mut self, known: Revision) -> (usize, WatchStatus) {
         let cursor = if self.reaches_back_to(known) { self.first } else { self.first.saturating_sub(1) };
-        self.readers.insert(Reader { cursor, known, waker: None })
+        self.insert(cursor, known)
+    }
+
+    fn insert(&mut self, cursor: u64, known: Revision) -> (usize, WatchStatus) {
+        let sender = WatchStatusSender::new(self.state());
+        let status = sender.status();
+        (self.readers.insert(Reader { cursor, known, waker: None, status: sender }), status)
     }
 
     /// The reader knows everything up to `revision`.
@@ -200,8 +228,11 @@ impl Window {
         }
     }
 
-    pub(super) fn remove_reader(&mut self, id: usize) {
-        self.readers.try_remove(id);
+    /// Removes a reader. Its status ends when what this returns is dropped, which wakes those who
+    /// wait for that: it is done once the window is free.
+    #[must_use = "dropping it under the lock of the window would wake others there"]
+    pub(super) fn remove_reader(&mut self, id: usize) -> Option<Reader> {
+        self.readers.try_remove(id)
     }
 
     /// The reader was given the state at `revision`, and goes on from there. Says whether it can:
@@ -241,14 +272,24 @@ impl Window {
         ReaderNext::Lagged
     }
 
-    /// Those who wait for something to come.
+    /// Those who wait for something to come, or for a change of the state.
     pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
-        self.readers.iter_mut().filter_map(|(_, reader)| reader.waker.take()).collect()
+        let mut wakers = self.take_state_wakers();
+        wakers.extend(self.readers.iter_mut().filter_map(|(_, reader)| reader.waker.take()));
+        wakers
+    }
+
+    /// Those who wait for a change of the state.
+    pub(super) fn take_state_wakers(&mut self) -> Vec<Waker> {
+        std::mem::take(&mut self.state_wakers)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+    use std::task::Context;
+
     use coord_api::ErrorKind;
     use coord_api::store::Change;
 
@@ -281,6 +322,14 @@ mod tests {
         window
     }
 
+    fn add(window: &mut Window, known: Revision) -> usize {
+        window.add_reader(known).0
+    }
+
+    fn add_after(window: &mut Window, known: Revision) -> usize {
+        window.add_reader_after(known).0
+    }
+
     /// What a reader reads until it would wait.
     fn read(window: &mut Window, id: usize) -> Vec<u64> {
         let mut read = Vec::new();
@@ -293,10 +342,10 @@ mod tests {
     #[test]
     fn each_reader_reads_what_it_does_not_know_once_and_in_order() {
         let mut window = window(4);
-        let early = window.add_reader(rev(0));
+        let early = add(&mut window, rev(0));
         window.push(batch(5));
         window.push(batch(6));
-        let (late, past) = (window.add_reader(rev(7)), window.add_reader_after(rev(5)));
+        let (late, past) = (add(&mut window, rev(7)), add_after(&mut window, rev(5)));
         window.push(batch(7));
         window.push(batch(8));
         assert_eq!(read(&mut window, early), [5, 6, 7, 8]);
@@ -308,7 +357,7 @@ mod tests {
     #[test]
     fn who_reads_too_slowly_lags_and_goes_on_from_the_state() {
         let mut window = window(0);
-        let (slow, quick) = (window.add_reader(rev(0)), window.add_reader(rev(0)));
+        let (slow, quick) = (add(&mut window, rev(0)), add(&mut window, rev(0)));
         for revision in 1..=ITEMS as u64 + 5 {
             window.push(batch(revision));
             assert_eq!(read(&mut window, quick), [revision]);
@@ -322,12 +371,12 @@ mod tests {
     #[test]
     fn it_is_bounded_in_bytes_but_holds_at_least_one_delivery() {
         let mut window = window(0);
-        let reader = window.add_reader(rev(0));
+        let reader = add(&mut window, rev(0));
         window.push(batch_of(1, BYTES));
         window.push(batch_of(2, BYTES));
         assert_eq!((window.items.len(), window.bytes), (1, BYTES));
         assert!(matches!(window.next(reader, Waker::noop()), ReaderNext::Lagged));
-        let late = window.add_reader_after(rev(0));
+        let late = add_after(&mut window, rev(0));
         assert!(
             matches!(window.next(late, Waker::noop()), ReaderNext::Lagged),
             "it asked for more than there is"
@@ -337,7 +386,7 @@ mod tests {
     #[test]
     fn what_every_reader_has_read_is_dropped() {
         let mut window = window(0);
-        let reader = window.add_reader(rev(0));
+        let reader = add(&mut window, rev(0));
         for revision in 1..=1_000 {
             window.push(batch(revision));
             assert_eq!(read(&mut window, reader), [revision]);
@@ -348,7 +397,7 @@ mod tests {
     #[test]
     fn the_state_of_another_store_is_read_even_where_its_revision_is_lower() {
         let mut window = window(9);
-        let reader = window.add_reader(rev(9));
+        let reader = add(&mut window, rev(9));
         window.push(state(3, false));
         window.push(state(3, true));
         window.push(batch(4));
@@ -358,7 +407,7 @@ mod tests {
     #[test]
     fn what_came_is_read_before_the_end() {
         let mut window = window(0);
-        let reader = window.add_reader(rev(0));
+        let reader = add(&mut window, rev(0));
         window.push(batch(1));
         window.end(Error::new(ErrorKind::PermissionDenied, "watch", "no"));
         assert_eq!(read(&mut window, reader), [1]);
@@ -371,7 +420,7 @@ mod tests {
     #[test]
     fn one_reader_takes_over_what_was_deserted() {
         let mut window = window(0);
-        let reader = window.add_reader(rev(0));
+        let reader = add(&mut window, rev(0));
         window.reached(rev(7), true);
         window.desert();
         assert_eq!(window.state(), WatchState::Suspended);
@@ -380,5 +429,27 @@ mod tests {
         assert_eq!(window.take_over(), None);
         assert!(matches!(window.next(reader, Waker::noop()), ReaderNext::Pending));
         assert_eq!(window.take_wakers().len(), 1);
+    }
+
+    #[test]
+    fn each_reader_is_told_of_the_state_until_it_goes() {
+        let mut window = Window::default();
+        let (first, status) = window.add_reader(rev(0));
+        assert_eq!(status.state(), WatchState::Suspended);
+        window.armed(rev(1), true);
+        let (_, late) = window.add_reader(rev(0));
+        assert_eq!((status.state(), late.state()), (WatchState::Live, WatchState::Live));
+        let mut changed = Box::pin(status.changed_from(WatchState::Live));
+        assert!(changed.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        window.reached(rev(2), true);
+        assert!(window.take_state_wakers().is_empty(), "nothing has changed");
+        window.reached(rev(2), false);
+        assert_eq!((status.state(), late.state()), (WatchState::Suspended, WatchState::Suspended));
+        assert_eq!(window.take_state_wakers().len(), 1);
+        drop(window.remove_reader(first));
+        window.reached(rev(3), true);
+        assert_eq!((status.state(), late.state()), (WatchState::Ended, WatchState::Live));
+        window.end(Error::closed("watch"));
+        assert_eq!(late.state(), WatchState::Ended);
     }
 }

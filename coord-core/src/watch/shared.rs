@@ -23,7 +23,7 @@ use crate::ground::Ground;
 use crate::telemetry::{Cause, Counted};
 
 /// A watch on the store, and what it has delivered to its readers.
-pub(super) struct Channel {
+pub(super) struct SharedWatch {
     pub(super) ground: Arc<Ground>,
     heads: Arc<Heads>,
     pub(super) span: Span,
@@ -36,9 +36,9 @@ pub(super) struct Channel {
     snapshots: Arc<Coalesced<Arc<RangeReply>>>,
 }
 
-impl Channel {
+impl SharedWatch {
     pub(super) fn new(ground: Arc<Ground>, heads: Arc<Heads>, span: Span) -> Arc<Self> {
-        Arc::new(Channel {
+        Arc::new(SharedWatch {
             ground,
             heads,
             span,
@@ -67,8 +67,8 @@ impl Channel {
     pub(super) async fn armed(self: &Arc<Self>, start: WatchStart) -> Result<()> {
         while !self.is_armed() {
             let arm = || {
-                let channel = Arc::clone(self);
-                async move { channel.arm(start).await }
+                let shared = Arc::clone(self);
+                async move { shared.arm(start).await }
             };
             self.arming.run(&self.ground.home, "watch", arm).await?;
         }
@@ -85,13 +85,13 @@ impl Channel {
             _ => None,
         };
         let watch = ResumingWatch::arm(Arc::clone(&self.ground), self.span.clone(), after).await?;
-        self.window.lock().armed(watch.seen(), watch.is_live());
+        self.change(|window| window.armed(watch.seen(), watch.is_live()));
         self.start(watch)
     }
 
     fn start(self: &Arc<Self>, watch: ResumingWatch) -> Result<()> {
-        // The driver owns no channel: the last reader to go drops the channel, and that ends the
-        // driver.
+        // The driver does not own the shared watch: the last reader to go drops it, and that ends
+        // the driver.
         let guard = WakeWhenEnded(Arc::downgrade(self));
         let ground = &self.ground;
         let task = ground
@@ -128,24 +128,39 @@ impl Channel {
         self.snapshots.read(&self.ground.home, read).await
     }
 
+    /// Changes how the watch is doing, and wakes those who wait for that.
+    fn change(&self, change: impl FnOnce(&mut Window)) {
+        self.change_and_wake(change, Window::take_state_wakers);
+    }
+
+    /// Changes what there is to read, and wakes the readers as well.
     fn publish(&self, change: impl FnOnce(&mut Window)) {
+        self.change_and_wake(change, Window::take_wakers);
+    }
+
+    /// Nobody is woken under the lock: waking is somebody else's code.
+    fn change_and_wake(
+        &self,
+        change: impl FnOnce(&mut Window),
+        wakers: impl FnOnce(&mut Window) -> Vec<Waker>,
+    ) {
         let wakers = {
             let mut window = self.window.lock();
             change(&mut window);
-            window.take_wakers()
+            wakers(&mut window)
         };
         wakers.into_iter().for_each(Waker::wake);
     }
 }
 
-/// Wakes the readers of a channel when its driver ends, so that none of them waits for one that is
+/// Wakes the readers of a watch when its driver ends, so that none of them waits for one that is
 /// gone.
-struct WakeWhenEnded(Weak<Channel>);
+struct WakeWhenEnded(Weak<SharedWatch>);
 
 impl Drop for WakeWhenEnded {
     fn drop(&mut self) {
-        if let Some(channel) = self.0.upgrade() {
-            channel.publish(Window::desert);
+        if let Some(shared) = self.0.upgrade() {
+            shared.publish(Window::desert);
         }
     }
 }
@@ -159,7 +174,7 @@ async fn drive(guard: WakeWhenEnded, ground: Arc<Ground>, mut watch: ResumingWat
             () = ground.closing.cancelled() => Err(Error::closed("watch")),
             step = watch.step() => step,
         };
-        let Some(channel) = guard.0.upgrade() else { return };
+        let Some(shared) = guard.0.upgrade() else { return };
         match step {
             Ok(Some(delivery)) => {
                 let item = match delivery {
@@ -167,27 +182,27 @@ async fn drive(guard: WakeWhenEnded, ground: Arc<Ground>, mut watch: ResumingWat
                     Delivery::Resync { state, replaced } => {
                         ground
                             .telemetry
-                            .resync(&channel.span, if replaced { Cause::Replaced } else { Cause::Compacted });
+                            .resync(&shared.span, if replaced { Cause::Replaced } else { Cause::Compacted });
                         SharedDelivery::Resync { state: Arc::new(state), replaced }
                     }
                 };
-                channel.publish(|window| {
+                shared.publish(|window| {
                     window.reached(watch.seen(), watch.is_live());
                     window.push(item);
                 });
             }
-            Ok(None) => channel.window.lock().reached(watch.seen(), watch.is_live()),
+            Ok(None) => shared.change(|window| window.reached(watch.seen(), watch.is_live())),
             Err(error) => {
-                ground.telemetry.watch_ended(&channel.span, &error);
-                channel.publish(|window| window.end(error));
+                ground.telemetry.watch_ended(&shared.span, &error);
+                shared.publish(|window| window.end(error));
                 return;
             }
         }
     }
 }
 
-impl fmt::Debug for Channel {
+impl fmt::Debug for SharedWatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Channel").field("span", &self.span).finish_non_exhaustive()
+        f.debug_struct("SharedWatch").field("span", &self.span).finish_non_exhaustive()
     }
 }
