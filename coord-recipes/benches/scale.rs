@@ -7,14 +7,19 @@
 //! that it counts.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::panic, reason = "a benchmark")]
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coord_api::prelude::*;
 use coord_api::{ConfigEvent, LockGuard, ServiceInstance, WatchStart};
+use coord_core::Client;
 use coord_memory::MemoryStore;
 use coord_recipes::layers::Observe;
-use coord_recipes::{Home, ProviderOptions, StoreProvider};
+use coord_recipes::{
+    CampaignOptions, ClaimOptions, Election, Execution, Home, Once, OnceOptions, PermitLimit, PermitOptions,
+    ProviderOptions, Queue, Semaphore, StoreProvider,
+};
 use coord_testkit::wrap::{Counter, Counting};
 use cpu_time::ThreadTime;
 use futures_util::future::join_all;
@@ -24,6 +29,8 @@ const RUNS: usize = 5;
 
 struct Bed {
     coord: Arc<dyn Provider>,
+    /// What primitives are made over.
+    core: Client,
     counter: Counter,
 }
 
@@ -32,10 +39,8 @@ impl Bed {
         let counter = Counter::default();
         let home = Home::callers();
         let store = Observe::new(Counting::new(MemoryStore::new_in(home.clone()), counter.clone()), "bench");
-        Bed {
-            coord: StoreProvider::new(Arc::new(store), ProviderOptions::default().with_home(home)),
-            counter,
-        }
+        let coord = StoreProvider::new(Arc::new(store), ProviderOptions::default().with_home(home));
+        Bed { core: coord.core().clone(), coord, counter }
     }
 
     /// Runs `work` over `units` units: the requests and watches of all, and the time of one.
@@ -219,6 +224,112 @@ async fn guards(n: usize) -> Vec<(&'static str, Measured)> {
     vec![("a guard dropped", dropped.await)]
 }
 
+/// Those who wait for one of four permits.
+async fn permits(n: usize) -> Vec<(&'static str, Measured)> {
+    let bed = Bed::new();
+    let semaphore = Semaphore::new(&bed.core, "permits");
+    let options = PermitOptions::new(PermitLimit::First(4)).with_ttl(TTL);
+    let queue_up = || {
+        let semaphore = semaphore.clone();
+        tokio::spawn(async move { semaphore.acquire(1, options).await.unwrap() })
+    };
+    let mut held = VecDeque::new();
+    for _ in 0..4 {
+        held.push_back(semaphore.acquire(1, options).await.unwrap());
+    }
+    let mut queue = vec![queue_up()];
+    settle().await;
+    let joined = bed.measure(n, async {
+        queue.extend((0..n).map(|_| queue_up()));
+        settle().await;
+    });
+    let joined = joined.await;
+    let handed_over = bed.measure(n + 1, async {
+        for next in queue {
+            held.pop_front().unwrap().release().await.unwrap();
+            held.push_back(next.await.unwrap());
+        }
+    });
+    vec![("a waiter for permits joined", joined), ("a permit handed over", handed_over.await)]
+}
+
+/// Those who wait for an item of one queue, and the items that come.
+async fn claimers(n: usize) -> Vec<(&'static str, Measured)> {
+    let bed = Bed::new();
+    let items = Queue::new(&bed.core, "items");
+    let options = ClaimOptions::default().with_ttl(TTL);
+    let wait = || {
+        let items = items.clone();
+        tokio::spawn(async move { items.claim(options).await.unwrap().unwrap() })
+    };
+    items.push("warm").await.unwrap();
+    wait().await.unwrap().ack().await.unwrap();
+    let mut waiting = Vec::with_capacity(n);
+    let joined = bed.measure(n, async {
+        waiting.extend((0..n).map(|_| wait()));
+        settle().await;
+    });
+    let joined = joined.await;
+    let done = bed.measure(n, async {
+        for claimer in waiting {
+            items.push("item").await.unwrap();
+            claimer.await.unwrap().ack().await.unwrap();
+        }
+    });
+    vec![("a claimer joined", joined), ("an item pushed, claimed, acknowledged", done.await)]
+}
+
+/// Those who observe one election.
+async fn observers(n: usize) -> Vec<(&'static str, Measured)> {
+    let bed = Bed::new();
+    let election = Election::new(&bed.core, "election");
+    let _first = election.observe().await.unwrap();
+    let mut observing = Vec::with_capacity(n);
+    let opened = bed.measure(n, async {
+        for _ in 0..n {
+            observing.push(election.observe().await.unwrap());
+        }
+    });
+    let opened = opened.await;
+    let mut leadership = None;
+    let told = bed.measure(n, async {
+        let options = CampaignOptions::default().with_ttl(TTL);
+        leadership = Some(election.campaign("me", options).await.unwrap());
+        for observer in &mut observing {
+            while observer.next().await.unwrap().unwrap().leader().is_none() {}
+        }
+    });
+    let mut told = told.await;
+    // The session and the campaign, whatever the number of observers.
+    told.requests -= 3;
+    vec![("an observer of an election opened", opened), ("an observer told", told)]
+}
+
+/// What is done once, and asked for again.
+async fn done_once(n: usize) -> Vec<(&'static str, Measured)> {
+    let bed = Bed::new();
+    let once = Once::new(&bed.core);
+    // One lease keeps a thousand of them.
+    let run = async |name: &str| {
+        let work = async |_: &Execution| Ok("result".into());
+        once.run(name, OnceOptions::default().with_ttl(TTL), work).await.unwrap().first
+    };
+    run("warm").await;
+    let first = bed.measure(n, async {
+        for unit in 0..n {
+            assert!(run(&format!("key-{unit:05}")).await);
+        }
+    });
+    let mut first = first.await;
+    first.requests -= n / 1_000;
+    let again = bed.measure(n, async {
+        for unit in 0..n {
+            assert!(!run(&format!("key-{unit:05}")).await);
+        }
+    });
+    vec![("something done once", first), ("its result again", again.await)]
+}
+
 /// Lets the background tasks do what they have at hand.
 async fn settle() {
     for _ in 0..50 {
@@ -273,6 +384,10 @@ fn main() {
     report([100, 10_000], keys_listed);
     report([100, 10_000], services);
     report([100, 1_000], waiters);
+    report([100, 10_000], permits);
+    report([100, 10_000], claimers);
+    report([100, 10_000], observers);
+    report([100, 10_000], done_once);
     report([100, 1_000], ids);
     report([1_000, 100_000], guards);
 }

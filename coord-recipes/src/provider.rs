@@ -24,11 +24,14 @@ pub struct ProviderOptions {
     /// Where background work lives: [`Home::new`] by default, a thread of the provider's own, or
     /// the caller's runtime where its clock is paused.
     pub home: Home,
+    /// Whether what it loses is written down in the store, for those who operate it (R84): so it is
+    /// by default.
+    pub write_losses: bool,
 }
 
 impl Default for ProviderOptions {
     fn default() -> Self {
-        ProviderOptions { name: "coord".to_owned(), home: Home::new("coord") }
+        ProviderOptions { name: "coord".to_owned(), home: Home::new("coord"), write_losses: true }
     }
 }
 
@@ -37,6 +40,13 @@ impl ProviderOptions {
     #[must_use]
     pub fn with_name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
+        self
+    }
+
+    /// Sets whether what it loses is written down in the store (R84).
+    #[must_use]
+    pub fn with_write_losses(mut self, on: bool) -> Self {
+        self.write_losses = on;
         self
     }
 
@@ -82,6 +92,7 @@ impl StoreProvider {
     /// The contracts over `store`. No I/O; may be called outside of a runtime.
     pub fn new(store: Arc<dyn Store>, options: ProviderOptions) -> Arc<Self> {
         let client = Client::new(store, options.name, options.home);
+        client.write_losses(options.write_losses);
         client.telemetry().declare(&[lock::CONTRACT, ids::CONTRACT, registry::CONTRACT]);
         let registrations = Arc::new(Registry::new(client.clone()));
         Arc::new(StoreProvider {
@@ -92,6 +103,13 @@ impl StoreProvider {
             allocator: Arc::new(Allocators::new(client.clone())),
             client,
         })
+    }
+
+    /// The client that the contracts are made over, for the primitives that are none:
+    /// [`Election`](crate::Election), [`Semaphore`](crate::Semaphore), and those of one's own. What
+    /// they hold is given back when this provider is closed.
+    pub fn core(&self) -> &Client {
+        &self.client
     }
 }
 

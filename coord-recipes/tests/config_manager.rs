@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::prelude::*;
-use coord_api::watch::WatchStream;
+use coord_api::watch::WatchStatusSender;
 use coord_api::{
     ConfigEntry, ConfigEvent, Error, ErrorKind, Revision, Snapshot, Value, Version, Versioned, Watch,
-    WatchStart, WatchState,
+    WatchStart, WatchState, WriteOptions,
 };
 use coord_memory::MemoryStore;
 use coord_recipes::config_manager::{
@@ -628,19 +628,22 @@ async fn a_dropped_start_leaves_the_manager_running() {
 fn the_environment_comes_from_app_env() {
     const WANTED: &str = "COORD_TEST_WANTED_KEY";
     if let Ok(wanted) = std::env::var(WANTED) {
+        tracing_subscriber::fmt().init();
         let provider = provider();
-        let built =
-            ConfigManager::<Limits>::builder(Arc::clone(provider.config()), "gateway", "limits").build();
+        let build =
+            || ConfigManager::<Limits>::builder(Arc::clone(provider.config()), "gateway", "limits").build();
+        drop(build());
+        let built = build();
         let key =
             built.map_or_else(|error| error.kind().as_str().to_owned(), |manager| manager.key().to_owned());
         assert_eq!(key, wanted);
         return;
     }
-    for (env, wanted) in [
-        (None, "dev/gateway/limits"),
-        (Some(""), "dev/gateway/limits"),
-        (Some("staging"), "staging/gateway/limits"),
-        (Some("a/b"), "invalid_argument"),
+    for (env, wanted, said) in [
+        (None, "dev/gateway/limits", 1),
+        (Some(""), "dev/gateway/limits", 1),
+        (Some("staging"), "staging/gateway/limits", 0),
+        (Some("a/b"), "invalid_argument", 0),
     ] {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap());
         child
@@ -650,10 +653,9 @@ fn the_environment_comes_from_app_env() {
         let child = env.into_iter().fold(&mut child, |child, env| child.env("APP_ENV", env));
         let output = child.output().unwrap();
         assert!(output.status.success(), "{env:?}: {}", String::from_utf8_lossy(&output.stdout));
-        assert!(
-            String::from_utf8_lossy(&output.stdout).contains("1 passed"),
-            "the other half of the test ran"
-        );
+        let output = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.contains("1 passed"), "the other half of the test ran");
+        assert_eq!(output.matches("APP_ENV is not set").count(), said, "{env:?}: {output}");
     }
 }
 
@@ -674,7 +676,8 @@ fn resync(revision: u64, document: Option<&str>) -> ConfigEvent {
 
 type Item = coord_api::Result<ConfigEvent>;
 
-struct Told(mpsc::UnboundedReceiver<Item>);
+/// A watch that is live until it is dropped.
+struct Told(mpsc::UnboundedReceiver<Item>, #[expect(dead_code, reason = "tells the end")] WatchStatusSender);
 
 impl Stream for Told {
     type Item = Item;
@@ -684,15 +687,10 @@ impl Stream for Told {
     }
 }
 
-impl WatchStream<ConfigEvent> for Told {
-    fn state(&self) -> WatchState {
-        WatchState::Live
-    }
-}
-
 fn channel() -> (mpsc::UnboundedSender<Item>, Watch<ConfigEvent>) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    (sender, Watch::new(Told(receiver)))
+    let live = WatchStatusSender::new(WatchState::Live);
+    (sender, Watch::new(live.status(), Told(receiver, live)))
 }
 
 enum Step {
@@ -755,11 +753,7 @@ impl ConfigCenter for Fake {
         unreachable!()
     }
 
-    async fn set_raw(&self, _: &str, _: Value) -> coord_api::Result<Version> {
-        unreachable!()
-    }
-
-    async fn compare_and_set_raw(&self, _: &str, _: Value, _: Version) -> coord_api::Result<Version> {
+    async fn write_with(&self, _: &str, _: Value, _: WriteOptions) -> coord_api::Result<Version> {
         unreachable!()
     }
 

@@ -13,13 +13,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::prelude::*;
-use coord_api::store::{
-    Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply,
-};
-use coord_api::watch::WatchStream;
+use coord_api::store::{Range, RangeReply, Span, Store, StoreWatch};
 use coord_api::{
-    ConfigEntry, ConfigEvent, ErrorKind, LeaseId, Result, Revision, Snapshot, Value, Version, Versioned,
-    Watch, WatchStart, WatchState,
+    ConfigEntry, ConfigEvent, ErrorKind, Result, Revision, Snapshot, Value, Version, Versioned, Watch,
+    WatchStart, WatchState, WriteOptions,
 };
 use coord_memory::{MemoryProvider, MemoryStore};
 use coord_recipes::config_manager::{
@@ -279,12 +276,6 @@ impl Stream for ShakyWatch {
     }
 }
 
-impl WatchStream<ConfigEvent> for ShakyWatch {
-    fn state(&self) -> WatchState {
-        self.0.state()
-    }
-}
-
 impl Drop for ShakyWatch {
     fn drop(&mut self) {
         if !std::thread::panicking() {
@@ -297,19 +288,16 @@ impl Drop for ShakyWatch {
 impl ConfigCenter for Shaky {
     async fn watch_raw(&self, key: &str, start: WatchStart) -> Result<Watch<ConfigEvent>> {
         panics(&self.opening);
-        Ok(Watch::new(ShakyWatch(self.good.watch_raw(key, start).await?, Arc::clone(&self.following))))
+        let good = self.good.watch_raw(key, start).await?;
+        Ok(Watch::new(good.status(), ShakyWatch(good, Arc::clone(&self.following))))
     }
 
     async fn get_raw(&self, key: &str) -> Result<Option<Versioned>> {
         self.good.get_raw(key).await
     }
 
-    async fn set_raw(&self, key: &str, value: Value) -> Result<Version> {
-        self.good.set_raw(key, value).await
-    }
-
-    async fn compare_and_set_raw(&self, key: &str, value: Value, expected: Version) -> Result<Version> {
-        self.good.compare_and_set_raw(key, value, expected).await
+    async fn write_with(&self, key: &str, value: Value, options: WriteOptions) -> Result<Version> {
+        self.good.write_with(key, value, options).await
     }
 
     async fn delete(&self, key: &str) -> Result<bool> {
@@ -344,38 +332,15 @@ impl Store for ShakyLayer {
         self.store.range(range).await
     }
 
-    async fn txn(&self, txn: Txn) -> Result<TxnReply> {
-        self.store.txn(txn).await
-    }
-
     async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
         panics(&self.left);
         let (watch, left) = (self.store.watch(span, after).await?, Arc::clone(&self.left));
         Ok(StoreWatch::new(watch.armed(), watch.inspect(move |_| panics(&left))))
     }
 
-    async fn grant_lease(&self, ttl: Duration) -> Result<Lease> {
-        self.store.grant_lease(ttl).await
-    }
-
-    async fn keep_alive(&self, id: LeaseId) -> Result<Duration> {
-        self.store.keep_alive(id).await
-    }
-
-    async fn lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
-        self.store.lease(id).await
-    }
-
-    async fn revoke_lease(&self, id: LeaseId) -> Result<()> {
-        self.store.revoke_lease(id).await
-    }
-
-    async fn status(&self) -> Result<StoreStatus> {
-        self.store.status().await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.store.close().await
+    coord_api::forward_store! {
+        self => self.store;
+        txn, grant_lease, keep_alive, lease, revoke_lease, status, close
     }
 }
 

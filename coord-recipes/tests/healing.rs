@@ -89,9 +89,7 @@ impl Store for Overtaken {
         self.store.status().await
     }
 
-    async fn close(&self) -> Result<()> {
-        self.store.close().await
-    }
+    coord_api::forward_store! { self => self.store; close }
 }
 
 /// R37: an owner's own entry, left under a lease that is revoked just then, is no stranger's.

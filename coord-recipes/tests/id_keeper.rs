@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coord_api::prelude::*;
-use coord_api::{ErrorKind, IdOptions, Wait};
+use coord_api::{ErrorKind, IdOptions, Wait, WriteOptions};
 use coord_memory::MemoryProvider;
 use coord_recipes::InstanceIdKeeper;
 use futures_util::StreamExt;
@@ -28,7 +28,7 @@ async fn after_an_outage_longer_than_the_lease_there_is_an_id_again() {
     let keeper = keeper(&provider).await;
     let first = keeper.current().unwrap();
     let mut changes = keeper.changes();
-    assert_eq!(changes.next().await, Some(Some(first)), "it begins with what is held");
+    assert_eq!(changes.next().await, Some(Some(first.clone())), "it begins with what is held");
     provider.disconnect();
     sleep(TTL * 2).await;
     assert_eq!(keeper.current(), None);
@@ -36,7 +36,7 @@ async fn after_an_outage_longer_than_the_lease_there_is_an_id_again() {
     assert_eq!(keeper.last_error().unwrap().kind(), ErrorKind::Unavailable);
     provider.reconnect();
     let second = timeout(LONG, changes.next()).await.unwrap().unwrap().unwrap();
-    assert_eq!(keeper.current(), Some(second));
+    assert_eq!(keeper.current(), Some(second.clone()));
     assert!(second.generation() > first.generation());
     assert!(keeper.last_error().is_none());
     sleep(TTL * 4).await;
@@ -51,6 +51,38 @@ async fn what_is_given_is_held_by_the_clock() {
     // No task runs between these two: the clock alone decides.
     tokio::time::advance(TTL).await;
     assert_eq!(keeper.current(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_id_has_a_fence_of_its_own() {
+    let provider = MemoryProvider::new();
+    let keeper = keeper(&provider).await;
+    let set = |fence| {
+        let options = WriteOptions::default().with_fence(fence);
+        provider.config().write_with("owner", "me".into(), options)
+    };
+    let first = keeper.current().unwrap();
+    let fence = first.fence();
+    assert!(first.is_held() && first.ttl() > TTL / 2);
+    set(fence.clone()).await.unwrap();
+    provider.disconnect();
+    tokio::time::advance(TTL).await;
+    assert!(!first.is_held() && first.ttl().is_zero(), "by the clock alone");
+    let mut changes = keeper.changes();
+    provider.reconnect();
+    let second = loop {
+        match timeout(LONG, changes.next()).await.unwrap().unwrap() {
+            Some(kept) if kept.generation() > first.generation() => break kept,
+            _ => {}
+        }
+    };
+    assert_eq!(second.id(), first.id());
+    for over in [fence, first.fence()] {
+        assert_eq!(set(over).await.unwrap_err().kind(), ErrorKind::LeaseLost);
+    }
+    set(second.fence()).await.unwrap();
+    keeper.release().await.unwrap();
+    assert!(!second.is_held(), "what was kept keeps nothing held");
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,7 +156,7 @@ fn it_outlives_the_runtime_that_made_it() {
     provider.disconnect();
     runtime().block_on(async {
         let mut changes = keeper.changes();
-        assert_eq!(changes.next().await, Some(Some(first)));
+        assert_eq!(changes.next().await, Some(Some(first.clone())));
         assert_eq!(timeout(LONG, changes.next()).await.unwrap(), Some(None));
         provider.reconnect();
         let second = timeout(LONG, changes.next()).await.unwrap().unwrap().unwrap();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use coord_api::prelude::*;
 use coord_api::store::{
     Batch, Change, Compare, Lease, LeaseInfo, Op, OpReply, Order, Range, RangeReply, Span, Store, StoreEvent,
     StoreStatus, StoreWatch, Txn, TxnReply,

@@ -13,8 +13,8 @@ use coord_api::{
     WatchStart,
 };
 use coord_memory::MemoryStore;
-use coord_recipes::{ProviderOptions, StoreProvider};
-use coord_testkit::wrap::Replaceable;
+use coord_recipes::{Home, Periodic, ProviderOptions, StoreProvider};
+use coord_testkit::wrap::{Fault, Faults, Faulty, Replaceable};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::time::sleep;
 use tracing::subscriber::DefaultGuard;
@@ -296,6 +296,29 @@ async fn a_watcher_that_is_too_slow_is_told_of() {
 
 /// The metrics by name and label values. Each look at gauges and counters of this recorder starts
 /// anew from zero.
+#[tokio::test(start_paused = true)]
+async fn a_periodic_job_that_cannot_begin_is_told_once_in_a_row() {
+    const MARKER: &str = "/periodic/trim/marker";
+    let (log, _listening) = Log::listen();
+    let faults = Faults::default();
+    let store = Arc::new(Faulty::new(MemoryStore::new(), faults.clone()));
+    let client = coord_core::Client::new(store, "billing", Home::callers());
+    let job = Periodic::new(&client, "trim", Duration::from_secs(60));
+    let running = tokio::spawn(async move { job.run(async |_| {}).await });
+    for _ in 0..2 {
+        (0..5).for_each(|_| faults.next_put(Fault::Deny, MARKER));
+        sleep(Duration::from_secs(65)).await;
+        // It began once the store did not refuse it any more.
+        assert_eq!(faults.unused(), 0);
+        let told = log.take();
+        assert_eq!(told.len(), 1, "{told:#?}");
+        let parts =
+            ["the next run cannot begin", "provider=\"billing\"", "key=\"trim\"", "kind=permission denied"];
+        assert!(has(&told[0], &parts), "{told:#?}");
+    }
+    running.abort();
+}
+
 fn measured(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
     let mut seen = BTreeMap::new();
     for (key, _, _, value) in snapshotter.snapshot().into_vec() {

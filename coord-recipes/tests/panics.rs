@@ -107,9 +107,7 @@ impl Store for Shaky {
         self.store.status().await
     }
 
-    async fn close(&self) -> Result<()> {
-        self.store.close().await
-    }
+    coord_api::forward_store! { self => self.store; close }
 }
 
 /// Makes a call until it is answered: whoever meets the panic gets it, or an error, and then tries

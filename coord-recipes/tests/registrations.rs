@@ -10,7 +10,7 @@ use coord_api::store::{Op, Store, Txn};
 use coord_api::{Loss, RegisterOptions, Registration, ServiceInstance};
 use coord_memory::MemoryStore;
 use coord_recipes::{Home, ProviderOptions, StoreProvider};
-use coord_testkit::wrap::{Counter, Counting};
+use coord_testkit::wrap::{Counter, Counting, Fault, Faults, Faulty};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -34,6 +34,26 @@ fn provider(store: &MemoryStore) -> Arc<StoreProvider> {
 async fn register(provider: &StoreProvider, count: usize) -> Vec<Registration> {
     let all = (0..count).map(|n| instance(&format!("i{n}"))).collect();
     provider.registry().register_all(all, RegisterOptions::default()).await.unwrap()
+}
+
+/// How many requests it takes to register a few hundred together, where the batches of their writes
+/// fare like this, one after the other.
+async fn cost_of_many(fates: &[Fault]) -> usize {
+    let (store, faults) = (MemoryStore::new(), Faults::default());
+    let counting = Counting::new(Faulty::new(store.client(), faults.clone()), faults.counter().clone());
+    let provider =
+        StoreProvider::new(Arc::new(counting), ProviderOptions::default().with_home(Home::callers()));
+    let _first = provider.registry().register(instance("first")).await.unwrap();
+    for fate in fates {
+        faults.next_put(*fate, "/services/");
+    }
+    let before = faults.counter().counts();
+    let held = register(&provider, 300).await;
+    let cost = faults.counter().counts().since(&before).requests();
+    assert_eq!(faults.unused(), 0, "{fates:?}");
+    assert!(held.iter().all(|registration| registration.state().is_held()));
+    assert_eq!(provider.registry().discover("shop").await.unwrap().items.len(), 301);
+    cost
 }
 
 async fn within(limit: Duration, what: &str, condition: impl AsyncFn() -> bool) {
@@ -157,4 +177,24 @@ async fn registrations_that_come_and_go_on_many_threads_are_all_answered() {
     for task in tasks.collect::<Vec<_>>() {
         tokio::task::spawn_blocking(move || task.join().unwrap()).await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_whose_answer_is_lost_is_fenced_off_and_read_back_as_one() {
+    let undisturbed = cost_of_many(&[]).await;
+    // The fence, the look, and the batch again where it was not applied.
+    for (fate, more) in [(Fault::LoseAnswer, 2), (Fault::LoseRequest, 3)] {
+        let cost = cost_of_many(&[fate]).await;
+        assert!(cost <= undisturbed + more, "{cost} instead of {undisturbed}, {fate:?}");
+    }
+}
+
+/// The first batch is slow, so that others go beside it; the answer to one of them is lost, and
+/// that moves the fence while the first one is still on its way.
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_met_a_moved_fence_is_sent_again_as_one() {
+    let undisturbed = cost_of_many(&[]).await;
+    let cost = cost_of_many(&[Fault::Delay(Duration::from_secs(1)), Fault::LoseAnswer]).await;
+    // The fence, the look, and the first batch again.
+    assert!(cost <= undisturbed + 3, "{cost} instead of {undisturbed}");
 }

@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use coord_api::prelude::*;
 use coord_api::store::{Op, Range, Span, Store, Txn};
 use coord_api::{LeaseId, Provider, Revision};
 use coord_memory::MemoryStore;

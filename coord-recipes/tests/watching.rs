@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::prelude::*;
-use coord_api::store::{
-    Lease, LeaseInfo, Op, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply,
-};
-use coord_api::{Error, LeaseId, Result, Revision, WatchStart};
+use coord_api::store::{Op, Range, RangeReply, Span, Store, StoreWatch, Txn};
+use coord_api::{Error, Result, Revision, WatchStart};
 use coord_memory::MemoryStore;
 use coord_recipes::{ProviderOptions, StoreProvider};
 use tokio::time::{sleep, timeout};
@@ -31,10 +29,6 @@ impl Store for WithoutHistory {
         self.store.range(range).await
     }
 
-    async fn txn(&self, txn: Txn) -> Result<TxnReply> {
-        self.store.txn(txn).await
-    }
-
     async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
         if self.watches.fetch_add(1, Ordering::SeqCst) == 0 {
             return self.store.watch(span, after).await;
@@ -42,28 +36,9 @@ impl Store for WithoutHistory {
         Err(Error::compacted("store.watch", None))
     }
 
-    async fn grant_lease(&self, ttl: Duration) -> Result<Lease> {
-        self.store.grant_lease(ttl).await
-    }
-
-    async fn keep_alive(&self, id: LeaseId) -> Result<Duration> {
-        self.store.keep_alive(id).await
-    }
-
-    async fn lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
-        self.store.lease(id).await
-    }
-
-    async fn revoke_lease(&self, id: LeaseId) -> Result<()> {
-        self.store.revoke_lease(id).await
-    }
-
-    async fn status(&self) -> Result<StoreStatus> {
-        self.store.status().await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.store.close().await
+    coord_api::forward_store! {
+        self => self.store;
+        txn, grant_lease, keep_alive, lease, revoke_lease, status, close
     }
 }
 

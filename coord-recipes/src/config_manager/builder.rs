@@ -2,22 +2,22 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use coord_api::{ConfigCenter, Error, Result, key};
 use coord_home::Home;
-use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
 use super::ConfigManager;
 use super::reader::ConfigReader;
+use super::run::Run;
 use super::updates::{DeletePolicy, Refusal, Updates};
 
 const OPERATION: &str = "config_manager.build";
 const ENV_VARIABLE: &str = "APP_ENV";
 const DEFAULT_ENV: &str = "dev";
-const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Makes a [`ConfigManager`].
 pub struct ConfigManagerBuilder<T> {
@@ -114,31 +114,35 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManagerBuilder<T> {
     /// Makes the manager, which does nothing before [`start`](ConfigManager::start). No I/O.
     ///
     /// The environment is what [`env`](Self::env) said, else that of the variable `APP_ENV`, read
-    /// here and only here, else (or where that is empty) `dev`.
+    /// here and only here, else (or where that is empty) `dev`, which is said once, at INFO.
     ///
     /// # Errors
     ///
     /// `InvalidArgument` when the environment, the service or the component is not one segment of a
     /// key, or all three are too long for one (R4).
     pub fn build(self) -> Result<ConfigManager<T>> {
-        let env = match self.env {
-            Some(env) => env,
-            None => env_of_process()?,
-        };
-        for segment in [&env, &self.service, &self.component] {
-            key::check_segment(OPERATION, segment)?;
-        }
-        let key = format!("{env}/{}/{}", self.service, self.component);
-        key::check(OPERATION, &key)?;
+        let key = managed_key(self.env, &self.service, &self.component)?;
         Ok(ConfigManager {
             reader: ConfigReader::new(key, Arc::clone(&self.updates.default)),
             config: self.config,
             updates: Arc::new(self.updates),
-            load_timeout: self.load_timeout,
-            home: Home::for_callbacks(),
-            running: Mutex::new(None),
+            run: Run::new(Home::for_callbacks(), self.load_timeout),
         })
     }
+}
+
+/// `{env}/{service}/{component}`, where each is one segment of a key.
+pub(super) fn managed_key(env: Option<String>, service: &str, component: &str) -> Result<String> {
+    let env = match env {
+        Some(env) => env,
+        None => env_of_process()?,
+    };
+    for segment in [env.as_str(), service, component] {
+        key::check_segment(OPERATION, segment)?;
+    }
+    let key = format!("{env}/{service}/{component}");
+    key::check(OPERATION, &key)?;
+    Ok(key)
 }
 
 fn env_of_process() -> Result<String> {
@@ -146,7 +150,17 @@ fn env_of_process() -> Result<String> {
         Some(env) if !env.is_empty() => {
             env.into_string().map_err(|_| Error::invalid_argument(OPERATION, "APP_ENV is not UTF-8"))
         }
-        _ => Ok(DEFAULT_ENV.to_owned()),
+        _ => {
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                coord_home::event!(
+                    INFO,
+                    env = DEFAULT_ENV,
+                    "APP_ENV is not set; configuration is that of the default"
+                );
+            });
+            Ok(DEFAULT_ENV.to_owned())
+        }
     }
 }
 

@@ -21,7 +21,10 @@
 //! let manager = ConfigManager::<Limits>::builder(provider.config().clone(), "gateway", "limits")
 //!     .env("prod")
 //!     .default_value(Limits { per_second: 10 })
-//!     .validate(|limits: &Limits| if limits.per_second == 0 { Err("no request would pass") } else { Ok(()) })
+//!     .validate(|limits: &Limits| match limits.per_second {
+//!         0 => Err("no request would pass"),
+//!         _ => Ok(()),
+//!     })
 //!     .build()?;
 //!
 //! let status = manager.start().await;
@@ -41,9 +44,13 @@
 mod application;
 mod builder;
 mod changes;
+mod directory;
+mod document;
+mod documents;
 mod guard;
 mod metrics;
 mod reader;
+mod run;
 mod same;
 mod status;
 mod updates;
@@ -52,21 +59,19 @@ mod worker;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use coord_api::ConfigCenter;
-use coord_home::{Home, HomeError};
-use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 pub use builder::ConfigManagerBuilder;
 pub use changes::ConfigChanges;
+pub use directory::{ConfigDirectory, ConfigDirectoryBuilder};
 pub use reader::{ConfigReader, Current};
-pub use status::{ConfigFault, ConfigSource, ConfigStatus, FaultStage};
+pub use status::{ConfigFault, ConfigSource, ConfigStatus, DirectoryStatus, FaultStage};
 pub use updates::DeletePolicy;
 
+use document::Document;
+use run::Run;
 use updates::Updates;
 use worker::Worker;
 
@@ -95,27 +100,7 @@ pub struct ConfigManager<T> {
     reader: ConfigReader<T>,
     config: Arc<dyn ConfigCenter>,
     updates: Arc<Updates<T>>,
-    load_timeout: Duration,
-    home: Home,
-    running: Mutex<Option<Running>>,
-}
-
-/// A task that was started.
-#[derive(Clone)]
-struct Running {
-    stop: CancellationToken,
-    /// Whether the first load is over. It closes when the task has ended.
-    loaded: watch::Receiver<bool>,
-}
-
-impl Running {
-    fn has_ended(&self) -> bool {
-        self.loaded.has_changed().is_err()
-    }
-
-    async fn ended(mut self) {
-        while self.loaded.changed().await.is_ok() {}
-    }
+    run: Run,
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManager<T> {
@@ -150,59 +135,23 @@ impl<T: DeserializeOwned + Send + Sync + 'static> ConfigManager<T> {
     /// already, it only waits.
     ///
     /// The task and the callbacks live on a thread that all managers of the process share
-    /// ([`Home::for_callbacks`]), whatever becomes of the runtime that calls, and there need not be
-    /// one; nothing is renewed there. Under a paused clock it is the runtime that calls. Callbacks
-    /// see the runtime and the subscriber of whoever started the manager: a task that they spawn
-    /// runs there.
+    /// ([`Home::for_callbacks`](crate::Home::for_callbacks)), whatever becomes of the runtime that
+    /// calls, and there need not be one; nothing is renewed there. Under a paused clock it is the
+    /// runtime that calls. Callbacks see the runtime and the subscriber of whoever started the
+    /// manager: a task that they spawn runs there.
     ///
     /// # Cancel safety
     ///
     /// A dropped call leaves the manager running.
     pub async fn start(&self) -> ConfigStatus {
-        if let Err(error) = self.home.ready() {
-            return self.homeless(error);
-        }
-        let mut running = loop {
-            let stopping = {
-                let mut slot = self.running.lock();
-                match &*slot {
-                    Some(running) if running.has_ended() => *slot = None,
-                    Some(running) if !running.stop.is_cancelled() => break running.clone(),
-                    _ => {}
-                }
-                match &*slot {
-                    Some(stopping) => stopping.clone(),
-                    None => match self.spawn() {
-                        Ok(running) => break slot.insert(running).clone(),
-                        Err(error) => return self.homeless(error),
-                    },
-                }
-            };
-            stopping.ended().await;
+        let make = |orders| {
+            let document = Document::new(&self.reader.cell, &self.updates);
+            Worker::new(Arc::clone(&self.config), document, self.run.home.clone(), orders).run()
         };
-        // Loaded, ended or timed out: the status tells which.
-        let _ = self.home.timeout(self.load_timeout, running.loaded.wait_for(|loaded| *loaded)).await;
-        self.status()
-    }
-
-    fn spawn(&self) -> Result<Running, HomeError> {
-        let (report, loaded) = watch::channel(false);
-        let stop = CancellationToken::new();
-        let worker = Worker::new(
-            Arc::clone(&self.config),
-            &self.reader,
-            Arc::clone(&self.updates),
-            self.home.clone(),
-            stop.clone(),
-            report,
-        );
-        self.home.spawn(worker.run())?;
-        Ok(Running { stop, loaded })
-    }
-
-    fn homeless(&self, error: HomeError) -> ConfigStatus {
-        let error = coord_core::homeless("config_manager.start", error);
-        self.reader.cell.failed(ConfigFault::new(FaultStage::Load, None, error));
+        if let Err(error) = self.run.start(make).await {
+            let error = coord_core::homeless("config_manager.start", error);
+            self.reader.cell.failed(ConfigFault::new(FaultStage::Load, None, error));
+        }
         self.status()
     }
 }
@@ -218,11 +167,7 @@ impl<T> ConfigManager<T> {
     ///
     /// A dropped call has begun to stop the manager; call again to wait for the end.
     pub async fn stop(&self) {
-        let running = self.running.lock().clone();
-        if let Some(running) = running {
-            running.stop.cancel();
-            running.ended().await;
-        }
+        self.run.stop().await;
     }
 
     /// The value in use. Never blocks, never fails (R23).
@@ -256,7 +201,8 @@ impl<T> ConfigManager<T> {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> coord_api::Result<()> {
     /// # let provider = coord_memory::MemoryProvider::new();
-    /// let manager = ConfigManager::<u32>::builder(Arc::clone(provider.config()), "gateway", "workers").env("prod").build()?;
+    /// let config = Arc::clone(provider.config());
+    /// let manager = ConfigManager::<u32>::builder(config, "gateway", "workers").env("prod").build()?;
     /// let mut changes = manager.changes();
     /// manager.start().await;
     ///
@@ -292,10 +238,9 @@ impl<T> ConfigManager<T> {
 
 impl<T> Drop for ConfigManager<T> {
     fn drop(&mut self) {
-        match self.running.get_mut() {
-            Some(running) => running.stop.cancel(),
+        if !self.run.abandon() {
             // There is no task that would tell those who wait.
-            None => self.reader.cell.announcer.running(false),
+            self.reader.cell.announcer.running(false);
         }
     }
 }

@@ -5,12 +5,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
-use coord_api::{ConfigEvent, Value, Version, Watch, WatchState};
+use coord_api::{Value, Version};
 use parking_lot::Mutex;
 
 use super::changes::{Announcer, ConfigChanges};
-use super::guard::{Panicked, discard};
-use super::status::{ConfigFault, ConfigSource, ConfigStatus};
+use super::status::{ConfigFault, ConfigSource, ConfigStatus, Watching};
 
 /// Reads what a [`ConfigManager`](super::ConfigManager) manages. Cheap to clone; keeps no task
 /// alive.
@@ -79,6 +78,17 @@ impl<T> fmt::Debug for ConfigReader<T> {
 pub struct Current<T>(Guard<Arc<T>>);
 
 impl<T> Current<T> {
+    /// A value that is in no cell.
+    pub(super) fn of(value: Arc<T>) -> Self {
+        Current(Guard::from_inner(value))
+    }
+
+    /// Whether it is this very value.
+    #[inline]
+    pub(super) fn is(&self, other: &Arc<T>) -> bool {
+        Arc::ptr_eq(&self.0, other)
+    }
+
     /// The value, to keep for as long as one likes.
     pub fn into_arc(self) -> Arc<T> {
         Guard::into_inner(self.0)
@@ -106,7 +116,7 @@ pub(super) struct Cell<T> {
     value: ArcSwap<T>,
     pub(super) key: String,
     condition: Mutex<Condition>,
-    pub(super) watch: Mutex<Watching>,
+    watch: Mutex<Watching>,
     pub(super) announcer: Announcer,
 }
 
@@ -185,43 +195,13 @@ impl<T> Cell<T> {
         condition.last_error = Some(fault);
     }
 
-    /// Ends the watch that there was, which is the config centre's code: it must not run under our
-    /// lock, and may panic.
-    pub(super) fn set_watch(&self, watch: Watching) -> Result<(), Panicked> {
-        let before = std::mem::replace(&mut *self.watch.lock(), watch);
-        discard(before)
+    pub(super) fn set_watch(&self, watch: Watching) {
+        *self.watch.lock() = watch;
     }
 
     /// The task is over. That the config centre was closed is still worth knowing.
     pub(super) fn stop_watch(&self) {
-        let ended = matches!(&*self.watch.lock(), Watching::Ended);
-        if !ended {
-            // Nobody follows it any more, so that there is nothing that could go on.
-            let _ = self.set_watch(Watching::Stopped);
-        }
+        self.watch.lock().stop();
         self.announcer.running(false);
-    }
-}
-
-/// The task's watch. It lies here so that everyone can ask how it is doing; only the task polls it.
-pub(super) enum Watching {
-    /// The manager is not running.
-    Stopped,
-    /// There is no watch now; one is being opened.
-    Opening,
-    /// The watch.
-    Open(Watch<ConfigEvent>),
-    /// The task ended by itself: the config centre was closed.
-    Ended,
-}
-
-impl Watching {
-    fn state(&self) -> Option<WatchState> {
-        match self {
-            Watching::Stopped => None,
-            Watching::Opening => Some(WatchState::Suspended),
-            Watching::Open(watch) => Some(watch.state()),
-            Watching::Ended => Some(WatchState::Ended),
-        }
     }
 }

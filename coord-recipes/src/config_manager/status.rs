@@ -1,8 +1,9 @@
 //! What can be seen of a config manager besides its value.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use coord_api::{Error, Version, WatchState};
+use coord_api::{Error, Version, WatchState, WatchStatus};
 
 /// How a config manager is doing (R23).
 #[derive(Clone, Debug)]
@@ -28,6 +29,24 @@ impl ConfigStatus {
             ConfigSource::Default => None,
         }
     }
+}
+
+/// How a directory is doing (R67).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DirectoryStatus {
+    /// How many documents are in use.
+    pub documents: usize,
+    /// What went wrong with single documents, by name, until something goes right with them:
+    /// mostly, why one is not in use as it stands in the config centre. Keys that no call takes are
+    /// among them, with what is no UTF-8 in them escaped.
+    pub faults: BTreeMap<String, ConfigFault>,
+    /// Why the directory could not be read, until it could.
+    pub last_error: Option<ConfigFault>,
+    /// Everything up to this revision was taken.
+    pub seen: Version,
+    /// How the watch is doing; `None` when the directory is not followed.
+    pub watch: Option<WatchState>,
 }
 
 /// Where a value comes from.
@@ -105,5 +124,35 @@ impl FaultStage {
 impl fmt::Display for FaultStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// How the task is watching.
+pub(super) enum Watching {
+    /// The manager is not running.
+    Stopped,
+    /// There is no watch now; one is being opened.
+    Opening,
+    /// There is a watch, which says itself how it is doing.
+    Open(WatchStatus),
+    /// The task ended by itself: the config centre was closed.
+    Ended,
+}
+
+impl Watching {
+    /// The task is over. That the config centre was closed is still worth knowing.
+    pub(super) fn stop(&mut self) {
+        if !matches!(self, Watching::Ended) {
+            *self = Watching::Stopped;
+        }
+    }
+
+    pub(super) fn state(&self) -> Option<WatchState> {
+        match self {
+            Watching::Stopped => None,
+            Watching::Opening => Some(WatchState::Suspended),
+            Watching::Open(status) => Some(status.state()),
+            Watching::Ended => Some(WatchState::Ended),
+        }
     }
 }

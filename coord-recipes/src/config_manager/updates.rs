@@ -41,8 +41,13 @@ pub(super) struct Updates<T> {
 impl<T: DeserializeOwned> Updates<T> {
     pub(super) fn new(default: T) -> Self {
         let _ = guarded(metrics::describe);
+        Updates::of(Arc::new(default))
+    }
+
+    /// None but the default.
+    pub(super) fn of(default: Arc<T>) -> Self {
         Updates {
-            default: Arc::new(default),
+            default,
             validate: None,
             callback: None,
             listener: None,
@@ -88,16 +93,16 @@ impl From<Panicked> for Error {
 }
 
 /// Follows the documents of one run.
-pub(super) struct Follower<T> {
+pub(super) struct DocumentFollower<T> {
     cell: Arc<Cell<T>>,
     updates: Arc<Updates<T>>,
     /// The document that was refused last, and why. It is looked at again when it is written again.
     refused: Option<(Version, Value, ConfigFault)>,
 }
 
-impl<T: DeserializeOwned> Follower<T> {
+impl<T: DeserializeOwned> DocumentFollower<T> {
     pub(super) fn new(cell: Arc<Cell<T>>, updates: Arc<Updates<T>>) -> Self {
-        Follower { cell, updates, refused: None }
+        DocumentFollower { cell, updates, refused: None }
     }
 
     /// The key holds this document.

@@ -1,26 +1,22 @@
-//! The task of a config manager: opens the watch, follows it, and opens it again for as long as it
-//! takes.
+//! The task of a config manager or directory: opens the watch, follows it, and opens it again for
+//! as long as it takes.
 
-use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use coord_api::{ConfigCenter, ConfigEvent, Error, ErrorKind, Invalid, Result, WatchStart};
+use coord_api::{ConfigCenter, ConfigEvent, Error, ErrorKind, Watch, WatchStart};
 use coord_core::{Home, backoff};
 use coord_home::Backoff;
-use futures_util::{FutureExt, Stream};
-use serde::de::DeserializeOwned;
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::application::Application;
 use super::guard::discard;
-use super::reader::{Cell, ConfigReader, Watching};
-use super::status::{ConfigFault, FaultStage};
-use super::updates::{Follower, Updates, counted, log, reason};
+use super::run::Orders;
+use super::status::{ConfigFault, FaultStage, Watching};
+use super::updates::{counted, log, reason};
 
 const OPERATION: &str = "config_manager.load";
 
@@ -28,15 +24,39 @@ const OPERATION: &str = "config_manager.load";
 /// not stop the trying.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
-/// One run of a manager, from a start to its stop.
-pub(super) struct Worker<T> {
+/// What is followed: one document, or a directory of them.
+pub(super) trait Followed: Send + 'static {
+    /// The key that is watched, with a `/` at its end where it is a directory.
+    fn watched(&self) -> &str;
+
+    /// How the watch is doing, or that nothing watches any more.
+    fn set_watch(&self, watching: Watching);
+
+    /// Nothing could be read.
+    fn failed(&self, fault: ConfigFault);
+
+    /// The task is about to begin.
+    fn begin(&self);
+
+    /// The task is over.
+    fn end(&self);
+
+    /// Takes an event, and says whether all that there was is known by now. It calls the
+    /// application's code.
+    fn take(&mut self, event: ConfigEvent) -> bool;
+}
+
+/// One run, from a start to its stop.
+pub(super) struct Worker<F: Followed> {
     config: Arc<dyn ConfigCenter>,
-    cell: Arc<Cell<T>>,
-    follower: Follower<T>,
+    followed: F,
     /// Where it lives, and whose timers it uses.
     home: Home,
     application: Application,
     stop: CancellationToken,
+    /// The open watch, which is the config centre's code. It lies here so that it is dropped where
+    /// a panic of its `Drop` is caught, also after one of its polls has panicked.
+    watch: Option<Watch<ConfigEvent>>,
     backoff: Backoff,
     /// Whether the centre was out of reach at the last try: then another failure is no news.
     unreachable: bool,
@@ -45,26 +65,22 @@ pub(super) struct Worker<T> {
     loaded: watch::Sender<bool>,
 }
 
-impl<T: DeserializeOwned> Worker<T> {
+impl<F: Followed> Worker<F> {
     pub(super) fn new(
         config: Arc<dyn ConfigCenter>,
-        reader: &ConfigReader<T>,
-        updates: Arc<Updates<T>>,
+        followed: F,
         home: Home,
-        stop: CancellationToken,
-        loaded: watch::Sender<bool>,
+        (stop, loaded): Orders,
     ) -> Self {
-        let cell = Arc::clone(&reader.cell);
-        let follower = Follower::new(Arc::clone(&cell), updates);
-        let _ = cell.set_watch(Watching::Opening);
-        cell.announcer.running(true);
+        followed.set_watch(Watching::Opening);
+        followed.begin();
         Worker {
             config,
-            cell,
-            follower,
+            followed,
             home,
             application: Application::current(),
             stop,
+            watch: None,
             backoff: backoff(),
             unreachable: false,
             loaded,
@@ -75,7 +91,7 @@ impl<T: DeserializeOwned> Worker<T> {
     pub(super) async fn run(mut self) {
         loop {
             // A config centre that panics, or a layer in it, is out of reach like one that fails.
-            let error = match AssertUnwindSafe(self.watch()).catch_unwind().await {
+            let error = match AssertUnwindSafe(self.follow()).catch_unwind().await {
                 Ok(None) => return,
                 Ok(Some(error)) => error,
                 Err(payload) => {
@@ -84,8 +100,9 @@ impl<T: DeserializeOwned> Worker<T> {
                 }
             };
             let closed = error.kind() == ErrorKind::Closed;
-            let ended = self.cell.set_watch(if closed { Watching::Ended } else { Watching::Opening });
-            self.out_of_reach(if ended.is_ok() || closed { error } else { panicked() });
+            self.followed.set_watch(if closed { Watching::Ended } else { Watching::Opening });
+            let dropped = discard(self.watch.take());
+            self.out_of_reach(if dropped.is_ok() || closed { error } else { panicked() });
             if closed {
                 return;
             }
@@ -97,16 +114,18 @@ impl<T: DeserializeOwned> Worker<T> {
         }
     }
 
-    /// Watches until that fails, and says why; `None` when the manager was stopped.
-    async fn watch(&mut self) -> Option<Error> {
+    /// Opens a watch and follows it until that fails, and says why; `None` when the manager was
+    /// stopped.
+    async fn follow(&mut self) -> Option<Error> {
         let opened = tokio::select! {
             biased;
             () = self.stop.cancelled() => return None,
-            opened = self.home.timeout(ATTEMPT, self.config.watch_raw(&self.cell.key, WatchStart::Snapshot)) => opened,
+            opened = self.home.timeout(ATTEMPT, self.config.watch_raw(self.followed.watched(), WatchStart::Snapshot)) => opened,
         };
         match opened {
             Ok(Ok(watch)) => {
-                let _ = self.cell.set_watch(Watching::Open(watch));
+                self.followed.set_watch(Watching::Open(watch.status()));
+                self.watch = Some(watch);
             }
             Ok(Err(error)) => return Some(error),
             Err(_) => {
@@ -121,7 +140,7 @@ impl<T: DeserializeOwned> Worker<T> {
             let item = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return None,
-                item = next_event(&self.cell) => item,
+                item = next_event(&mut self.watch) => item,
             };
             match item {
                 Some(Ok(event)) => self.take(event),
@@ -137,35 +156,15 @@ impl<T: DeserializeOwned> Worker<T> {
     fn take(&mut self, event: ConfigEvent) {
         self.backoff.reset();
         self.unreachable = false;
-        let Worker { application, follower, .. } = self;
-        match event {
-            ConfigEvent::Put { entry, .. } => application.run(|| follower.found(entry.value, entry.version)),
-            ConfigEvent::Delete { .. } => application.run(|| follower.absent()),
-            ConfigEvent::Invalid { record, .. } => self.unreadable(record),
-            // Of a key that no call takes, so it is not the managed one.
-            ConfigEvent::InvalidDeleted { .. } => {}
-            ConfigEvent::Resync(snapshot) => {
-                let key = &self.cell.key;
-                let entry = snapshot.items.into_iter().find(|entry| entry.key == *key);
-                let record = snapshot.invalid.into_iter().find(|record| record.key == key.as_bytes());
-                match (entry, record) {
-                    (Some(entry), _) => application.run(|| follower.found(entry.value, entry.version)),
-                    (None, Some(record)) => self.unreadable(record),
-                    (None, None) => application.run(|| follower.absent()),
-                }
-                self.loaded.send_replace(true);
-            }
+        let Worker { application, followed, .. } = self;
+        if application.run(|| followed.take(event)) {
+            self.loaded.send_replace(true);
         }
-    }
-
-    fn unreadable(&mut self, record: Invalid) {
-        self.application
-            .run(|| self.follower.refuse(FaultStage::Decode, record.error, record.version, record.value));
     }
 
     fn out_of_reach(&mut self, error: Error) {
         counted("failed", FaultStage::Load.as_str());
-        let (key, kind) = (self.cell.key.as_str(), error.kind().as_str());
+        let (key, kind) = (self.followed.watched(), error.kind().as_str());
         self.application.run(|| {
             if self.unreachable {
                 log(|| {
@@ -176,7 +175,7 @@ impl<T: DeserializeOwned> Worker<T> {
             }
         });
         self.unreachable = true;
-        self.cell.failed(ConfigFault::new(FaultStage::Load, None, error));
+        self.followed.failed(ConfigFault::new(FaultStage::Load, None, error));
     }
 }
 
@@ -185,17 +184,15 @@ fn panicked() -> Error {
 }
 
 /// The next event of the open watch. Cancel safe.
-async fn next_event<T>(cell: &Cell<T>) -> Option<Result<ConfigEvent>> {
-    poll_fn(|cx| match &mut *cell.watch.lock() {
-        Watching::Open(watch) => Pin::new(watch).poll_next(cx),
-        _ => Poll::Ready(None),
-    })
-    .await
+async fn next_event(watch: &mut Option<Watch<ConfigEvent>>) -> Option<coord_api::Result<ConfigEvent>> {
+    watch.as_mut()?.next().await
 }
 
-impl<T> Drop for Worker<T> {
+impl<F: Followed> Drop for Worker<F> {
     /// However the task ended, also with a runtime whose clock is paused: nothing watches any more.
     fn drop(&mut self) {
-        self.cell.stop_watch();
+        self.followed.end();
+        // Nobody follows it any more, so that a panic would be no news.
+        let _ = discard(self.watch.take());
     }
 }

@@ -1,9 +1,12 @@
 //! An instance id that is held again after it was lost.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use coord_api::{Error, ErrorKind, FencingToken, IdOptions, InstanceId, InstanceIdAllocator, Loss, Result};
+use coord_api::{
+    Error, ErrorKind, Fence, FencingToken, IdOptions, InstanceId, InstanceIdAllocator, Loss, Result,
+};
 use coord_core::{Home, backoff, homeless};
 use futures_util::{Stream, stream};
 use parking_lot::Mutex;
@@ -28,7 +31,8 @@ const ACQUIRE: &str = "id_keeper.acquire";
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> coord_api::Result<()> {
 /// # let coord = coord_memory::MemoryProvider::new();
-/// let keeper = InstanceIdKeeper::acquire(Arc::clone(coord.allocator()), "snowflake", IdOptions::default().with_range(0..=1023)).await?;
+/// let options = IdOptions::default().with_range(0..=1023);
+/// let keeper = InstanceIdKeeper::acquire(Arc::clone(coord.allocator()), "snowflake", options).await?;
 /// if let Some(kept) = keeper.current() {
 ///     println!("{} of generation {}", kept.id(), kept.generation());
 /// }
@@ -50,26 +54,64 @@ pub struct InstanceIdKeeper {
     _task: AbortOnDropHandle<()>,
 }
 
-/// An id that a keeper holds, or held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// An id that a keeper holds, or held. It keeps nothing held: the keeper does.
+#[derive(Clone)]
 pub struct KeptId {
     id: u32,
     generation: FencingToken,
+    handle: Weak<InstanceId>,
 }
 
 impl KeptId {
-    fn of(held: &InstanceId) -> Self {
-        KeptId { id: held.id(), generation: held.generation() }
+    fn of(held: &Arc<InstanceId>) -> Self {
+        KeptId { id: held.id(), generation: held.generation(), handle: Arc::downgrade(held) }
     }
 
     /// The number.
-    pub fn id(self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.id
     }
 
     /// Greater for each id that the keeper takes.
-    pub fn generation(self) -> FencingToken {
+    pub fn generation(&self) -> FencingToken {
         self.generation
+    }
+
+    /// Ties a write to the same store to this id: it is applied only while the keeper holds this
+    /// one, by the word of the store (R55). Of an id that is over, it fails every write.
+    pub fn fence(&self) -> Fence {
+        self.handle.upgrade().map_or_else(|| Fence::broken(""), |held| held.fence())
+    }
+
+    /// Whether this id is held at this moment, by this machine's clock (R32). Once `false`, `false`
+    /// for ever; the keeper may hold another one by then.
+    pub fn is_held(&self) -> bool {
+        self.handle.upgrade().is_some_and(|held| held.is_held())
+    }
+
+    /// The time left to the local deadline of this id, which each renewal moves; zero when it is
+    /// not held.
+    pub fn ttl(&self) -> Duration {
+        self.handle.upgrade().map_or(Duration::ZERO, |held| held.ttl())
+    }
+}
+
+impl PartialEq for KeptId {
+    /// Of one keeper, the same taking of an id.
+    fn eq(&self, other: &Self) -> bool {
+        (self.id, self.generation) == (other.id, other.generation)
+    }
+}
+
+impl Eq for KeptId {}
+
+impl fmt::Debug for KeptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeptId")
+            .field("id", &self.id)
+            .field("generation", &self.generation)
+            .field("held", &self.is_held())
+            .finish()
     }
 }
 
@@ -111,7 +153,7 @@ impl InstanceIdKeeper {
     /// The id that is held at this moment, by this machine's clock; `None` while there is none.
     /// Never blocks.
     pub fn current(&self) -> Option<KeptId> {
-        self.shared.held.lock().as_deref().filter(|held| held.is_held()).map(KeptId::of)
+        self.shared.held.lock().as_ref().filter(|held| held.is_held()).map(KeptId::of)
     }
 
     /// Why there is no id, where there is none: how the last try failed.
@@ -127,7 +169,7 @@ impl InstanceIdKeeper {
         changes.mark_changed();
         Box::pin(stream::unfold(changes, |mut changes| async move {
             changes.changed().await.ok()?;
-            let kept = *changes.borrow_and_update();
+            let kept = changes.borrow_and_update().clone();
             Some((kept, changes))
         }))
     }
@@ -189,13 +231,13 @@ impl Keeping {
             self.lose(
                 Error::lease_lost(ACQUIRE, format!("the id was lost: {loss}")).about(&self.shared.service),
             );
-            let Some(taken) = self.take().await else { return };
+            let Some(taken) = self.take().await.map(Arc::new) else { return };
             let (kept, after_s) =
                 (KeptId::of(&taken), self.home.now().saturating_duration_since(lost.1).as_secs_f64());
             let (service, id, before) = (self.shared.service.clone(), kept.id, lost.0.id);
             coord_home::event!(WARN, service, id, before, after_s, "an instance id is held again");
             *self.shared.failure.lock() = None;
-            *self.shared.held.lock() = Some(Arc::new(taken));
+            *self.shared.held.lock() = Some(taken);
             self.tell.send_replace(Some(kept));
         }
     }

@@ -370,7 +370,7 @@ impl ServiceIds {
     }
 
     fn put(&self, entry: &LeasedEntry) -> Op {
-        Op::put_leased(entry.key().clone(), self.client.name().to_owned(), entry.session().lease())
+        Op::put_leased(entry.key().clone(), self.client.owner().value(), entry.session().lease())
     }
 
     /// The ids that are held. Keys that are no ids were left by someone else.
@@ -388,8 +388,8 @@ impl ServiceIds {
     }
 }
 
-/// What serves a pool. When it ends, also by accident, nobody waits for it any more: those whose
-/// answers it owes ask again, or find that the provider is closed.
+/// What serves a pool. When it ends, also by accident, nobody waits for it any more: those who
+/// have no answer yet ask again, or find that the provider is closed.
 struct Served {
     pool: Arc<ServiceIds>,
     /// Nobody was left to be served.

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::fate::Verdict;
 use super::follower::{Followed, Interest};
 use super::lifecycle::{Action, Event, Lifecycle};
-use super::{CONTRACT, REGISTRATIONS, record};
+use super::{CONTRACT, REGISTRATIONS, UNREGISTER, record};
 
 /// What should be in the store.
 #[derive(Clone, Debug)]
@@ -160,7 +160,7 @@ impl RegisteredEntry {
                         return Ok(EntryEvent::Foreign(record::reached_at(&found)));
                     }
                     None if self.is_followed() => return Ok(self.follow().await),
-                    found => seen = self.look_at(found.as_ref()),
+                    found => seen = self.look_at(&entry, found.as_ref()),
                 }
             }
             self.token = if seen.is_some_and(|(_, ours)| ours) { Token::Kept } else { Token::New };
@@ -180,7 +180,7 @@ impl RegisteredEntry {
                         return Ok(EntryEvent::Foreign(record::reached_at(found)));
                     }
                     None if self.is_followed() => return Ok(self.follow().await),
-                    found => seen = self.look_at(found),
+                    found => seen = self.look_at(&entry, found),
                 },
                 Placed::Found(mut entries) => found = Some(entries.pop().flatten()),
             }
@@ -189,7 +189,8 @@ impl RegisteredEntry {
 
     /// What is to be written over, and whether it is this provider's own. A foreign owner's place
     /// is remembered as lost.
-    fn look_at(&mut self, found: Option<&Entry>) -> Option<(Revision, bool)> {
+    fn look_at(&mut self, own: &LeasedEntry, found: Option<&Entry>) -> Option<(Revision, bool)> {
+        own.goes_over(found);
         let entry = found?;
         let ours = self.is_ours(entry.lease);
         if !ours {
@@ -333,25 +334,43 @@ impl RegisteredEntry {
         }
     }
 
-    /// Removes the entry for good (R38). What the store does not acknowledge becomes a pending
-    /// release.
-    ///
-    /// # Errors
-    ///
-    /// Whatever kept the store from answering.
-    pub(super) async fn remove(&mut self) -> Result<()> {
-        let client = self.client.clone();
-        client.run("registry.unregister", Outcome::Unknown, self.remove_all()).await
-    }
-
-    async fn remove_all(&mut self) -> Result<()> {
+    /// Wants nothing any more. What is left of it is to be removed (R38).
+    pub(super) fn give_up(&mut self) -> Remains {
         self.wanted = None;
         self.lifecycle.step(Event::Over);
         (self.followed, self.is_told) = (None, false);
         self.counted.leave();
+        let entries = self.current.take().into_iter().chain(self.moving_from.take()).collect();
+        Remains { client: self.client.clone(), entries, left_on: self.left_on.take() }
+    }
+}
+
+/// What may be in the store of an entry that nobody wants any more.
+#[derive(Debug)]
+pub(super) struct Remains {
+    client: Client,
+    entries: Vec<Arc<LeasedEntry>>,
+    left_on: Option<LeaseId>,
+}
+
+impl Remains {
+    /// Removes them for good (R38). What the store does not acknowledge becomes a pending release,
+    /// and is asked again by the next call.
+    ///
+    /// # Errors
+    ///
+    /// Whatever kept the store from answering.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the release is pending.
+    pub(super) async fn remove(&self) -> Result<()> {
+        self.client.run(UNREGISTER, Outcome::Unknown, self.remove_all()).await
+    }
+
+    async fn remove_all(&self) -> Result<()> {
         let mut result = Ok(());
-        let left_on = self.left_on.take();
-        for entry in self.current.take().into_iter().chain(self.moving_from.take()) {
+        for entry in &self.entries {
             let removed = if entry.is_stranded() {
                 self.client.end_lease(entry.session().lease()).await
             } else {
@@ -362,7 +381,7 @@ impl RegisteredEntry {
                 _ => {}
             }
         }
-        if let Some(lease) = left_on {
+        if let Some(lease) = self.left_on {
             result = result.and(self.client.end_lease(lease).await);
         }
         result

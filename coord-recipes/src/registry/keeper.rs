@@ -13,19 +13,17 @@ use bytes::Bytes;
 use coord_api::handle::Leased;
 use coord_api::registry::LeasedRegistration;
 use coord_api::{
-    Error, ErrorKind, FencingToken, HandleState, Loss, Lost, Outcome, RegisterOptions, Result, Revision,
-    ServiceInstance, Takeover, Value,
+    Error, ErrorKind, Fence, FencingToken, HandleState, Loss, Lost, Outcome, RegisterOptions, Result,
+    Revision, ServiceInstance, Takeover, Value,
 };
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use super::entry::{EntryEvent, RegisteredEntry, Wanted};
+use super::entry::{EntryEvent, RegisteredEntry, Remains, Wanted};
 use super::follower::Interest;
-use super::record;
+use super::{UNREGISTER, record};
 use coord_core::session::{LeasedEntry, LossCell};
 use coord_core::{Client, SingleFlight};
-
-const UNREGISTER: &str = "registry.unregister";
 
 /// An order to a keeper. Bounded: one for each call under way, and one for each handle that was
 /// dropped.
@@ -35,8 +33,11 @@ enum Command {
     /// Replace the content, for the handle whose end this is.
     Update { owner: Arc<LossCell>, content: Value, answer: oneshot::Sender<Result<()>> },
     /// Remove the entry, if this is still its owner.
-    Unregister { owner: Arc<LossCell>, answer: Option<oneshot::Sender<Result<()>>> },
+    Unregister { owner: Arc<LossCell>, answer: Option<oneshot::Sender<Unregistered>> },
 }
+
+/// How an unregister ended, and what may be left where it failed.
+type Unregistered = std::result::Result<(), (Error, Remains)>;
 
 /// An order that is being carried out.
 enum PendingCommand {
@@ -204,7 +205,8 @@ impl Keeper {
                     answer.map(|answer| answer.send(Ok(())));
                     return GO_ON;
                 }
-                let removed = self.entry.remove().await;
+                let remains = self.entry.give_up();
+                let removed = remains.remove().await.map_err(|error| (error, remains));
                 answer.map(|answer| answer.send(removed));
                 self.end(Loss::Released)
             }
@@ -295,8 +297,8 @@ impl Keeper {
             self.entry.retry_later();
             return GO_ON;
         }
-        // A failure leaves a debt behind.
-        let _ = self.entry.remove().await;
+        // A failure leaves a pending release behind.
+        let _ = self.entry.give_up().remove().await;
         END
     }
 
@@ -367,7 +369,7 @@ impl Handle {
             name: instance.name,
             id: instance.id,
             handle: self,
-            removed: Arc::default(),
+            removal: Arc::default(),
             removing: SingleFlight::default(),
         }
     }
@@ -390,8 +392,8 @@ pub(super) struct RegisteredInstance {
     name: String,
     id: String,
     handle: Handle,
-    /// How the removal ended.
-    removed: Arc<Mutex<Option<Result<()>>>>,
+    /// How far its removal has come.
+    removal: Arc<Mutex<Removal>>,
     removing: SingleFlight<()>,
 }
 
@@ -406,6 +408,15 @@ impl RegisteredInstance {
 impl Leased for RegisteredInstance {
     fn fencing_token(&self) -> FencingToken {
         self.handle.mailbox.status.lock().created.into()
+    }
+
+    fn fence(&self) -> Fence {
+        let Some(entry) = self.handle.mailbox.status.lock().entry.clone() else {
+            return self.client.broken_fence();
+        };
+        let owner = Arc::clone(&self.handle.owner);
+        // A later handle of this provider may have the entry, which stays as it is.
+        entry.fence().held_while(move || owner.get().is_none())
     }
 
     fn state(&self) -> HandleState {
@@ -436,7 +447,7 @@ impl Leased for RegisteredInstance {
             remove(
                 self.handle.mailbox.clone(),
                 Arc::clone(&self.handle.owner),
-                Arc::clone(&self.removed),
+                Arc::clone(&self.removal),
                 self.client.is_closed(),
             )
         });
@@ -444,20 +455,43 @@ impl Leased for RegisteredInstance {
     }
 }
 
-/// Has the keeper remove its entry, once.
+/// How far the removal of a registration has come.
+#[derive(Debug, Default)]
+enum Removal {
+    /// The keeper has not been asked.
+    #[default]
+    NotAsked,
+    /// It failed, and the keeper is over: what may be left.
+    Failed(Arc<Remains>),
+    Done,
+}
+
+/// Has the keeper remove its entry. What that one could not remove is asked of the store again, by
+/// each call.
 async fn remove(
     mailbox: Mailbox,
     owner: Arc<LossCell>,
-    removed: Arc<Mutex<Option<Result<()>>>>,
+    removal: Arc<Mutex<Removal>>,
     closed: bool,
 ) -> Result<()> {
-    if let Some(removed) = &*removed.lock() {
-        return removed.clone();
+    let failed = match &*removal.lock() {
+        Removal::Done => return Ok(()),
+        Removal::Failed(remains) => Some(Arc::clone(remains)),
+        Removal::NotAsked => None,
+    };
+    if let Some(remains) = failed {
+        remains.remove().await?;
+        *removal.lock() = Removal::Done;
+        return Ok(());
     }
     let answer =
         mailbox.order(|answer| Command::Unregister { owner: Arc::clone(&owner), answer: Some(answer) }).await;
     let result = match (answer, owner.get()) {
-        (Some(answer), _) => answer,
+        (Some(Ok(())), _) => Ok(()),
+        (Some(Err((error, remains))), _) => {
+            *removal.lock() = Removal::Failed(Arc::new(remains));
+            return Err(error);
+        }
         (None, _) if closed => Err(Error::closed(UNREGISTER)),
         // The keeper ended by accident.
         (None, Some(Loss::Expired)) => {
@@ -471,7 +505,9 @@ async fn remove(
         // Superseded: nothing of this handle is left.
         (None, _) => Ok(()),
     };
-    *removed.lock() = Some(result.clone());
+    if result.is_ok() {
+        *removal.lock() = Removal::Done;
+    }
     result
 }
 

@@ -24,13 +24,17 @@ use parking_lot::Mutex;
 use coord_core::{Client, SweptMap, keys};
 use group::Group;
 use keeper::{Handle, Mailbox};
-use watch::ServiceWatch;
+pub(crate) use record::decode;
+use watch::WatchedInstances;
 
 /// What a registration is called in logs and metrics.
 pub(crate) const CONTRACT: &str = "registration";
 
 /// Registrations, by state.
 const REGISTRATIONS: &str = "coord_registrations";
+
+/// As errors name it.
+const UNREGISTER: &str = "registry.unregister";
 
 /// The service registry over a store.
 #[derive(Debug)]
@@ -151,6 +155,7 @@ impl ServiceRegistry for Registry {
         let subscribe =
             Box::pin(self.client.subscribe(Span::Prefix(directory.clone()), WatchStart::Snapshot));
         let subscription = self.client.run_on(OPERATION, service, Outcome::NotApplied, subscribe).await?;
-        Ok(Watch::new(ServiceWatch::new(directory, subscription)))
+        let mut instances = WatchedInstances::new(directory);
+        Ok(subscription.into_watch(OPERATION, move |delivery| instances.take(delivery)))
     }
 }

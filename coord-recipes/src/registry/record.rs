@@ -16,7 +16,7 @@ pub(super) fn encode(operation: &'static str, instance: &ServiceInstance) -> Res
 
 /// The instance of a record. Its name and id must be those of its key, or a caller would reach one
 /// instance under the name of another.
-pub(super) fn decode(directory: &Bytes, entry: &Entry) -> std::result::Result<ServiceInstance, Invalid> {
+pub(crate) fn decode(directory: &Bytes, entry: &Entry) -> std::result::Result<ServiceInstance, Invalid> {
     let id = keys::segment(directory, &entry.key);
     let decoded = serde_json::from_slice::<ServiceInstance>(&entry.value)
         .map_err(|fault| Error::json("registry", "ServiceInstance", &fault))
