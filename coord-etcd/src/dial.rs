@@ -23,7 +23,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower_service::Service;
 
 use crate::error::NotConnected;
-use crate::resolver::Resolver;
+use crate::resolver::EtcdResolver;
 use crate::target::Target;
 use crate::tls::Encryption;
 
@@ -31,7 +31,7 @@ use crate::tls::Encryption;
 #[derive(Clone, Debug)]
 pub(crate) struct Dialing {
     pub(crate) home: Home,
-    pub(crate) resolver: Resolver,
+    pub(crate) resolver: EtcdResolver,
     pub(crate) encryption: Option<Arc<Encryption>>,
     pub(crate) connect_timeout: Duration,
     pub(crate) keepalive_interval: Duration,

@@ -28,6 +28,6 @@ pub use coord_recipes::Home;
 pub use credentials::Credentials;
 pub use options::{Discovery, EtcdOptions};
 pub use provider::EtcdProvider;
-pub use resolver::Resolver;
+pub use resolver::EtcdResolver;
 pub use store::EtcdStore;
-pub use tls::Tls;
+pub use tls::EtcdTls;

@@ -1,5 +1,6 @@
 //! What a connection needs to know, checked before any I/O.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,9 @@ use coord_recipes::layers::RetryPolicy;
 
 use crate::credentials::{Account, Credentials};
 use crate::error::{OPTIONS, refuse};
-use crate::resolver::Resolver;
+use crate::resolver::EtcdResolver;
 use crate::target::Target;
-use crate::tls::{Encryption, Tls};
+use crate::tls::{Encryption, EtcdTls};
 
 /// The port that etcd listens on where nobody says otherwise.
 const DEFAULT_PORT: u16 = 2379;
@@ -57,7 +58,7 @@ pub struct EtcdOptions {
     pub credentials: Option<Credentials>,
     /// How to encrypt. Default not at all, or, for `https://` endpoints, trusting the authorities
     /// that the system trusts.
-    pub tls: Option<Tls>,
+    pub tls: Option<EtcdTls>,
     /// How long connecting may take in all (R3), and one connection. Default 5 s.
     pub connect_timeout: Duration,
     /// How long a connection with something under way may be silent before it is pinged. Default
@@ -83,6 +84,12 @@ pub struct EtcdOptions {
     /// and its timers enabled** (`enable_all`), as `#[tokio::main]` has: tokio panics in one that
     /// has not. A runtime that stands still, or has ended, harms no other. Default off.
     pub near: bool,
+    /// Whether plain reads and writes that come at once share requests, as
+    /// [`Batched`](coord_recipes::layers::Batched) says, and how many batches are under way at
+    /// most, of reads and of writes each: for services with very many callers. Batches are sent
+    /// from the [home](Self::home), also where requests are [`near`](Self::near). Default not at
+    /// all.
+    pub batching: Option<NonZeroUsize>,
     /// Which cluster is expected: its id in hexadecimal, as etcd writes it into its log and
     /// [`StoreStatus`](coord_api::store::StoreStatus) has it. A member of another one is not used.
     /// Default the one that most endpoints belong to when the client first asks.
@@ -90,7 +97,7 @@ pub struct EtcdOptions {
     /// Whether members are used that no endpoint names. Default [`Discovery::Agreeing`].
     pub discovery: Discovery,
     /// Who finds the addresses of the endpoints' names. Default the system.
-    pub resolver: Resolver,
+    pub resolver: EtcdResolver,
 }
 
 impl Default for EtcdOptions {
@@ -109,9 +116,10 @@ impl Default for EtcdOptions {
                 .with_total_timeout(Duration::from_secs(10)),
             home: None,
             near: false,
+            batching: None,
             cluster_id: None,
             discovery: Discovery::default(),
-            resolver: Resolver::default(),
+            resolver: EtcdResolver::default(),
         }
     }
 }
@@ -145,7 +153,7 @@ impl EtcdOptions {
 
     /// Sets how to encrypt.
     #[must_use]
-    pub fn with_tls(mut self, tls: Tls) -> Self {
+    pub fn with_tls(mut self, tls: EtcdTls) -> Self {
         self.tls = Some(tls);
         self
     }
@@ -181,6 +189,14 @@ impl EtcdOptions {
         self
     }
 
+    /// Has plain reads and writes that come at once share requests, with so many batches under way:
+    /// see [`batching`](Self::batching).
+    #[must_use]
+    pub fn with_batching(mut self, lanes: NonZeroUsize) -> Self {
+        self.batching = Some(lanes);
+        self
+    }
+
     /// Sets where background work lives: see [`home`](Self::home).
     #[must_use]
     pub fn with_home(mut self, home: Home) -> Self {
@@ -204,7 +220,7 @@ impl EtcdOptions {
 
     /// Sets who finds the addresses of the endpoints' names.
     #[must_use]
-    pub fn with_resolver(mut self, resolver: Resolver) -> Self {
+    pub fn with_resolver(mut self, resolver: EtcdResolver) -> Self {
         self.resolver = resolver;
         self
     }
@@ -397,26 +413,28 @@ mod tests {
     #[test]
     fn tls_is_checked() {
         let with = |tls| EtcdOptions::new(["a:1"]).with_tls(tls);
-        assert!(with(Tls::new()).validate().is_ok());
-        refused(&with(Tls::new().with_authorities("not PEM")));
-        refused(&with(Tls::new().with_identity("not PEM", "hunter2")));
-        refused(&with(Tls::new().with_server_name("no name")));
-        assert!(refused(&with(Tls::new().with_authorities_file("no/such/file"))).contains("no/such/file"));
-        refused(&with(Tls::new().with_identity_files("no/such/file", "no/such/file")));
-        refused(&with(Tls::from_fn(|| Ok(Tls::from_fn(|| Ok(Tls::new()))))));
-        refused(&with(Tls::from_fn(|| Ok(Tls::new())).with_authorities("not PEM")));
+        assert!(with(EtcdTls::new()).validate().is_ok());
+        refused(&with(EtcdTls::new().with_authorities("not PEM")));
+        refused(&with(EtcdTls::new().with_identity("not PEM", "hunter2")));
+        refused(&with(EtcdTls::new().with_server_name("no name")));
+        assert!(
+            refused(&with(EtcdTls::new().with_authorities_file("no/such/file"))).contains("no/such/file")
+        );
+        refused(&with(EtcdTls::new().with_identity_files("no/such/file", "no/such/file")));
+        refused(&with(EtcdTls::from_fn(|| Ok(EtcdTls::from_fn(|| Ok(EtcdTls::new()))))));
+        refused(&with(EtcdTls::from_fn(|| Ok(EtcdTls::new())).with_authorities("not PEM")));
         let error = refused(&with(
-            Tls::new().with_identity("-----BEGIN CERTIFICATE-----", "hunter2 PRIVATE KEY-----"),
+            EtcdTls::new().with_identity("-----BEGIN CERTIFICATE-----", "hunter2 PRIVATE KEY-----"),
         ));
         assert!(!error.contains("hunter2"), "{error}");
-        refused(&EtcdOptions::new(["http://a:1"]).with_tls(Tls::new()));
+        refused(&EtcdOptions::new(["http://a:1"]).with_tls(EtcdTls::new()));
     }
 
     #[test]
     fn no_secret_is_shown() {
         let options = EtcdOptions::default()
             .with_credentials(Credentials::new("shop", "hunter2"))
-            .with_tls(Tls::new().with_identity("-----BEGIN CERTIFICATE-----", "hunter2"));
+            .with_tls(EtcdTls::new().with_identity("-----BEGIN CERTIFICATE-----", "hunter2"));
         let shown = format!("{options:?} {options:#?}");
         assert!(shown.contains("shop") && !shown.contains("hunter2"), "{shown}");
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use coord_api::store::Store;
 use coord_api::{ConfigCenter, DistributedLock, InstanceIdAllocator, Provider, Result, ServiceRegistry};
-use coord_recipes::layers::{Namespace, Observe, Retry};
+use coord_recipes::layers::{Batched, Namespace, Observe, Retry};
 use coord_recipes::{ProviderOptions, StoreProvider};
 
 use crate::options::EtcdOptions;
@@ -72,6 +72,9 @@ impl EtcdProvider {
     /// `InvalidArgument` for a retry policy or a namespace that cannot be.
     pub fn over(store: EtcdStore, options: &EtcdOptions) -> Result<Arc<Self>> {
         let mut layered: Arc<dyn Store> = Arc::new(store.clone());
+        if let Some(lanes) = options.batching {
+            layered = Arc::new(Batched::new(layered).with_lanes(lanes).with_home(store.home().clone()));
+        }
         if let Some(namespace) = &options.namespace {
             layered = Arc::new(Namespace::new(layered, namespace)?);
         }
@@ -91,6 +94,12 @@ impl EtcdProvider {
     /// The client of the cluster that the contracts use, without the layers around it.
     pub fn store(&self) -> &EtcdStore {
         &self.store
+    }
+
+    /// The client that the contracts are made over, for the primitives that are none: elections,
+    /// semaphores, and those of one's own.
+    pub fn core(&self) -> &coord_core::Client {
+        self.contracts.core()
     }
 }
 

@@ -11,12 +11,12 @@ use futures_util::future::BoxFuture;
 
 /// Finds the addresses of a host name. By default it asks the system's resolver.
 #[derive(Clone)]
-pub struct Resolver(Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>);
+pub struct EtcdResolver(Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>);
 
-impl Resolver {
+impl EtcdResolver {
     /// The system's resolver.
     pub fn system() -> Self {
-        Resolver::from_fn(|host| async move {
+        EtcdResolver::from_fn(|host| async move {
             // `lookup_host` wants a port; it is not used.
             let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
             Ok(found.map(|address| address.ip()).collect())
@@ -29,7 +29,7 @@ impl Resolver {
     where
         F: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,
     {
-        Resolver(Arc::new(move |host| resolve(host).boxed()))
+        EtcdResolver(Arc::new(move |host| resolve(host).boxed()))
     }
 
     /// The addresses of a name, each once.
@@ -47,14 +47,14 @@ impl Resolver {
     }
 }
 
-impl Default for Resolver {
+impl Default for EtcdResolver {
     fn default() -> Self {
-        Resolver::system()
+        EtcdResolver::system()
     }
 }
 
-impl fmt::Debug for Resolver {
+impl fmt::Debug for EtcdResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Resolver")
+        f.write_str("EtcdResolver")
     }
 }

@@ -32,15 +32,15 @@ const READ_WITHIN: Duration = Duration::from_secs(1);
 /// # Examples
 ///
 /// ```
-/// use coord_etcd::Tls;
+/// use coord_etcd::EtcdTls;
 ///
-/// let tls = Tls::new()
+/// let tls = EtcdTls::new()
 ///     .with_authorities_file("/etc/etcd/ca.pem")
 ///     .with_identity_files("/run/secrets/client.pem", "/run/secrets/client.key");
 /// # drop(tls);
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Tls {
+pub struct EtcdTls {
     authorities: Option<PemSource<String>>,
     identity: Option<(PemSource<String>, PemSource<SecretString>)>,
     server_name: Option<String>,
@@ -56,7 +56,7 @@ enum PemSource<T> {
 
 /// A function of the program that says how to encrypt from now on.
 #[derive(Clone)]
-struct Renewal(Arc<dyn Fn() -> Result<Tls> + Send + Sync>);
+struct Renewal(Arc<dyn Fn() -> Result<EtcdTls> + Send + Sync>);
 
 impl fmt::Debug for Renewal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,18 +64,18 @@ impl fmt::Debug for Renewal {
     }
 }
 
-impl Tls {
+impl EtcdTls {
     /// Encrypts and trusts the authorities that the system trusts.
     pub fn new() -> Self {
-        Tls::default()
+        EtcdTls::default()
     }
 
     /// Encrypts as `renew` says, which is asked when the client is made and for each new
     /// connection: for certificates that the program gets by itself. It is called on a thread of
     /// its own, and the name of the servers, [`with_server_name`](Self::with_server_name), is that
     /// of the outer value.
-    pub fn from_fn(renew: impl Fn() -> Result<Tls> + Send + Sync + 'static) -> Self {
-        Tls { renewal: Some(Renewal(Arc::new(renew))), ..Tls::default() }
+    pub fn from_fn(renew: impl Fn() -> Result<EtcdTls> + Send + Sync + 'static) -> Self {
+        EtcdTls { renewal: Some(Renewal(Arc::new(renew))), ..EtcdTls::default() }
     }
 
     /// Trusts these authorities, and no others.
@@ -254,7 +254,7 @@ fn certificates(pem: &str, fault: &'static str) -> Result<Vec<CertificateDer<'st
 
 /// What encrypts the connections of one client.
 pub(crate) struct Encryption {
-    tls: Tls,
+    tls: EtcdTls,
     current: Mutex<CurrentTls>,
     /// Whether somebody reads, who may be held up.
     reading: AtomicBool,
@@ -273,7 +273,7 @@ impl Encryption {
     /// # Errors
     ///
     /// `InvalidArgument`, or what the program's function says.
-    pub(crate) fn new(tls: Tls) -> Result<Self> {
+    pub(crate) fn new(tls: EtcdTls) -> Result<Self> {
         if let Some(name) = &tls.server_name {
             server_name(name)?;
         }

@@ -155,23 +155,23 @@ pub(crate) fn entry(found: PbKeyValue) -> Entry {
 
 /// A revision, from the number that etcd has for it.
 pub(crate) fn revision(number: i64) -> Revision {
-    Revision::new(number.try_into().unwrap_or(0))
+    Revision::try_from(number).unwrap_or_default()
 }
 
-/// The number that etcd has for a revision. What it cannot count to is as far in the future as can
-/// be.
+/// The number that etcd has for a revision.
 pub(crate) fn number(revision: Revision) -> i64 {
-    revision.get().try_into().unwrap_or(i64::MAX)
+    revision.into()
 }
 
-/// etcd counts leases with a sign; a number that it never gives names no lease.
+/// The number that etcd has for a lease.
 pub(crate) fn lease_number(lease: LeaseId) -> i64 {
-    i64::from_ne_bytes(lease.get().to_ne_bytes())
+    lease.into()
 }
 
-/// A lease, from the number that etcd has for it.
+/// A lease, from the number that etcd has for it. One below zero, which it never gives, names no
+/// lease.
 pub(crate) fn lease_id(number: i64) -> LeaseId {
-    LeaseId::new(u64::from_ne_bytes(number.to_ne_bytes()))
+    LeaseId::try_from(number).unwrap_or(LeaseId::MAX)
 }
 
 #[cfg(test)]
@@ -194,10 +194,11 @@ mod tests {
 
     #[test]
     fn numbers_survive_the_way() {
-        for number in [1, u64::MAX, 0x7abc_def0_1234_5678] {
+        for number in [1, i64::MAX.unsigned_abs(), 0x7abc_def0_1234_5678] {
             assert_eq!(lease_id(lease_number(LeaseId::new(number))).get(), number);
         }
-        assert_eq!(number(Revision::new(u64::MAX)), i64::MAX);
+        assert_eq!(lease_id(-1), LeaseId::MAX, "what no etcd says");
+        assert_eq!(number(Revision::MAX), i64::MAX);
         assert_eq!(revision(-1), Revision::ZERO, "what no etcd says");
     }
 }

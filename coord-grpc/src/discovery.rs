@@ -10,7 +10,7 @@ use coord_api::{
 };
 use coord_home::BackoffPolicy;
 use parking_lot::Mutex;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::endpoint::Endpoint;
@@ -20,7 +20,7 @@ use crate::state::{DiscoveryState, Skipped};
 
 pub(crate) const OPERATION: &str = "grpc.discover";
 
-/// How exactly the age of the set is known.
+/// How often the age of the set is shown while it grows.
 const TICK: Duration = Duration::from_millis(500);
 
 /// How long opening a watch may take before it is tried anew: a registry that never answers must
@@ -92,6 +92,7 @@ impl Drop for DiscoveryEnd {
     fn drop(&mut self) {
         if !self.by_itself {
             *self.watch.lock() = WatchState::Ended;
+            self.pool.set_current(false);
             self.pool.abandon(None);
         }
     }
@@ -127,6 +128,7 @@ impl<R: ServiceRegistry + ?Sized> RegistryFollower<R> {
                 why,
                 "registry out of reach; the last endpoints stay in use"
             );
+            self.pool.set_current(false);
             self.pool.unread(error);
             if closed {
                 end.by_itself = true;
@@ -138,25 +140,23 @@ impl<R: ServiceRegistry + ?Sized> RegistryFollower<R> {
 
     /// Follows a watch to its end, and says why it ended.
     async fn follow(&mut self, mut watch: Watch<ServiceEvent>) -> Error {
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let status = watch.status();
+        let mut state = status.state();
         let mut read = false;
         loop {
+            *self.watch.lock() = state;
+            self.pool.set_current(read && state == WatchState::Live);
             let event = tokio::select! {
                 biased;
                 event = watch.next() => event,
-                _ = tick.tick() => {
-                    let state = watch.state();
-                    *self.watch.lock() = state;
-                    if read && state == WatchState::Live {
-                        self.pool.confirm();
-                    }
+                changed = status.changed_from(state) => {
+                    state = changed;
                     continue;
                 }
             };
             match event {
                 Some(Ok(event)) => {
-                    *self.watch.lock() = watch.state();
+                    state = status.state();
                     if self.take(event) {
                         read = true;
                         self.apply();

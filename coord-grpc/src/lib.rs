@@ -32,4 +32,4 @@ pub use registry::RegistryChannelExt;
 pub use resolver::Resolver;
 pub use state::{ChannelState, DiscoveryState, EndpointState, Phase, Skipped};
 #[cfg(feature = "tls")]
-pub use tls::Tls;
+pub use tls::ChannelTls;

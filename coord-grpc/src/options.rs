@@ -9,7 +9,7 @@ use coord_home::{Backoff, BackoffPolicy, Home};
 
 use crate::resolver::Resolver;
 #[cfg(feature = "tls")]
-use crate::tls::Tls;
+use crate::tls::ChannelTls;
 
 /// Which of the ready endpoints a call goes to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -186,7 +186,7 @@ pub struct ChannelOptions {
     pub(crate) resolver: Option<Arc<dyn Resolver>>,
     idempotent: Option<IdempotentMethods>,
     #[cfg(feature = "tls")]
-    tls: Option<Tls>,
+    tls: Option<ChannelTls>,
 }
 
 impl Default for ChannelOptions {
@@ -335,13 +335,13 @@ impl ChannelOptions {
     /// Uses TLS for all endpoints.
     #[cfg(feature = "tls")]
     #[must_use]
-    pub fn with_tls(mut self, tls: Tls) -> Self {
+    pub fn with_tls(mut self, tls: ChannelTls) -> Self {
         self.tls = Some(tls);
         self
     }
 
     #[cfg(feature = "tls")]
-    pub(crate) fn tls(&self) -> Option<&Tls> {
+    pub(crate) fn tls(&self) -> Option<&ChannelTls> {
         self.tls.as_ref()
     }
 

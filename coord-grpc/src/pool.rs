@@ -68,8 +68,10 @@ pub(crate) struct EndpointPool {
 struct EndpointEntries {
     members: Vec<EndpointEntry>,
     skipped: Vec<Skipped>,
-    /// When the set was known to be the present one.
+    /// When the set was known to be the present one, the last time before now.
     confirmed: Option<Instant>,
+    /// Whether it is known to be the present one now.
+    current: bool,
     /// Why there is no set yet.
     unread: Option<Error>,
     next_id: u64,
@@ -132,6 +134,12 @@ impl EndpointEntry {
 impl EndpointEntries {
     fn member(&mut self, id: u64) -> Option<&mut EndpointEntry> {
         self.members.iter_mut().find(|member| member.id == id)
+    }
+
+    /// How long ago the set was known to be the present one.
+    fn age(&self, now: Instant) -> Option<Duration> {
+        let confirmed = if self.current { Some(now) } else { self.confirmed };
+        confirmed.map(|confirmed| now.saturating_duration_since(confirmed))
     }
 }
 
@@ -429,9 +437,12 @@ impl EndpointPool {
         }
     }
 
-    /// The set is still the present one.
-    pub(crate) fn confirm(&self) {
-        self.set.lock().confirmed = Some(self.home.now());
+    /// Whether the set is known to be the present one, from now on.
+    pub(crate) fn set_current(&self, current: bool) {
+        let mut set = self.set.lock();
+        if set.current != current {
+            (set.current, set.confirmed) = (current, Some(self.home.now()));
+        }
     }
 
     /// The set could not be read.
@@ -522,8 +533,9 @@ impl EndpointPool {
     /// Shows how old the set is, for as long as this is polled.
     pub(crate) async fn show_age(&self, every: Duration) {
         while self.meter.is_heard() {
-            let known = self.set.lock().confirmed.unwrap_or(self.made);
-            self.meter.show_age(self.home.now().saturating_duration_since(known));
+            let now = self.home.now();
+            let age = self.set.lock().age(now);
+            self.meter.show_age(age.unwrap_or_else(|| now.saturating_duration_since(self.made)));
             tokio::time::sleep(every).await;
         }
     }
@@ -541,7 +553,7 @@ impl EndpointPool {
             connections: member.connections,
             ping_after: member.ping_after,
         });
-        (endpoints.collect(), set.skipped.clone(), set.confirmed.map(since), set.unread.clone())
+        (endpoints.collect(), set.skipped.clone(), set.age(now), set.unread.clone())
     }
 }
 

@@ -24,19 +24,19 @@ const OPERATION: &str = "grpc.tls";
 ///
 /// Its `Debug` shows no key.
 #[derive(Clone)]
-pub struct Tls {
+pub struct ChannelTls {
     config: Arc<ClientConfig>,
     name: Option<ServerName<'static>>,
 }
 
-impl Tls {
+impl ChannelTls {
     /// Trusts the certificates that one of these, in PEM, has signed.
     ///
     /// # Errors
     ///
     /// `InvalidArgument` when there is no good certificate among them.
     pub fn from_ca(ca_pem: &[u8]) -> Result<Self> {
-        Ok(Tls::from_config(trusting(ca_pem)?.with_no_client_auth()))
+        Ok(ChannelTls::from_config(trusting(ca_pem)?.with_no_client_auth()))
     }
 
     /// As [`from_ca`](Self::from_ca), and shows the server a certificate of its own (mutual TLS).
@@ -53,14 +53,14 @@ impl Tls {
             Error::invalid_argument(OPERATION, "the certificate and its key are not usable")
                 .with_source(error)
         })?;
-        Ok(Tls::from_config(config))
+        Ok(ChannelTls::from_config(config))
     }
 
     /// Whatever rustls can be told: the system's roots, another provider of cryptography, a
     /// verifier of one's own. HTTP/2 is asked for in any case.
     pub fn from_config(mut config: ClientConfig) -> Self {
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Tls { config: Arc::new(config), name: None }
+        ChannelTls { config: Arc::new(config), name: None }
     }
 
     /// Expects the servers to be certified under this name instead of the host that each is reached
@@ -91,9 +91,9 @@ impl Tls {
     }
 }
 
-impl fmt::Debug for Tls {
+impl fmt::Debug for ChannelTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").field("server_name", &self.name).finish_non_exhaustive()
+        f.debug_struct("ChannelTls").field("server_name", &self.name).finish_non_exhaustive()
     }
 }
 

@@ -10,7 +10,8 @@ use coord_grpc::{CallOptions, Channel, Phase};
 use tokio::time::Instant;
 use tonic::Code;
 
-const PATIENCE: Duration = Duration::from_millis(200);
+/// How long an answer may take: no good one takes as long, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_timeout_ejects_an_endpoint_where_others_answer() {
@@ -68,7 +69,7 @@ async fn slow_calls_do_not_eject_an_endpoint_that_answers_others() {
         );
     }
     let patient = CallOptions::default().with_attempt_timeout(None);
-    call(&channel, "slow 500", patient).await.expect("a call may be patient");
+    call(&channel, "slow 1500", patient).await.expect("a call may be patient");
     assert_eq!(load.stop().await.failures(), 0);
     let state = channel.state();
     assert!(

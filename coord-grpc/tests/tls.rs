@@ -11,7 +11,7 @@ mod common;
 
 use common::*;
 use coord_api::ErrorKind;
-use coord_grpc::{Channel, ChannelOptions, Endpoint, Phase, Tls};
+use coord_grpc::{Channel, ChannelOptions, ChannelTls, Endpoint, Phase};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tonic::transport::{Certificate, Identity, Server as Tonic, ServerTlsConfig};
 
@@ -43,7 +43,7 @@ async fn serve(tls: ServerTlsConfig) -> Server {
 }
 
 fn trusting(pki: &Pki) -> ChannelOptions {
-    options().with_tls(Tls::from_ca(pki.ca.as_bytes()).unwrap())
+    options().with_tls(ChannelTls::from_ca(pki.ca.as_bytes()).unwrap())
 }
 
 /// Why an endpoint is not ready.
@@ -71,7 +71,7 @@ async fn a_name_of_its_own_is_expected_where_it_is_set() {
     let server = serve(pki.server()).await;
     let message = failure(server.endpoint(), trusting(&pki)).await;
     assert!(message.message().contains("certificate"), "{message}");
-    let tls = Tls::from_ca(pki.ca.as_bytes()).unwrap().with_server_name("service.internal").unwrap();
+    let tls = ChannelTls::from_ca(pki.ca.as_bytes()).unwrap().with_server_name("service.internal").unwrap();
     let channel = channel_to(&[&server], options().with_tls(tls)).await;
     assert_eq!(ask(&channel).await.unwrap(), "tls");
 }
@@ -81,7 +81,8 @@ async fn clients_prove_who_they_are() {
     let pki = Pki::new(&["127.0.0.1"]);
     let server = serve(pki.server().client_ca_root(Certificate::from_pem(&pki.ca))).await;
     let identity =
-        Tls::from_ca_and_identity(pki.ca.as_bytes(), pki.certificate.as_bytes(), pki.key.as_bytes()).unwrap();
+        ChannelTls::from_ca_and_identity(pki.ca.as_bytes(), pki.certificate.as_bytes(), pki.key.as_bytes())
+            .unwrap();
     let channel = channel_to(&[&server], options().with_tls(identity)).await;
     assert_eq!(ask(&channel).await.unwrap(), "tls");
     let failure = failure(server.endpoint(), trusting(&pki)).await;
@@ -118,23 +119,29 @@ async fn a_secure_endpoint_beside_plain_ones_harms_none() {
 #[test]
 fn what_is_no_certificate_is_an_invalid_argument_and_no_key_is_shown() {
     let pki = Pki::new(&["a"]);
-    let kind = |tls: coord_api::Result<Tls>| tls.unwrap_err().kind();
-    assert_eq!(kind(Tls::from_ca(b"")), ErrorKind::InvalidArgument);
-    assert_eq!(kind(Tls::from_ca(pki.key.as_bytes())), ErrorKind::InvalidArgument);
+    let kind = |tls: coord_api::Result<ChannelTls>| tls.unwrap_err().kind();
+    assert_eq!(kind(ChannelTls::from_ca(b"")), ErrorKind::InvalidArgument);
+    assert_eq!(kind(ChannelTls::from_ca(pki.key.as_bytes())), ErrorKind::InvalidArgument);
     let (ca, certificate, key) = (pki.ca.as_bytes(), pki.certificate.as_bytes(), pki.key.as_bytes());
-    assert_eq!(kind(Tls::from_ca_and_identity(ca, certificate, certificate)), ErrorKind::InvalidArgument);
     assert_eq!(
-        kind(Tls::from_ca_and_identity(ca, ca, key)),
+        kind(ChannelTls::from_ca_and_identity(ca, certificate, certificate)),
+        ErrorKind::InvalidArgument
+    );
+    assert_eq!(
+        kind(ChannelTls::from_ca_and_identity(ca, ca, key)),
         ErrorKind::InvalidArgument,
         "of another's certificate"
     );
-    assert_eq!(kind(Tls::from_ca(ca).unwrap().with_server_name("not a name")), ErrorKind::InvalidArgument);
+    assert_eq!(
+        kind(ChannelTls::from_ca(ca).unwrap().with_server_name("not a name")),
+        ErrorKind::InvalidArgument
+    );
     let secret: String = pki.key.lines().nth(1).unwrap().to_owned();
     let broken = pki.key.replace("END", "NED");
     let shown = [
-        format!("{:?}", Tls::from_ca_and_identity(ca, certificate, key).unwrap()),
-        format!("{:?}", options().with_tls(Tls::from_ca_and_identity(ca, certificate, key).unwrap())),
-        format!("{:?}", Tls::from_ca_and_identity(ca, certificate, broken.as_bytes()).unwrap_err()),
+        format!("{:?}", ChannelTls::from_ca_and_identity(ca, certificate, key).unwrap()),
+        format!("{:?}", options().with_tls(ChannelTls::from_ca_and_identity(ca, certificate, key).unwrap())),
+        format!("{:?}", ChannelTls::from_ca_and_identity(ca, certificate, broken.as_bytes()).unwrap_err()),
     ];
     assert!(shown.iter().all(|shown| !shown.contains(&secret)), "{shown:?}");
 }

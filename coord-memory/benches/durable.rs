@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use coord_api::Provider;
+use coord_api::prelude::*;
 use coord_memory::MemoryProvider;
 use criterion::{Criterion, criterion_group, criterion_main};
 use parking_lot::{Condvar, Mutex};

@@ -11,6 +11,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coord_api::prelude::*;
 use coord_api::store::{Op, Range, Store, Txn};
 use coord_api::{Provider, WatchStart};
 use coord_memory::MemoryProvider;

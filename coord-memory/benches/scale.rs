@@ -6,6 +6,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use coord_api::Provider;
+use coord_api::prelude::*;
 use coord_api::store::{Op, Span, Store, StoreWatch, Txn};
 use coord_memory::{MemoryProvider, MemoryStore};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};

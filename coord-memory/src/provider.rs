@@ -141,6 +141,12 @@ impl MemoryProvider {
         &self.store
     }
 
+    /// The client that the contracts are made over, for the primitives that are none: elections,
+    /// semaphores, and those of one's own.
+    pub fn core(&self) -> &coord_core::Client {
+        self.contracts.core()
+    }
+
     /// Forgets the history up to revision `through`. See [`MemoryStore::compact`].
     ///
     /// # Errors

@@ -105,14 +105,14 @@ impl MemoryStore {
     /// Cancel safe. What was begun goes on to its end, and the directory is let go of then.
     #[cfg(feature = "sled")]
     pub async fn open_async(path: impl AsRef<std::path::Path>) -> Result<Self> {
+        use coord_api::store::Effect;
+        use coord_core::backend::blocking;
+
         use crate::storage::sled::OpenPatience;
 
         let path = path.as_ref().to_owned();
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return Ok(MemoryStore::of(open(&path, OpenPatience::Anyone)?.into_shared()));
-        };
-        let opened = runtime.spawn_blocking(move || open(&path, OpenPatience::Anyone)).await;
-        let opened = opened.map_err(|_| Error::closed("store.open"))??;
+        let opening = move || open(&path, OpenPatience::Anyone);
+        let opened = blocking(&Home::shared(), "store.open", Effect::Read, opening).await?;
         Ok(MemoryStore::of(opened.into_shared()))
     }
 

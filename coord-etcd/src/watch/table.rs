@@ -122,6 +122,8 @@ impl Table {
         if after < present {
             liveness.behind(after);
         }
+        // A member that is behind what is asked for delivers all that it does not know yet.
+        let after = after.min(present);
         let (feeder, events) = queue::new();
         let span = request.span().clone();
         let watching = OpenWatch {
@@ -132,7 +134,7 @@ impl Table {
             undelivered_since: None,
         };
         self.watches.insert(id, watching);
-        request.open(id, after.min(present), events);
+        request.open(id, after, events);
         Ok(Vec::new())
     }
 
@@ -199,5 +201,54 @@ impl OpenWatch {
         let (why, kind) = (fault.message.clone(), fault.kind.as_str());
         coord_home::event!(DEBUG, %why, kind, "a watch ended");
         self.feeder.end(fault.into_error(OPERATION, Effect::Read));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coord_api::Revision;
+    use etcd_client::proto::PbResponseHeader;
+    use futures_util::StreamExt;
+    use tokio::sync::oneshot;
+
+    use super::super::request::{StreamHandle, WatchTarget};
+    use super::*;
+
+    /// A member's word that it has made watch 1, while it stands at `revision`.
+    fn created(revision: i64) -> PbWatchResponse {
+        let header = PbResponseHeader { revision, ..PbResponseHeader::default() };
+        PbWatchResponse { header: Some(header), watch_id: 1, created: true, ..PbWatchResponse::default() }
+    }
+
+    fn put(revision: i64) -> PbWatchResponse {
+        let entry = etcd_client::proto::PbKeyValue {
+            key: b"k".to_vec(),
+            create_revision: revision,
+            mod_revision: revision,
+            ..Default::default()
+        };
+        let event = etcd_client::proto::PbEvent { kv: Some(entry), ..Default::default() };
+        PbWatchResponse { watch_id: 1, events: vec![event], ..created(revision) }
+    }
+
+    #[tokio::test]
+    async fn a_member_that_is_behind_tells_all_that_it_did_not_know() {
+        let mut table = Table::default();
+        let mut liveness = Liveness::new(Instant::now(), true);
+        let (_stream, slot, _commands) = StreamHandle::new();
+        let (tell, told) = oneshot::channel();
+        let target = WatchTarget { span: (b"k".to_vec().into(), None), after: Some(Revision::new(9)) };
+        table.ask(WatchRequest::new(target, slot, tell));
+        assert!(table.take(created(5), &mut liveness, Instant::now()).unwrap().is_empty());
+        let mut opened = told.await.unwrap().unwrap();
+        assert_eq!(opened.armed, Revision::new(5), "its own, and not what was asked for");
+        for revision in [6, 9, 10] {
+            let response = PbWatchResponse { created: false, ..put(revision) };
+            table.take(response, &mut liveness, Instant::now()).unwrap();
+            match opened.events.next().await {
+                Some(Ok(StoreEvent::Batch(batch))) => assert_eq!(batch.revision.get(), revision as u64),
+                other => panic!("wanted revision {revision}, got {other:?}"),
+            }
+        }
     }
 }

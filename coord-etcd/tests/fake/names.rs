@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use coord_api::store::{Range, Store};
-use coord_etcd::{Discovery, EtcdOptions, EtcdStore, Resolver};
+use coord_etcd::{Discovery, EtcdOptions, EtcdResolver, EtcdStore};
 use coord_testkit::wait::eventually;
 use tokio::net::TcpListener;
 
@@ -62,7 +62,7 @@ impl Name {
 
     fn options(&self) -> EtcdOptions {
         let (addresses, looked_up) = (Arc::clone(&self.addresses), Arc::clone(&self.looked_up));
-        let resolver = Resolver::from_fn(move |name| {
+        let resolver = EtcdResolver::from_fn(move |name| {
             looked_up.fetch_add(1, Ordering::SeqCst);
             let addresses = addresses.lock().unwrap().clone();
             async move {

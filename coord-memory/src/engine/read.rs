@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coord_api::store::{Entry, Order, Range, RangeReply};
-use coord_api::{Error, Result, Revision, Value};
+use coord_api::{Result, Revision, Value};
 
 use super::Engine;
 use super::keys::Stored;
@@ -15,11 +15,9 @@ impl Engine {
     /// Reads a range, which [`Range::validate`] has accepted.
     pub(crate) fn range(&self, range: &Range) -> Result<RangeReply> {
         let present = self.keys.range(&range.span, range.after_key.as_deref());
-        let revision = range.at.unwrap_or(self.revision);
+        let revision = range.revision(self.revision, self.history.oldest())?;
         let (entries, more) = if revision == self.revision {
             select(range, present)
-        } else if revision > self.revision || revision < self.history.oldest() {
-            return Err(Error::compacted("store.range", Some(self.history.oldest())));
         } else {
             let past = self.undone(range, revision);
             select(range, Merge { present: present.peekable(), past: past.into_iter().peekable() })
