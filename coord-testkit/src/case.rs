@@ -1,4 +1,4 @@
-//! The list of cases, and the macro that turns it into tests.
+//! What a case is, and the macros that turn a list of cases into data and into tests.
 
 use futures_util::future::LocalBoxFuture;
 
@@ -23,11 +23,6 @@ pub struct Case {
 pub enum Need {
     /// A store that keeps its data when its process dies.
     persistent,
-}
-
-/// Every case of the kit, rule by rule.
-pub fn cases() -> impl Iterator<Item = &'static Case> {
-    crate::cases::GROUPS.iter().flat_map(|group| group.iter())
 }
 
 /// Turns a list of cases into data: a slice of [`Case`]s.
@@ -93,8 +88,18 @@ macro_rules! list_cases {
 #[macro_export]
 macro_rules! conformance {
     ($ability:ident, $harness:expr) => {
-        async fn coord_testkit_harness() -> ::std::sync::Arc<dyn $crate::Harness> {
+        async fn coord_testkit_fresh() -> ::std::sync::Arc<dyn $crate::Harness> {
             ::std::sync::Arc::new($harness)
+        }
+        fn coord_testkit_harness() -> ::std::pin::Pin<
+            ::std::boxed::Box<
+                dyn ::std::future::Future<Output = ::std::sync::Arc<dyn $crate::Harness>>
+                    + ::std::marker::Send,
+            >,
+        > {
+            ::std::boxed::Box::pin(async {
+                $crate::repeatable(coord_testkit_fresh().await, coord_testkit_harness)
+            })
         }
         $crate::general_cases! { [$crate::test_cases] ($crate::cases()) $ability }
         $crate::session_cases! { [$crate::test_cases] ($crate::cases()) $ability }

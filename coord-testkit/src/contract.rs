@@ -24,6 +24,15 @@ pub fn rules() -> Vec<Rule> {
     coord_api::rules::TEXT.lines().filter_map(rule).collect()
 }
 
+/// The text of a rule, as the cases write its number (`r12`): all that the contract says of it.
+pub fn text(rule: &str) -> Option<String> {
+    let mut lines =
+        coord_api::rules::TEXT.lines().skip_while(|line| !self::rule(line).is_some_and(|own| own.is(rule)));
+    let first = lines.next()?.strip_prefix("- ")?;
+    let rest = lines.take_while(|line| line.starts_with("  "));
+    Some(std::iter::once(first).chain(rest.map(str::trim_start)).collect::<Vec<_>>().join("\n"))
+}
+
 /// The rule that begins on a line, such as `- R12 Compare-and-set. Succeeds iff …`.
 fn rule(line: &str) -> Option<Rule> {
     let (number, text) = line.strip_prefix("- ")?.split_once(' ')?;
@@ -39,6 +48,16 @@ fn rule(line: &str) -> Option<Rule> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rule_has_its_whole_text() {
+        let text = text("r13").unwrap_or_default();
+        assert!(text.starts_with("R13 Delete. Says whether the key existed."), "{text}");
+        assert!(text.ends_with("obeys R12."), "{text}");
+        let long = super::text("s4").unwrap_or_default();
+        assert!(long.contains("\n") && !long.contains("S5 Lease"), "{long}");
+        assert_eq!(super::text("r99"), None);
+    }
 
     #[test]
     fn a_rule_begins_a_line() {

@@ -1,14 +1,18 @@
 //! What a case is given: a fresh store, clients of it, and the times that are right for it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use coord_api::store::Store;
+use coord_api::store::{Range, Store};
 use coord_api::{Provider, Revision};
+use tokio::time::timeout;
 
-use crate::case::Case;
+use crate::cancel::{Polled, poll_times};
 use crate::harness::{Client, Harness, NotRun, Reopened, Time};
+use crate::progress::Progress;
+use crate::record::{RecordedProvider, RecordedStore};
 use crate::wrap::{Counter, Counting, Delayed, Faults, Faulty};
 
 /// What a case is given. Cheap to clone.
@@ -18,32 +22,25 @@ pub struct Fixture {
     seed: u64,
     /// The case that it is for: its rule, and its sentence.
     case: (&'static str, &'static str),
+    /// Where what the case does is noted down, if it is.
     progress: Progress,
-}
-
-/// What a case is at, for the verdict of one that hangs.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Progress(Arc<Mutex<Option<String>>>);
-
-impl Progress {
-    fn note(&self, step: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(step);
-    }
-}
-
-impl fmt::Display for Progress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(step) => write!(f, ", at {step}"),
-            None => Ok(()),
-        }
-    }
+    /// Whether what its clients are asked is noted there, too.
+    records: bool,
+    /// How many clients were made.
+    clients: Arc<AtomicU64>,
 }
 
 impl Fixture {
     /// The fixture of a harness: for programs that run cases, or histories, by themselves.
     pub fn new(harness: Arc<dyn Harness>) -> Self {
-        Fixture { harness, seed: 0, progress: Progress::default(), case: ("", "") }
+        Fixture {
+            harness,
+            seed: 0,
+            progress: Progress::default(),
+            records: false,
+            clients: Arc::default(),
+            case: ("", ""),
+        }
     }
 
     /// Makes what is left to chance come out in another way, the same for the same seed.
@@ -53,10 +50,16 @@ impl Fixture {
         self
     }
 
-    /// Notes there what it is at.
+    /// Notes there what it is at, and what its clients are asked.
     pub(crate) fn with_progress(mut self, progress: Progress) -> Self {
-        self.progress = progress;
+        (self.progress, self.records) = (progress, true);
         self
+    }
+
+    /// The same, and what its clients are asked is not noted: for what writes down by itself what
+    /// it does.
+    pub(crate) fn unrecorded(&self) -> Self {
+        Fixture { records: false, ..self.clone() }
     }
 
     /// The case is about to do this, which its verdict names should it hang.
@@ -64,9 +67,46 @@ impl Fixture {
         self.progress.note(step);
     }
 
+    /// What the case said last that it is about to do.
+    pub(crate) fn step(&self) -> Option<String> {
+        self.progress.step()
+    }
+
+    /// A further client that has spoken with its store once: how long it takes to connect, which is
+    /// its own affair, is part of no other request then.
+    async fn connected(&self) -> Client {
+        let client = self.harness.client().await;
+        // It need not be answered: servers may be out of reach at this moment.
+        let first = timeout(self.soon() / 4, client.store.range(Range::key("no such key"))).await;
+        if let Ok(Err(error)) = first {
+            assert!(error.is_transient(), "the first request of a client failed: {error:?}");
+        }
+        client
+    }
+
+    /// The client, with what it is asked noted down.
+    fn recorded(&self, client: Client) -> Client {
+        if !self.records {
+            return client;
+        }
+        let number = self.clients.fetch_add(1, Ordering::Relaxed);
+        let store = RecordedStore::new(Arc::clone(&client.store), self.progress.clone(), number);
+        let provider = RecordedProvider::new(Arc::clone(&client.provider), self.progress.clone(), number);
+        client.inside(Arc::new(store), Arc::new(provider))
+    }
+
+    /// As [`recorded`](Self::recorded), of a provider.
+    fn recorded_provider(&self, provider: Arc<dyn Provider>) -> Arc<dyn Provider> {
+        if !self.records {
+            return provider;
+        }
+        let number = self.clients.fetch_add(1, Ordering::Relaxed);
+        Arc::new(RecordedProvider::new(provider, self.progress.clone(), number))
+    }
+
     /// Says which case it is for.
-    pub(crate) fn of(mut self, case: &Case) -> Self {
-        self.case = (case.rule, case.sentence);
+    pub(crate) fn of(mut self, rule: &'static str, sentence: &'static str) -> Self {
+        self.case = (rule, sentence);
         self
     }
 
@@ -92,7 +132,7 @@ impl Fixture {
 
     /// A further client of the store.
     pub async fn client(&self) -> Client {
-        self.harness.client().await
+        self.recorded(self.connected().await)
     }
 
     /// The provider of a further client, for cases that need no more of it.
@@ -132,21 +172,30 @@ impl Fixture {
 
     /// A further client over a store inside a wrapper.
     pub async fn wrapped(&self, wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Client {
-        let client = self.harness.client().await;
+        let client = self.connected().await;
         let store = wrap(Arc::clone(&client.store));
         let provider = self.harness.assemble(Arc::clone(&store));
-        client.rewrapped(store, provider)
+        self.recorded(client.rewrapped(store, provider))
     }
 
     /// The backend's provider over any store.
     pub fn assemble(&self, store: Arc<dyn Store>) -> Arc<dyn Provider> {
-        self.harness.assemble(store)
+        self.recorded_provider(self.harness.assemble(store))
     }
 
     /// The provider of a further client, inside a namespace.
     pub async fn namespaced(&self, namespace: &str) -> Arc<dyn Provider> {
-        let client = self.harness.client().await;
-        self.harness.namespaced(client.store, namespace)
+        let client = self.connected().await;
+        self.recorded_provider(self.harness.namespaced(client.store, namespace))
+    }
+
+    /// Another store, fresh and empty, that has nothing to do with this one. Ends the case as *not
+    /// run* where the harness makes only one.
+    pub async fn another(&self) -> Fixture {
+        match self.harness.another().await {
+            Some(harness) => Fixture { harness, ..self.clone() },
+            None => self.not_run("the harness makes no other store"),
+        }
     }
 
     /// Forgets the history up to and including `through`.
@@ -177,9 +226,19 @@ impl Fixture {
         self.harness.time() == Time::Virtual
     }
 
+    /// Whether calls of one client that come at once may share a revision (R82).
+    pub fn batches(&self) -> bool {
+        self.harness.batches()
+    }
+
     /// A TTL, where any would do.
     pub fn ttl(&self) -> Duration {
         self.harness.ttl()
+    }
+
+    /// A TTL that no case outlives, however slow the machine is: where nothing is to expire.
+    pub fn long_ttl(&self) -> Duration {
+        self.ttl() * 100
     }
 
     /// How late the store may notice an expiry (R7).
@@ -197,6 +256,27 @@ impl Fixture {
         match self.harness.time() {
             Time::Virtual => Duration::from_millis(100),
             Time::Real => Duration::from_secs(1),
+        }
+    }
+
+    /// How long a call is polled that is to be dropped at one of its await points: long enough for
+    /// a store whose first requests take a while, and no longer, for some of these calls wait for
+    /// what never comes.
+    pub fn patience(&self) -> Duration {
+        match self.harness.time() {
+            Time::Virtual => Duration::from_secs(1),
+            Time::Real => Duration::from_secs(2),
+        }
+    }
+
+    /// Polls a call that nothing holds up at most so often and drops it then; its output, where it
+    /// was done before.
+    pub(crate) async fn dropped_after<F: Future>(&self, polls: usize, call: F) -> Option<F::Output> {
+        match poll_times(polls, self.soon(), call).await {
+            Polled::Done(output) => Some(output),
+            Polled::Dropped => None,
+            #[expect(clippy::panic, reason = "a case fails by panicking")]
+            Polled::Idle => panic!("not within {:?}: a call is done that nothing holds up", self.soon()),
         }
     }
 

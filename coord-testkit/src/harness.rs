@@ -50,6 +50,13 @@ pub trait Harness: Send + Sync + 'static {
         Reopened::Volatile
     }
 
+    /// A harness of another store, fresh and empty, that has nothing to do with this one (S1). By
+    /// default there is none; [`conformance!`](crate::conformance) sees to it by itself, with the
+    /// expression that made this one.
+    async fn another(&self) -> Option<Arc<dyn Harness>> {
+        None
+    }
+
     /// Ends a lease before its time, behind its owner's back. By default another client revokes it.
     async fn expire_lease(&self, lease: LeaseId) -> Hook {
         match self.client().await.store.revoke_lease(lease).await {
@@ -77,10 +84,87 @@ pub trait Harness: Send + Sync + 'static {
     /// longest.
     fn lag(&self) -> Duration;
 
+    /// Whether calls of one client that come at once may share a transaction, and so its revision
+    /// (R82). By default each has a transaction of its own.
+    fn batches(&self) -> bool {
+        false
+    }
+
     /// The TTL that the cases ask for where any would do: short where time is real. Whole seconds,
     /// at least 1 s, and granted as asked for.
     fn ttl(&self) -> Duration {
         self.time().usual_ttl()
+    }
+}
+
+/// Makes the harness of a fresh, empty store.
+type Make = fn() -> BoxFuture<'static, Arc<dyn Harness>>;
+
+/// A harness that `make` has made, and can make others like it.
+struct Repeatable {
+    harness: Arc<dyn Harness>,
+    make: Make,
+}
+
+/// The harness of [`conformance!`](crate::conformance): `make` makes others like it.
+#[doc(hidden)]
+pub fn repeatable(harness: Arc<dyn Harness>, make: Make) -> Arc<dyn Harness> {
+    Arc::new(Repeatable { harness, make })
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Harness for Repeatable {
+    async fn client(&self) -> Client {
+        self.harness.client().await
+    }
+
+    fn assemble(&self, store: Arc<dyn Store>) -> Arc<dyn Provider> {
+        self.harness.assemble(store)
+    }
+
+    fn namespaced(&self, store: Arc<dyn Store>, namespace: &str) -> Arc<dyn Provider> {
+        self.harness.namespaced(store, namespace)
+    }
+
+    async fn compact(&self, through: Revision) {
+        self.harness.compact(through).await;
+    }
+
+    async fn reopen(&self) -> Reopened {
+        self.harness.reopen().await
+    }
+
+    async fn another(&self) -> Option<Arc<dyn Harness>> {
+        Some((self.make)().await)
+    }
+
+    async fn expire_lease(&self, lease: LeaseId) -> Hook {
+        self.harness.expire_lease(lease).await
+    }
+
+    fn server_faults(&self) -> &'static [&'static str] {
+        self.harness.server_faults()
+    }
+
+    async fn server_fault(&self, name: &'static str) -> Option<Box<dyn Send>> {
+        self.harness.server_fault(name).await
+    }
+
+    fn time(&self) -> Time {
+        self.harness.time()
+    }
+
+    fn lag(&self) -> Duration {
+        self.harness.lag()
+    }
+
+    fn batches(&self) -> bool {
+        self.harness.batches()
+    }
+
+    fn ttl(&self) -> Duration {
+        self.harness.ttl()
     }
 }
 
@@ -134,7 +218,8 @@ pub enum Reopened {
     Volatile,
 }
 
-type Crash = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send + Sync>;
+/// How a client dies.
+pub(crate) type Crash = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// A client of a store: what one process holds.
 pub struct Client {
@@ -174,6 +259,20 @@ impl Client {
     /// The same client over a wrapped store.
     pub(crate) fn rewrapped(self, store: Arc<dyn Store>, provider: Arc<dyn Provider>) -> Self {
         Client { store, provider, crash: self.crash, network: self.network, replaced: Some(self.provider) }
+    }
+
+    /// The same client, whose store and provider hold the ones of before inside them.
+    pub(crate) fn inside(self, store: Arc<dyn Store>, provider: Arc<dyn Provider>) -> Self {
+        Client { store, provider, ..self }
+    }
+
+    /// The same client, with what its harness gave it inside guards.
+    pub(crate) fn guarded(
+        self,
+        crash: impl FnOnce(Crash) -> Crash,
+        network: impl FnOnce(Arc<dyn Network>) -> Arc<dyn Network>,
+    ) -> Self {
+        Client { crash: crash(self.crash), network: self.network.map(network), ..self }
     }
 
     /// Dies without revoking anything.

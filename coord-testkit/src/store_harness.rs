@@ -36,6 +36,7 @@ pub struct StoreHarness<S> {
     time: Time,
     lag: Duration,
     ttl: Option<Duration>,
+    batches: bool,
 }
 
 impl<S: Send + Sync + 'static> StoreHarness<S> {
@@ -74,6 +75,7 @@ impl<S: Send + Sync + 'static> StoreHarness<S> {
             time: Time::Virtual,
             lag: Duration::from_millis(1),
             ttl: None,
+            batches: false,
         }
     }
 
@@ -84,6 +86,20 @@ impl<S: Send + Sync + 'static> StoreHarness<S> {
     pub fn real_time(mut self, lag: Duration) -> Self {
         self.time = Time::Real;
         self.lag = lag;
+        self
+    }
+
+    /// The store may notice an expiry by `lag` late (R7), also where its time is virtual.
+    #[must_use]
+    pub fn with_lag(mut self, lag: Duration) -> Self {
+        self.lag = lag;
+        self
+    }
+
+    /// Calls of one client that come at once may share a revision (R82). See [`Harness::batches`].
+    #[must_use]
+    pub fn batching(mut self) -> Self {
+        self.batches = true;
         self
     }
 
@@ -146,6 +162,10 @@ impl<S: Send + Sync + 'static> Harness for StoreHarness<S> {
 
     fn lag(&self) -> Duration {
         self.lag
+    }
+
+    fn batches(&self) -> bool {
+        self.batches
     }
 
     fn ttl(&self) -> Duration {

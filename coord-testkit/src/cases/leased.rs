@@ -88,6 +88,18 @@ pub(super) fn keep_alive_for_it(
     })
 }
 
+/// Shows something that takes a machine which does not stand still for long in between: tries again
+/// where `attempt` says that it did.
+pub(super) async fn on_a_machine_in_time(mut attempt: impl AsyncFnMut() -> bool) {
+    const TRIES: usize = 10;
+    for _ in 0..TRIES {
+        if attempt().await {
+            return;
+        }
+    }
+    panic!("in each of {TRIES} tries this machine was too slow to show it");
+}
+
 /// Waits until a lease is gone.
 pub(super) async fn gone(store: &dyn Store, lease: LeaseId, limit: Duration, what: &str) {
     eventually(limit, what, || async { store.lease(lease).await.unwrap().is_none().then_some(()) }).await;

@@ -15,8 +15,9 @@ use crate::case::Case;
 
 mod config;
 mod elsewhere;
+pub mod fenced;
 mod general;
-mod handle;
+pub mod handle;
 mod ids;
 mod leased;
 mod lock;
@@ -26,8 +27,13 @@ mod slow;
 mod stores;
 mod watch;
 
+/// Every case of the kit, rule by rule.
+pub fn cases() -> impl Iterator<Item = &'static Case> {
+    GROUPS.iter().flat_map(|group| group.iter())
+}
+
 /// Every list.
-pub(crate) const GROUPS: &[&[Case]] = &[
+const GROUPS: &[&[Case]] = &[
     general::CASES,
     session::CASES,
     config::CASES,

@@ -137,7 +137,10 @@ impl World {
     }
 
     fn compare_instances(&self, entries: Option<Vec<Entry>>, amiss: &mut Vec<Breach>) {
-        let Some(entries) = entries else { return };
+        let Some(entries) = entries else {
+            amiss.push(Breach::new("s2", "the store does not answer".to_owned()));
+            return;
+        };
         let notes = self.notes();
         for key in 0..KEYS {
             let id = format!("i{key}");
@@ -233,7 +236,14 @@ impl World {
             if !held.contains(&Held::Lock(lock.clone())) {
                 let options = LockOptions::default().with_ttl(self.ttl).with_wait(limit);
                 match stranger.lock().acquire_with(&lock, options).await {
-                    Ok(guard) => drop(guard.unlock().await),
+                    Ok(guard) => {
+                        if let Err(error) = guard.unlock().await {
+                            self.breach(
+                                "r33",
+                                format!("nothing disturbs it and lock {lock} cannot be unlocked: {error:?}"),
+                            );
+                        }
+                    }
                     Err(error) => {
                         self.breach("r29", format!("lock {lock} is free and cannot be had: {error}"))
                     }
@@ -250,7 +260,12 @@ impl World {
                 );
             }
             if let Ok(id) = given {
-                let _ = id.release().await;
+                if let Err(error) = id.release().await {
+                    self.breach(
+                        "r44",
+                        format!("nothing disturbs it and {id:?} cannot be released: {error:?}"),
+                    );
+                }
             }
         }
         if let Err(error) = stranger.close().await {
@@ -300,7 +315,7 @@ fn left_over(holding: &Holding) -> Option<(&'static str, &'static str)> {
         End::LetGo { answer: Answer::Failed(error), .. }
             if error.kind() != coord_api::ErrorKind::LeaseLost =>
         {
-            Some(("r9", "its release failed, and is owed"))
+            Some(("r9", "its release failed, and is pending"))
         }
         End::LetGo { .. } => Some((
             match holding.held {

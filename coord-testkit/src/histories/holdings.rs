@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use coord_api::{Error, FencingToken, Revision};
+use coord_api::{Error, FencingToken, LockMode, Revision};
 
 use super::Breach;
 use crate::handle::Handle;
@@ -53,6 +53,10 @@ impl fmt::Display for Held {
 #[derive(Clone, Debug)]
 pub(super) struct Holding {
     pub(super) held: Held,
+    /// Who else may hold it, as it was given out.
+    pub(super) mode: LockMode,
+    /// Whether it was asked meanwhile to let readers in.
+    pub(super) downgraded: bool,
     /// Its token as it was given out.
     pub(super) token: FencingToken,
     pub(super) worker: usize,
@@ -91,7 +95,27 @@ pub(super) enum Answer {
     Failed(Error),
 }
 
+impl fmt::Display for Holding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} with token {}", self.held, self.token)
+    }
+}
+
 impl Holding {
+    /// Whether readers may hold it as well.
+    fn is_shared(&self) -> bool {
+        self.mode == LockMode::Shared || self.downgraded
+    }
+
+    /// The rule that keeps this one apart from one that was given out later.
+    fn rule_against(&self, next: &Holding) -> &'static str {
+        match (self.mode, next.mode) {
+            (LockMode::Shared, _) | (_, LockMode::Shared) => "r45",
+            _ if self.downgraded => "r46",
+            _ => self.held.rule(),
+        }
+    }
+
     /// When its holder stopped to count on it, by itself or by dying.
     pub(super) fn over_at(&self) -> Option<u64> {
         match self.end {
@@ -108,6 +132,7 @@ pub(super) struct Overlap {
     pub(super) holder: usize,
     pub(super) next: usize,
     pub(super) at: u64,
+    pub(super) rule: &'static str,
 }
 
 /// All handles of a history.
@@ -119,7 +144,8 @@ pub(super) struct Holdings {
 
 impl Holdings {
     /// Takes note of a handle that was given out at this very moment: whoever else holds the same,
-    /// by his own word, overlaps with it.
+    /// by his own word, overlaps with it, unless both of them share. Tokens rise, but for those of
+    /// readers who share: they are granted together, and told in any order.
     pub(super) fn granted(&mut self, holding: Holding) -> usize {
         let next = self.all.len();
         // What is over when it is given out, and says so, takes nothing from anybody.
@@ -128,8 +154,13 @@ impl Holdings {
         let others = self.all.iter().enumerate().filter(|(_, other)| exclusive && other.held == holding.held);
         for (holder, other) in others {
             let held = other.handle.as_ref().is_some_and(|handle| handle.state().is_held());
-            if held || other.token >= holding.token {
-                self.overlaps.push(Overlap { holder, next, at: holding.returned });
+            let is_reader = holding.mode == LockMode::Shared;
+            let together = is_reader && other.is_shared();
+            let readers = is_reader && other.mode == LockMode::Shared;
+            let falls = if readers { other.token == holding.token } else { other.token >= holding.token };
+            if (held && !together) || falls {
+                let rule = other.rule_against(&holding);
+                self.overlaps.push(Overlap { holder, next, at: holding.returned, rule });
             }
         }
         self.all.push(holding);
@@ -139,6 +170,14 @@ impl Holdings {
     /// The handles that are held still, by those who hold them.
     pub(super) fn open(&self) -> impl Iterator<Item = (&Holding, &Arc<dyn Handle>)> {
         self.all.iter().filter_map(|holding| Some((holding, holding.handle.as_ref()?)))
+    }
+
+    /// A handle is about to be downgraded: from now on readers may come in. Gives it, and says what
+    /// it is.
+    pub(super) fn downgrade(&mut self, number: usize) -> Option<(Arc<dyn Handle>, String)> {
+        let holding = self.all.get_mut(number)?;
+        holding.downgraded = true;
+        Some((Arc::clone(holding.handle.as_ref()?), holding.to_string()))
     }
 
     /// A handle is let go: takes it from its holder.
@@ -172,7 +211,7 @@ impl Holdings {
             };
             if next.token == holder.token {
                 breaches.push(Breach::new(
-                    next.held.rule(),
+                    overlap.rule,
                     format!("{}: two grants carry the token {}", next.held, next.token),
                 ));
             } else if next.token < holder.token {
@@ -183,14 +222,14 @@ impl Holdings {
                         "{}: token {} was granted after token {}",
                         next.held, next.token, holder.token
                     );
-                    breaches.push(Breach::new(next.held.rule(), what));
+                    breaches.push(Breach::new(overlap.rule, what));
                 }
             } else if !excused(holder, overlap.at) {
                 let what = format!(
                     "{}: granted to worker {} with token {} while worker {} held it with token {}",
                     next.held, next.worker, next.token, holder.worker, holder.token
                 );
-                breaches.push(Breach::new(next.held.rule(), what));
+                breaches.push(Breach::new(overlap.rule, what));
             }
         }
         breaches
@@ -202,7 +241,7 @@ mod tests {
     use std::time::Duration;
 
     use coord_api::handle::Leased;
-    use coord_api::{HandleState, LockGuard, Loss, Lost, Result};
+    use coord_api::{Fence, HandleState, LockGuard, LockHandle, LockMode, Loss, Lost, Result};
 
     use super::*;
 
@@ -214,6 +253,10 @@ mod tests {
     impl Leased for Fake {
         fn fencing_token(&self) -> FencingToken {
             FencingToken::new(self.0)
+        }
+
+        fn fence(&self) -> Fence {
+            Fence::broken("none")
         }
 
         fn state(&self) -> HandleState {
@@ -233,10 +276,31 @@ mod tests {
         }
     }
 
+    #[async_trait::async_trait]
+    impl LockHandle for Fake {
+        fn mode(&self) -> LockMode {
+            LockMode::Exclusive
+        }
+
+        async fn downgrade(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
     fn grant(holdings: &mut Holdings, token: u64, held: bool, at: u64) -> usize {
+        grant_as(LockMode::Exclusive, holdings, token, held, at)
+    }
+
+    fn share(holdings: &mut Holdings, token: u64, at: u64) -> usize {
+        grant_as(LockMode::Shared, holdings, token, true, at)
+    }
+
+    fn grant_as(mode: LockMode, holdings: &mut Holdings, token: u64, held: bool, at: u64) -> usize {
         let handle = LockGuard::new("k", Fake(token, held));
         let holding = Holding {
             held: Held::Lock("k".to_owned()),
+            mode,
+            downgraded: false,
             token: FencingToken::new(token),
             worker: 0,
             client: 0,
@@ -286,6 +350,39 @@ mod tests {
             grant(&mut holdings, token, true, 3);
             assert_eq!(rules(&holdings), ["r25"], "{token} after 5");
         }
+    }
+
+    #[test]
+    fn readers_share_in_any_order_and_a_writer_with_nobody() {
+        let mut holdings = Holdings::default();
+        let readers = [5, 4, 6].map(|token| share(&mut holdings, token, token));
+        assert_eq!(rules(&holdings), [""; 0]);
+        let writer = grant(&mut holdings, 7, true, 7);
+        assert_eq!(rules(&holdings), ["r45"; 3], "one for each reader");
+        readers.into_iter().for_each(|reader| drop(holdings.let_go(reader, 8)));
+        share(&mut holdings, 8, 9);
+        assert_eq!(rules(&holdings), ["r45"; 4], "a reader beside a writer");
+        drop(holdings.let_go(writer, 10));
+        // The writer was granted while this one stood before it.
+        share(&mut holdings, 3, 11);
+        assert_eq!(rules(&holdings), ["r45"; 5]);
+        // Two readers with one place.
+        share(&mut holdings, 8, 12);
+        assert_eq!(rules(&holdings), ["r45"; 6]);
+    }
+
+    #[test]
+    fn a_downgraded_one_lets_in_readers_and_no_writer() {
+        let mut holdings = Holdings::default();
+        let first = grant(&mut holdings, 1, true, 1);
+        share(&mut holdings, 2, 2);
+        assert_eq!(rules(&holdings), ["r45"], "it was not downgraded yet");
+        assert!(holdings.downgrade(first).is_some());
+        let reader = share(&mut holdings, 3, 3);
+        assert_eq!(rules(&holdings), ["r45"]);
+        drop(holdings.let_go(reader, 4));
+        grant(&mut holdings, 4, true, 5);
+        assert!(rules(&holdings).contains(&"r46"));
     }
 
     #[test]

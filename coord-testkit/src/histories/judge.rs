@@ -228,6 +228,8 @@ mod tests {
     fn id(id: u32, token: u64, end: End) -> Holding {
         Holding {
             held: Held::Id("s".to_owned(), id),
+            mode: coord_api::LockMode::Exclusive,
+            downgraded: false,
             token: FencingToken::new(token),
             worker: 0,
             client: 0,

@@ -24,6 +24,7 @@ mod nemesis;
 mod plan;
 mod registry;
 mod replay;
+mod scale;
 mod shrink;
 mod truth;
 mod work;
@@ -31,19 +32,23 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coord_api::Revision;
 use coord_api::store::{Op, Txn};
+use futures_util::FutureExt;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, advance, sleep, timeout};
 
 pub use nemesis::{Blow, Strike};
-pub use plan::{Act, LetGo, Plan, Scale, Step, Watcher, Worker, Workload};
-pub(crate) use replay::{number, own_number, uphold, uphold_across_restarts};
+pub use plan::{Act, LetGo, Plan, Step, Watcher, Worker, Workload};
+pub(crate) use replay::{BY_CHANCE, SHORTENING, number, own_number, uphold, uphold_across_restarts};
+pub use scale::Scale;
 pub use shrink::shrink;
 
+use crate::failure::message;
 use crate::fixture::Fixture;
 use crate::harness::{Harness, Time};
 use crate::layout;
@@ -91,7 +96,7 @@ pub struct Tally {
 
 /// What came of a history.
 #[derive(Clone, Debug, Default)]
-pub struct Outcome {
+pub struct HistoryOutcome {
     /// What was broken; nothing, of a good backend.
     pub breaches: Vec<Breach>,
     /// What happened, line by line.
@@ -100,7 +105,7 @@ pub struct Outcome {
     pub tally: Tally,
 }
 
-impl Outcome {
+impl HistoryOutcome {
     /// Whether a rule was broken.
     pub fn breaks(&self, rule: &str) -> bool {
         self.breaches.iter().any(|breach| breach.rule == rule)
@@ -108,7 +113,9 @@ impl Outcome {
 }
 
 /// Carries a plan out on a store, which need not be empty, and judges what was seen.
-pub async fn run(cx: &Fixture, plan: &Plan) -> Outcome {
+pub async fn run(cx: &Fixture, plan: &Plan) -> HistoryOutcome {
+    // A history writes down by itself what happens.
+    let cx = &cx.unrecorded();
     if cx.virtual_time() {
         align_clock().await;
     }
@@ -116,14 +123,29 @@ pub async fn run(cx: &Fixture, plan: &Plan) -> Outcome {
     fastrand::seed(plan.seed);
     let world = match World::new(cx, plan).await {
         Ok(world) => world,
-        Err(breach) => return Outcome { breaches: vec![breach], ..Outcome::default() },
+        Err(breach) => return HistoryOutcome { breaches: vec![breach], ..HistoryOutcome::default() },
     };
     let mut tasks = JoinSet::new();
     let mut kept = Aborted(Vec::new());
-    kept.0.push(tokio::spawn(Arc::clone(&world.truth).follow(Arc::clone(&world.moments))).abort_handle());
+    let following = tokio::spawn({
+        let world = Arc::clone(&world);
+        async move {
+            let follow = Arc::clone(&world.truth).follow(Arc::clone(&world.moments));
+            if let Err(panic) = AssertUnwindSafe(follow).catch_unwind().await {
+                world.breach("s4", format!("an undisturbed watch of everything: {}", message(&*panic)));
+            }
+        }
+    });
+    kept.0.push(following.abort_handle());
     let nemesis = tokio::spawn({
-        let (world, strikes) = (Arc::clone(&world), plan.strikes.clone());
-        async move { world.strike(&strikes).await }
+        let (world, strikes, clients) = (Arc::clone(&world), plan.strikes.clone(), plan.clients);
+        async move {
+            if let Err(panic) = AssertUnwindSafe(world.strike(&strikes)).catch_unwind().await {
+                world.breach("r1", format!("the nemesis went down: {}", message(&*panic)));
+                // Nobody else ends the faults under way, and workers may be waiting for that.
+                world.heal(clients).await;
+            }
+        }
     });
     kept.0.push(nemesis.abort_handle());
     let watchers: Vec<_> = plan
@@ -166,7 +188,7 @@ pub async fn run(cx: &Fixture, plan: &Plan) -> Outcome {
         }
     }
     let mut notes = world.notes();
-    Outcome {
+    HistoryOutcome {
         breaches: std::mem::take(&mut notes.breaches),
         history: std::mem::take(&mut notes.lines),
         tally: std::mem::take(&mut notes.tally),
@@ -190,13 +212,13 @@ async fn align_clock() {
 }
 
 /// Carries a plan out in a runtime of its own, on the fresh store that `harness` makes.
-pub fn execute(harness: impl Future<Output = Arc<dyn Harness>>, plan: &Plan) -> Outcome {
+pub fn execute(harness: impl Future<Output = Arc<dyn Harness>>, plan: &Plan) -> HistoryOutcome {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            return Outcome {
+            return HistoryOutcome {
                 breaches: vec![Breach::new("none", format!("no runtime: {error}"))],
-                ..Outcome::default()
+                ..HistoryOutcome::default()
             };
         }
     };
@@ -293,7 +315,7 @@ async fn watch(world: Arc<World>, workload: Workload, watcher: Watcher) {
 
 fn panicked(error: tokio::task::JoinError) -> String {
     match error.try_into_panic() {
-        Ok(panic) => crate::run::message(&*panic),
+        Ok(panic) => message(&*panic),
         Err(error) => error.to_string(),
     }
 }

@@ -4,9 +4,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use coord_api::LockMode;
 use fastrand::Rng;
 
 use super::nemesis::{self, Strike};
+use super::scale::{Scale, part};
 
 /// Which contracts a history uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,27 +23,33 @@ pub enum Workload {
     Registry,
     /// Everything leased, on shared leases.
     Mixed,
+    /// Locks that may be shared, and downgrades.
+    SharedLocks,
 }
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Workload; 5] =
-        [Workload::Config, Workload::Locks, Workload::Ids, Workload::Registry, Workload::Mixed];
-}
+    pub const ALL: [Workload; 6] = [
+        Workload::Config,
+        Workload::Locks,
+        Workload::Ids,
+        Workload::Registry,
+        Workload::Mixed,
+        Workload::SharedLocks,
+    ];
 
-/// How large histories are, and what may strike them.
-#[derive(Clone, Copy, Debug)]
-pub struct Scale {
-    /// Operations, over all workers.
-    pub operations: usize,
-    /// Faults.
-    pub strikes: usize,
-    /// Whether the store is killed and opened again.
-    pub restarts: bool,
-    /// Faults of the servers that the harness makes.
-    pub server_faults: &'static [&'static str],
-    /// The TTL of everything leased; the pace follows from it.
-    pub ttl: Duration,
+    /// One of them after the other, by the number of a history.
+    pub fn in_turn(number: u64) -> Workload {
+        let [config, locks, ids, registry, mixed, shared_locks] = Workload::ALL;
+        match number % 6 {
+            0 => config,
+            1 => locks,
+            2 => ids,
+            3 => registry,
+            4 => mixed,
+            _ => shared_locks,
+        }
+    }
 }
 
 /// The workers of a history: as many operations overlap at most.
@@ -123,7 +131,12 @@ pub enum Act {
     SetTwo,
     /// Waits so long, not at all where zero; a patience shorter than that drops the call.
     Acquire {
+        mode: LockMode,
         wait: Duration,
+        patience: Option<Duration>,
+    },
+    /// What the worker has held for longest; a patience drops the call.
+    Downgrade {
         patience: Option<Duration>,
     },
     AcquireId {
@@ -201,21 +214,21 @@ fn step(rng: &mut Rng, number: usize, workload: Workload, ttl: Duration) -> Step
     let longest = pick(rng, Duration::ZERO, &[ttl / 200, ttl / 50, ttl / 50, ttl / 50, ttl / 20, ttl / 5]);
     let act = match workload {
         Workload::Config => config(rng),
-        Workload::Locks => leased(rng, ttl, Act::Acquire { wait: Duration::ZERO, patience: None }),
-        Workload::Ids => leased(rng, ttl, Act::AcquireId { wait: Duration::ZERO, patience: None }),
+        Workload::Locks => leased(rng, ttl, acquire),
+        Workload::Ids => leased(rng, ttl, acquire_id),
         Workload::Registry => registry(rng, ttl),
         Workload::Mixed => match rng.u8(..3) {
-            0 => leased(rng, ttl, Act::Acquire { wait: Duration::ZERO, patience: None }),
-            1 => leased(rng, ttl, Act::AcquireId { wait: Duration::ZERO, patience: None }),
+            0 => leased(rng, ttl, acquire),
+            1 => leased(rng, ttl, acquire_id),
             _ => registry(rng, ttl),
+        },
+        Workload::SharedLocks => match rng.u8(..8) {
+            0 => Act::Downgrade { patience: patience(rng, ttl) },
+            1..=3 => leased(rng, ttl, acquire),
+            _ => leased(rng, ttl, share),
         },
     };
     Step { number, after: part(rng, longest), key: rng.u8(..KEYS), act }
-}
-
-/// A part of a span of time, in whole milliseconds, so that it is as it is printed.
-pub(super) fn part(rng: &mut Rng, longest: Duration) -> Duration {
-    Duration::from_millis(rng.u64(..=u64::try_from(longest.as_millis()).unwrap_or(0)))
 }
 
 fn config(rng: &mut Rng) -> Act {
@@ -231,16 +244,25 @@ fn config(rng: &mut Rng) -> Act {
     }
 }
 
-fn leased(rng: &mut Rng, ttl: Duration, kind: Act) -> Act {
+fn acquire(wait: Duration, patience: Option<Duration>) -> Act {
+    Act::Acquire { mode: LockMode::Exclusive, wait, patience }
+}
+
+fn share(wait: Duration, patience: Option<Duration>) -> Act {
+    Act::Acquire { mode: LockMode::Shared, wait, patience }
+}
+
+fn acquire_id(wait: Duration, patience: Option<Duration>) -> Act {
+    Act::AcquireId { wait, patience }
+}
+
+fn leased(rng: &mut Rng, ttl: Duration, kind: fn(Duration, Option<Duration>) -> Act) -> Act {
     if rng.bool() {
         return Act::LetGo(let_go(rng, ttl));
     }
     let wait = pick(rng, Duration::ZERO, &[ttl / 20, ttl / 2, ttl * 2]);
     let patience = patience(rng, ttl);
-    match kind {
-        Act::AcquireId { .. } => Act::AcquireId { wait, patience },
-        _ => Act::Acquire { wait, patience },
-    }
+    kind(wait, patience)
 }
 
 fn registry(rng: &mut Rng, ttl: Duration) -> Act {

@@ -273,6 +273,8 @@ mod tests {
                 continue;
             }
             let holding = Holding {
+                mode: coord_api::LockMode::Exclusive,
+                downgraded: false,
                 held: Held::Instance("i0".to_owned()),
                 token: FencingToken::new(*called),
                 worker: 0,

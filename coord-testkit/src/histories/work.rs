@@ -8,8 +8,8 @@ use std::time::Duration;
 use coord_api::prelude::*;
 use coord_api::store::{Op as StoreOp, Txn};
 use coord_api::{
-    Error, ErrorKind, IdOptions, LockOptions, Outcome, RegisterOptions, Result, ServiceInstance, Takeover,
-    Value, Version, Wait,
+    Error, ErrorKind, IdOptions, LockMode, LockOptions, Outcome, RegisterOptions, Result, ServiceInstance,
+    Takeover, Value, Version, Wait,
 };
 use tokio::time::{sleep, timeout};
 
@@ -74,7 +74,10 @@ impl Work {
             let Some(live) = self.world.live(self.client) else { return };
             self.world.notes().tally.operations += 1;
             match step.act {
-                Act::Acquire { wait, patience } => self.acquire(&live, step, wait, patience).await,
+                Act::Acquire { mode, wait, patience } => {
+                    self.acquire(&live, step, (mode, wait), patience).await
+                }
+                Act::Downgrade { patience } => self.downgrade(&live, patience).await,
                 Act::AcquireId { wait, patience } => self.acquire_id(&live, step, wait, patience).await,
                 Act::Register { exclusive, patience } => {
                     self.register(&live, step, exclusive, patience).await
@@ -231,23 +234,46 @@ impl Work {
 
     // Everything leased
 
-    async fn acquire(&mut self, live: &Live, step: &Step, wait: Duration, patience: Option<Duration>) {
+    async fn acquire(
+        &mut self,
+        live: &Live,
+        step: &Step,
+        (mode, wait): (LockMode, Duration),
+        patience: Option<Duration>,
+    ) {
         let key = self.world.lock_key(step.key);
-        let options = LockOptions::default().with_ttl(self.world.ttl).with_wait(waiting(wait));
+        let options =
+            LockOptions::default().with_ttl(self.world.ttl).with_wait(waiting(wait)).with_mode(mode);
         let from = self.world.truth.through();
         let answer = patiently(patience, live.provider.lock().acquire_with(&key, options)).await;
         match self.answered(
             live,
-            &format!("acquire l{} within {wait:?}", step.key),
+            &format!("acquire l{}, {mode:?}, within {wait:?}", step.key),
             &answer,
             &[ErrorKind::Conflict],
         ) {
             true => {
                 if let Some(Ok(guard)) = answer {
-                    self.granted(live, Held::Lock(key), guard, from);
+                    self.granted(live, (Held::Lock(key), mode), guard, from);
                 }
             }
             false => drop(answer),
+        }
+    }
+
+    async fn downgrade(&self, live: &Live, patience: Option<Duration>) {
+        let Some(number) = self.holds.front() else { return };
+        let Some((handle, held)) = self.world.notes().holdings.downgrade(*number) else { return };
+        let answer = patiently(patience, handle.downgrade()).await;
+        self.say(format!("downgrade {held} -> {answer:?}"));
+        match answer {
+            Some(Err(error)) => {
+                self.explained(live, &error, &[ErrorKind::LeaseLost]);
+            }
+            Some(Ok(())) if handle.mode() != LockMode::Shared => {
+                self.world.breach("r46", format!("{held} was downgraded, and says that it is not shared"));
+            }
+            _ => {}
         }
     }
 
@@ -265,7 +291,7 @@ impl Work {
         ) {
             true => {
                 if let Some(Ok(id)) = answer {
-                    self.granted(live, Held::Id(service, id.id()), id, from);
+                    self.granted(live, (Held::Id(service, id.id()), LockMode::Exclusive), id, from);
                 }
             }
             false => drop(answer),
@@ -288,7 +314,7 @@ impl Work {
     fn granted(
         &mut self,
         live: &Live,
-        held: Held,
+        (held, mode): (Held, LockMode),
         handle: impl Handle,
         from: coord_api::Revision,
     ) -> Option<usize> {
@@ -302,9 +328,14 @@ impl Work {
                 format!("{held} was granted to worker {} and is {:?}", self.number, handle.state()),
             );
         }
+        if handle.mode() != mode {
+            self.world.breach("r45", format!("{held} was asked for as {mode:?}, and is {:?}", handle.mode()));
+        }
         let (token, returned) = (handle.fencing_token(), self.world.moments.next());
         self.say(format!("{held} -> token {token}"));
         let holding = Holding {
+            mode,
+            downgraded: false,
             held,
             token,
             worker: self.number,
@@ -327,15 +358,7 @@ impl Work {
         let (handle, held) = {
             let mut notes = self.world.notes();
             let Some(handle) = notes.holdings.let_go(number, began) else { return };
-            (
-                handle,
-                notes
-                    .holdings
-                    .all
-                    .get(number)
-                    .map(|holding| format!("{} with token {}", holding.held, holding.token))
-                    .unwrap_or_default(),
-            )
+            (handle, notes.holdings.all.get(number).map(ToString::to_string).unwrap_or_default())
         };
         let released = match how {
             LetGo::Release => Some(handle.release().await),
@@ -388,7 +411,9 @@ impl Work {
             return;
         }
         if let Some(Ok(registration)) = answer {
-            if let Some(number) = self.granted(live, Held::Instance(id), registration, from) {
+            if let Some(number) =
+                self.granted(live, (Held::Instance(id), LockMode::Exclusive), registration, from)
+            {
                 self.registered = Some(number);
                 self.world.notes().registry.granted(attempt, number);
                 if let Some(holding) = self.world.notes().holdings.all.get_mut(number) {

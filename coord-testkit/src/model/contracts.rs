@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use coord_api::prelude::*;
 use coord_api::{
     Error, ErrorKind, FencingToken, HandleState, IdOptions, InstanceId, LockGuard, LockOptions, Provider,
     RegisterOptions, Registration, ServiceInstance, Takeover, Value, Version, Wait,
@@ -412,10 +413,10 @@ fn conflict(error: &Error) -> Option<Version> {
     error.current_version().filter(|_| error.kind() == ErrorKind::Conflict)
 }
 
-/// Random sequences on a contract answer as the model does; breaches of other rules have cases of
-/// their own.
+/// Random sequences on a contract answer as the model does.
 pub(crate) async fn contract(cx: Fixture, contract: Contract) {
-    let cx = &cx;
+    // A sequence is shown whole.
+    let cx = &cx.unrecorded();
     let providers: &Vec<Arc<dyn Provider>> =
         &futures_util::future::join_all((0..CLIENTS).map(|_| cx.provider())).await;
     let sequence = async |cx: &Fixture, steps: &[(usize, Step)], run: usize| {

@@ -12,14 +12,15 @@ mod steps;
 mod store;
 
 use std::fmt::Debug;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use proptest::collection::vec;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
+use crate::failure::Failure;
 use crate::fixture::Fixture;
-use crate::histories::{number, own_number};
+use crate::histories::{BY_CHANCE, SHORTENING, number, own_number};
 
 pub(crate) use contracts::{Contract, contract};
 pub(crate) use steps::Mostly;
@@ -46,10 +47,6 @@ impl Extent {
     }
 }
 
-/// How long that may take by the clock on the wall: long before the case counts as one that hangs,
-/// and tells nothing of what it found.
-const SHRINKING: Duration = Duration::from_secs(60);
-
 /// An answer that is not the model's: the rule that it breaks, and how.
 #[derive(Clone, Debug)]
 struct Mismatch {
@@ -71,8 +68,7 @@ fn holds(rule: &'static str, holds: bool, what: impl FnOnce() -> String) -> Resu
     if holds { Ok(()) } else { Err(Mismatch { rule, what: what() }) }
 }
 
-/// Draws sequences and carries them out; fails where one breaks the rule of the case. Other rules
-/// have cases of their own.
+/// Draws sequences and carries them out; fails where one breaks a rule, whichever.
 ///
 /// # Panics
 ///
@@ -87,6 +83,8 @@ async fn check<S: Strategy>(
 ) where
     S::Value: Debug,
 {
+    // A sequence is shown whole.
+    let cx = &cx.unrecorded();
     let seed = cx.seed(own_number(&cx.case_name()));
     let mut bytes = [0; 32];
     bytes.iter_mut().zip(seed.to_le_bytes().into_iter().cycle()).for_each(|(byte, of_seed)| *byte = of_seed);
@@ -96,51 +94,51 @@ async fn check<S: Strategy>(
     let mut run = 0;
     let mut broken = async |steps: &[S::Value]| {
         run += 1;
-        sequence(cx, steps, run).await.err().filter(|mismatch| mismatch.rule == cx.rule())
+        let mismatch = sequence(cx, steps, run).await.err()?;
+        let at = cx.step().map(|step| format!("\n  at {step}")).unwrap_or_default();
+        Some(Mismatch { what: mismatch.what + &at, ..mismatch })
     };
     for _ in 0..extent.sequences {
         let Ok(mut tree) = steps.new_tree(&mut runner) else { continue };
         let whole = tree.current();
-        let Some(mut mismatch) = broken(&whole).await else { continue };
+        let Some(first) = broken(&whole).await else { continue };
+        let same_rule = |mismatch: Option<Mismatch>| mismatch.filter(|found| found.rule == first.rule);
         // What took more than the sequence, such as a stall of the machine, does not get any
         // shorter.
-        if broken(&whole).await.is_none() {
-            fail(
-                cx,
-                &mismatch,
-                "It was answered rightly when it was carried out again. The sequence",
-                &whole,
-            );
+        if same_rule(broken(&whole).await).is_none() {
+            fail(cx, &first, BY_CHANCE, &whole);
         }
-        let until = Instant::now() + SHRINKING;
-        let mut shortest = whole;
+        let until = Instant::now() + SHORTENING;
+        let mut shortest = tree.current();
         let mut more = tree.simplify();
         for _ in 0..extent.shrinks {
             if !more || Instant::now() >= until {
                 break;
             }
             let current = tree.current();
-            more = match broken(&current).await {
-                Some(found) => {
-                    (mismatch, shortest) = (found, current);
+            more = match same_rule(broken(&current).await) {
+                Some(_) => {
+                    shortest = current;
                     tree.simplify()
                 }
                 None => tree.complicate(),
             };
         }
-        fail(cx, &mismatch, "The shortest sequence found", &shortest);
+        match same_rule(broken(&shortest).await) {
+            Some(found) if extent.shrinks > 0 => fail(cx, &found, "The shortest sequence found", &shortest),
+            Some(found) => fail(cx, &found, "The sequence", &shortest),
+            None => fail(cx, &first, BY_CHANCE, &whole),
+        }
     }
 }
 
-#[expect(clippy::panic, reason = "a case fails by panicking")]
 fn fail(cx: &Fixture, mismatch: &Mismatch, title: &str, steps: &[impl Debug]) -> ! {
     let steps: Vec<String> = steps.iter().map(|step| format!("    {step:?}")).collect();
-    panic!(
-        "{}: {}\nAgain: COORD_TESTKIT_SEED={} cargo test {}\n{title}:\n{}",
-        mismatch.rule,
-        mismatch.what,
+    let shown = format!(
+        "Again: COORD_TESTKIT_SEED={} cargo test {}\n{title}:\n{}",
         cx.run_seed(),
         cx.case_name(),
         steps.join("\n")
     );
+    Failure { rule: mismatch.rule, what: mismatch.what.clone(), shown }.raise()
 }

@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use coord_api::store::{
     Batch, Change, Compare, Entry, Op, OpReply, Order, Range, Span, Store, StoreEvent, StoreWatch, Txn,
 };
 use coord_api::{ErrorKind, LeaseId, Revision};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::steps::{At, Do, If, KEYS, Key, Keys, Mostly, Read, Step, step};
 use super::{Extent, Mismatch, check, holds, same};
 use crate::fixture::Fixture;
+
+/// How long it is waited before a stream that broke is opened again.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// How many clients take turns.
 const CLIENTS: usize = 3;
@@ -20,7 +25,7 @@ const CLIENTS: usize = 3;
 struct Model {
     prefix: Vec<u8>,
     /// The state at each revision; the last one is the present.
-    states: Vec<BTreeMap<Vec<u8>, Held>>,
+    states: Vec<BTreeMap<Bytes, Held>>,
     /// The changes that made each state.
     changes: Vec<Vec<Told>>,
     /// The store's number of each revision.
@@ -32,22 +37,22 @@ struct Model {
 /// An entry, with revisions of the model's.
 #[derive(Clone, Debug, PartialEq)]
 struct Held {
-    value: Vec<u8>,
+    value: Bytes,
     created: usize,
     modified: usize,
     lease: Option<usize>,
 }
 
 /// A change: a key, and what it holds since, if anything.
-type Told = (Vec<u8>, Option<Held>);
+type Told = (Bytes, Option<Held>);
 
 impl Model {
     fn now(&self) -> usize {
         self.states.len() - 1
     }
 
-    fn key(&self, key: Key) -> Vec<u8> {
-        [&self.prefix, KEYS[key % KEYS.len()]].concat()
+    fn key(&self, key: Key) -> Bytes {
+        [&self.prefix, KEYS[key % KEYS.len()]].concat().into()
     }
 
     fn span(&self, keys: Keys) -> Span {
@@ -57,7 +62,7 @@ impl Model {
             Keys::All => Span::prefix(self.prefix.clone()),
             Keys::Between(one, two) => {
                 let (from, to) = (self.key(one.min(two)), self.key(one.max(two)));
-                if from == to { Span::key(from) } else { Span::Interval(from.into(), to.into()) }
+                if from == to { Span::key(from) } else { Span::Interval(from, to) }
             }
         }
     }
@@ -86,7 +91,7 @@ impl Model {
 
     fn range(&self, read: Read) -> Range {
         let mut range = Range::new(self.span(read.keys)).with_order(read.order);
-        range.after_key = read.after.map(|key| self.key(key).into());
+        range.after_key = read.after.map(|key| self.key(key));
         range.at = read.ago.map(|ago| self.revisions[self.ago(ago)]);
         range.limit = read.limit;
         range.max_created = read.created_by.map(|ago| self.revisions[self.ago(ago)]);
@@ -95,9 +100,9 @@ impl Model {
     }
 
     /// What a range finds in a state, without its limit.
-    fn found(&self, read: Read, state: &BTreeMap<Vec<u8>, Held>) -> Vec<(Vec<u8>, Held)> {
+    fn found(&self, read: Read, state: &BTreeMap<Bytes, Held>) -> Vec<(Bytes, Held)> {
         let span = self.span(read.keys);
-        let mut found: Vec<(Vec<u8>, Held)> = state
+        let mut found: Vec<(Bytes, Held)> = state
             .iter()
             .filter(|(key, held)| {
                 Self::contains(&span, key)
@@ -108,7 +113,7 @@ impl Model {
                 (
                     key.clone(),
                     Held {
-                        value: if read.keys_only { Vec::new() } else { held.value.clone() },
+                        value: if read.keys_only { Bytes::new() } else { held.value.clone() },
                         ..held.clone()
                     },
                 )
@@ -129,28 +134,28 @@ impl Model {
             At::Ago(ago) => self.ago(ago),
         };
         match condition {
-            If::Absent(key) => (Compare::Absent(self.key(key).into()), there(key).is_none()),
-            If::Present(key) => (Compare::Present(self.key(key).into()), there(key).is_some()),
+            If::Absent(key) => (Compare::Absent(self.key(key)), there(key).is_none()),
+            If::Present(key) => (Compare::Present(self.key(key)), there(key).is_some()),
             If::Modified(key, at) => {
                 let revision = revision(key, at, |held| held.modified);
                 (
-                    Compare::Modified(self.key(key).into(), self.revisions[revision]),
+                    Compare::Modified(self.key(key), self.revisions[revision]),
                     there(key).is_some_and(|held| held.modified == revision),
                 )
             }
             If::Created(key, at) => {
                 let revision = revision(key, at, |held| held.created);
                 (
-                    Compare::Created(self.key(key).into(), self.revisions[revision]),
+                    Compare::Created(self.key(key), self.revisions[revision]),
                     there(key).is_some_and(|held| held.created == revision),
                 )
             }
             If::Lease(key, newest) => match self.leases.get(self.lease(newest)) {
                 Some((id, _)) => (
-                    Compare::Lease(self.key(key).into(), *id),
+                    Compare::Lease(self.key(key), *id),
                     there(key).is_some_and(|held| held.lease == Some(self.lease(newest))),
                 ),
-                None => (Compare::Lease(self.key(key).into(), LeaseId::new(u64::MAX)), false),
+                None => (Compare::Lease(self.key(key), LeaseId::new(u64::MAX)), false),
             },
             If::NoneOf(keys) => {
                 let span = self.span(keys);
@@ -168,13 +173,13 @@ impl Model {
     }
 
     /// The state after one more revision that changes something.
-    fn change(&mut self, state: BTreeMap<Vec<u8>, Held>, told: Vec<Told>) {
+    fn change(&mut self, state: BTreeMap<Bytes, Held>, told: Vec<Told>) {
         self.states.push(state);
         self.changes.push(told);
     }
 
     /// An entry of the store, in the model's words.
-    fn entry(&self, entry: &Entry) -> (Vec<u8>, Held) {
+    fn entry(&self, entry: &Entry) -> (Bytes, Held) {
         let number = |revision: Revision| {
             self.revisions.iter().position(|known| *known == revision).unwrap_or(usize::MAX)
         };
@@ -182,12 +187,12 @@ impl Model {
             .lease
             .map(|lease| self.leases.iter().position(|(id, _)| *id == lease).unwrap_or(usize::MAX));
         let held = Held {
-            value: entry.value.to_vec(),
+            value: entry.value.clone().into_bytes(),
             created: number(entry.created),
             modified: number(entry.modified),
             lease,
         };
-        (entry.key.to_vec(), held)
+        (entry.key.clone(), held)
     }
 
     /// Judges what a range found: all of `expected`, up to its limit.
@@ -197,9 +202,9 @@ impl Model {
         read: Read,
         entries: &[Entry],
         more: bool,
-        mut expected: Vec<(Vec<u8>, Held)>,
+        mut expected: Vec<(Bytes, Held)>,
     ) -> Result<(), Mismatch> {
-        let mut found: Vec<(Vec<u8>, Held)> = entries.iter().map(|entry| self.entry(entry)).collect();
+        let mut found: Vec<(Bytes, Held)> = entries.iter().map(|entry| self.entry(entry)).collect();
         let limit = read.limit.unwrap_or(usize::MAX);
         same(rule, || format!("whether {read:?} left something out"), &more, &(expected.len() > limit))?;
         if read.order == Order::Key {
@@ -236,9 +241,9 @@ async fn sequence(cx: &Fixture, steps: &[Step], run: usize, ttl: Duration) -> Re
         .await
         .map_err(|error| failed("s3", error))?
         .revision;
-    let held = Held { value: Vec::new(), created: 0, modified: 0, lease: None };
+    let held = Held { value: Bytes::new(), created: 0, modified: 0, lease: None };
     let mut model = Model {
-        states: vec![BTreeMap::from([([&prefix[..], b"~"].concat(), held)])],
+        states: vec![BTreeMap::from([([&prefix[..], b"~"].concat().into(), held)])],
         prefix,
         changes: vec![Vec::new()],
         revisions: vec![first],
@@ -270,10 +275,18 @@ async fn sequence(cx: &Fixture, steps: &[Step], run: usize, ttl: Duration) -> Re
             Step::Watch(keys, ago) => {
                 let span = model.span(*keys);
                 let after = ago.map(|ago| model.ago(ago));
-                let watch = store
-                    .watch(span.clone(), after.map(|after| model.revisions[after]))
-                    .await
-                    .map_err(|error| failed("s4", error))?;
+                let asked = after.map(|after| model.revisions[after]);
+                let deadline = Instant::now() + cx.soon();
+                let watch = loop {
+                    let watch =
+                        store.watch(span.clone(), asked).await.map_err(|error| failed("s4", error))?;
+                    // A replica that lags says so, and catches up.
+                    let lags = asked.is_some_and(|asked| watch.armed() < asked);
+                    if !lags || Instant::now() >= deadline {
+                        break watch;
+                    }
+                    sleep(PAUSE).await;
+                };
                 let present = model.revisions[model.now()];
                 let right =
                     after.map_or(watch.armed() >= present, |after| watch.armed() == model.revisions[after]);
@@ -302,7 +315,7 @@ async fn sequence(cx: &Fixture, steps: &[Step], run: usize, ttl: Duration) -> Re
                 let lease = model.lease(*newest);
                 let Some((id, alive)) = model.leases.get(lease) else { continue };
                 let info = store.lease(*id).await.map_err(|error| failed("s5", error))?;
-                let keys = info.map(|info| info.keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>());
+                let keys = info.map(|info| info.keys);
                 let expected = alive.then(|| on_lease(&model, lease));
                 same("s5", || "the keys of a lease".to_owned(), &keys, &expected)?;
             }
@@ -328,19 +341,19 @@ async fn sequence(cx: &Fixture, steps: &[Step], run: usize, ttl: Duration) -> Re
     }
     for (watch, span, after) in watches {
         cx.doing(format!("reading the watch of {span:?} in sequence {run}"));
-        check_watch(cx, &model, watch, &span, after).await?;
+        check_watch(cx, &model, &*clients[0], watch, &span, after).await?;
     }
     clear(&model, &*clients[0]).await;
     Ok(())
 }
 
 /// What a put writes, by its number: nothing, at times.
-fn written(number: u8) -> Vec<u8> {
-    if number == 0 { Vec::new() } else { vec![number] }
+fn written(number: u8) -> Bytes {
+    if number == 0 { Bytes::new() } else { vec![number].into() }
 }
 
 /// The keys on a lease, in byte order.
-fn on_lease(model: &Model, lease: usize) -> Vec<Vec<u8>> {
+fn on_lease(model: &Model, lease: usize) -> Vec<Bytes> {
     model.states[model.now()]
         .iter()
         .filter(|(_, held)| held.lease == Some(lease))
@@ -455,6 +468,7 @@ fn one_write_a_key(model: &Model, list: &[Do]) -> Vec<Do> {
 async fn check_watch(
     cx: &Fixture,
     model: &Model,
+    store: &dyn Store,
     mut watch: StoreWatch,
     span: &Span,
     after: usize,
@@ -472,14 +486,23 @@ async fn check_watch(
         })
         .filter(|(_, told)| !told.is_empty())
         .collect();
+    let mut seen = model.revisions[after];
     for (revision, mut expected) in expected {
         let batch = loop {
-            match tokio::time::timeout(cx.soon(), watch.next()).await {
+            match timeout(cx.soon(), watch.next()).await {
                 Ok(Some(Ok(StoreEvent::Batch(batch)))) if batch.revision > model.revisions[after] => {
                     break batch;
                 }
                 // What its caller knew already may come once more, and so may progress.
                 Ok(Some(Ok(_))) => {}
+                // A stream may break; what was not told yet is told by the next one.
+                Ok(Some(Err(error))) if error.is_transient() => {
+                    sleep(PAUSE).await;
+                    watch = store.watch(span.clone(), Some(seen)).await.map_err(|error| Mismatch {
+                        rule: "s4",
+                        what: format!("{span:?} could not be watched after revision {seen}: {error:?}"),
+                    })?;
+                }
                 other => {
                     return Err(Mismatch {
                         rule: "s4",
@@ -489,13 +512,14 @@ async fn check_watch(
             }
         };
         let Batch { revision: at, changes } = batch;
+        seen = at;
         same("s4", || format!("the next revision of {span:?}"), &at, &model.revisions[revision])?;
         let told = |change: &Change| match change {
             Change::Put(entry) => {
                 let (key, held) = model.entry(entry);
                 (key, Some(held))
             }
-            Change::Delete { key } => (key.to_vec(), None),
+            Change::Delete { key } => (key.clone(), None),
         };
         let mut found: Vec<Told> = changes.iter().map(told).collect();
         // The keys of a lease that ends go in any order.
@@ -518,8 +542,7 @@ async fn clear(model: &Model, store: &dyn Store) {
     let _ = store.txn(delete).await;
 }
 
-/// Random sequences on a store answer as the model does; breaches of other rules have cases of
-/// their own.
+/// Random sequences on a store answer as the model does.
 pub(crate) async fn store(cx: Fixture) {
     let ttl = cx.ttl();
     check(&cx, Extent::many(&cx), step(Mostly::Anything), async |cx, steps: &[Step], run| {

@@ -7,7 +7,7 @@ use super::{Backend, Report, RuleResult};
 use crate::contract::Rule;
 use crate::run::Verdict;
 
-/// The longest that is told of what a failed case saw. All of it is in the JSON.
+/// How many characters the page shows of what a failed case saw. The JSON has all of it.
 const LONGEST: usize = 2_000;
 
 /// The whole page.

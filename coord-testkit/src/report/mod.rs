@@ -46,7 +46,7 @@ pub struct Backend {
     /// How long the runs took in all, by the clock on the wall.
     pub seconds: f64,
     /// How the cases came out.
-    pub counts: Counts,
+    pub counts: VerdictCounts,
     /// Every rule of the contract, also one that has no case.
     pub rules: Vec<RuleResult>,
 }
@@ -58,7 +58,7 @@ pub struct RuleResult {
     #[serde(flatten)]
     pub rule: Rule,
     /// How its cases came out.
-    pub counts: Counts,
+    pub counts: VerdictCounts,
     /// Its cases.
     pub cases: Vec<CaseResult>,
 }
@@ -89,7 +89,7 @@ pub struct Failures {
 
 /// How many cases came out which way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Counts {
+pub struct VerdictCounts {
     /// Passed, in every run.
     pub passed: usize,
     /// Failed, in one run or more.
@@ -153,10 +153,13 @@ impl Backend {
 
     /// Counts its cases.
     fn count(&mut self) {
-        self.counts = Counts::default();
+        self.counts = VerdictCounts::default();
         for rule in &mut self.rules {
-            rule.counts =
-                rule.cases.iter().map(|case| Counts::of(&case.verdict)).fold(Counts::default(), Counts::and);
+            rule.counts = rule
+                .cases
+                .iter()
+                .map(|case| VerdictCounts::of(&case.verdict))
+                .fold(VerdictCounts::default(), VerdictCounts::and);
             self.counts = self.counts.and(rule.counts);
         }
     }
@@ -173,18 +176,18 @@ impl CaseResult {
     }
 }
 
-impl Counts {
+impl VerdictCounts {
     fn of(verdict: &Verdict) -> Self {
         let (passed, failed, not_run) = match verdict {
             Verdict::Passed => (1, 0, 0),
             Verdict::Failed(_) => (0, 1, 0),
             Verdict::NotRun(_) => (0, 0, 1),
         };
-        Counts { passed, failed, not_run }
+        VerdictCounts { passed, failed, not_run }
     }
 
-    fn and(self, other: Counts) -> Self {
-        Counts {
+    fn and(self, other: VerdictCounts) -> Self {
+        VerdictCounts {
             passed: self.passed + other.passed,
             failed: self.failed + other.failed,
             not_run: self.not_run + other.not_run,

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 
-use super::{Backend, CaseResult, Counts, Failures, RuleResult};
-use crate::case::{Case, cases};
+use super::{Backend, CaseResult, Failures, RuleResult, VerdictCounts};
+use crate::case::Case;
+use crate::cases::cases;
 use crate::contract::{Rule, rules};
 use crate::harness::Harness;
 use crate::run::{Verdict, run_with_seed};
@@ -145,7 +146,7 @@ impl Suite {
             runs: 1,
             failed_runs: u32::from(results.iter().any(|(_, result)| result.failures.is_some())),
             seconds: rounded(begin.elapsed()),
-            counts: Counts::default(),
+            counts: VerdictCounts::default(),
             rules: by_rule(results),
         };
         backend.count();
@@ -197,7 +198,7 @@ fn by_rule(mut results: Vec<(&Case, CaseResult)>) -> Vec<RuleResult> {
 
 /// What was found of a rule, before its cases are counted.
 fn uncounted(rule: Rule, cases: Vec<CaseResult>) -> RuleResult {
-    RuleResult { rule, counts: Counts::default(), cases }
+    RuleResult { rule, counts: VerdictCounts::default(), cases }
 }
 
 /// Seconds, to the millisecond.

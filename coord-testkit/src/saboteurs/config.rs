@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use coord_api::prelude::*;
 use coord_api::store::{Op, Range, RangeReply, Span, Store, Txn, TxnReply};
 use coord_api::{
     ConfigEntry, ConfigEvent, Error, Outcome, Result, Snapshot, Value, Version, Versioned, Watch, WatchStart,

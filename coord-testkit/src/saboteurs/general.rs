@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use coord_api::prelude::*;
 use coord_api::store::{Range, RangeReply, Store, Txn, TxnReply};
 use coord_api::{ConfigEntry, Error, ErrorKind, Result, Snapshot, Value, Version, Versioned};
 use tokio::task::yield_now;

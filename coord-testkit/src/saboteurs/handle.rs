@@ -11,8 +11,8 @@ use coord_api::handle::Leased;
 use coord_api::registry::LeasedRegistration;
 use coord_api::store::{Entry, Range, Store};
 use coord_api::{
-    Error, FencingToken, HandleState, IdOptions, InstanceId, LockGuard, LockOptions, Loss, Lost,
-    RegisterOptions, Registration, Result, ServiceInstance,
+    Error, Fence, FencingToken, HandleState, IdOptions, InstanceId, LockGuard, LockHandle, LockMode,
+    LockOptions, Loss, Lost, RegisterOptions, Registration, Result, ServiceInstance,
 };
 use futures_util::future::BoxFuture;
 use tokio::time::sleep;
@@ -40,6 +40,8 @@ pub(super) struct Hooks {
     lost: Option<Hook<Lost>>,
     release: Option<Hook<Answer>>,
     update: Option<UpdateHook>,
+    mode: Option<Hook<LockMode>>,
+    downgrade: Option<Hook<Answer>>,
     dropped: Option<Hook<()>>,
 }
 
@@ -83,6 +85,17 @@ impl Hooks {
             update: Some(Box::new(move |good, instance| Box::pin(hook(Arc::clone(good), instance)))),
             ..self
         }
+    }
+
+    pub(super) fn mode(self, hook: impl Fn(&Kept) -> LockMode + Send + Sync + 'static) -> Self {
+        Hooks { mode: Some(Box::new(hook)), ..self }
+    }
+
+    pub(super) fn downgrade<F: Future<Output = Result<()>> + Send + 'static>(
+        self,
+        hook: impl Fn(Kept) -> F + Send + Sync + 'static,
+    ) -> Self {
+        Hooks { downgrade: Some(Box::new(move |good| Box::pin(hook(Arc::clone(good))))), ..self }
     }
 
     /// The handle is dropped. The good one is, too, unless a clone of it is kept.
@@ -178,6 +191,10 @@ impl Leased for WrappedHandle {
         self.hooks.token.as_ref().map_or_else(|| self.good.fencing_token(), |hook| hook(&self.good))
     }
 
+    fn fence(&self) -> Fence {
+        self.good.fence()
+    }
+
     fn state(&self) -> HandleState {
         self.hooks.state.as_ref().map_or_else(|| self.good.state(), |hook| hook(&self.good))
     }
@@ -204,6 +221,20 @@ impl LeasedRegistration for WrappedHandle {
         match &self.hooks.update {
             Some(hook) => hook(&self.good, instance).await,
             None => self.good.update(instance).await,
+        }
+    }
+}
+
+#[async_trait]
+impl LockHandle for WrappedHandle {
+    fn mode(&self) -> LockMode {
+        self.hooks.mode.as_ref().map_or_else(|| self.good.mode(), |hook| hook(&self.good))
+    }
+
+    async fn downgrade(&self) -> Result<()> {
+        match &self.hooks.downgrade {
+            Some(hook) => hook(&self.good).await,
+            None => self.good.downgrade().await,
         }
     }
 }
@@ -279,6 +310,33 @@ impl<F: Fn(&Good, &Registration) -> Hooks + Send + Sync + 'static> BrokenProvide
         let inner = good.provider.registry().register_with(instance, options).await?;
         let broken = (self.0)(good, &inner);
         Ok(registration(inner, broken))
+    }
+}
+
+/// Breaks the handles of every kind.
+pub(super) struct Handles<F>(pub(super) F);
+
+#[async_trait]
+impl<F: Fn(&Good) -> Hooks + Send + Sync + 'static> BrokenProvider for Handles<F> {
+    async fn acquire(&self, good: &Good, key: &str, options: LockOptions) -> Result<LockGuard> {
+        let inner = good.provider.lock().acquire_with(key, options).await?;
+        Ok(guard(inner, (self.0)(good)))
+    }
+
+    async fn register(
+        &self,
+        good: &Good,
+        instance: ServiceInstance,
+        options: RegisterOptions,
+    ) -> Result<Registration> {
+        let inner = good.provider.registry().register_with(instance, options).await?;
+        Ok(registration(inner, (self.0)(good)))
+    }
+
+    async fn acquire_id(&self, good: &Good, service: &str, options: IdOptions) -> Result<InstanceId> {
+        let inner = good.provider.allocator().acquire_id_with(service, options).await?;
+        let number = inner.id();
+        Ok(id(inner, number, (self.0)(good)))
     }
 }
 

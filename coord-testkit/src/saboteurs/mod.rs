@@ -19,16 +19,24 @@ use futures_util::future::BoxFuture;
 use crate::harness::{Client, Harness, Hook, Reopened, Time};
 
 mod config;
+mod deadline;
+mod errors;
+mod fences;
 mod general;
 mod handle;
 mod harmless;
+mod idle;
 mod ids;
 mod lock;
+mod options;
 mod provider;
 mod registry;
 mod session;
+mod stale;
 mod store;
 mod stores;
+mod told;
+mod values;
 mod watch;
 
 use provider::{BrokenProvider, Good, WrappedProvider};
@@ -65,7 +73,7 @@ impl Saboteur {
 
     /// The harness of the broken backend, over that of a good one.
     pub fn over(&self, good: Arc<dyn Harness>) -> Arc<dyn Harness> {
-        Arc::new(Sabotaged { good, sabotage: (self.make)() })
+        Arc::new(Sabotaged { good, sabotage: (self.make)(), make: self.make })
     }
 }
 
@@ -81,8 +89,21 @@ impl fmt::Debug for Saboteur {
 
 /// Every saboteur, by the parts of the contract.
 pub fn saboteurs() -> impl Iterator<Item = &'static Saboteur> {
-    let plain =
-        [general::SABOTEURS, config::SABOTEURS, session::SABOTEURS, registry::SABOTEURS, ids::SABOTEURS];
+    let plain = [
+        general::SABOTEURS,
+        config::SABOTEURS,
+        session::SABOTEURS,
+        registry::SABOTEURS,
+        ids::SABOTEURS,
+        errors::SABOTEURS,
+        fences::SABOTEURS,
+        deadline::SABOTEURS,
+        told::SABOTEURS,
+        options::SABOTEURS,
+        idle::SABOTEURS,
+        stale::SABOTEURS,
+        values::SABOTEURS,
+    ];
     plain.into_iter().chain(watch::SABOTEURS).chain(lock::SABOTEURS).chain(stores::SABOTEURS).flatten()
 }
 
@@ -99,6 +120,8 @@ struct Sabotage {
     client: Option<Box<dyn Fn() -> Arc<dyn BrokenStore> + Send + Sync>>,
     provider: Option<Box<dyn Fn() -> Arc<dyn BrokenProvider> + Send + Sync>>,
     reopened: Option<Reopening>,
+    /// How long it takes to make a client.
+    connects: Duration,
     /// How much later than the good one it may notice an expiry.
     lag: Duration,
     /// Which revision of the good store is meant.
@@ -158,6 +181,7 @@ impl Sabotage {
 struct Sabotaged {
     good: Arc<dyn Harness>,
     sabotage: Sabotage,
+    make: fn() -> Sabotage,
 }
 
 impl Sabotaged {
@@ -182,6 +206,7 @@ impl Sabotaged {
 #[deny(clippy::missing_trait_methods)]
 impl Harness for Sabotaged {
     async fn client(&self) -> Client {
+        tokio::time::sleep(self.sabotage.connects).await;
         let client = self.good.client().await;
         let store = match &self.sabotage.store {
             Some(wrap) => wrap(Arc::clone(&client.store)),
@@ -211,6 +236,11 @@ impl Harness for Sabotaged {
         reopened
     }
 
+    async fn another(&self) -> Option<Arc<dyn Harness>> {
+        let good = self.good.another().await?;
+        Some(Arc::new(Sabotaged { good, sabotage: (self.make)(), make: self.make }))
+    }
+
     async fn expire_lease(&self, lease: LeaseId) -> Hook {
         self.good.expire_lease(lease).await
     }
@@ -229,6 +259,10 @@ impl Harness for Sabotaged {
 
     fn lag(&self) -> Duration {
         self.good.lag() + self.sabotage.lag
+    }
+
+    fn batches(&self) -> bool {
+        self.good.batches()
     }
 
     fn ttl(&self) -> Duration {

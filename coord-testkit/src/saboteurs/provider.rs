@@ -1,20 +1,18 @@
 //! A provider that breaks what its hooks break, and is as good as the one inside it in all else.
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use async_trait::async_trait;
+use coord_api::prelude::*;
 use coord_api::store::Store;
-use coord_api::watch::WatchStream;
+use coord_api::watch::WatchStatusSender;
 use coord_api::{
     ConfigCenter, ConfigEntry, ConfigEvent, DistributedLock, IdOptions, InstanceId, InstanceIdAllocator,
     LockGuard, LockOptions, Provider, RegisterOptions, Registration, Result, ServiceEvent, ServiceInstance,
-    ServiceRegistry, Snapshot, Value, Version, Versioned, Watch, WatchStart, WatchState,
+    ServiceRegistry, Snapshot, Value, Version, Versioned, Watch, WatchStart, WatchState, WriteOptions,
 };
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt, stream};
 
 /// What a broken provider is made of: the good one, and the store under it.
 #[derive(Clone, Debug)]
@@ -28,6 +26,17 @@ pub(super) struct Good {
 pub(super) trait BrokenProvider: Send + Sync + 'static {
     async fn get(&self, good: &Good, key: &str) -> Result<Option<Versioned>> {
         good.provider.config().get_raw(key).await
+    }
+
+    /// A write on any conditions. One without fences and note goes through the two hooks below.
+    async fn write(&self, good: &Good, key: &str, value: Value, options: WriteOptions) -> Result<Version> {
+        match options.expected {
+            _ if !options.fences.is_empty() || options.note.is_some() => {
+                good.provider.config().write_with(key, value, options).await
+            }
+            None => self.set(good, key, value).await,
+            Some(expected) => self.compare_and_set(good, key, value, expected).await,
+        }
     }
 
     async fn set(&self, good: &Good, key: &str, value: Value) -> Result<Version> {
@@ -133,12 +142,8 @@ impl ConfigCenter for Contract {
         self.broken.get(&self.good, key).await
     }
 
-    async fn set_raw(&self, key: &str, value: Value) -> Result<Version> {
-        self.broken.set(&self.good, key, value).await
-    }
-
-    async fn compare_and_set_raw(&self, key: &str, value: Value, expected: Version) -> Result<Version> {
-        self.broken.compare_and_set(&self.good, key, value, expected).await
+    async fn write_with(&self, key: &str, value: Value, options: WriteOptions) -> Result<Version> {
+        self.broken.write(&self.good, key, value, options).await
     }
 
     async fn delete(&self, key: &str) -> Result<bool> {
@@ -250,63 +255,22 @@ impl Provider for WrappedProvider {
 }
 
 /// The same watch, with each item made into any number of others.
-pub(super) fn mapped<E, F>(good: Watch<E>, map: F) -> Watch<E>
+pub(super) fn mapped<E, F>(good: Watch<E>, mut map: F) -> Watch<E>
 where
     E: Send + Unpin + 'static,
     F: FnMut(Result<E>) -> Vec<Result<E>> + Send + Unpin + 'static,
 {
-    Watch::new(Mapped { good, map, ready: VecDeque::new() })
-}
-
-struct Mapped<E, F> {
-    good: Watch<E>,
-    map: F,
-    ready: VecDeque<Result<E>>,
-}
-
-impl<E: Unpin, F: FnMut(Result<E>) -> Vec<Result<E>> + Unpin> Stream for Mapped<E, F> {
-    type Item = Result<E>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            if let Some(item) = self.ready.pop_front() {
-                return Poll::Ready(Some(item));
-            }
-            match Pin::new(&mut self.good).poll_next(cx) {
-                Poll::Ready(Some(item)) => {
-                    let items = (self.map)(item);
-                    self.ready.extend(items);
-                }
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    }
-}
-
-impl<E: Send + Unpin, F: FnMut(Result<E>) -> Vec<Result<E>> + Send + Unpin> WatchStream<E> for Mapped<E, F> {
-    fn state(&self) -> WatchState {
-        self.good.state()
-    }
+    let status = good.status();
+    Watch::new(status, good.flat_map(move |item| stream::iter(map(item))))
 }
 
 /// A watch over a stream of one's own; it always says that it is live.
 pub(super) fn streamed<E: 'static>(stream: impl Stream<Item = Result<E>> + Send + 'static) -> Watch<E> {
-    Watch::new(Streamed(Box::pin(stream)))
-}
-
-struct Streamed<E>(Pin<Box<dyn Stream<Item = Result<E>> + Send>>);
-
-impl<E> Stream for Streamed<E> {
-    type Item = Result<E>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.as_mut().poll_next(cx)
-    }
-}
-
-impl<E> WatchStream<E> for Streamed<E> {
-    fn state(&self) -> WatchState {
-        WatchState::Live
-    }
+    let live = WatchStatusSender::new(WatchState::Live);
+    Watch::new(
+        live.status(),
+        stream.inspect(move |_| {
+            let _ = &live;
+        }),
+    )
 }

@@ -18,6 +18,7 @@ use super::lock::PretendsToRenew;
 use super::provider::{BrokenProvider, Good};
 use super::store::{BrokenStore, Edited};
 use super::{Sabotage, Saboteur, Shared, locked};
+use crate::handle::IsHeld as _;
 use crate::layout;
 
 pub(super) const SABOTEURS: &[Saboteur] = &[

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use coord_api::prelude::*;
 use coord_api::store::{Compare, Lease, Op, Store, Txn, TxnReply};
 use coord_api::{
     ConfigCenter, Error, ErrorKind, LeaseId, LockGuard, LockOptions, Loss, Lost, Outcome, Result, Value,
@@ -77,7 +78,7 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("drop-needs-runtime", "a drop outside of a runtime panics", &["r9"], || {
         guards(|_, _| hooks().dropped(needs_runtime))
     }),
-    Saboteur::new("owed-for-ever", "what is owed keeps its lease for ever", &["r9"], || {
+    Saboteur::new("pending-for-ever", "a pending release keeps its lease for ever", &["r9"], || {
         guards(|good, _| releases_itself(good, u32::MAX))
     }),
     Saboteur::new("one-lease-each", "every lock has a lease of its own", &["r9a"], || {

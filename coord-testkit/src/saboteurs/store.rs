@@ -10,7 +10,8 @@ use coord_api::store::{
     StoreWatch, Txn, TxnReply, round_ttl,
 };
 use coord_api::{Error, LeaseId, Result, Revision};
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
+use tokio::sync::broadcast;
 
 /// One hook for each request. A hook that is not written asks the good store.
 #[async_trait]
@@ -111,6 +112,30 @@ pub(super) fn mapped(
 ) -> StoreWatch {
     let armed = watch.armed();
     StoreWatch::new(armed, watch.flat_map(move |item| stream::iter(map(item))))
+}
+
+/// The same items; but of those that nobody has read, the oldest get lost when there are too many.
+pub(super) fn loses_oldest<T: Clone + Send + 'static>(
+    mut items: impl Stream<Item = T> + Send + Unpin + 'static,
+    kept: usize,
+) -> impl Stream<Item = T> + Send + 'static {
+    let (sender, receiver) = broadcast::channel(kept);
+    tokio::spawn(async move {
+        while let Some(item) = items.next().await {
+            if sender.send(item).is_err() {
+                return;
+            }
+        }
+    });
+    stream::unfold(receiver, |mut receiver| async {
+        loop {
+            match receiver.recv().await {
+                Ok(item) => return Some((item, receiver)),
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    })
 }
 
 /// A store that edits what goes in and what comes out. Each edit that is given breaks something.

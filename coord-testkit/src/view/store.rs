@@ -16,6 +16,9 @@ pub struct StoreView {
     span: Span,
     /// Everything up to here was told.
     seen: Revision,
+    /// Up to here the stream may tell again what was told: it is that of a replica which lags, and
+    /// said so.
+    again: Revision,
     stream: Option<StoreWatch>,
 }
 
@@ -28,8 +31,17 @@ impl StoreView {
 
     /// Watches `span` for everything after a revision.
     pub async fn after(store: &Arc<dyn Store>, span: Span, seen: Revision) -> Result<Self> {
-        let stream = Some(store.watch(span.clone(), Some(seen)).await?);
-        Ok(StoreView { store: Arc::clone(store), span, seen, stream })
+        let mut view =
+            StoreView { store: Arc::clone(store), span, seen, again: Revision::ZERO, stream: None };
+        view.open().await?;
+        Ok(view)
+    }
+
+    async fn open(&mut self) -> Result<()> {
+        let stream = self.store.watch(self.span.clone(), Some(self.seen)).await?;
+        self.again = if stream.armed() < self.seen { self.seen } else { Revision::ZERO };
+        self.stream = Some(stream);
+        Ok(())
     }
 
     /// Everything up to this revision was told.
@@ -51,15 +63,14 @@ impl StoreView {
         loop {
             let item = match &mut self.stream {
                 Some(stream) => stream.next().await,
-                None => match self.store.watch(self.span.clone(), Some(self.seen)).await {
-                    Ok(stream) => {
-                        self.stream = Some(stream);
-                        continue;
-                    }
+                None => match self.open().await {
+                    Ok(()) => continue,
                     Err(error) => Some(Err(error)),
                 },
             };
             match item {
+                Some(Ok(StoreEvent::Batch(batch))) if batch.revision <= self.again => {}
+                Some(Ok(StoreEvent::Progress(revision))) if revision <= self.again => {}
                 Some(Ok(StoreEvent::Batch(batch))) => {
                     assert!(
                         batch.revision > self.seen,

@@ -203,7 +203,5 @@ impl<S: Store> Store for Counting<S> {
         self.inner.status().await
     }
 
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
-    }
+    coord_api::forward_store! { self => self.inner; close }
 }

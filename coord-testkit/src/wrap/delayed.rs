@@ -79,7 +79,5 @@ impl<S: Store> Store for Delayed<S> {
         self.delayed(self.inner.status()).await
     }
 
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
-    }
+    coord_api::forward_store! { self => self.inner; close }
 }

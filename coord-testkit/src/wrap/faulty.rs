@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::store::{
-    Lease, LeaseInfo, Op, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply,
+    Lease, LeaseInfo, Op, Range, RangeReply, Span, Store, StoreEvent, StoreStatus, StoreWatch, Txn, TxnReply,
 };
 use coord_api::{Error, ErrorKind, LeaseId, Outcome, Result, Revision};
 use futures_util::future::BoxFuture;
@@ -101,11 +101,11 @@ impl Request<'_> {
 type Matches = Box<dyn FnMut(&Request<'_>) -> bool + Send>;
 
 /// A request that got stuck on its way.
-pub struct Held {
+pub struct HeldRequest {
     send: BoxFuture<'static, Result<bool>>,
 }
 
-impl Held {
+impl HeldRequest {
     /// Lets it through to the store. Says whether it did what it was to do: `false` for a
     /// transaction whose compares did not hold.
     ///
@@ -117,9 +117,9 @@ impl Held {
     }
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for HeldRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held").finish_non_exhaustive()
+        f.debug_struct("HeldRequest").finish_non_exhaustive()
     }
 }
 
@@ -132,6 +132,8 @@ struct State {
     watch_breaks: u64,
     /// Raised whenever delays end before their time.
     forgotten: u64,
+    /// Whether watches tell nothing, though everything else works.
+    watches_silent: bool,
     closed: bool,
 }
 
@@ -139,7 +141,7 @@ struct Shared {
     counter: Counter,
     state: Signal<State>,
     script: Mutex<VecDeque<(Matches, Fault)>>,
-    held: Mutex<Vec<Held>>,
+    held: Mutex<Vec<HeldRequest>>,
 }
 
 /// Rules the faults of a [`Faulty`] store. Cheap to clone.
@@ -155,6 +157,7 @@ impl Default for Faults {
             link_breaks: 0,
             watch_breaks: 0,
             forgotten: 0,
+            watches_silent: false,
             closed: false,
         });
         let shared =
@@ -174,9 +177,16 @@ impl Faults {
         self.set(Link::Hung);
     }
 
-    /// Makes the link work again.
+    /// Makes the link work again, and lets watches tell what they kept to themselves.
     pub fn heal(&self) {
+        self.shared.state.modify(|state| state.watches_silent = false);
         self.set(Link::Up);
+    }
+
+    /// Lets every watch be silent, and nothing else: what it has to tell comes once the link is
+    /// [healed](Self::heal).
+    pub fn silence_watches(&self) {
+        self.shared.state.modify(|state| state.watches_silent = true);
     }
 
     /// Breaks every open watch, and nothing else.
@@ -215,7 +225,7 @@ impl Faults {
     }
 
     /// Takes the requests that are stuck, the oldest first.
-    pub fn take_held(&self) -> Vec<Held> {
+    pub fn take_held(&self) -> Vec<HeldRequest> {
         std::mem::take(&mut *lock(&self.shared.held))
     }
 
@@ -236,10 +246,9 @@ impl Faults {
         });
     }
 
-    /// Waits that long, or until that is taken back.
-    async fn delay(&self, by: Duration) {
+    /// Waits that long, or until faults were taken back more often than `forgotten` times.
+    async fn delay(&self, by: Duration, forgotten: u64) {
         let state = &self.shared.state;
-        let forgotten = state.get().forgotten;
         tokio::select! {
             biased;
             _ = state.wait_for(|now| now.forgotten != forgotten) => {}
@@ -292,6 +301,8 @@ impl<S: Store> Faulty<S> {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let writes = request.is_write();
+        // Asked for first: what is taken back while the request is under way is not to delay it.
+        let forgotten = self.faults.shared.state.get().forgotten;
         let fault = self.faults.scripted(&request);
         let call = send(Arc::clone(&self.inner));
         match fault {
@@ -301,15 +312,15 @@ impl<S: Store> Faulty<S> {
             Some(Fault::LoseAnswer) => return call.await.and_then(|_| Err(timed_out(writes))),
             Some(Fault::LateAnswer(delay)) => {
                 let answer = call.await;
-                self.faults.delay(delay).await;
+                self.faults.delay(delay, forgotten).await;
                 return answer;
             }
             Some(Fault::Hold) => {
                 let send = Box::pin(async move { call.await.map(|answer| did(&answer)) });
-                lock(&self.faults.shared.held).push(Held { send });
+                lock(&self.faults.shared.held).push(HeldRequest { send });
                 return Err(timed_out(writes));
             }
-            Some(Fault::Delay(by)) => self.faults.delay(by).await,
+            Some(Fault::Delay(by)) => self.faults.delay(by, forgotten).await,
             None => {}
         }
         let state = &self.faults.shared.state;
@@ -327,6 +338,14 @@ impl<S: Store> Faulty<S> {
         let now = unhung(state).await;
         Err(if now.closed { closed(writes) } else { cut_off(writes) })
     }
+}
+
+/// The next item of a watch, once watches tell anything.
+async fn told(watch: &mut StoreWatch, state: &Signal<State>) -> Option<Result<StoreEvent>> {
+    state.wait_for(|now| now.closed || !now.watches_silent).await;
+    let item = watch.next().await;
+    state.wait_for(|now| now.closed || !now.watches_silent).await;
+    item
 }
 
 /// Resolves once `is_broken` says so of a client that is not closed.
@@ -398,7 +417,7 @@ impl<S: Store> Store for Faulty<S> {
                     let now = unhung(&shared.state).await;
                     Err(if now.closed { closed(false) } else { cut_off(false) })
                 }
-                item = opened.next() => item?,
+                item = told(&mut opened, &shared.state) => item?,
             };
             let open = item.is_ok().then_some((opened, shared));
             Some((item, open))

@@ -9,6 +9,6 @@ mod signal;
 
 pub use counting::{Counter, Counting, Counts};
 pub use delayed::Delayed;
-pub use faulty::{Fault, Faults, Faulty, Held, Link, Request};
+pub use faulty::{Fault, Faults, Faulty, HeldRequest, Link, Request};
 pub use replaceable::Replaceable;
 pub(crate) use signal::Signal;

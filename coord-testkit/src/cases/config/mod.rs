@@ -1,8 +1,10 @@
-//! The config centre: R10 to R15.
+//! The config centre: R10 to R15, and R55.
 
 use coord_api::{Error, ErrorKind, Value, Version};
 
+use super::fenced;
 use crate::case::Case;
+use crate::handle::{Ids, Locks, Registrations};
 use crate::histories::{Workload, uphold, uphold_across_restarts};
 use crate::model::{Contract, contract};
 
@@ -12,6 +14,7 @@ mod r12;
 mod r13;
 mod r14;
 mod r15;
+mod r55;
 
 /// The list of these cases, for a macro that makes something of it.
 #[doc(hidden)]
@@ -26,6 +29,9 @@ macro_rules! config_cases {
                 overlapping_requests_are_linearizable,
                 histories_with_unknown_outcomes_are_linearizable,
                 a_list_sees_what_was_acknowledged,
+                what_cannot_be_read_is_not_answered_from_before,
+                after_a_failure_nothing_is_answered_from_before,
+                a_watch_that_is_behind_makes_no_read_late,
                 random_histories_under_faults_are_linearizable => |cx| uphold(cx, Workload::Config),
                 random_histories_across_restarts_are_linearizable: persistent => |cx| uphold_across_restarts(cx, Workload::Config),
                 random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Config),
@@ -72,6 +78,9 @@ macro_rules! config_cases {
                 nothing_found_is_empty,
                 the_empty_value_is_listed,
                 a_list_is_one_snapshot,
+                a_list_is_of_the_revision_that_it_says,
+                what_is_listed_is_what_is_read,
+                the_list_is_that_of_its_revision,
                 ten_thousand_keys_are_one_snapshot,
                 two_hundred_large_values_are_complete,
                 a_key_that_is_not_utf_8_is_kept_apart,
@@ -91,6 +100,35 @@ macro_rules! config_cases {
                 a_byte_order_mark_is_skipped,
                 a_list_keeps_apart_what_is_of_another_type,
                 a_typed_compare_and_set_obeys_versions,
+            }
+            r55 {
+                the_fence_of_a_lock_holds_while_it_is_held => fenced::holds_while_it_is_held::<Locks>,
+                the_fence_of_an_id_holds_while_it_is_held => fenced::holds_while_it_is_held::<Ids>,
+                the_fence_of_a_registration_holds_while_it_is_held => fenced::holds_while_it_is_held::<Registrations>,
+                the_fence_of_a_lock_breaks_with_its_entry => fenced::breaks_with_its_entry::<Locks>,
+                the_fence_of_an_id_breaks_with_its_entry => fenced::breaks_with_its_entry::<Ids>,
+                the_fence_of_a_registration_breaks_with_its_entry => fenced::breaks_with_its_entry::<Registrations>,
+                the_fence_of_a_lock_is_of_one_grant => fenced::is_of_one_grant::<Locks>,
+                the_fence_of_an_id_is_of_one_grant => fenced::is_of_one_grant::<Ids>,
+                the_fence_of_a_lock_costs_no_request => fenced::costs_no_request::<Locks>,
+                the_fence_of_an_id_costs_no_request => fenced::costs_no_request::<Ids>,
+                the_fence_of_a_registration_costs_no_request => fenced::costs_no_request::<Registrations>,
+                the_fence_of_a_lock_breaks_what_is_on_its_way => fenced::breaks_what_is_on_its_way::<Locks>,
+                the_fence_of_an_id_breaks_what_is_on_its_way => fenced::breaks_what_is_on_its_way::<Ids>,
+                the_fence_of_a_registration_breaks_what_is_on_its_way => fenced::breaks_what_is_on_its_way::<Registrations>,
+                the_fence_of_an_id_comes_before_a_conflict => fenced::comes_before_a_conflict::<Ids>,
+                the_fence_of_a_registration_comes_before_a_conflict => fenced::comes_before_a_conflict::<Registrations>,
+                a_broken_fence_comes_before_a_conflict,
+                eight_handles_of_every_kind_tie_one_write,
+                what_is_wrong_is_an_invalid_argument_before_any_request,
+                a_fence_of_another_store_is_an_invalid_argument,
+                a_fence_of_another_namespace_is_an_invalid_argument,
+                which_store_it_is_costs_no_request_of_whoever_holds_something,
+                a_fence_from_before_a_downgrade_fails,
+                while_a_downgrade_is_in_doubt_the_guard_fences,
+                a_registration_fences_under_one_owner,
+                a_registration_that_healed_has_another_fence,
+                what_a_crashed_client_held_fences_nothing,
             }
         }
     };

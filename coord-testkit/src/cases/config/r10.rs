@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use coord_api::{ConfigCenter, Error, ErrorKind, Outcome, Version};
+use coord_api::prelude::*;
+use coord_api::{ConfigCenter, Error, ErrorKind, Outcome, Version, WatchStart};
 use futures_util::future::join_all;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+use super::super::leased::Lasting;
 use super::value;
 use crate::fixture::Fixture;
 use crate::linearizability::{self, Call, Moments, Op};
-use crate::wrap::{Delayed, Fault, Faults, Faulty};
+use crate::wait::within;
+use crate::wrap::{Delayed, Fault, Faults, Faulty, Request};
 
 /// The clients of a history.
 const CLIENTS: u64 = 5;
@@ -170,4 +173,84 @@ pub(super) async fn a_list_sees_what_was_acknowledged(cx: Fixture) {
         assert_eq!(listed.items.len(), n + 1);
         assert!(listed.items.iter().any(|entry| entry.version == version));
     }
+}
+
+/// What a client reads of `d/k`, by each call that reads. A call may also go on trying.
+async fn reads(cx: &Fixture, config: &dyn ConfigCenter) -> Vec<coord_api::Result<Option<Version>>> {
+    let limit = cx.soon() * 2;
+    let got =
+        timeout(limit, config.get_raw("d/k")).await.map(|got| got.map(|got| got.map(|found| found.version)));
+    let listed = timeout(limit, config.list_raw("d")).await.map(|listed| {
+        listed.map(|list| list.items.iter().find(|entry| entry.key == "d/k").map(|entry| entry.version))
+    });
+    [got, listed].into_iter().flatten().collect()
+}
+
+/// Asserts that each call that reads finds this version, or fails.
+async fn finds_or_fails(cx: &Fixture, config: &dyn ConfigCenter, version: Option<Version>, what: &str) {
+    for read in reads(cx, config).await {
+        match read {
+            Ok(found) => assert_eq!(found, version, "{what}"),
+            Err(error) => assert!(error.is_transient(), "{what}: {error}"),
+        }
+    }
+}
+
+pub(super) async fn what_cannot_be_read_is_not_answered_from_before(cx: Fixture) {
+    let writer = cx.provider().await;
+    for hang in [false, true] {
+        let (client, faults) = cx.faulty().await;
+        let config = client.provider.config();
+        let before = writer.config().set_raw("d/k", value("before")).await.unwrap();
+        finds_or_fails(&cx, &**config, Some(before), "at first").await;
+        if hang {
+            faults.hang();
+        } else {
+            faults.cut();
+        }
+        writer.config().delete("d/k").await.unwrap();
+        finds_or_fails(&cx, &**config, None, "while the store is out of reach").await;
+        faults.heal();
+    }
+}
+
+pub(super) async fn after_a_failure_nothing_is_answered_from_before(cx: Fixture) {
+    let writer = cx.provider().await;
+    for fault in [Fault::Refuse, Fault::LoseRequest, Fault::LoseAnswer] {
+        let (client, faults) = cx.faulty().await;
+        let config = client.provider.config();
+        let before = writer.config().set_raw("d/k", value("before")).await.unwrap();
+        finds_or_fails(&cx, &**config, Some(before), "at first").await;
+        let failing =
+            Lasting::begin(&faults, fault, |request| matches!(request, Request::Range(_) | Request::Txn(_)));
+        let now = writer.config().set_raw("d/k", value("now")).await.unwrap();
+        finds_or_fails(&cx, &**config, Some(now), &format!("while it fails: {fault:?}")).await;
+        failing.end();
+        for _ in 0..5 {
+            let now = writer.config().set_raw("d/k", value("again")).await.unwrap();
+            finds_or_fails(&cx, &**config, Some(now), &format!("after it failed: {fault:?}")).await;
+        }
+    }
+}
+
+pub(super) async fn a_watch_that_is_behind_makes_no_read_late(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let (config, writer) = (client.provider.config(), cx.provider().await);
+    let before = writer.config().set_raw("d/k", value("before")).await.unwrap();
+    let mut watches = [
+        config.watch_raw("d/k", WatchStart::Snapshot).await.unwrap(),
+        config.watch_prefix_raw("d", WatchStart::Snapshot).await.unwrap(),
+    ];
+    for watch in &mut watches {
+        within(cx.soon(), "the state at first", watch.next()).await.unwrap().unwrap();
+    }
+    finds_or_fails(&cx, &**config, Some(before), "at first").await;
+    // Whoever watches hears of nothing for now; whoever asks does.
+    faults.silence_watches();
+    for n in 0..3 {
+        let now = writer.config().set_raw("d/k", value(n.to_string())).await.unwrap();
+        finds_or_fails(&cx, &**config, Some(now), "while the watch is behind").await;
+    }
+    writer.config().delete("d/k").await.unwrap();
+    finds_or_fails(&cx, &**config, None, "while the watch is behind").await;
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use coord_api::prelude::*;
-use coord_api::store::{Op, Txn};
+use coord_api::store::{Op, Range, Txn};
 use coord_api::{ConfigEntry, Revision};
 
+use super::super::leased::head;
 use super::value;
 use crate::fixture::Fixture;
 use crate::{bad, layout};
@@ -235,4 +236,65 @@ pub(super) async fn what_is_listed_every_call_takes(cx: Fixture) {
     }
     let after = config.list_raw("").await.unwrap();
     assert_eq!((after.items.len(), after.invalid.len()), (0, foreign.len()), "and nothing else was touched");
+}
+
+pub(super) async fn a_list_is_of_the_revision_that_it_says(cx: Fixture) {
+    let client = filled(&cx, &["d/a", "d/b"]).await;
+    let (writer, store) = (cx.provider().await, cx.store().await);
+    let mut last = Revision::ZERO;
+    for n in 0..6 {
+        // What was written last is in the list, or beside it, or gone from it.
+        match n % 3 {
+            0 => drop(writer.config().set_raw("d/c", value("c")).await.unwrap()),
+            1 => drop(writer.config().set_raw("elsewhere", value("e")).await.unwrap()),
+            _ => drop(writer.config().delete("d/c").await.unwrap()),
+        }
+        let before = head(&*store).await;
+        let listed = client.config().list_raw("d").await.unwrap();
+        let after = head(&*store).await;
+        assert!(
+            before <= listed.revision && listed.revision <= after,
+            "listed at a revision from {before} to {after}, and says {}",
+            listed.revision
+        );
+        assert!(listed.revision > last);
+        last = listed.revision;
+    }
+}
+
+pub(super) async fn what_is_listed_is_what_is_read(cx: Fixture) {
+    let keys: Vec<String> = (0..40).map(|n| format!("d/{n:02}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let client = filled(&cx, &keys).await;
+    client.config().set_raw("d/07", value("again")).await.unwrap();
+    for prefix in ["d", "d/", "/d", "/d/", ""] {
+        let listed = client.config().list_raw(prefix).await.unwrap().items;
+        assert_eq!(listed.len(), keys.len(), "{prefix:?}");
+        for entry in listed {
+            let read = client.config().get_raw(&entry.key).await.unwrap().expect("what is listed is there");
+            assert_eq!((entry.value, entry.version), (read.value, read.version), "{}", entry.key);
+        }
+    }
+}
+
+pub(super) async fn the_list_is_that_of_its_revision(cx: Fixture) {
+    let (provider, store) = (filled(&cx, &["d/a"]).await, cx.store().await);
+    let mut lists = Vec::new();
+    for n in 0..6 {
+        if n % 3 == 2 {
+            provider.config().delete(&format!("d/{}", n - 1)).await.unwrap();
+        } else {
+            provider.config().set_raw(&format!("d/{n}"), value("v")).await.unwrap();
+        }
+        lists.push(provider.config().list_raw("d").await.unwrap());
+    }
+    provider.config().set_raw("d/last", value("v")).await.unwrap();
+    for list in lists {
+        // The same as the store has in its history.
+        let then = Range::prefix(layout::config("d/")).with_at(list.revision);
+        let then = store.range(then).await.expect("a present revision of before").entries;
+        let then: Vec<_> = then.iter().map(|entry| (entry.key.to_vec(), entry.modified)).collect();
+        let listed = list.items.iter().map(|entry| (layout::config(&entry.key).into_bytes(), entry.version));
+        assert_eq!(listed.collect::<Vec<_>>(), then);
+    }
 }

@@ -10,9 +10,13 @@ use coord_api::{
 };
 use futures_util::future::BoxFuture;
 
+use super::handle;
 use crate::case::Case;
+use crate::handle::{Ids, Locks, Registrations};
 
+mod closing;
 mod r1;
+mod r1_shown;
 mod r2;
 mod r2_leased;
 mod r3;
@@ -35,6 +39,17 @@ macro_rules! general_cases {
                 out_of_reach_is_transient,
                 a_failed_read_is_never_in_doubt,
                 an_error_names_its_operation_and_shows_no_value,
+                an_error_names_what_it_was_about_as_its_caller_did => r1_shown::an_error_names_what_it_was_about_as_its_caller_did,
+                an_error_names_no_other_key_than_its_own => r1_shown::an_error_names_no_other_key_than_its_own,
+                no_refusal_shows_a_value_or_what_others_keep => r1_shown::no_refusal_shows_a_value_or_what_others_keep,
+                no_failure_shows_a_value_or_what_others_keep => r1_shown::no_failure_shows_a_value_or_what_others_keep,
+                no_doubt_shows_a_value_or_what_others_keep => r1_shown::no_doubt_shows_a_value_or_what_others_keep,
+                what_is_no_record_at_all_is_not_quoted => r1_shown::what_is_no_record_at_all_is_not_quoted,
+                no_end_shows_a_value_or_what_others_keep => r1_shown::no_end_shows_a_value_or_what_others_keep,
+                what_does_not_decode_is_not_quoted => r1_shown::what_does_not_decode_is_not_quoted,
+                what_does_not_decode_is_not_quoted_by_a_watch => r1_shown::what_does_not_decode_is_not_quoted_by_a_watch,
+                no_handle_shows_what_it_stands_for => r1_shown::no_handle_shows_what_it_stands_for,
+                no_handle_that_is_over_shows_what_it_stood_for => r1_shown::no_handle_that_is_over_shows_what_it_stood_for,
             }
             r2 {
                 a_refused_write_is_not_applied,
@@ -52,6 +67,9 @@ macro_rules! general_cases {
                 a_write_in_doubt_that_comes_after_the_release_leaves_nothing,
                 writes_that_met_the_fence_are_sent_again,
                 a_dropped_write_is_whole_or_not_at_all,
+                what_is_said_of_a_write_that_close_cuts_off_is_true => closing::by_close,
+                what_is_said_of_a_write_that_a_crash_cuts_off_is_true => closing::by_a_crash,
+                what_a_provider_says_of_a_write_that_close_cuts_off_is_true => closing::by_close_of_a_provider,
             }
             r3 {
                 a_further_client_sees_what_the_others_see,
@@ -65,6 +83,7 @@ macro_rules! general_cases {
                 a_bad_instance_is_an_invalid_argument_before_any_io,
                 unusual_keys_are_good_keys,
                 one_leading_slash_is_ignored,
+                one_leading_slash_of_a_prefix_is_ignored,
                 keys_are_not_normalized_or_folded,
             }
             r5 {
@@ -80,11 +99,14 @@ macro_rules! general_cases {
                 a_value_over_1_mib_is_an_invalid_argument_before_any_io,
                 a_value_of_1_mib_is_kept,
                 the_empty_value_is_a_value,
+                a_value_is_bytes_and_comes_back_as_it_was,
+                what_is_told_and_listed_is_what_was_written,
             }
             r7 {
                 a_bad_ttl_is_an_invalid_argument_before_any_io,
                 fractions_of_a_second_are_rounded_up,
                 the_longest_ttl_is_legal,
+                every_call_has_the_ttl_that_it_asks_for,
                 a_crashed_clients_things_last_their_ttl_and_no_longer,
             }
             r8 {
@@ -93,6 +115,9 @@ macro_rules! general_cases {
                 after_it_every_call_is_closed_without_io,
                 what_was_held_is_free_when_it_returns,
                 every_handle_is_told,
+                every_lost_of_a_lock_fires => handle::every_lost_fires_when_it_is_closed::<Locks>,
+                every_lost_of_a_registration_fires => handle::every_lost_fires_when_it_is_closed::<Registrations>,
+                every_lost_of_an_id_fires => handle::every_lost_fires_when_it_is_closed::<Ids>,
                 waiting_calls_end_with_closed,
                 calls_that_hang_end_with_closed,
                 nothing_heals_after_it,
@@ -101,6 +126,8 @@ macro_rules! general_cases {
                 it_may_be_dropped_and_finished_later,
                 handles_can_be_used_and_dropped_after_it,
                 a_closed_store_client_is_closed_and_revokes_nothing,
+                a_stream_that_is_waited_for_ends_with_its_client => closing::waiting_streams,
+                what_it_says_of_a_write_that_it_cuts_off_is_true => closing::by_close,
             }
         }
     };

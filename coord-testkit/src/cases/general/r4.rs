@@ -2,7 +2,7 @@
 
 use coord_api::key::MAX_KEY_BYTES;
 use coord_api::prelude::*;
-use coord_api::{ErrorKind, Outcome, RegisterOptions, ServiceInstance, Value};
+use coord_api::{ConfigEvent, ErrorKind, Outcome, RegisterOptions, ServiceInstance, Value, WatchStart};
 
 use super::{KeyedCall, WITH_KEYS, WITH_NAMES, WITH_PREFIXES, contents};
 use crate::bad;
@@ -37,7 +37,7 @@ pub(super) async fn a_bad_prefix_is_an_invalid_argument_before_any_io(cx: Fixtur
     all_refused(&cx, &WITH_PREFIXES, &bad::prefixes()).await;
     // A key to watch is no prefix: nothing at all names none.
     let provider = cx.provider().await;
-    let error = provider.config().watch_raw("", coord_api::WatchStart::Now).await.unwrap_err();
+    let error = provider.config().watch_raw("", WatchStart::Now).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
 }
 
@@ -140,5 +140,22 @@ pub(super) async fn keys_are_not_normalized_or_folded(cx: Fixture) {
     }
     for key in different {
         assert_eq!(provider.config().get_raw(key).await.unwrap().unwrap().value, Value::from(key.to_owned()));
+    }
+}
+
+pub(super) async fn one_leading_slash_of_a_prefix_is_ignored(cx: Fixture) {
+    let (provider, other) = (cx.provider().await, cx.provider().await);
+    provider.config().set_raw("/d/k", Value::from("v")).await.unwrap();
+    for prefix in ["d", "/d", "d/", "/d/", "", "/"] {
+        let Ok(listed) = other.config().list_raw(prefix).await else {
+            assert_eq!(prefix, "/", "a leading slash of a prefix is no fault");
+            continue;
+        };
+        assert_eq!(listed.items.iter().map(|entry| &*entry.key).collect::<Vec<_>>(), ["d/k"], "{prefix:?}");
+        let mut watch = other.config().watch_prefix_raw(prefix, WatchStart::Snapshot).await.unwrap();
+        let ConfigEvent::Resync(snapshot) = watch.next().await.unwrap().unwrap() else {
+            panic!("{prefix:?}")
+        };
+        assert_eq!(snapshot.items, listed.items, "{prefix:?}");
     }
 }

@@ -81,11 +81,30 @@ pub(super) async fn a_crashed_clients_things_last_their_ttl_and_no_longer(cx: Fi
         let seen = held_by_anyone(&stranger, cx.ttl()).await;
         assert!(seen == [true; 3] || Instant::now() >= before + cx.ttl(), "gone too early: {seen:?}");
     }
-    assert!(
-        !held.any_held() || Instant::now() < before + cx.ttl(),
-        "the crashed client does not believe in it any more"
-    );
+    // It has sent nothing since.
+    sleep_until(crashed + cx.ttl()).await;
+    assert!(!held.any_held(), "the crashed client believes in it for longer than its TTL");
     sleep_until(crashed + cx.gone_by(cx.ttl())).await;
     assert_eq!(held_by_anyone(&stranger, cx.ttl()).await, [false; 3], "gone too late");
     assert!(!held.any_held());
+}
+
+pub(super) async fn every_call_has_the_ttl_that_it_asks_for(cx: Fixture) {
+    let provider = cx.provider().await;
+    let (mut guards, mut registrations, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+    // Longer ones and shorter ones than the first, of each contract.
+    for (n, times) in [3, 1, 5].into_iter().enumerate() {
+        let ttl = cx.ttl() * times;
+        guards.push((ttl, provider.lock().acquire(&format!("k{n}"), ttl).await.unwrap()));
+        let instance = ServiceInstance::new("s", format!("i{n}"), "localhost", 80);
+        let options = RegisterOptions::default().with_ttl(ttl);
+        registrations.push((ttl, provider.registry().register_with(instance, options).await.unwrap()));
+        let options = IdOptions::default().with_range(1..=9).with_ttl(ttl);
+        ids.push((ttl, provider.allocator().acquire_id_with("s", options).await.unwrap()));
+    }
+    let left = guards.iter().map(|(ttl, guard)| (*ttl, guard.ttl()));
+    let left = left.chain(registrations.iter().map(|(ttl, registration)| (*ttl, registration.ttl())));
+    for (ttl, left) in left.chain(ids.iter().map(|(ttl, id)| (*ttl, id.ttl()))) {
+        assert!(left <= ttl && left >= ttl / 2, "{left:?} left of {ttl:?}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Locks: R25 to R33.
+//! Locks: R25 to R33, and R45 to R47.
 
 use std::sync::Arc;
 
@@ -24,6 +24,9 @@ mod r30;
 mod r31;
 mod r32;
 mod r33;
+mod r45;
+mod r46;
+mod r47;
 
 /// The list of these cases, for a macro that makes something of it.
 #[doc(hidden)]
@@ -78,6 +81,9 @@ macro_rules! lock_cases {
                 no_wake_up_is_lost_between_joining_and_watching,
                 no_wake_up_is_lost_over_a_compaction,
                 a_waiter_is_served_after_the_holder_crashed,
+                who_waits_for_hours_is_served => handle::who_waits_for_hours_is_served::<Locks>,
+                who_waits_for_hours_is_served_after_a_crash => handle::who_waits_for_hours_is_served_after_a_crash::<Locks>,
+                waiters_keep_their_places_however_long_they_wait,
                 what_is_free_is_had_however_short_the_wait,
             }
             r29 {
@@ -108,6 +114,11 @@ macro_rules! lock_cases {
             }
             r31 {
                 a_lock_is_held_for_as_long_as_its_client_lives => handle::is_held_for_as_long_as_its_client_lives::<Locks>,
+                a_lock_is_held_for_hours => handle::is_held_for_hours::<Locks>,
+                hours_of_work_end_none_of_them => handle::is_held_for_hours_of_work::<Locks>,
+                many_calls_left_alone_hold_up_no_other => handle::many_calls_left_alone_hold_up_no_other::<Locks>,
+                a_call_left_alone_holds_up_no_other => handle::a_call_left_alone_holds_up_no_other::<Locks>,
+                an_unlock_left_alone_holds_up_no_other => handle::a_release_left_alone_holds_up_no_other::<Locks>,
                 renewals_come_at_the_latest_every_third_of_the_ttl,
                 a_waiter_is_renewed_too,
                 the_smallest_ttl_is_held_as_well,
@@ -117,6 +128,12 @@ macro_rules! lock_cases {
                 is_held_compares_the_clock_itself => handle::is_held_compares_the_clock_itself::<Locks>,
                 lost_fires_at_the_local_deadline_while_the_store_hangs,
                 lost_fires_at_the_local_deadline => handle::lost_fires_at_the_local_deadline::<Locks>,
+                the_deadline_counts_from_the_sending => handle::its_deadline_counts_from_the_sending::<Locks>,
+                only_an_answered_renewal_prolongs_a_lock => handle::only_an_answered_renewal_prolongs_it::<Locks>,
+                a_renewal_answered_too_late_revives_no_lock => handle::a_renewal_answered_after_its_deadline_revives_nothing::<Locks>,
+                every_lost_fires_when_the_lock_is_gone => handle::every_lost_fires_when_it_is_gone::<Locks>,
+                every_lost_fires_at_the_deadline => handle::every_lost_fires_at_its_deadline::<Locks>,
+                a_lock_is_believed_in_no_longer_than_was_asked_for => handle::it_is_believed_in_no_longer_than_was_asked_for::<Locks>,
                 renewals_whose_answers_are_lost_do_not_count,
                 a_lost_lease_is_noticed_within_a_second => handle::a_lost_lease_is_noticed_within_a_second::<Locks>,
                 a_removed_entry_is_noticed_with_the_next_renewal => handle::a_removed_entry_is_noticed_with_the_next_renewal::<Locks>,
@@ -139,12 +156,45 @@ macro_rules! lock_cases {
                 an_unlock_whose_answer_was_lost_harms_no_successor,
                 an_unlock_applied_late_harms_no_successor => handle::a_release_applied_late_harms_no_successor::<Locks>,
                 an_unlock_dropped_at_any_await_point_frees_the_lock => handle::a_release_dropped_at_any_await_point_frees_it::<Locks>,
+                every_lost_fires_when_it_is_given_back => handle::every_lost_fires_when_it_is_given_back::<Locks>,
                 lost_fires_on_unlock => handle::lost_fires_on_release::<Locks>,
                 ttl_is_the_time_left,
                 ttl_runs_down_where_nothing_is_renewed,
+                ttl_counts_from_when_the_last_renewal_was_sent => handle::it_is_believed_in_no_longer_than_was_asked_for::<Locks>,
                 key_is_the_callers_key,
                 in_random_histories_only_the_holder_removes_its_grant => |cx| uphold(cx, Workload::Locks),
                 random_sequences_answer_as_the_model_does => |cx| contract(cx, Contract::Locks),
+            }
+            r45 {
+                readers_hold_at_once,
+                a_writer_waits_for_every_reader,
+                a_reader_does_not_overtake_a_writer_that_waits,
+                all_readers_up_to_the_next_writer_are_granted_by_one_change,
+                readers_never_see_half_of_what_a_writer_does,
+                a_shared_try_is_a_conflict_iff_an_exclusive_one_stands,
+                a_crashed_reader_lets_the_writer_in,
+                a_reader_that_goes_away_leaves_no_ghost,
+                sharing_costs_one_request_and_giving_back_another,
+                another_programs_mutex_keeps_readers_out,
+                what_others_keep_deeper_in_the_queue_keeps_no_reader_out,
+                in_random_histories_readers_share_and_a_writer_does_not => |cx| uphold(cx, Workload::SharedLocks),
+                in_random_histories_across_restarts_readers_share_and_a_writer_does_not: persistent => |cx| uphold_across_restarts(cx, Workload::SharedLocks),
+            }
+            r46 {
+                readers_come_in_and_no_writer,
+                readers_that_wait_are_let_in,
+                a_writer_that_waits_is_not_let_in,
+                key_place_and_token_stay,
+                a_shared_guard_stays_as_it_is,
+                in_doubt_it_counts_as_shared_and_can_be_repeated,
+                dropped_at_any_await_point_it_can_be_repeated,
+                a_lost_guard_is_not_downgraded,
+                applied_late_it_harms_no_successor,
+                in_random_histories_a_downgrade_lets_in_no_writer => |cx| uphold(cx, Workload::SharedLocks),
+            }
+            r47 {
+                a_token_is_the_place_of_its_entry,
+                a_resource_refuses_nobody_who_holds_and_everyone_who_is_late,
             }
         }
     };

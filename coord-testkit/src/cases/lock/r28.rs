@@ -95,7 +95,7 @@ async fn cost_of_hand_overs(cx: &Fixture, waiters: usize) -> usize {
     let (store, key) = (cx.store().await, "k");
     let holder = clients[0].0.provider.lock().acquire(key, cx.ttl()).await.unwrap();
     let line: Vec<_> = (0..waiters).map(|n| acquire(cx, &clients[n % 4].0.provider, key)).collect();
-    eventually(cx.soon(), "all stand in the queue", || async {
+    eventually(cx.soon() * 6, "all stand in the queue", || async {
         (queue(&*store, key).await.len() > waiters).then_some(())
     })
     .await;
@@ -242,6 +242,39 @@ pub(super) async fn no_wake_up_is_lost_over_a_compaction(cx: Fixture) {
     faults.heal();
     let guard = within(cx.soon(), "the waiter is granted", waiter).await.unwrap().unwrap();
     assert!(guard.is_held());
+}
+
+pub(super) async fn waiters_keep_their_places_however_long_they_wait(cx: Fixture) {
+    let (holder, store) = (cx.provider().await, cx.store().await);
+    let guard = holder.lock().acquire("k", cx.ttl()).await.unwrap();
+    // Of a client whose link breaks, of the holder's, and of one more.
+    let (client, faults) = cx.faulty().await;
+    let mut waiters = Vec::new();
+    for provider in [&client.provider, &holder, &cx.provider().await, &client.provider] {
+        waiters.push(stand_in_line(&cx, provider, "k").await);
+    }
+    let line = queue(&*store, "k").await;
+    assert_eq!(line.len(), 5);
+    for disturbance in 0..4 {
+        match disturbance {
+            0 => faults.break_watches(),
+            1 => faults.cut(),
+            2 => faults.hang(),
+            _ => faults.silence_watches(),
+        }
+        tokio::time::sleep(cx.ttl() / 4).await;
+        faults.heal();
+        tokio::time::sleep(cx.ttl()).await;
+        assert_eq!(queue(&*store, "k").await, line, "each stands where it stood, by the same entry");
+    }
+    let mut last = guard;
+    for (waiter, entry) in waiters.into_iter().zip(&line[1..]) {
+        last.unlock().await.unwrap();
+        let what = "the next one is granted";
+        last = within(ONE_SECOND + cx.slack(), what, waiter).await.unwrap().unwrap();
+        assert_eq!(last.fencing_token().get(), entry.created.get());
+    }
+    last.unlock().await.unwrap();
 }
 
 pub(super) async fn a_waiter_is_served_after_the_holder_crashed(cx: Fixture) {

@@ -22,11 +22,6 @@ async fn is_free(cx: &Fixture, provider: &Arc<dyn Provider>, key: &str, what: &s
     guard.unlock().await.unwrap();
 }
 
-/// How long a future is waited for that may never wake again.
-fn patience(cx: &Fixture) -> Duration {
-    cx.slack()
-}
-
 pub(super) async fn an_acquire_dropped_at_any_moment_leaves_no_ghost(cx: Fixture) {
     let (holder, other, store) = (cx.provider().await, cx.provider().await, cx.store().await);
     for millis in 0.. {
@@ -68,7 +63,7 @@ pub(super) async fn a_waiter_dropped_at_any_await_point_leaves_no_ghost(cx: Fixt
                 provider.lock().acquire("warm", cx.ttl()).await.unwrap().unlock().await.unwrap();
             }
             let guard = holder.lock().acquire("k", cx.ttl()).await.unwrap();
-            let idle = poll_times(polls, patience(&cx), provider.lock().acquire("k", cx.ttl())).await;
+            let idle = poll_times(polls, cx.patience(), provider.lock().acquire("k", cx.ttl())).await;
             assert!(!matches!(idle, Polled::Done(_)), "granted, though another holds it");
             let mut next = stand_in_line(&cx, &other, "k").await;
             never_within(Duration::from_millis(1), "a grant", &mut next).await;
@@ -97,7 +92,7 @@ pub(super) async fn a_waiter_dropped_as_it_is_granted_passes_the_lock_on(cx: Fix
         let next = stand_in_line(&cx, &other, "k").await;
         guard.unlock().await.unwrap();
         // It is its turn, and it may know.
-        drop(poll_times(polls, patience(&cx), waiter).await);
+        drop(poll_times(polls, cx.patience(), waiter).await);
         let what = format!(
             "the next waiter is granted after the one before it was dropped after {polls} polls of its turn"
         );
@@ -110,9 +105,9 @@ pub(super) async fn a_try_dropped_at_any_await_point_leaves_no_lock(cx: Fixture)
     let other = cx.provider().await;
     for polls in 0.. {
         let provider = cx.provider().await;
-        let polled = poll_times(polls, patience(&cx), provider.lock().try_acquire("k", cx.ttl())).await;
-        let done = matches!(polled, Polled::Done(_));
-        drop(polled);
+        let tried = cx.dropped_after(polls, provider.lock().try_acquire("k", cx.ttl())).await;
+        let done = tried.is_some();
+        drop(tried);
         is_free(&cx, &other, "k", &format!("the lock is free after a try was dropped after {polls} polls"))
             .await;
         if done {
@@ -169,7 +164,7 @@ pub(super) async fn a_join_whose_answer_was_lost_leaves_no_ghost(cx: Fixture) {
         for polls in 0.. {
             faults.next_put(fault, layout::lock_queue("k"));
             let polled =
-                poll_times(polls, patience(&cx), client.provider.lock().acquire("k", cx.ttl())).await;
+                poll_times(polls, cx.patience(), client.provider.lock().acquire("k", cx.ttl())).await;
             let done = matches!(polled, Polled::Done(_));
             if let Polled::Done(Ok(guard)) = &polled {
                 assert_eq!(
@@ -227,7 +222,7 @@ pub(super) async fn a_pending_acquire_dropped_outside_a_runtime_leaves_no_ghost(
     let lock = Arc::clone(provider.lock());
     let ttl = cx.ttl();
     let mut waiter = Box::pin(async move { lock.acquire("k", ttl).await });
-    never_within(cx.slack(), "a grant", &mut waiter).await;
+    never_within(cx.patience(), "a grant", &mut waiter).await;
     assert_eq!(queue(&*store, "k").await.len(), 2);
     drop_outside_a_runtime(waiter);
     eventually(ONE_SECOND + cx.slack(), "no ghost is left", || async {

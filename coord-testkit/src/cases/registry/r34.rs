@@ -1,5 +1,6 @@
 //! R34 Register.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use coord_api::prelude::*;
@@ -7,9 +8,11 @@ use coord_api::{
     ErrorKind, HandleState, Loss, Outcome, RegisterOptions, Registration, ServiceInstance, Takeover,
 };
 use futures_util::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::super::leased::{BACKOFF_CAP, Lasting, ONE_SECOND, entry, lease_of, lost_within};
+use super::super::leased::{
+    BACKOFF_CAP, Lasting, ONE_SECOND, entry, lease_of, lost_within, on_a_machine_in_time,
+};
 use super::super::slow::slow_provider;
 use super::{eventually_found, found, instance, register, register_all, register_exclusively, version};
 use crate::bad;
@@ -100,6 +103,88 @@ pub(super) async fn an_update_replaces_in_place(cx: Fixture) {
     assert_eq!(registration.state(), HandleState::Held);
 }
 
+/// Instances that differ in every field but their names.
+fn variants() -> [ServiceInstance; 4] {
+    let of = |address: &str, port, metadata: &[(&str, &str)]| {
+        let instance = ServiceInstance::new("s", "a", address, port);
+        metadata.iter().fold(instance, |instance, (name, value)| instance.with_metadata(*name, *value))
+    };
+    [
+        of("10.0.0.1", 80, &[("zone", "1"), ("Zone", "2"), ("version", "1")]),
+        of("10.0.0.2", 80, &[("zone", "2")]),
+        of("10.0.0.2", 81, &[("zone", "2")]),
+        of("example.com", 65_535, &[]),
+    ]
+}
+
+pub(super) async fn an_update_replaces_every_field(cx: Fixture) {
+    let (provider, other) = (cx.provider().await, cx.provider().await);
+    let mut watch = other.registry().watch("s").await.unwrap();
+    let mut view = ServiceView::new();
+    let [first, others @ ..] = variants();
+    let registration = register(&cx, &*provider, first.clone()).await.unwrap();
+    for variant in others.into_iter().chain([first]) {
+        registration.update(variant.clone()).await.unwrap();
+        assert_eq!(found(&*other).await, std::slice::from_ref(&variant));
+        view.follow(&mut watch, "the update is told", cx.soon(), |view| {
+            view.instances() == std::slice::from_ref(&variant)
+        })
+        .await;
+    }
+}
+
+pub(super) async fn a_name_in_the_metadata_is_kept_as_it_is(cx: Fixture) {
+    let (provider, other) = (cx.provider().await, cx.provider().await);
+    let names =
+        ["a", "A", "a b", " a", "a ", "ä", "a/b", "a.b", "\"", "\\", "\n", "\0", "null", "id", "port"];
+    let instance = names.iter().enumerate().fold(instance("a"), |instance, (n, name)| {
+        instance.with_metadata(*name, if n % 2 == 0 { (*name).to_owned() } else { n.to_string() })
+    });
+    let registration = register(&cx, &*provider, instance.clone()).await.unwrap();
+    assert_eq!(found(&*other).await, std::slice::from_ref(&instance));
+    let updated = instance.with_metadata("one", "more");
+    registration.update(updated.clone()).await.unwrap();
+    assert_eq!(found(&*other).await, [updated]);
+}
+
+pub(super) async fn an_update_leaves_the_entry_on_its_lease(cx: Fixture) {
+    let (provider, store) = (cx.provider().await, cx.store().await);
+    let registration = register(&cx, &*provider, version("a", "1")).await.unwrap();
+    let before = entry(&*store, layout::service("s", "a")).await.unwrap();
+    for n in 2..5 {
+        registration.update(version("a", n.to_string())).await.unwrap();
+        let now = entry(&*store, layout::service("s", "a")).await.unwrap();
+        assert_eq!((now.lease, now.created), (before.lease, before.created));
+    }
+    assert!(registration.ttl() <= cx.ttl());
+    assert_eq!(registration.fencing_token().get(), before.created.get());
+}
+
+pub(super) async fn a_conflict_says_where_the_other_one_is_reached(cx: Fixture) {
+    let (one, other) = (cx.provider().await, cx.provider().await);
+    for (id, address, reached) in [("a", "10.0.0.9", "10.0.0.9:9"), ("b", "example.com", "example.com:9")] {
+        let _held = register(&cx, &*one, ServiceInstance::new("s", id, address, 9)).await.unwrap();
+        let error = register_exclusively(&cx, &*other, instance(id)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        // Where it is known: that of another one is worse than none.
+        assert!(error.holder().is_none_or(|holder| holder == reached), "{:?}", error.holder());
+        assert!(error.key().is_none_or(|key| key == format!("s/{id}")), "{:?}", error.key());
+    }
+}
+
+pub(super) async fn a_takeover_of_a_crashed_owner_outlives_its_lease(cx: Fixture) {
+    let (client, provider, store) = (cx.client().await, cx.provider().await, cx.store().await);
+    let _old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
+    let before = lease_of(&*store, layout::service("s", "a")).await;
+    let new = register(&cx, &*provider, version("a", "2")).await.unwrap();
+    let taken = entry(&*store, layout::service("s", "a")).await.unwrap();
+    assert!(taken.lease.is_some_and(|lease| lease != before), "it hangs on a lease of its new owner");
+    client.crash().await;
+    sleep(cx.gone_by(cx.ttl()) + cx.ttl()).await;
+    assert_eq!(entry(&*store, layout::service("s", "a")).await, Some(taken), "it was never gone");
+    assert_eq!(new.state(), HandleState::Held);
+}
+
 pub(super) async fn registering_many_times_at_once_leaves_one(cx: Fixture) {
     let (provider, other) = (slow_provider(&cx, 0).await, cx.provider().await);
     let versions: Vec<String> = (0..10).map(|n| n.to_string()).collect();
@@ -163,9 +248,21 @@ pub(super) async fn a_superseded_owner_never_fights_back(cx: Fixture) {
 
 /// Lets another owner take the place of `a` and leave again. Whoever it was taken from must not
 /// come back.
-async fn taken_over_and_left(cx: &Fixture) {
+async fn taken_over_and_left(cx: &Fixture, other: &dyn Provider) {
+    register(cx, other, version("a", "other")).await.unwrap().unregister().await.unwrap();
+}
+
+/// Another owner who need not connect any more, nor open a session.
+async fn other_owner(cx: &Fixture) -> (Arc<dyn Provider>, Registration) {
     let other = cx.provider().await;
-    register(cx, &*other, version("a", "other")).await.unwrap().unregister().await.unwrap();
+    let registered = register(cx, &*other, instance("b")).await.unwrap();
+    (other, registered)
+}
+
+/// Whether a link that hung since `hung` left the lease in peace. A lost one is healed, and not
+/// superseded.
+fn lease_survived(cx: &Fixture, hung: Instant) -> bool {
+    hung.elapsed() < cx.ttl() / 2
 }
 
 /// Asserts that an owner is over, and that nothing of it comes back.
@@ -179,6 +276,7 @@ async fn never_fights_back(cx: &Fixture, old: &Registration) {
 }
 
 pub(super) async fn an_owner_superseded_after_a_failed_register_never_fights_back(cx: Fixture) {
+    let (other, _registered) = other_owner(&cx).await;
     for fault in [Fault::Refuse, Fault::LoseRequest, Fault::LoseAnswer] {
         let (client, faults) = cx.faulty().await;
         let old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
@@ -188,40 +286,57 @@ pub(super) async fn an_owner_superseded_after_a_failed_register_never_fights_bac
         // A backend may try again what was refused, but not what is in doubt (R2).
         assert!(again.is_err() || fault == Fault::Refuse, "{fault:?}");
         unfenced.end();
-        taken_over_and_left(&cx).await;
+        taken_over_and_left(&cx, &*other).await;
         never_fights_back(&cx, &old).await;
     }
 }
 
 pub(super) async fn an_owner_superseded_after_an_abandoned_register_never_fights_back(cx: Fixture) {
+    let (other, _registered) = other_owner(&cx).await;
     for cut in [false, true] {
-        let (client, faults) = cx.faulty().await;
-        let old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
-        faults.hang();
-        let again = register(&cx, &*client.provider, version("a", "2"));
-        // Not for so long that its lease is lost: then it would be healed, and not superseded.
-        assert!(timeout(cx.ttl() / 10, again).await.is_err(), "the store hangs");
-        if !cut {
+        on_a_machine_in_time(async || {
+            let (client, faults) = cx.faulty().await;
+            let old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
+            let hung = Instant::now();
+            faults.hang();
+            let again = register(&cx, &*client.provider, version("a", "2"));
+            assert!(timeout(cx.ttl() / 10, again).await.is_err(), "the store hangs");
+            if !cut {
+                faults.heal();
+            }
+            taken_over_and_left(&cx, &*other).await;
             faults.heal();
-        }
-        taken_over_and_left(&cx).await;
-        faults.heal();
-        never_fights_back(&cx, &old).await;
+            let survived = lease_survived(&cx, hung);
+            if survived {
+                never_fights_back(&cx, &old).await;
+            }
+            survived
+        })
+        .await;
     }
 }
 
 pub(super) async fn an_owner_superseded_while_it_updates_never_fights_back(cx: Fixture) {
-    let (client, faults) = cx.faulty().await;
-    let old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
-    // Its watch tells it late, so that the update finds the entry gone and does not know why.
-    faults.hang();
-    let update = old.update(version("a", "2"));
-    let ((), _) = futures_util::future::join(taken_over_and_left(&cx), async {
-        let _ = timeout(cx.ttl() / 10, update).await;
+    let (other, _registered) = other_owner(&cx).await;
+    on_a_machine_in_time(async || {
+        let (client, faults) = cx.faulty().await;
+        let old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
+        // Its watch tells it late, so that the update finds the entry gone and does not know why.
+        let hung = Instant::now();
+        faults.hang();
+        let update = old.update(version("a", "2"));
+        let ((), _) = futures_util::future::join(taken_over_and_left(&cx, &*other), async {
+            let _ = timeout(cx.ttl() / 10, update).await;
+        })
+        .await;
+        faults.heal();
+        let survived = lease_survived(&cx, hung);
+        if survived {
+            never_fights_back(&cx, &old).await;
+        }
+        survived
     })
     .await;
-    faults.heal();
-    never_fights_back(&cx, &old).await;
 }
 
 pub(super) async fn a_takeover_has_a_greater_fencing_number(cx: Fixture) {
@@ -280,6 +395,8 @@ pub(super) async fn an_exclusive_registration_of_a_live_foreign_id_is_a_conflict
     for _ in 0..3 {
         let error = register_exclusively(&cx, &*other, version("a", "2")).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Conflict, Outcome::NotApplied));
+        let reached = format!("localhost:{}", version("a", "1").port);
+        assert!(error.holder().is_none_or(|holder| holder == reached), "{:?}", error.holder());
     }
     sleep(cx.ttl()).await;
     assert_eq!(entry(&*store, layout::service("s", "a")).await, record);
@@ -414,6 +531,64 @@ pub(super) async fn together_with_bad_input_none_is_registered(cx: Fixture) {
     assert_eq!(register_all(&cx, &*client.provider, same_id).await.unwrap().len(), 3, "of two services");
 }
 
+pub(super) async fn together_as_ordered_and_as_asked_for(cx: Fixture) {
+    let (provider, foreign) = (cx.provider().await, cx.provider().await);
+    let options = RegisterOptions::default().with_ttl(cx.ttl()).with_takeover(Takeover::Exclusive);
+    let ids = |held: &[Registration]| held.iter().map(|one| one.id().to_owned()).collect::<Vec<_>>();
+    let wanted = ["m", "z", "a"].map(instance).to_vec();
+    let held = provider.registry().register_all(wanted, options).await.unwrap();
+    assert_eq!(ids(&held), ["m", "z", "a"]);
+    assert!(held.iter().all(|one| one.ttl() <= cx.ttl()));
+    // Whether the one that another has comes first or last.
+    for wanted in [["m", "n", "o"], ["o", "n", "z"]] {
+        let tried = foreign.registry().register_all(wanted.map(instance).to_vec(), options).await;
+        assert_eq!(tried.unwrap_err().kind(), ErrorKind::Conflict);
+        let left = ["a", "m", "z"].map(instance);
+        eventually_found(ONE_SECOND + cx.slack(), &*foreign, "none of the others is left", &left).await;
+    }
+    sleep(ONE_SECOND).await;
+    assert!(held.iter().all(|one| one.state().is_held()), "nobody was taken over");
+}
+
+pub(super) async fn an_update_by_one_who_has_not_heard_of_the_takeover_writes_nothing(cx: Fixture) {
+    let (other, store) = (cx.provider().await, cx.store().await);
+    for n in 0..3 {
+        let (client, faults) = cx.faulty().await;
+        let old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
+        faults.silence_watches();
+        let new = register(&cx, &*other, version("a", "2")).await.unwrap();
+        let record = entry(&*store, layout::service("s", "a")).await;
+        let update = within(cx.soon(), "an answer", old.update(version("a", format!("3{n}")))).await;
+        assert_eq!(update.unwrap_err().kind(), ErrorKind::LeaseLost);
+        assert_eq!(entry(&*store, layout::service("s", "a")).await, record, "it was written over");
+        faults.heal();
+        lost_within(ONE_SECOND + cx.slack(), "the old handle is over", old.lost()).await;
+        assert_eq!(entry(&*store, layout::service("s", "a")).await, record, "it was written over");
+        new.unregister().await.unwrap();
+    }
+}
+
+pub(super) async fn a_register_by_one_who_has_not_heard_of_the_takeover_is_a_takeover(cx: Fixture) {
+    let (other, store) = (cx.provider().await, cx.store().await);
+    let (client, faults) = cx.faulty().await;
+    let old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
+    faults.silence_watches();
+    let between = register(&cx, &*other, version("a", "2")).await.unwrap();
+    let tried = register_exclusively(&cx, &*client.provider, version("a", "3")).await;
+    assert_eq!(tried.unwrap_err().kind(), ErrorKind::Conflict, "it is not its own any more");
+    assert_eq!(found(&*other).await, [version("a", "2")]);
+    let new = register(&cx, &*client.provider, version("a", "4")).await.unwrap();
+    assert!(new.fencing_token() > between.fencing_token());
+    lost_within(ONE_SECOND + cx.slack(), "the one between is over", between.lost()).await;
+    faults.heal();
+    let record = entry(&*store, layout::service("s", "a")).await;
+    drop(old);
+    drop(between);
+    sleep(cx.ttl()).await;
+    assert_eq!(entry(&*store, layout::service("s", "a")).await, record);
+    assert!(new.state().is_held());
+}
+
 pub(super) async fn a_register_that_hangs_holds_up_no_other(cx: Fixture) {
     let (client, faults) = cx.faulty().await;
     let provider = &client.provider;
@@ -431,9 +606,9 @@ pub(super) async fn a_register_of_many_dropped_at_any_await_point_leaves_nothing
     for polls in 0.. {
         let provider = cx.provider().await;
         let wanted = (0..5).map(|n| instance(format!("i{n}"))).collect();
-        let polled = poll_times(polls, cx.slack(), register_all(&cx, &*provider, wanted)).await;
-        let done = matches!(polled, Polled::Done(_));
-        drop(polled);
+        let registered = cx.dropped_after(polls, register_all(&cx, &*provider, wanted)).await;
+        let done = registered.is_some();
+        drop(registered);
         let what = format!("nothing is left of registrations that were dropped after {polls} polls");
         sleep(Duration::from_millis(50)).await;
         eventually_found(ONE_SECOND + cx.slack(), &*other, &what, &[]).await;
@@ -597,9 +772,9 @@ pub(super) async fn a_register_dropped_at_any_await_point_leaves_nothing(cx: Fix
             if warm {
                 register(&cx, &*provider, instance("warm")).await.unwrap().unregister().await.unwrap();
             }
-            let polled = poll_times(polls, cx.slack(), register(&cx, &*provider, instance("a"))).await;
-            let done = matches!(polled, Polled::Done(_));
-            drop(polled);
+            let registered = cx.dropped_after(polls, register(&cx, &*provider, instance("a"))).await;
+            let done = registered.is_some();
+            drop(registered);
             // It may take a moment to come, and then to go.
             let what = format!("nothing is left of a registration that was dropped after {polls} polls");
             sleep(Duration::from_millis(50)).await;
@@ -638,7 +813,7 @@ pub(super) async fn a_dropped_register_that_is_applied_late_leaves_nothing(cx: F
         (cx.provider().await, register(&cx, &*client.provider, instance("kept")).await.unwrap());
     for polls in 1.. {
         faults.next_put(Fault::Hold, layout::service("s", "a"));
-        let polled = poll_times(polls, cx.slack(), register(&cx, &*client.provider, instance("a"))).await;
+        let polled = poll_times(polls, cx.patience(), register(&cx, &*client.provider, instance("a"))).await;
         let done = matches!(polled, Polled::Done(_));
         drop(polled);
         sleep(Duration::from_millis(50)).await;

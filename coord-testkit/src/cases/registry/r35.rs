@@ -5,16 +5,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coord_api::prelude::*;
-use coord_api::store::{Op, Txn};
-use coord_api::{ErrorKind, ServiceInstance};
-use tokio::time::sleep;
+use coord_api::store::{Op, Range, Txn};
+use coord_api::{ErrorKind, Revision, ServiceInstance};
+use tokio::time::{sleep, timeout};
 
-use super::super::leased::put;
+use super::super::leased::{Lasting, delete, entry, head, lease_of, put};
 use super::super::slow::slow_provider;
 use super::{found, instance, register, version};
 use crate::bad;
 use crate::fixture::Fixture;
 use crate::layout;
+use crate::view::ServiceView;
+use crate::wait::eventually;
+use crate::wrap::{Fault, Request};
 
 pub(super) async fn an_unknown_service_has_no_instances(cx: Fixture) {
     let provider = cx.provider().await;
@@ -134,11 +137,239 @@ pub(super) async fn records_of_other_programs_are_found(cx: Fixture) {
     );
     // And they find ours: one JSON object with these five fields.
     let held = register(&cx, &*provider, version("ours", "1")).await.unwrap();
-    let record = super::super::leased::entry(&*store, layout::service("s", "ours")).await.unwrap();
+    let record = entry(&*store, layout::service("s", "ours")).await.unwrap();
     let json: serde_json::Value = serde_json::from_slice(&record.value).unwrap();
-    let expected = serde_json::json!({ "id": "ours", "name": "s", "address": "localhost", "port": 80, "metadata": { "version": "1" } });
+    let expected = serde_json::json!({ "id": "ours", "name": "s", "address": "localhost", "port": version("ours", "1").port, "metadata": { "version": "1" } });
     assert_eq!(json, expected);
     assert!(held.state().is_held());
+}
+
+/// Asserts that the good records under these keys are of no instance of `s`: neither a discovery
+/// nor a watch shows them.
+async fn is_no_instance(cx: &Fixture, records: &[(&str, &str, &str)]) {
+    let (provider, store) = (cx.provider().await, cx.store().await);
+    let _held = register(cx, &*provider, instance("good")).await.unwrap();
+    let mut early = provider.registry().watch("s").await.unwrap();
+    let mut early_view = ServiceView::new();
+    early_view.follow(&mut early, "the full set", cx.soon(), |view| view.resyncs() > 0).await;
+    for (path, name, id) in records {
+        put(&*store, format!("{}{path}", layout::SERVICES), layout::service_record(name, id, "10.0.0.1", 81))
+            .await;
+    }
+    let snapshot = cx.provider().await.registry().discover("s").await.unwrap();
+    assert_eq!(snapshot.items, [instance("good")]);
+    let last = register(cx, &*provider, instance("last")).await.unwrap();
+    let mut late = provider.registry().watch("s").await.unwrap();
+    let mut late_view = ServiceView::new();
+    for (view, watch) in [(&mut early_view, &mut early), (&mut late_view, &mut late)] {
+        view.follow(watch, "the last instance", cx.soon(), |view| view.instances().len() > 1).await;
+        assert_eq!(view.instances(), [instance("good"), instance("last")]);
+    }
+    last.unregister().await.unwrap();
+}
+
+pub(super) async fn a_good_record_one_level_down_is_of_no_instance(cx: Fixture) {
+    is_no_instance(
+        &cx,
+        &[("s/x/i", "s/x", "i"), ("s/x/j", "s", "x/j"), ("s/y/k", "s", "k"), ("s/z/l", "z", "l")],
+    )
+    .await;
+}
+
+pub(super) async fn nor_is_one_deeper_or_of_a_service_whose_name_begins_so(cx: Fixture) {
+    let deeper = [
+        ("s/x/y/i", "s", "i"),
+        ("s/x/y/j", "s/x/y", "j"),
+        ("sx/k", "s", "k"),
+        ("s-/l", "s", "l"),
+        ("s", "s", "m"),
+        ("t/n", "s", "n"),
+    ];
+    is_no_instance(&cx, &deeper).await;
+}
+
+/// Asserts that a discovery is an error, or shows this. It may also go on trying.
+async fn shows_or_fails(cx: &Fixture, provider: &dyn Provider, expected: &[ServiceInstance], what: &str) {
+    match timeout(cx.soon() * 2, provider.registry().discover("s")).await {
+        Ok(Ok(snapshot)) => assert_eq!(snapshot.items, expected, "{what}"),
+        Ok(Err(error)) => assert!(error.is_transient(), "{what}: {error}"),
+        Err(_) => {}
+    }
+}
+
+pub(super) async fn what_cannot_be_read_is_not_answered_from_before(cx: Fixture) {
+    let other = cx.provider().await;
+    for (n, hang) in [false, true].into_iter().enumerate() {
+        let (client, faults) = cx.faulty().await;
+        let held = register(&cx, &*other, version("a", n.to_string())).await.unwrap();
+        assert_eq!(found(&*client.provider).await, [version("a", n.to_string())]);
+        if hang {
+            faults.hang();
+        } else {
+            faults.cut();
+        }
+        held.unregister().await.unwrap();
+        shows_or_fails(&cx, &*client.provider, &[], "while the store is out of reach").await;
+        faults.heal();
+        shows_or_fails(&cx, &*client.provider, &[], "once it is back").await;
+    }
+    for fault in [Fault::Refuse, Fault::LoseRequest, Fault::LoseAnswer] {
+        let (client, faults) = cx.faulty().await;
+        let held = register(&cx, &*other, version("a", format!("{fault:?}"))).await.unwrap();
+        assert_eq!(found(&*client.provider).await.len(), 1);
+        held.unregister().await.unwrap();
+        let _failing = Lasting::begin(&faults, fault, |request| matches!(request, Request::Range(_)));
+        shows_or_fails(&cx, &*client.provider, &[], &format!("{fault:?}")).await;
+    }
+}
+
+pub(super) async fn after_a_failure_nothing_is_answered_from_before(cx: Fixture) {
+    let other = cx.provider().await;
+    for (n, hang) in [false, true, false].into_iter().enumerate() {
+        let (client, faults) = cx.faulty().await;
+        let registered = register(&cx, &*other, version("a", n.to_string())).await.unwrap();
+        assert_eq!(found(&*client.provider).await.len(), 1);
+        if hang {
+            faults.hang();
+        } else {
+            faults.cut();
+        }
+        // It may take its time to give up.
+        let failed = timeout(cx.soon() * 2, client.provider.registry().discover("s")).await;
+        assert!(failed.is_err() || failed.is_ok_and(|answer| answer.is_err()));
+        registered.unregister().await.unwrap();
+        let again = register(&cx, &*other, version("b", n.to_string())).await.unwrap();
+        faults.heal();
+        for _ in 0..5 {
+            shows_or_fails(&cx, &*client.provider, &[version("b", n.to_string())], "once it is back").await;
+            sleep(Duration::from_millis(100)).await;
+        }
+        again.unregister().await.unwrap();
+        eventually(cx.soon(), "it answers again", || async {
+            client
+                .provider
+                .registry()
+                .discover("s")
+                .await
+                .is_ok_and(|found| found.items.is_empty())
+                .then_some(())
+        })
+        .await;
+    }
+}
+
+pub(super) async fn a_watch_that_is_behind_makes_no_discovery_late(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let other = cx.provider().await;
+    let held = register(&cx, &*other, version("a", "1")).await.unwrap();
+    let mut watch = client.provider.registry().watch("s").await.unwrap();
+    let mut view = ServiceView::new();
+    view.follow(&mut watch, "the instance", cx.soon(), |view| view.instances().len() == 1).await;
+    // Whoever watches hears of nothing for now; whoever asks does.
+    faults.silence_watches();
+    held.update(version("a", "2")).await.unwrap();
+    assert_eq!(found(&*client.provider).await, [version("a", "2")]);
+    let more = register(&cx, &*other, version("b", "1")).await.unwrap();
+    assert_eq!(found(&*client.provider).await, [version("a", "2"), version("b", "1")]);
+    held.unregister().await.unwrap();
+    assert_eq!(found(&*client.provider).await, [version("b", "1")]);
+    faults.heal();
+    more.unregister().await.unwrap();
+    assert_eq!(found(&*client.provider).await, []);
+    view.follow(&mut watch, "it is told in the end", cx.soon(), |view| view.instances().is_empty()).await;
+}
+
+pub(super) async fn ones_own_instances_are_found_where_they_are_in_the_store(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let store = cx.store().await;
+    let _held = [
+        register(&cx, &*client.provider, instance("a")).await.unwrap(),
+        register(&cx, &*client.provider, instance("b")).await.unwrap(),
+    ];
+    // Gone, and not healed for now.
+    let refused = Lasting::begin(&faults, Fault::Refuse, |request| request.puts(layout::SERVICES));
+    delete(&*store, layout::service("s", "a")).await;
+    assert_eq!(found(&*client.provider).await, [instance("b")]);
+    assert_eq!(found(&*cx.provider().await).await, [instance("b")]);
+    // Overwritten by what is no record.
+    put(&*store, layout::service("s", "b"), "{}").await;
+    let snapshot = client.provider.registry().discover("s").await.unwrap();
+    assert_eq!((snapshot.items, snapshot.invalid.len()), (vec![], 1));
+    refused.end();
+}
+
+pub(super) async fn what_one_registered_is_not_found_once_it_is_gone(cx: Fixture) {
+    let (provider, other, store) = (cx.provider().await, cx.provider().await, cx.store().await);
+    let old = register(&cx, &*provider, version("a", "1")).await.unwrap();
+    let theirs = register(&cx, &*other, version("a", "2")).await.unwrap();
+    assert_eq!(found(&*provider).await, [version("a", "2")], "it was taken over");
+    theirs.unregister().await.unwrap();
+    assert_eq!(found(&*provider).await, [], "the one who has it now has left");
+    drop(old);
+    // By whatever it goes.
+    let held = register(&cx, &*provider, instance("b")).await.unwrap();
+    store.revoke_lease(lease_of(&*store, layout::service("s", "b")).await).await.unwrap();
+    held.unregister().await.unwrap();
+    assert_eq!(found(&*provider).await, []);
+}
+
+pub(super) async fn a_snapshot_is_of_the_revision_that_it_says(cx: Fixture) {
+    let (provider, store) = (cx.provider().await, cx.store().await);
+    put(&*store, layout::service("s", "bad"), "{}").await;
+    let mut last = Revision::ZERO;
+    for n in 0..6 {
+        let held = register(&cx, &*provider, instance(format!("i{n}"))).await.unwrap();
+        let before = head(&*store).await;
+        let snapshot = provider.registry().discover("s").await.unwrap();
+        let after = head(&*store).await;
+        assert!(
+            before <= snapshot.revision && snapshot.revision <= after,
+            "read at a revision from {before} to {after}, and says {}",
+            snapshot.revision
+        );
+        assert!(snapshot.revision > last);
+        last = snapshot.revision;
+        let entry = entry(&*store, layout::service("s", "bad")).await.unwrap();
+        assert_eq!(snapshot.invalid[0].version, entry.modified);
+        held.unregister().await.unwrap();
+    }
+}
+
+pub(super) async fn the_set_is_that_of_its_revision(cx: Fixture) {
+    let (provider, store) = (cx.provider().await, cx.store().await);
+    let mut snapshots = Vec::new();
+    for n in 0..6 {
+        let held = register(&cx, &*provider, version(format!("i{}", n % 3), n.to_string())).await.unwrap();
+        snapshots.push(provider.registry().discover("s").await.unwrap());
+        if n % 2 == 0 {
+            held.unregister().await.unwrap();
+        }
+    }
+    for snapshot in snapshots {
+        // The same set as the store has in its history.
+        let then = Range::prefix(layout::service("s", "")).with_at(snapshot.revision);
+        let then = store.range(then).await.expect("a present revision of before").entries;
+        let ids = snapshot.items.iter().map(|instance| layout::service("s", &instance.id).into_bytes());
+        assert_eq!(then.iter().map(|entry| entry.key.to_vec()).collect::<Vec<_>>(), ids.collect::<Vec<_>>());
+        let newest = then.iter().map(|entry| entry.modified).max().unwrap_or_default();
+        assert!(newest <= snapshot.revision && newest > Revision::ZERO);
+    }
+}
+
+pub(super) async fn what_one_registers_is_found_before_the_watch_tells_of_it(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let provider = &client.provider;
+    let mut watch = provider.registry().watch("s").await.unwrap();
+    let mut view = ServiceView::new();
+    view.follow(&mut watch, "the empty set", cx.soon(), |view| view.resyncs() > 0).await;
+    faults.silence_watches();
+    for n in 0..3 {
+        let held = register(&cx, &**provider, version("a", n.to_string())).await.unwrap();
+        assert_eq!(found(&**provider).await, [version("a", n.to_string())]);
+        held.unregister().await.unwrap();
+        assert_eq!(found(&**provider).await, []);
+    }
+    faults.heal();
 }
 
 /// Puts the records of many instances, a hundred in a transaction.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coord_api::store::{Op, Txn};
-use coord_api::{ErrorKind, HandleState, Loss, Outcome, Registration};
+use coord_api::{ErrorKind, HandleState, Loss, Outcome, Registration, ServiceInstance};
 use tokio::time::sleep;
 
 use super::super::leased::{Lasting, delete, entry, keep_alive_for_it, lease_of, lost_within};
@@ -90,6 +90,27 @@ pub(super) async fn it_comes_back_with_its_latest_content(cx: Fixture) {
     eventually_found(healed_within(&cx), &*provider, "it is back", &[version("a", "3")]).await;
     delete(&*store, layout::service("s", "a")).await;
     eventually_found(healed_within(&cx), &*provider, "it is back", &[version("a", "3")]).await;
+}
+
+pub(super) async fn it_comes_back_with_every_field(cx: Fixture) {
+    let (provider, other, store) = (cx.provider().await, cx.provider().await, cx.store().await);
+    let first =
+        ServiceInstance::new("s", "a", "10.0.0.1", 80).with_metadata("Zone", "1").with_metadata("v", "1");
+    let last = ServiceInstance::new("s", "a", "10.0.0.2", 81).with_metadata("Zone", "2");
+    let registration = register(&cx, &*provider, first.clone()).await.unwrap();
+    for wanted in [first, last] {
+        registration.update(wanted.clone()).await.unwrap();
+        for revoked in [true, false] {
+            if revoked {
+                store.revoke_lease(lease_of(&*store, layout::service("s", "a")).await).await.unwrap();
+            } else {
+                delete(&*store, layout::service("s", "a")).await;
+            }
+            let wanted = std::slice::from_ref(&wanted);
+            eventually_found(healed_within(&cx), &*other, "it is back as it was", wanted).await;
+            eventually_held(&cx, &registration).await;
+        }
+    }
 }
 
 pub(super) async fn many_come_back_together(cx: Fixture) {

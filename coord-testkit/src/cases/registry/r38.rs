@@ -9,7 +9,6 @@ use super::super::leased::{
     BACKOFF_CAP, Lasting, ONE_SECOND, delete, entry, gone, head, keep_alive_for_it, lease_of, lost_within,
 };
 use super::{eventually_found, found, instance, register, version};
-use crate::cancel::{Polled, poll_times};
 use crate::fixture::Fixture;
 use crate::layout;
 use crate::wait::{eventually, within};
@@ -105,6 +104,31 @@ pub(super) async fn unregister_after_a_takeover_is_ok_and_removes_nothing(cx: Fi
     }
 }
 
+pub(super) async fn who_has_not_heard_of_the_takeover_removes_nothing(cx: Fixture) {
+    let (other, store) = (cx.provider().await, cx.store().await);
+    for drops in [false, true] {
+        let (client, faults) = cx.faulty().await;
+        let old = register(&cx, &*client.provider, version("a", "1")).await.unwrap();
+        faults.silence_watches();
+        let new = register(&cx, &*other, version("a", "2")).await.unwrap();
+        let record = entry(&*store, layout::service("s", "a")).await;
+        if drops {
+            drop(old);
+        } else {
+            within(cx.soon(), "an answer", old.unregister()).await.unwrap();
+        }
+        sleep(ONE_SECOND).await;
+        // It heals: that it is there is not enough.
+        let now = entry(&*store, layout::service("s", "a")).await;
+        assert_eq!(now, record, "the new owner's entry was never touched");
+        faults.heal();
+        sleep(cx.ttl()).await;
+        assert_eq!(entry(&*store, layout::service("s", "a")).await, record);
+        assert_eq!(new.state(), HandleState::Held);
+        new.unregister().await.unwrap();
+    }
+}
+
 pub(super) async fn unregister_while_healing_wins(cx: Fixture) {
     let store = cx.store().await;
     for revoked in [true, false] {
@@ -133,7 +157,7 @@ pub(super) async fn unregister_while_healing_wins(cx: Fixture) {
     }
 }
 
-pub(super) async fn unregister_while_cut_off_is_unknown_and_a_debt(cx: Fixture) {
+pub(super) async fn unregister_while_cut_off_is_unknown_and_pending(cx: Fixture) {
     let other = cx.provider().await;
     for long in [false, true] {
         let (client, faults) = cx.faulty().await;
@@ -159,6 +183,29 @@ pub(super) async fn unregister_while_cut_off_is_unknown_and_a_debt(cx: Fixture) 
         .await;
         kept.unregister().await.unwrap();
     }
+}
+
+pub(super) async fn a_failed_unregister_asks_the_store_again(cx: Fixture) {
+    let other = cx.provider().await;
+    let (client, faults) = cx.faulty().await;
+    let registration = register(&cx, &*client.provider, instance("a")).await.unwrap();
+    faults.cut();
+    for _ in 0..2 {
+        let error = within(cx.soon(), "an answer", registration.unregister()).await.unwrap_err();
+        assert_eq!((error.is_transient(), error.outcome()), (true, Outcome::Unknown), "{error}");
+    }
+    faults.heal();
+    eventually(cx.soon(), "it is removed once the store answers", || async {
+        registration.unregister().await.ok()
+    })
+    .await;
+    assert_eq!(found(&*other).await, [], "Ok says that it is gone");
+    never_comes_back(&cx).await;
+    // Someone else's is not touched by calling once more.
+    let later = other.registry().register(instance("a")).await.unwrap();
+    registration.unregister().await.unwrap();
+    assert!(later.state().is_held());
+    assert_eq!(found(&*other).await, [instance("a")]);
 }
 
 pub(super) async fn an_unregister_whose_answer_was_lost_does_not_bring_it_back(cx: Fixture) {
@@ -364,13 +411,13 @@ pub(super) async fn an_unregister_dropped_at_any_await_point_wins_too(cx: Fixtur
     let (provider, other) = (cx.provider().await, cx.provider().await);
     for polls in 1.. {
         let registration = register(&cx, &*provider, instance("a")).await.unwrap();
-        let polled = poll_times(polls, cx.slack(), registration.unregister()).await;
+        let unregistered = cx.dropped_after(polls, registration.unregister()).await;
         let what = format!("it is gone after an unregister was dropped after {polls} polls");
         eventually_found(ONE_SECOND + cx.slack(), &*other, &what, &[]).await;
         within(cx.soon(), "an answer", registration.unregister()).await.unwrap();
         sleep(cx.ttl()).await;
         assert_eq!(found(&*other).await, [], "{what}");
-        if matches!(polled, Polled::Done(_)) {
+        if unregistered.is_some() {
             return;
         }
     }

@@ -68,7 +68,7 @@ pub(super) async fn many_releases_that_failed_are_repeated(cx: Fixture) {
     assert!(kept.is_held());
 }
 
-pub(super) async fn a_release_that_is_owed_harms_no_successor(cx: Fixture) {
+pub(super) async fn a_pending_release_harms_no_successor(cx: Fixture) {
     let (client, faults) = cx.faulty().await;
     let (other, store) = (cx.provider().await, cx.store().await);
     let registration = client.provider.registry().register_with(instance("a"), of_ttl(&cx)).await.unwrap();
@@ -99,7 +99,7 @@ pub(super) async fn a_release_that_is_owed_harms_no_successor(cx: Fixture) {
     );
 }
 
-pub(super) async fn a_debt_is_not_paid_by_an_earlier_one_of_the_same_key(cx: Fixture) {
+pub(super) async fn a_pending_release_is_not_done_by_an_earlier_one_of_the_same_key(cx: Fixture) {
     let (client, faults) = cx.faulty().await;
     let store = cx.store().await;
     let _kept = client.provider.lock().acquire("kept", cx.ttl()).await.unwrap();
@@ -123,7 +123,7 @@ pub(super) async fn a_debt_is_not_paid_by_an_earlier_one_of_the_same_key(cx: Fix
     .await;
 }
 
-pub(super) async fn a_late_release_pays_no_debt_of_a_later_handle(cx: Fixture) {
+pub(super) async fn a_late_release_does_not_do_that_of_a_later_handle(cx: Fixture) {
     let (client, faults) = cx.faulty().await;
     let store = cx.store().await;
     let _kept = client.provider.lock().acquire("kept", cx.ttl()).await.unwrap();
@@ -134,7 +134,7 @@ pub(super) async fn a_late_release_pays_no_debt_of_a_later_handle(cx: Fixture) {
     first.release().await.unwrap_err();
     let second = acquire().await.unwrap();
     assert_eq!(second.id(), 1);
-    // The second is owed, and the first is released once more.
+    // The release of the second is pending, and the first is released once more.
     faults.next_delete(Fault::Refuse, layout::IDS);
     drop(second);
     eventually(cx.soon(), "its release is refused", || async { (faults.unused() == 0).then_some(()) }).await;

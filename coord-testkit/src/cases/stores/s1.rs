@@ -24,6 +24,21 @@ pub(super) async fn a_write_gets_a_new_greater_revision(cx: Fixture) {
     assert!(put(&*store, "a", "2").await > deleted, "also after delete and re-create");
 }
 
+pub(super) async fn revisions_are_below_two_to_the_63(cx: Fixture) {
+    let store = cx.store().await;
+    assert!(head(&*store).await < Revision::MAX, "the revision before every write");
+    let txn = Txn::new().then(Op::put("k", "1")).then(Op::Range(Range::key("k")));
+    let reply = store.txn(txn).await.unwrap();
+    let found = store.range(Range::key("k")).await.unwrap();
+    let inside = reply.range(1).expect("an answer for each operation");
+    let entries = found.entries.iter().chain(&inside.entries);
+    let revisions = entries.flat_map(|entry| [entry.created, entry.modified]);
+    for revision in revisions.chain([reply.revision, found.revision, inside.revision]) {
+        // The type holds none that is larger: those all come as this one.
+        assert!(revision < Revision::MAX, "a store keeps to revisions below 2^63 - 1");
+    }
+}
+
 pub(super) async fn one_counter_serves_all_keys_and_clients(cx: Fixture) {
     let stores = join_all((0..5).map(|_| cx.store())).await;
     let mut last = Revision::ZERO;
@@ -33,11 +48,15 @@ pub(super) async fn one_counter_serves_all_keys_and_clients(cx: Fixture) {
         assert!(revision > last, "{revision} after {last}");
         last = revision;
     }
-    let writes = (0..50)
-        .zip(stores.iter().cycle())
-        .map(|(n, store)| store.txn(Txn::new().then(Op::put(format!("k{n}"), "2"))));
-    let revisions: BTreeSet<Revision> =
-        join_all(writes).await.into_iter().map(|reply| reply.unwrap().revision).collect();
+    // All at once, or one of each client at a time, where those of one may share a revision.
+    let at_once = if cx.batches() { stores.len() } else { 50 };
+    let mut revisions = BTreeSet::new();
+    for from in (0..50).step_by(at_once) {
+        let writes = (from..from + at_once)
+            .zip(stores.iter().cycle())
+            .map(|(n, store)| store.txn(Txn::new().then(Op::put(format!("k{n}"), "2"))));
+        revisions.extend(join_all(writes).await.into_iter().map(|reply| reply.unwrap().revision));
+    }
     assert_eq!(revisions.len(), 50, "each write has a revision of its own");
     assert!(revisions.first() > Some(&last));
 }
@@ -99,8 +118,10 @@ pub(super) async fn a_key_knows_its_create_and_its_mod_revision(cx: Fixture) {
 
 pub(super) async fn a_key_knows_its_lease(cx: Fixture) {
     let (store, other) = (cx.store().await, cx.store().await);
-    let (one, two) =
-        (store.grant_lease(cx.ttl()).await.unwrap().id, store.grant_lease(cx.ttl()).await.unwrap().id);
+    let (one, two) = (
+        store.grant_lease(cx.long_ttl()).await.unwrap().id,
+        store.grant_lease(cx.long_ttl()).await.unwrap().id,
+    );
     put(&*store, "a", "1").await;
     assert_eq!(get(&*other, "a").await.unwrap().lease, None);
     for lease in [one, two] {

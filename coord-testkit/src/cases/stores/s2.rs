@@ -135,7 +135,7 @@ pub(super) async fn a_past_revision_reads_as_it_was(cx: Fixture) {
     states.push((put(&*store, "a", "2").await, vec![("a", "2"), ("b", "1")]));
     states.push((delete(&*store, "b").await, vec![("a", "2")]));
     states.push((put(&*store, "b", "3").await, vec![("a", "2"), ("b", "3")]));
-    let lease = store.grant_lease(cx.ttl()).await.unwrap().id;
+    let lease = store.grant_lease(cx.long_ttl()).await.unwrap().id;
     let both = Txn::new().then(Op::put_leased("c", "4", lease)).then(Op::delete("a"));
     states.push((store.txn(both).await.unwrap().revision, vec![("b", "3"), ("c", "4")]));
     store.revoke_lease(lease).await.unwrap();
@@ -189,7 +189,7 @@ pub(super) async fn later_keys_are_left_out_on_demand(cx: Fixture) {
 
 pub(super) async fn values_are_left_out_on_demand(cx: Fixture) {
     let store = cx.store().await;
-    let lease = store.grant_lease(cx.ttl()).await.unwrap().id;
+    let lease = store.grant_lease(cx.long_ttl()).await.unwrap().id;
     store.txn(Txn::new().then(Op::put_leased("a", "value", lease)).then(Op::put("empty", ""))).await.unwrap();
     let full = store.range(Range::prefix("")).await.unwrap();
     let bare = store.range(Range::prefix("").with_keys_only()).await.unwrap();
@@ -233,11 +233,11 @@ pub(super) async fn a_range_is_one_snapshot(cx: Fixture) {
 pub(super) async fn ten_thousand_keys_are_all_there(cx: Fixture) {
     let store = cx.store().await;
     let name = |n: usize| Bytes::from(format!("many/{n:05}"));
-    for chunk in (0..10_000).collect::<Vec<_>>().chunks(100) {
+    for chunk in (0..10_007).collect::<Vec<_>>().chunks(101) {
         let txn = chunk.iter().fold(Txn::new(), |txn, n| txn.then(Op::put(name(*n), n.to_string())));
         store.txn(txn).await.unwrap();
     }
-    let all: Vec<Bytes> = (0..10_000).map(name).collect();
+    let all: Vec<Bytes> = (0..10_007).map(name).collect();
     assert_eq!(keys(&*store, Range::prefix("many/")).await, all);
     let mut paged = Vec::new();
     let mut range = Range::prefix("many/").with_limit(999);
@@ -279,7 +279,13 @@ pub(super) async fn a_bad_range_is_an_invalid_argument(cx: Fixture) {
 
 pub(super) async fn a_bad_span_is_an_invalid_argument(cx: Fixture) {
     let store = cx.store().await;
-    let bad = [Span::key(""), Span::Interval("b".into(), "b".into()), Span::Interval("b".into(), "a".into())];
+    let bad = [
+        Span::key(""),
+        Span::Interval("b".into(), "b".into()),
+        Span::Interval("b".into(), "a".into()),
+        // No key lies before the smallest one, which to some store means all keys.
+        Span::Interval("".into(), "\0".into()),
+    ];
     for span in bad {
         let kinds = [
             store.range(Range::new(span.clone())).await.unwrap_err().kind(),

@@ -10,8 +10,12 @@ use crate::fixture::Fixture;
 
 pub(super) async fn each_compare_holds_when_it_should_and_only_then(cx: Fixture) {
     let store = cx.store().await;
-    let (one, two) =
-        (store.grant_lease(cx.ttl()).await.unwrap().id, store.grant_lease(cx.ttl()).await.unwrap().id);
+    let (one, two) = (
+        store.grant_lease(cx.long_ttl()).await.unwrap().id,
+        store.grant_lease(cx.long_ttl()).await.unwrap().id,
+    );
+    let before = put(&*store, "before", "1").await;
+    delete(&*store, "before").await;
     let created = put(&*store, "k", "1").await;
     let modified = put_leased(&*store, "k", "2", one).await;
     put(&*store, "bare", "").await;
@@ -29,6 +33,8 @@ pub(super) async fn each_compare_holds_when_it_should_and_only_then(cx: Fixture)
         (Compare::Modified(key("no"), modified), false),
         (Compare::Created(key("k"), created), true),
         (Compare::Created(key("k"), modified), false),
+        (Compare::Created(key("k"), before), false),
+        (Compare::Created(key("k"), created.next()), false),
         (Compare::Created(key("no"), created), false),
         (Compare::Lease(key("k"), one), true),
         (Compare::Lease(key("k"), two), false),

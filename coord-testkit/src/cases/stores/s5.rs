@@ -43,6 +43,18 @@ pub(super) async fn a_bad_ttl_is_an_invalid_argument(cx: Fixture) {
     }
 }
 
+pub(super) async fn a_lease_is_a_number_from_one_to_below_two_to_the_63(cx: Fixture) {
+    let store = cx.store().await;
+    for _ in 0..3 {
+        let id = store.grant_lease(cx.long_ttl()).await.unwrap().id;
+        assert_ne!(id, LeaseId::new(0), "zero is no lease's");
+        // The type holds none that is larger: those all come as this one.
+        assert_ne!(id, LeaseId::MAX, "a store keeps to leases below 2^63 - 1");
+        put_leased(&*store, "k", "1", id).await;
+        assert_eq!(get(&*store, "k").await.unwrap().lease, Some(id));
+    }
+}
+
 pub(super) async fn no_lease_is_granted_twice(cx: Fixture) {
     let stores = join_all((0..4).map(|_| cx.store())).await;
     let granted =
@@ -125,7 +137,7 @@ pub(super) async fn an_expiry_shows_in_watches(cx: Fixture) {
 
 pub(super) async fn revoking_deletes_the_keys_in_one_revision(cx: Fixture) {
     let (store, other) = (cx.store().await, cx.store().await);
-    let lease = store.grant_lease(cx.ttl()).await.unwrap().id;
+    let lease = store.grant_lease(cx.long_ttl()).await.unwrap().id;
     for key in ["r/b", "r/a", "r/c"] {
         put_leased(&*store, key, "1", lease).await;
     }
@@ -182,7 +194,7 @@ pub(super) async fn a_put_moves_its_key_to_its_lease(cx: Fixture) {
     let store = cx.store().await;
     let mut leases = Vec::new();
     for _ in 0..3 {
-        leases.push(store.grant_lease(cx.ttl()).await.unwrap().id);
+        leases.push(store.grant_lease(cx.long_ttl()).await.unwrap().id);
     }
     for key in ["to another", "to none", "away", "kept"] {
         put_leased(&*store, key, "1", leases[0]).await;
@@ -202,7 +214,7 @@ pub(super) async fn a_put_moves_its_key_to_its_lease(cx: Fixture) {
 pub(super) async fn a_lookup_tells_the_time_left_and_the_keys(cx: Fixture) {
     let (store, other) = (cx.store().await, cx.store().await);
     let asked = Instant::now();
-    let lease = store.grant_lease(cx.ttl()).await.unwrap();
+    let lease = store.grant_lease(cx.ttl() * 3).await.unwrap();
     assert_eq!(store.lease(lease.id).await.unwrap().unwrap().keys.len(), 0);
     for key in ["b", "a", "c"] {
         put_leased(&*store, key, "1", lease.id).await;
@@ -234,8 +246,8 @@ pub(super) async fn each_key_goes_with_its_own_lease(cx: Fixture) {
     let (store, other) = (cx.store().await, cx.store().await);
     let mut watch = watch(&other, Span::prefix("l/")).await;
     let asked = Instant::now();
-    let (short, renewed) =
-        (store.grant_lease(cx.ttl()).await.unwrap(), store.grant_lease(cx.ttl()).await.unwrap());
+    let ttl = cx.ttl() * 3;
+    let (short, renewed) = (store.grant_lease(ttl).await.unwrap(), store.grant_lease(ttl).await.unwrap());
     for (key, lease) in
         [("l/short", short.id), ("l/moved", short.id), ("l/renewed", renewed.id), ("l/freed", renewed.id)]
     {
@@ -295,7 +307,7 @@ pub(super) async fn five_hundred_leases_expire_together(cx: Fixture) {
 pub(super) async fn a_dead_lease_counts_in_the_list_that_runs_alone(cx: Fixture) {
     let (store, other) = (cx.store().await, cx.store().await);
     let (live, dead) =
-        (store.grant_lease(cx.ttl() * 10).await.unwrap().id, store.grant_lease(cx.ttl()).await.unwrap().id);
+        (store.grant_lease(cx.long_ttl()).await.unwrap().id, store.grant_lease(cx.ttl()).await.unwrap().id);
     put_leased(&*store, "k", "1", live).await;
     other.revoke_lease(dead).await.unwrap();
     let (there, absent) = (Compare::Present("k".into()), Compare::Absent("k".into()));

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::{delete, get, head, keys, put, put_leased};
 use crate::fixture::Fixture;
 use crate::view::StoreView;
-use crate::wait::within;
+use crate::wait::{eventually, within};
 
 pub(super) async fn what_was_acknowledged_survives(cx: Fixture) {
     let store = cx.store().await;
@@ -138,4 +138,102 @@ pub(super) async fn no_lease_is_granted_twice_across_reopening(cx: Fixture) {
     let store = cx.store().await;
     let new = store.grant_lease(cx.ttl()).await.unwrap().id;
     assert!(new != revoked && new != held);
+}
+
+/// Kills the store while clients write to it, each two keys at a time: what was acknowledged is
+/// there, and of no transaction a part. Returns what the writers wrote, and what they were told.
+async fn killed_while_writing(cx: &Fixture) -> Vec<(usize, Option<Revision>)> {
+    let mut writers = Vec::new();
+    for writer in 0..4 {
+        let store = cx.store().await;
+        writers.push(tokio::spawn(async move {
+            let mut written = Vec::new();
+            for n in (0..2_000_usize).map(|n| n * 4 + writer) {
+                let txn = Txn::new()
+                    .then(Op::put(format!("one/{n}"), n.to_string()))
+                    .then(Op::put(format!("two/{n}"), n.to_string()))
+                    .then(Op::delete(format!("one/{}", n.wrapping_sub(40))))
+                    .then(Op::delete(format!("two/{}", n.wrapping_sub(40))));
+                match store.txn(txn).await {
+                    Ok(reply) => written.push((n, Some(reply.revision))),
+                    Err(_) => {
+                        written.push((n, None));
+                        break;
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+            written
+        }));
+    }
+    let store = cx.store().await;
+    eventually(cx.soon() * 3, "they write", async || {
+        let found = store.range(Range::key("no such key")).await.unwrap();
+        (found.revision.get() > 150).then_some(())
+    })
+    .await;
+    cx.reopen().await;
+    let mut all = Vec::new();
+    for writer in writers {
+        all.extend(within(cx.soon() * 3, "clients of a killed store end", writer).await.unwrap());
+    }
+    all.sort_unstable();
+    all
+}
+
+pub(super) async fn a_transaction_is_whole_after_a_kill(cx: Fixture) {
+    let written = killed_while_writing(&cx).await;
+    let store = cx.store().await;
+    let all = store.range(Range::prefix("")).await.unwrap();
+    let half = |prefix: &str| {
+        let entry = |entry: &coord_api::store::Entry| {
+            let name =
+                std::str::from_utf8(&entry.key).unwrap().strip_prefix(prefix)?.parse::<usize>().unwrap();
+            Some((name, (entry.created, entry.modified, entry.value.clone())))
+        };
+        all.entries.iter().filter_map(entry).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let (one, two) = (half("one/"), half("two/"));
+    assert_eq!(one, two, "both writes of a transaction, or none");
+    let last = written.iter().filter_map(|(_, revision)| *revision).max().unwrap_or_default();
+    assert!(all.revision >= last, "revision {last} was acknowledged, and the store is at {}", all.revision);
+    for (n, revision) in written {
+        let Some(revision) = revision else { continue };
+        let found = one.get(&n).map(|(_, modified, _)| *modified);
+        // Deleted by a later one of the same writer, which may not have been told of it.
+        let later = one.keys().any(|later| *later > n && (later - n) % 40 == 0);
+        assert!(
+            found == Some(revision) || (found.is_none() && later),
+            "{n} was acknowledged at {revision}, and it is {found:?}"
+        );
+    }
+}
+
+pub(super) async fn what_a_kill_cut_off_is_told_as_it_was(cx: Fixture) {
+    let written = killed_while_writing(&cx).await;
+    let store = cx.store().await;
+    let all = store.range(Range::prefix("")).await.unwrap();
+    let known: Vec<Revision> = written.iter().filter_map(|(_, revision)| *revision).collect();
+    let first = known.iter().copied().min().unwrap_or_default();
+    // A watch from before tells all of it, in whole transactions, or that it is gone.
+    let next = put(&*store, "next", "1").await;
+    assert!(next > all.revision, "a change after {} is at {next}", all.revision);
+    let mut told = Vec::new();
+    let mut watch = match StoreView::after(&store, Span::prefix(""), first).await {
+        Ok(watch) => watch,
+        Err(error) => return assert_eq!(error.kind(), ErrorKind::Compacted, "{error:?}"),
+    };
+    loop {
+        match within(cx.soon(), "the next batch of a watch", watch.next()).await {
+            Ok(batch) if batch.revision == next => break,
+            Ok(batch) => {
+                assert_eq!(batch.changes.len() % 2, 0, "both writes of a transaction, or none: {batch:?}");
+                told.push(batch.revision);
+            }
+            Err(error) => return assert_eq!(error.kind(), ErrorKind::Compacted, "{error:?}"),
+        }
+    }
+    let missing: Vec<Revision> =
+        known.into_iter().filter(|revision| *revision > first && !told.contains(revision)).collect();
+    assert!(missing.is_empty(), "acknowledged, and not told by a watch from before: {missing:?}");
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use coord_api::prelude::*;
 use coord_api::store::{Op, Store, Txn};
 use coord_api::{Provider, Revision, Value};
 
@@ -65,6 +66,9 @@ macro_rules! watch_cases {
             r20 {
                 closing_ends_it_with_closed,
                 it_outlives_a_long_outage,
+                it_outlives_hours_in_which_nothing_happens,
+                it_outlives_hours_of_what_is_not_its_business,
+                it_outlives_hours_in_which_nobody_reads_it,
                 its_state_says_how_it_is_doing,
                 a_permanent_error_is_the_last_item,
                 a_refused_watch_says_so_at_once,
@@ -77,6 +81,8 @@ macro_rules! watch_cases {
                 a_put_tells_key_value_version_and_whether_it_created,
                 a_deletion_tells_key_and_version,
                 an_expired_key_shows_as_a_deletion,
+                a_value_of_a_key_is_told_byte_by_byte,
+                a_value_in_a_directory_is_told_byte_by_byte,
                 every_change_of_a_revision_tells_its_content,
                 what_is_not_utf_8_is_apart_in_a_snapshot_and_a_stream,
                 what_does_not_decode_comes_with_its_bytes_and_the_stream_goes_on,
@@ -88,9 +94,16 @@ macro_rules! watch_cases {
             r22 {
                 a_stalled_watcher_delays_neither_writers_nor_watchers,
                 what_a_stalled_watcher_cannot_hold_becomes_a_resync,
+                a_watch_left_alone_after_a_poll_holds_up_no_other,
+                a_watch_whose_opening_is_left_alone_holds_up_no_other,
+                watches_left_alone_among_their_events_hold_up_no_other,
+                many_openings_left_alone_hold_up_no_other,
                 a_stalled_watch_of_the_store_delays_nobody,
                 a_thousand_dropped_watchers_leave_nothing,
                 watchers_dropped_at_any_moment_leave_nothing,
+                what_a_store_holds_for_a_stalled_watch_is_bounded,
+                what_a_store_holds_for_a_watch_of_the_past_is_bounded,
+                what_a_provider_holds_for_a_stalled_watcher_is_bounded,
             }
             r39 {
                 it_starts_with_the_full_set,
@@ -100,6 +113,12 @@ macro_rules! watch_cases {
                 a_removal_does_not_need_history,
                 a_bad_record_takes_the_place_of_an_instance,
                 a_service_is_watched_without_its_neighbours,
+                its_state_says_how_it_is_doing,
+                an_update_tells_every_field,
+                a_good_record_one_level_down_is_not_told,
+                it_outlives_a_long_outage,
+                it_outlives_hours_in_which_nothing_happens,
+                it_outlives_hours_of_what_is_not_its_business,
                 broken_watches_lose_and_double_nothing,
                 history_lost_while_cut_off_is_a_resync,
                 closing_ends_it_with_closed,

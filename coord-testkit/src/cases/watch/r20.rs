@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use coord_api::prelude::*;
-use coord_api::{ConfigEvent, ErrorKind, Revision, WatchStart, WatchState};
+use coord_api::{
+    ConfigEvent, ErrorKind, Revision, ServiceEvent, ServiceInstance, Watch, WatchStart, WatchState,
+};
 use tokio::time::sleep;
 
 use super::super::elsewhere::{elsewhere, runtime};
 use super::Writer;
 use crate::fixture::Fixture;
-use crate::view::{self, ConfigView};
-use crate::wait::{eventually, within};
+use crate::view::{self, ConfigView, ServiceView};
+use crate::wait::{eventually, never_within, within};
 use crate::wrap::{Fault, Request};
 
 /// How long after closing everything that was pending has ended (R8).
@@ -51,6 +53,97 @@ pub(super) async fn it_outlives_a_long_outage(cx: Fixture) {
         view.follow(&mut watch, meanwhile, cx.soon() * 3).await;
         view.check(&writer.log);
     }
+}
+
+/// For how long nothing happens: hours, or as much of them as a case may take.
+fn idle(cx: &Fixture) -> Duration {
+    if cx.virtual_time() { Duration::from_secs(3 * 3_600) } else { Duration::from_secs(5) }
+}
+
+/// Watchers of each kind, of which none has been told anything but where it begins.
+struct Watchers {
+    key: (ConfigView, Watch<ConfigEvent>),
+    directory: (ConfigView, Watch<ConfigEvent>),
+    /// Since some revision.
+    after: (ConfigView, Watch<ConfigEvent>),
+    service: (ServiceView, Watch<ServiceEvent>),
+}
+
+impl Watchers {
+    async fn open(cx: &Fixture, before: Revision) -> Self {
+        let provider = cx.provider().await;
+        let config = provider.config();
+        let (key, directory) = (ConfigView::after(before), ConfigView::after(Revision::ZERO));
+        let (mut service, mut services) = (ServiceView::new(), provider.registry().watch("s").await.unwrap());
+        service.follow(&mut services, "the empty set", cx.soon(), |view| view.resyncs() > 0).await;
+        Watchers {
+            key: (key, config.watch_raw("d/k", WatchStart::Now).await.unwrap()),
+            directory: (directory, config.watch_prefix_raw("d", WatchStart::Snapshot).await.unwrap()),
+            after: (
+                ConfigView::after(before),
+                config.watch_prefix_raw("d", WatchStart::After(before)).await.unwrap(),
+            ),
+            service: (service, services),
+        }
+    }
+
+    /// Each is told what is done now.
+    async fn are_told(mut self, cx: &Fixture, writer: &mut Writer) {
+        // One that reconnects may be about to do so; each is live again soon.
+        eventually(cx.soon(), "all of them are live", async || {
+            let states = [self.key.1.state(), self.directory.1.state(), self.after.1.state()];
+            (states == [WatchState::Live; 3] && self.service.1.state() == WatchState::Live).then_some(())
+        })
+        .await;
+        let last = writer.put("d/k", "at last").await;
+        for (view, watch) in [&mut self.key, &mut self.directory, &mut self.after] {
+            view.follow(watch, last, cx.soon()).await;
+            view.check(&writer.log);
+        }
+        let instance = ServiceInstance::new("s", "i", "localhost", 80);
+        let _held = writer.provider.registry().register(instance.clone()).await.unwrap();
+        let (mut view, mut watch) = self.service;
+        view.follow(&mut watch, "the instance", cx.soon(), |view| {
+            view.instances() == std::slice::from_ref(&instance)
+        })
+        .await;
+    }
+}
+
+pub(super) async fn it_outlives_hours_in_which_nothing_happens(cx: Fixture) {
+    let mut writer = Writer::new(&cx).await;
+    let before = writer.put("d/k", "before").await;
+    let watchers = Watchers::open(&cx, before).await;
+    sleep(idle(&cx)).await;
+    watchers.are_told(&cx, &mut writer).await;
+}
+
+pub(super) async fn it_outlives_hours_of_what_is_not_its_business(cx: Fixture) {
+    let mut writer = Writer::new(&cx).await;
+    let before = writer.put("d/k", "before").await;
+    let watchers = Watchers::open(&cx, before).await;
+    let elsewhere = Writer::new(&cx).await;
+    for n in 0..20 {
+        elsewhere.provider.config().set_raw(&format!("e/{n}"), "v".into()).await.unwrap();
+        sleep(idle(&cx) / 20).await;
+    }
+    watchers.are_told(&cx, &mut writer).await;
+}
+
+pub(super) async fn it_outlives_hours_in_which_nobody_reads_it(cx: Fixture) {
+    // A reader that comes back once in a while, and finds nothing each time.
+    let mut writer = Writer::new(&cx).await;
+    let before = writer.put("d/k", "before").await;
+    let mut watchers = Watchers::open(&cx, before).await;
+    watchers.directory.0.follow(&mut watchers.directory.1, before, cx.soon()).await;
+    for _ in 0..10 {
+        for watch in [&mut watchers.key.1, &mut watchers.directory.1, &mut watchers.after.1] {
+            never_within(Duration::from_millis(10), "an event", &mut Box::pin(watch.next())).await;
+        }
+        never_within(Duration::from_millis(10), "an event", &mut Box::pin(watchers.service.1.next())).await;
+        sleep(idle(&cx) / 10).await;
+    }
+    watchers.are_told(&cx, &mut writer).await;
 }
 
 pub(super) async fn its_state_says_how_it_is_doing(cx: Fixture) {

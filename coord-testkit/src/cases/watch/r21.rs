@@ -322,3 +322,34 @@ pub(super) async fn what_no_call_takes_is_apart_in_a_snapshot_and_a_stream(cx: F
     })
     .await;
 }
+
+/// Asserts that a watch of `d/k` tells values as they were written.
+async fn tells_bytes(cx: &Fixture, mut watch: Watch<ConfigEvent>) {
+    let writer = cx.provider().await;
+    for bytes in [b"\xff\xfe\0".as_slice(), b"", b" a\n", b"\0", b"{ }", "e\u{301}".as_bytes()] {
+        let written = writer.config().set_raw("d/k", bytes.to_vec().into()).await.unwrap();
+        let told = within(cx.soon(), "the value is told", async {
+            loop {
+                match watch.next().await.unwrap().unwrap() {
+                    ConfigEvent::Put { entry, .. } if entry.version == written => return entry.value,
+                    ConfigEvent::Resync(snapshot) if snapshot.revision >= written => {
+                        return snapshot.items[0].value.clone();
+                    }
+                    _ => {}
+                }
+            }
+        })
+        .await;
+        assert_eq!(told.as_bytes(), bytes);
+    }
+}
+
+pub(super) async fn a_value_of_a_key_is_told_byte_by_byte(cx: Fixture) {
+    let watch = cx.provider().await.config().watch_raw("d/k", WatchStart::Now).await.unwrap();
+    tells_bytes(&cx, watch).await;
+}
+
+pub(super) async fn a_value_in_a_directory_is_told_byte_by_byte(cx: Fixture) {
+    let watch = cx.provider().await.config().watch_prefix_raw("d", WatchStart::Snapshot).await.unwrap();
+    tells_bytes(&cx, watch).await;
+}

@@ -10,7 +10,8 @@ use tokio::time::sleep;
 
 use crate::fixture::Fixture;
 use crate::view::{self, ServiceView, Told};
-use crate::wait::within;
+use crate::wait::{eventually, within};
+use crate::wrap::Faults;
 use crate::{bad, layout};
 
 fn instance(id: &str, port: u16) -> ServiceInstance {
@@ -206,4 +207,120 @@ pub(super) async fn closing_ends_it_with_closed(cx: Fixture) {
     let last = within(Duration::from_secs(5), "the watch ends", view::end(&mut watch)).await.unwrap();
     assert_eq!(last.kind(), ErrorKind::Closed);
     assert_eq!(watch.state(), WatchState::Ended);
+}
+
+pub(super) async fn its_state_says_how_it_is_doing(cx: Fixture) {
+    let (client, faults) = cx.faulty().await;
+    let owner = cx.provider().await;
+    let mut watch = client.provider.registry().watch("s").await.unwrap();
+    let mut view = ServiceView::new();
+    view.follow(&mut watch, "the empty set", cx.soon(), |view| view.resyncs() > 0).await;
+    assert_eq!(watch.state(), WatchState::Live);
+    for hang in [false, true] {
+        if hang {
+            faults.hang();
+        } else {
+            faults.cut();
+        }
+        // Of a link that hangs a watch cannot know.
+        if !hang {
+            eventually(cx.soon(), "the watch says that it is cut off", async || {
+                (watch.state() == WatchState::Suspended).then_some(())
+            })
+            .await;
+        }
+        faults.heal();
+        eventually(cx.soon() * 3, "the watch says that it is back", async || {
+            (watch.state() == WatchState::Live).then_some(())
+        })
+        .await;
+    }
+    let _held = register(&cx, &owner, instance("a", 1)).await;
+    view.follow(&mut watch, "the instance", cx.soon(), |view| ids(view) == ["a"]).await;
+    client.provider.close().await.unwrap();
+    eventually(cx.soon(), "the watch says that it is over", async || {
+        (watch.state() == WatchState::Ended).then_some(())
+    })
+    .await;
+    let last = within(Duration::from_secs(5), "the watch ends", view::end(&mut watch)).await.unwrap();
+    assert_eq!(last.kind(), ErrorKind::Closed);
+}
+
+pub(super) async fn an_update_tells_every_field(cx: Fixture) {
+    let (owner, watcher) = (cx.provider().await, cx.provider().await);
+    let held = register(&cx, &owner, instance("a", 1)).await;
+    let mut watch = watcher.registry().watch("s").await.unwrap();
+    let mut view = ServiceView::new();
+    view.follow(&mut watch, "the instance", cx.soon(), |view| ids(view) == ["a"]).await;
+    let mut expected = Vec::new();
+    for (address, port, zone) in [("10.0.0.1", 1, "2"), ("10.0.0.2", 1, "2"), ("10.0.0.2", 3, "2")] {
+        let updated = ServiceInstance::new("s", "a", address, port).with_metadata("Zone", zone);
+        held.update(updated.clone()).await.unwrap();
+        expected.push(Told::Updated(updated));
+    }
+    let Some(Told::Updated(last)) = expected.last().cloned() else { panic!("there were updates") };
+    view.follow(&mut watch, "the last update", cx.soon(), |view| {
+        view.instances() == std::slice::from_ref(&last)
+    })
+    .await;
+    assert!(view.told() == expected || view.resyncs() > 1, "{:?}", view.told());
+}
+
+/// A watch that is told of an instance after `meanwhile`, as if nothing had been.
+async fn outlives(cx: Fixture, meanwhile: impl AsyncFnOnce(&Fixture, &Faults)) {
+    let (client, faults) = cx.faulty().await;
+    let owner = cx.provider().await;
+    let mut watch = client.provider.registry().watch("s").await.unwrap();
+    let mut view = ServiceView::new();
+    view.follow(&mut watch, "the empty set", cx.soon(), |view| view.resyncs() > 0).await;
+    meanwhile(&cx, &faults).await;
+    let held = register(&cx, &owner, instance("a", 1)).await;
+    view.follow(&mut watch, "the instance", cx.soon() * 3, |view| ids(view) == ["a"]).await;
+    held.update(instance("a", 2)).await.unwrap();
+    view.follow(&mut watch, "its update", cx.soon(), |view| view.instances() == [instance("a", 2)]).await;
+    assert_eq!(watch.state(), WatchState::Live);
+}
+
+fn hours(cx: &Fixture) -> Duration {
+    if cx.virtual_time() { Duration::from_secs(3 * 3_600) } else { Duration::from_secs(5) }
+}
+
+pub(super) async fn it_outlives_a_long_outage(cx: Fixture) {
+    outlives(cx, async |cx, faults| {
+        faults.cut();
+        sleep(hours(cx)).await;
+        faults.heal();
+    })
+    .await;
+}
+
+pub(super) async fn it_outlives_hours_in_which_nothing_happens(cx: Fixture) {
+    outlives(cx, async |cx, _| sleep(hours(cx)).await).await;
+}
+
+pub(super) async fn it_outlives_hours_of_what_is_not_its_business(cx: Fixture) {
+    outlives(cx, async |cx, _| {
+        let other = cx.provider().await;
+        for n in 0..10 {
+            let neighbour = ServiceInstance::new("t", format!("i{n}"), "localhost", 1);
+            drop(other.registry().register(neighbour).await.unwrap());
+            sleep(hours(cx) / 10).await;
+        }
+    })
+    .await;
+}
+
+pub(super) async fn a_good_record_one_level_down_is_not_told(cx: Fixture) {
+    let (owner, watcher) = (cx.client().await, cx.provider().await);
+    put(&*owner.store, "before/x", layout::service_record("s", "x", "10.0.0.1", 9)).await;
+    let mut watch = watcher.registry().watch("s").await.unwrap();
+    let mut view = ServiceView::new();
+    view.follow(&mut watch, "the empty set", cx.soon(), |view| view.resyncs() > 0).await;
+    for (path, name, id) in [("x/i", "s/x", "i"), ("x/j", "s", "x/j"), ("y/k", "s", "k"), ("y/z/l", "s", "l")]
+    {
+        put(&*owner.store, path, layout::service_record(name, id, "10.0.0.1", 9)).await;
+    }
+    let _held = register(&cx, &owner.provider, instance("a", 1)).await;
+    view.follow(&mut watch, "the instance", cx.soon(), |view| ids(view).contains(&"a".to_owned())).await;
+    assert_eq!(ids(&view), ["a"]);
 }

@@ -20,6 +20,7 @@ use super::super::provider::{BrokenProvider, Good};
 use super::super::store::BrokenStore;
 use super::super::{Sabotage, Saboteur, Shared, locked};
 use super::{acquire, remove_head};
+use crate::handle::IsHeld as _;
 use crate::layout;
 
 pub(super) const SABOTEURS: &[Saboteur] = &[

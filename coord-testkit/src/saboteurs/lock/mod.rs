@@ -1,4 +1,4 @@
-//! What breaks locks (R25 to R33).
+//! What breaks locks (R25 to R33, R45 to R47).
 
 use coord_api::store::{Op, Order, Range, Store, Txn};
 use coord_api::{LockGuard, LockOptions, Result};
@@ -9,10 +9,11 @@ use crate::layout;
 
 mod guard;
 mod queue;
+mod shared;
 
 pub(super) use guard::PretendsToRenew;
 
-pub(super) const SABOTEURS: [&[Saboteur]; 2] = [queue::SABOTEURS, guard::SABOTEURS];
+pub(super) const SABOTEURS: [&[Saboteur]; 3] = [queue::SABOTEURS, guard::SABOTEURS, shared::SABOTEURS];
 
 async fn acquire(good: &Good, key: &str, options: LockOptions) -> Result<LockGuard> {
     good.provider.lock().acquire_with(key, options).await

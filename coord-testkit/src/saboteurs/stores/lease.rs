@@ -74,6 +74,9 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     Saboteur::new("revoked-without-keys", "revoking leaves the keys", &["s5", "r8"], || {
         Sabotage::store(|| LeavesKeys)
     }),
+    Saboteur::new("leases-use-64-bits", "the number of a lease is 2^63 and more", &["s5"], || {
+        Sabotage::store(|| LargeLeases)
+    }),
     Saboteur::new("one-lease-for-all", "two grants give one lease", &["s5"], || {
         let granted = Shared::default();
         Sabotage::store(move || OneLease(Arc::clone(&granted)))
@@ -310,4 +313,14 @@ fn leases(edit: fn(LeaseInfo) -> Option<LeaseInfo>) -> Sabotage {
 /// The transaction without what hangs on a lease that is gone.
 fn without(txn: Txn, edit: impl Fn(Op) -> Option<Op>) -> Txn {
     Txn { then: txn.then.into_iter().filter_map(edit).collect(), ..txn }
+}
+
+struct LargeLeases;
+
+#[async_trait]
+impl BrokenStore for LargeLeases {
+    async fn grant_lease(&self, good: &Arc<dyn Store>, ttl: Duration) -> Result<Lease> {
+        let lease = good.grant_lease(ttl).await?;
+        Ok(Lease { id: LeaseId::new(lease.id.get() | (1 << 63)), ..lease })
+    }
 }

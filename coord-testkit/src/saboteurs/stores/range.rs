@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use coord_api::store::{Op, OpReply, Order, Range, RangeReply, Span, Store, StoreStatus, Txn, TxnReply};
 use coord_api::{ErrorKind, Result, Revision};
 use tokio::task::yield_now;
+use tokio::time::Instant;
 
 use super::super::store::{BrokenStore, Edited};
 use super::super::{Sabotage, Saboteur, Shared, locked};
@@ -164,6 +166,37 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
     }),
     Saboteur::new("no-snapshot", "the entries of a range are read one by one", &["s2"], || {
         Sabotage::store(|| OneByOne)
+    }),
+    Saboteur::new("torn-range", "a range of many keys is read page by page", &["s2"], || {
+        Sabotage::store(|| Torn)
+    }),
+    Saboteur::new(
+        "orders-cut-at-a-thousand",
+        "a range by creation ends after a thousand entries",
+        &["s2"],
+        || {
+            found(|range, mut found| {
+                if range.order != Order::Key && range.limit.is_none() {
+                    found.entries.truncate(1_000);
+                }
+                found
+            })
+        },
+    ),
+    Saboteur::new("limit-in-16-bits", "a limit is stored in 16 bits", &["s2", "s3"], || {
+        ranges(|mut range| {
+            range.limit = range.limit.map(|limit| (limit & 0xffff).max(1));
+            range
+        })
+    }),
+    Saboteur::new(
+        "absence-is-remembered",
+        "a key that was not there is taken for absent for a while",
+        &["s2", "s3"],
+        || Sabotage::store(|| Absent(Shared::default())),
+    ),
+    Saboteur::new("reads-are-remembered", "a key reads as it did a moment ago", &["s2", "s3"], || {
+        Sabotage::store(|| Remembered(Shared::default()))
     }),
     Saboteur::new("bad-range-is-empty", "a bad range finds nothing", &["s2"], || Sabotage::store(|| Lenient)),
 ];
@@ -331,5 +364,72 @@ impl BrokenStore for Lenient {
     async fn txn(&self, good: &Arc<dyn Store>, txn: Txn) -> Result<TxnReply> {
         let reply = nothing(good.txn(txn).await.map(Some))?;
         Ok(reply.unwrap_or(TxnReply { succeeded: true, revision: Revision::ZERO, replies: Vec::new() }))
+    }
+}
+
+/// Reads page by page, each as of now.
+pub(super) async fn torn(good: &Arc<dyn Store>, range: Range) -> Result<RangeReply> {
+    let whole = range.at.is_some() || range.limit.is_some() || range.order != Order::Key;
+    if whole {
+        return good.range(range).await;
+    }
+    let mut found = good.range(range.clone().with_limit(500)).await?;
+    while found.more {
+        yield_now().await;
+        let last = found.entries.last().map(|entry| entry.key.clone()).unwrap_or_default();
+        let page = good.range(range.clone().with_limit(500).with_after_key(last)).await?;
+        found.entries.extend(page.entries);
+        found.more = page.more;
+    }
+    Ok(found)
+}
+
+struct Torn;
+
+#[async_trait]
+impl BrokenStore for Torn {
+    async fn range(&self, good: &Arc<dyn Store>, range: Range) -> Result<RangeReply> {
+        torn(good, range).await
+    }
+}
+
+/// How long something is remembered.
+const A_MOMENT: Duration = Duration::from_millis(100);
+
+/// When keys were looked for in vain.
+struct Absent(Shared<HashMap<Bytes, Instant>>);
+
+#[async_trait]
+impl BrokenStore for Absent {
+    async fn range(&self, good: &Arc<dyn Store>, range: Range) -> Result<RangeReply> {
+        let Span::Key(key) = range.span.clone() else { return good.range(range).await };
+        let mut found = good.range(range).await?;
+        let known = locked(&self.0).get(&key).is_some_and(|at| at.elapsed() < A_MOMENT);
+        if known {
+            found.entries.clear();
+        } else if found.entries.is_empty() {
+            locked(&self.0).insert(key, Instant::now());
+        }
+        Ok(found)
+    }
+}
+
+/// What keys read as, and when.
+struct Remembered(Shared<HashMap<Bytes, (Instant, RangeReply)>>);
+
+#[async_trait]
+impl BrokenStore for Remembered {
+    async fn range(&self, good: &Arc<dyn Store>, range: Range) -> Result<RangeReply> {
+        let key = match &range.span {
+            Span::Key(key) if range.at.is_none() => key.clone(),
+            _ => return good.range(range).await,
+        };
+        let known = locked(&self.0).get(&key).cloned();
+        if let Some((_, found)) = known.filter(|(at, _)| at.elapsed() < A_MOMENT) {
+            return Ok(found);
+        }
+        let found = good.range(range).await?;
+        locked(&self.0).insert(key, (Instant::now(), found.clone()));
+        Ok(found)
     }
 }

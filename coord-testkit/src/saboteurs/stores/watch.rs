@@ -8,7 +8,7 @@ use coord_api::{Error, ErrorKind, Result, Revision};
 use futures_util::{StreamExt, stream};
 use tokio::sync::broadcast;
 
-use super::super::store::{BrokenStore, Edited, changes, mapped};
+use super::super::store::{BrokenStore, Edited, changes, loses_oldest, mapped};
 use super::super::{Sabotage, Saboteur};
 
 pub(super) const SABOTEURS: &[Saboteur] = &[
@@ -80,7 +80,7 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
         Sabotage::store(move || EndsOthers(ended.clone()))
     }),
     Saboteur::new("store-laggard-loses", "a watch that is not read loses the oldest", &["s4"], || {
-        Sabotage::store(|| LosesOldest)
+        Sabotage::store(|| LosesOldest(64))
     }),
     Saboteur::new("ends-without-error", "a watch of the store ends without an error", &["s4"], || {
         Sabotage::store(|| EndsQuietly)
@@ -169,30 +169,14 @@ impl BrokenStore for EndsOthers {
     }
 }
 
-struct LosesOldest;
+/// Keeps so many items for a reader.
+pub(super) struct LosesOldest(pub(super) usize);
 
 #[async_trait]
 impl BrokenStore for LosesOldest {
     async fn watch(&self, good: &Arc<dyn Store>, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
-        let mut watch = good.watch(span, after).await?;
-        let (armed, (sender, receiver)) = (watch.armed(), broadcast::channel(64));
-        tokio::spawn(async move {
-            while let Some(item) = watch.next().await {
-                if sender.send(item).is_err() {
-                    return;
-                }
-            }
-        });
-        let received = stream::unfold(receiver, |mut receiver| async {
-            loop {
-                match receiver.recv().await {
-                    Ok(item) => return Some((item, receiver)),
-                    Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(broadcast::error::RecvError::Closed) => return None,
-                }
-            }
-        });
-        Ok(StoreWatch::new(armed, received))
+        let watch = good.watch(span, after).await?;
+        Ok(StoreWatch::new(watch.armed(), loses_oldest(watch, self.0)))
     }
 }
 

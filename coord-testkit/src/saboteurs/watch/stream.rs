@@ -10,10 +10,11 @@ use coord_api::{
     ServiceInstance, Watch, WatchStart, WatchState,
 };
 use futures_util::{StreamExt, stream};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::super::provider::{BrokenProvider, Good, mapped, streamed};
+use super::super::store::loses_oldest;
 use super::super::{Sabotage, Saboteur};
 
 pub(super) const SABOTEURS: &[Saboteur] = &[
@@ -56,7 +57,7 @@ pub(super) const SABOTEURS: &[Saboteur] = &[
         })
     }),
     Saboteur::new("laggard-loses-oldest", "a lagging subscriber loses the oldest", &["r22"], || {
-        watches(loses_oldest)
+        watches(|watch| streamed(loses_oldest(watch, 64)))
     }),
     Saboteur::new("ends-quietly", "ends quietly on disconnect", &["r20"], || {
         watches(|watch| ends_when_suspended(watch, Duration::ZERO, None))
@@ -392,27 +393,6 @@ fn without_deletions(known: &mut BTreeMap<String, ConfigEntry>, event: ConfigEve
         }
         event => event,
     }
-}
-
-fn loses_oldest(mut watch: Watch<ConfigEvent>) -> Watch<ConfigEvent> {
-    let (sender, receiver) = broadcast::channel(64);
-    tokio::spawn(async move {
-        while let Some(item) = watch.next().await {
-            if sender.send(item).is_err() {
-                return;
-            }
-        }
-    });
-    let received = stream::unfold(receiver, |mut receiver| async {
-        loop {
-            match receiver.recv().await {
-                Ok(item) => return Some((item, receiver)),
-                Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => return None,
-            }
-        }
-    });
-    streamed(received)
 }
 
 fn ends_when_suspended(
