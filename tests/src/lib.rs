@@ -1,7 +1,6 @@
 //! What the tests of this workspace share that need several of its crates: nothing is published,
 //! and nothing imports it.
 //!
-//! - [`fixture`]: servers of the real world, started and ended by a test.
 //! - [`harness`]: the stores that the kit runs on, each as a [`coord_testkit::Harness`].
 //! - [`cases`]: cases of rules that are about types of the library and not about a backend.
 //! - [`third_party`]: a store that somebody wrote from the guide.
@@ -13,7 +12,6 @@
 #![allow(missing_debug_implementations, reason = "tests print verdicts, and none of these")]
 
 pub mod cases;
-pub mod fixture;
 pub mod harness;
 pub mod progress;
 pub mod third_party;

@@ -8,29 +8,29 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use coord_api::store::{
-    Batch, Change, Compare, Entry, Lease, LeaseInfo, Op, OpReply, Order, Range, RangeReply, Span, Store,
-    StoreEvent, StoreStatus, StoreWatch, Txn, TxnReply, round_ttl,
-};
+use coord_api::store::{Batch, Change, Effect, Entry, Order, Range, RangeReply, StoreStatus};
 use coord_api::{Error, LeaseId, Result, Revision, Value};
-use futures_util::stream;
+use coord_core::backend::{
+    Database, DatabaseStore, DatabaseTxn, LeaseClock, LeaseRecord, Page, PageRequest, TxnState, end_lease,
+};
+use coord_core::layers::Bounded;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 /// So many revisions of history are kept at most. Whoever falls further behind is told `Compacted`.
 const HISTORY: usize = 20_000;
 
+/// How long a call may take. None takes any time; the layer above closes what is open, and checks.
+const LIMIT: Duration = Duration::from_secs(5);
+
 type Keys = BTreeMap<Bytes, Entry>;
 
 /// What all clients share.
 pub struct Server {
-    id: String,
     state: Mutex<State>,
     /// Told after everything that a watch may be waiting for.
     changed: watch::Sender<()>,
@@ -38,6 +38,7 @@ pub struct Server {
 
 #[derive(Default)]
 struct State {
+    id: String,
     revision: Revision,
     keys: Keys,
     /// Every revision after `compacted`, the oldest first.
@@ -45,69 +46,57 @@ struct State {
     /// The state at revision `compacted`, from which history tells every later one.
     base: Keys,
     compacted: Revision,
-    leases: BTreeMap<LeaseId, Held>,
+    leases: BTreeMap<LeaseId, LeaseRecord>,
+    /// When they end.
+    clock: LeaseClock,
     last_lease: u64,
-}
-
-/// A lease that lives.
-struct Held {
-    ttl: Duration,
-    ends: Instant,
 }
 
 impl Default for Server {
     fn default() -> Self {
         let id = format!("third-party-{:016x}", RandomState::new().hash_one("an identity"));
-        Server { id, state: Mutex::default(), changed: watch::Sender::new(()) }
+        let state = Mutex::new(State { id, ..State::default() });
+        Server { state, changed: watch::Sender::new(()) }
     }
 }
 
 impl Server {
     /// A further client.
-    pub fn client(self: &Arc<Self>) -> Client {
-        Client { server: Arc::clone(self), closed: Arc::new(AtomicBool::new(false)) }
+    pub fn client(self: &Arc<Self>) -> Bounded<DatabaseStore<Client>> {
+        Bounded::new(DatabaseStore::new(Client(Arc::clone(self))), LIMIT)
     }
 
     /// Forgets the history up to and including `through`.
     pub fn compact(&self, through: Revision) {
-        self.state().compact(through);
-        self.changed.send_replace(());
+        self.lock().compact(through);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state as of now.
-    fn state(&self) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.expire(Instant::now()) {
+    fn state(&self) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.lock();
+        let over = state.clock.over(Instant::now());
+        for (id, renewal) in &over {
+            state.transact(|txn| end_lease(txn, *id, Some(*renewal)))?;
+        }
+        if !over.is_empty() {
             self.changed.send_replace(());
         }
-        state
+        Ok(state)
     }
 }
 
 impl State {
-    /// Deletes what has expired, each lease in a revision of its own. Says whether anything had.
-    fn expire(&mut self, now: Instant) -> bool {
-        let mut expired: Vec<_> = self
-            .leases
-            .iter()
-            .filter(|(_, held)| held.ends <= now)
-            .map(|(id, held)| (held.ends, *id))
-            .collect();
-        expired.sort_unstable();
-        expired.iter().for_each(|(_, id)| self.end(*id));
-        !expired.is_empty()
-    }
-
-    /// Ends a lease, and deletes its keys in one revision.
-    fn end(&mut self, id: LeaseId) {
-        self.leases.remove(&id);
-        let keys = self.keys_of(id);
-        keys.iter().for_each(|key| _ = self.keys.remove(key));
-        self.commit(keys.into_iter().map(|key| Change::Delete { key }).collect());
-    }
-
-    fn keys_of(&self, id: LeaseId) -> Vec<Bytes> {
-        self.keys.values().filter(|entry| entry.lease == Some(id)).map(|entry| entry.key.clone()).collect()
+    /// Nothing fails once it has changed something: there is nothing to undo.
+    fn transact<T>(&mut self, work: impl FnOnce(&mut Changing<'_>) -> Result<T>) -> Result<T> {
+        let mut changing = Changing { state: self, changes: Vec::new() };
+        let answer = work(&mut changing)?;
+        let changes = changing.changes;
+        self.commit(changes);
+        Ok(answer)
     }
 
     /// Gives changes that were made their revision. No changes, no revision.
@@ -130,89 +119,108 @@ impl State {
         }
     }
 
-    fn read(&self, range: &Range) -> Result<RangeReply> {
-        let at = range.at.unwrap_or(self.revision);
-        if at == self.revision {
-            return Ok(select(&self.keys, at, range));
-        }
-        if at < self.compacted || at > self.revision {
-            return Err(Error::compacted("store.range", Some(self.compacted)));
-        }
+    /// The keys as they were at a revision of which history tells.
+    fn keys_at(&self, revision: Revision) -> Keys {
         let mut keys = self.base.clone();
         self.history
             .iter()
-            .take_while(|batch| batch.revision <= at)
+            .take_while(|batch| batch.revision <= revision)
             .for_each(|batch| apply(&mut keys, batch.clone()));
-        Ok(select(&keys, at, range))
+        keys
+    }
+}
+
+/// A transaction under way: the state, and what was changed so far.
+pub struct Changing<'a> {
+    state: &'a mut State,
+    changes: Vec<Change>,
+}
+
+impl TxnState for Changing<'_> {
+    type Error = Error;
+
+    fn revision(&mut self) -> Result<Revision> {
+        Ok(if self.changes.is_empty() { self.state.revision } else { self.state.revision.next() })
     }
 
-    fn holds(&self, compare: &Compare) -> bool {
-        let is = |key: &Bytes, test: &dyn Fn(&Entry) -> bool| self.keys.get(key).is_some_and(test);
-        match compare {
-            Compare::Absent(key) => !self.keys.contains_key(key),
-            Compare::Present(key) => self.keys.contains_key(key),
-            Compare::Modified(key, revision) => is(key, &|entry| entry.modified == *revision),
-            Compare::Created(key, revision) => is(key, &|entry| entry.created == *revision),
-            Compare::Lease(key, lease) => is(key, &|entry| entry.lease == Some(*lease)),
-            Compare::RangeAbsent(span) => inside(&self.keys, span).next().is_none(),
-        }
+    fn read(&mut self, range: &Range) -> Result<RangeReply> {
+        let present = self.revision()?;
+        let revision = range.revision(present, self.state.compacted)?;
+        Ok(match revision == present {
+            true => select(&self.state.keys, revision, range),
+            false => select(&self.state.keys_at(revision), revision, range),
+        })
     }
 
-    fn run(&mut self, txn: Txn) -> Result<TxnReply> {
-        let succeeded = txn.compares.iter().all(|compare| self.holds(compare));
-        let ops = if succeeded { txn.then } else { txn.otherwise };
-        let lost =
-            |op: &Op| matches!(op, Op::Put { lease: Some(lease), .. } if !self.leases.contains_key(lease));
-        if ops.iter().any(lost) {
-            return Err(Error::lease_lost("store.txn", "a put under a lease that is gone"));
-        }
-        // The revision of its changes, should it make any.
-        let next = self.revision.next();
-        let mut changes = Vec::new();
-        let mut replies = Vec::new();
-        for op in ops {
-            replies.push(match op {
-                Op::Put { key, value, lease } => {
-                    let created = self.keys.get(&key).map_or(next, |old| old.created);
-                    let entry = Entry { key: key.clone(), value, created, modified: next, lease };
-                    changes.push(Change::Put(entry.clone()));
-                    self.keys.insert(key, entry);
-                    OpReply::Put
-                }
-                Op::Delete { key } => {
-                    let existed = self.keys.remove(&key).is_some();
-                    if existed {
-                        changes.push(Change::Delete { key });
-                    }
-                    OpReply::Delete { existed }
-                }
-                Op::Range(range) => OpReply::Range(select(
-                    &self.keys,
-                    if changes.is_empty() { self.revision } else { next },
-                    &range,
-                )),
-            });
-        }
-        self.commit(changes);
-        Ok(TxnReply { succeeded, revision: self.revision, replies })
+    fn lives(&mut self, lease: LeaseId) -> Result<bool> {
+        Ok(self.state.leases.contains_key(&lease))
     }
 
-    /// What a watch that has seen everything up to `seen` is told next, if there is anything;
-    /// `seen` moves on over what lies outside of its span.
-    fn after(&self, seen: &mut Revision, span: &Span) -> Result<Option<Batch>> {
-        if *seen < self.compacted {
-            return Err(Error::compacted("store.watch", Some(self.compacted)));
+    fn write(&mut self, key: Bytes, value: Option<Value>, lease: Option<LeaseId>) -> Result<bool> {
+        let modified = self.state.revision.next();
+        let old = self.state.keys.remove(&key);
+        if let Some(value) = value {
+            let created = old.as_ref().map_or(modified, |old| old.created);
+            let entry = Entry { key: key.clone(), value, created, modified, lease };
+            self.changes.push(Change::Put(entry.clone()));
+            self.state.keys.insert(key, entry);
+        } else if old.is_some() {
+            self.changes.push(Change::Delete { key });
         }
-        let unseen = self.history.partition_point(|batch| batch.revision <= *seen);
-        for batch in self.history.iter().skip(unseen) {
-            *seen = batch.revision;
-            let changes: Vec<_> =
-                batch.changes.iter().filter(|change| span.contains(change.key())).cloned().collect();
-            if !changes.is_empty() {
-                return Ok(Some(Batch { revision: batch.revision, changes }));
-            }
+        Ok(old.is_some())
+    }
+}
+
+impl DatabaseTxn for Changing<'_> {
+    fn page(&mut self, request: &PageRequest) -> Result<Page> {
+        let State { history, compacted, revision: present, .. } = &*self.state;
+        let first = history.partition_point(|batch| batch.revision <= request.after);
+        let after = history.iter().skip(first).take_while(|batch| batch.revision <= request.through);
+        let changes = after
+            .flat_map(|batch| batch.changes.iter().map(|change| (batch.revision, change)))
+            .filter(|(_, change)| request.span.contains(change.key()))
+            .take(request.limit)
+            .map(|(revision, change)| (revision, change.clone()));
+        Ok(Page { compacted: *compacted, present: *present, changes: changes.collect() })
+    }
+
+    fn create_lease(&mut self, ttl: Duration) -> Result<LeaseId> {
+        self.state.last_lease += 1;
+        let id = LeaseId::new(self.state.last_lease);
+        self.state.leases.insert(id, LeaseRecord { ttl, renewal: 0 });
+        self.state.clock.see(id, ttl, 0, Instant::now());
+        Ok(id)
+    }
+
+    fn lease(&mut self, id: LeaseId) -> Result<Option<LeaseRecord>> {
+        Ok(self.state.leases.get(&id).copied())
+    }
+
+    fn renew_lease(&mut self, id: LeaseId) -> Result<()> {
+        if let Some(LeaseRecord { ttl, renewal }) = self.state.leases.get_mut(&id) {
+            *renewal += 1;
+            self.state.clock.see(id, *ttl, *renewal, Instant::now());
         }
-        Ok(None)
+        Ok(())
+    }
+
+    fn remove_lease(&mut self, id: LeaseId) -> Result<()> {
+        self.state.leases.remove(&id);
+        self.state.clock.forget(id);
+        Ok(())
+    }
+
+    fn keys_of(&mut self, id: LeaseId) -> Result<Vec<Bytes>> {
+        let entries = self.state.keys.values().filter(|entry| entry.lease == Some(id));
+        Ok(entries.map(|entry| entry.key.clone()).collect())
+    }
+
+    fn clock(&mut self) -> &mut LeaseClock {
+        &mut self.state.clock
+    }
+
+    fn status(&mut self) -> Result<StoreStatus> {
+        Ok(StoreStatus { store_id: self.state.id.clone(), version: "third party 2".to_owned() })
     }
 }
 
@@ -226,181 +234,69 @@ fn apply(keys: &mut Keys, batch: Batch) {
     }
 }
 
-/// The entries of a span, in byte order.
-fn inside<'a>(keys: &'a Keys, span: &'a Span) -> impl Iterator<Item = &'a Entry> {
-    let from = (Bound::Included(span.start()), Bound::Unbounded);
-    keys.range::<[u8], _>(from).map(|(_, entry)| entry).take_while(|entry| span.contains(&entry.key))
-}
-
 /// What `range` finds in `keys`, which are the state at `revision`.
 fn select(keys: &Keys, revision: Revision, range: &Range) -> RangeReply {
-    let wanted = |entry: &&Entry| {
-        range.after_key.as_ref().is_none_or(|key| entry.key > *key)
-            && range.max_created.is_none_or(|revision| entry.created <= revision)
-    };
-    let mut entries: Vec<Entry> = inside(keys, &range.span).filter(wanted).cloned().collect();
+    let from = keys.range((Bound::Included(range.start()), Bound::Unbounded)).map(|(_, entry)| entry);
+    let inside = from.take_while(|entry| range.span.contains(&entry.key));
+    let mut entries: Vec<Entry> = inside.filter(|entry| range.finds(entry)).cloned().collect();
     match range.order {
         Order::Key => {}
         Order::OldestFirst => entries.sort_by_key(|entry| entry.created),
         Order::NewestFirst => entries.sort_by_key(|entry| std::cmp::Reverse(entry.created)),
     }
-    let limit = range.limit.unwrap_or(usize::MAX);
-    let more = entries.len() > limit;
-    entries.truncate(limit);
-    if range.keys_only {
-        entries.iter_mut().for_each(|entry| entry.value = Value::new());
-    }
-    RangeReply { revision, entries, more }
+    RangeReply::of(range, revision, entries)
 }
 
 /// One client of a server, as one process would hold it.
 #[derive(Clone)]
-pub struct Client {
-    server: Arc<Server>,
-    closed: Arc<AtomicBool>,
-}
-
-impl Client {
-    /// The state as of now, unless this client is closed.
-    fn state(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
-        if self.closed.load(Ordering::Acquire) {
-            Err(Error::closed(operation))
-        } else {
-            Ok(self.server.state())
-        }
-    }
-}
+pub struct Client(Arc<Server>);
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("server", &self.server.id).finish_non_exhaustive()
+        f.debug_struct("Client").finish_non_exhaustive()
     }
 }
 
-#[async_trait]
-impl Store for Client {
-    async fn range(&self, range: Range) -> Result<RangeReply> {
-        range.validate()?;
-        self.state("store.range")?.read(&range)
-    }
+impl Database for Client {
+    type Txn<'a> = Changing<'a>;
 
-    async fn txn(&self, txn: Txn) -> Result<TxnReply> {
-        txn.validate()?;
-        let mut state = self.state("store.txn")?;
-        let before = state.revision;
-        let reply = state.run(txn)?;
-        if reply.revision > before {
-            self.server.changed.send_replace(());
+    async fn transact<T: Send + 'static>(
+        &self,
+        _operation: &'static str,
+        effect: Effect,
+        work: impl FnOnce(&mut Changing<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let answer = self.0.state()?.transact(work)?;
+        if effect != Effect::Read {
+            // Also for a lease: it may end before all others, and a watch sleeps until one does.
+            self.0.changed.send_replace(());
         }
-        Ok(reply)
+        Ok(answer)
     }
 
-    async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
-        span.validate("store.watch")?;
-        let mut reader = Reader {
-            client: self.clone(),
-            changed: self.server.changed.subscribe(),
-            span,
-            seen: Revision::ZERO,
-        };
-        {
-            let state = self.state("store.watch")?;
-            // A store that is behind what its caller has seen says so by arming at its own
-            // revision.
-            reader.seen = after.unwrap_or(state.revision).min(state.revision);
-            if reader.seen < state.compacted {
-                return Err(Error::compacted("store.watch", Some(state.compacted)));
+    async fn changed(&self, seen: Revision) -> Result<()> {
+        let mut changed = self.0.changed.subscribe();
+        let next_end = {
+            let state = self.0.state()?;
+            if state.revision > seen {
+                return Ok(());
             }
+            state.clock.next()
+        };
+        let expiry = async {
+            match next_end {
+                Some(end) => sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = changed.changed() => {}
+            () = expiry => {}
         }
-        let armed = reader.seen;
-        // After its first error it ends.
-        let items = stream::unfold(Some(reader), |reader| async move {
-            let mut reader = reader?;
-            let item = reader.next().await;
-            let rest = item.is_ok().then_some(reader);
-            Some((item, rest))
-        });
-        Ok(StoreWatch::new(armed, items))
-    }
-
-    async fn grant_lease(&self, ttl: Duration) -> Result<Lease> {
-        let ttl = round_ttl("store.grant_lease", ttl)?;
-        let mut state = self.state("store.grant_lease")?;
-        state.last_lease += 1;
-        let id = LeaseId::new(state.last_lease);
-        state.leases.insert(id, Held { ttl, ends: Instant::now() + ttl });
-        // It may end before all others, and a watch sleeps until the next one ends.
-        self.server.changed.send_replace(());
-        Ok(Lease { id, ttl })
-    }
-
-    async fn keep_alive(&self, id: LeaseId) -> Result<Duration> {
-        let mut state = self.state("store.keep_alive")?;
-        let held = state
-            .leases
-            .get_mut(&id)
-            .ok_or_else(|| Error::lease_lost("store.keep_alive", "the lease is gone"))?;
-        held.ends = Instant::now() + held.ttl;
-        Ok(held.ttl)
-    }
-
-    async fn lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
-        let state = self.state("store.lease")?;
-        let remaining = |held: &Held| held.ends.saturating_duration_since(Instant::now());
-        Ok(state
-            .leases
-            .get(&id)
-            .map(|held| LeaseInfo { remaining: remaining(held), keys: state.keys_of(id) }))
-    }
-
-    async fn revoke_lease(&self, id: LeaseId) -> Result<()> {
-        self.state("store.revoke_lease")?.end(id);
-        self.server.changed.send_replace(());
         Ok(())
-    }
-
-    async fn status(&self) -> Result<StoreStatus> {
-        drop(self.state("store.status")?);
-        Ok(StoreStatus { store_id: self.server.id.clone(), version: "third party 1".to_owned() })
     }
 
     async fn close(&self) -> Result<()> {
-        self.closed.store(true, Ordering::Release);
-        self.server.changed.send_replace(());
         Ok(())
-    }
-}
-
-/// One watch: it holds its place in the history and none of the history itself.
-struct Reader {
-    client: Client,
-    changed: watch::Receiver<()>,
-    span: Span,
-    seen: Revision,
-}
-
-impl Reader {
-    async fn next(&mut self) -> Result<StoreEvent> {
-        loop {
-            // Before looking, so that a change after the look ends the wait.
-            self.changed.mark_unchanged();
-            let next_end = {
-                let state = self.client.state("store.watch")?;
-                if let Some(batch) = state.after(&mut self.seen, &self.span)? {
-                    return Ok(StoreEvent::Batch(batch));
-                }
-                state.leases.values().map(|held| held.ends).min()
-            };
-            let expiry = async {
-                match next_end {
-                    Some(end) => sleep_until(end).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                changed = self.changed.changed() => changed.map_err(|_| Error::closed("store.watch"))?,
-                () = expiry => {}
-            }
-        }
     }
 }

@@ -16,7 +16,7 @@ use coord_api::{
     ConfigEvent, ErrorKind, IdOptions, RegisterOptions, ServiceChange, ServiceEvent, ServiceInstance, Value,
     Version, WatchStart,
 };
-use coord_etcd::{Credentials, EtcdOptions, EtcdProvider, EtcdStore, Tls};
+use coord_etcd::{Credentials, EtcdOptions, EtcdProvider, EtcdStore, EtcdTls};
 use coord_testkit::wait::{eventually, within};
 
 const ENDPOINTS: &str = "COORD_TEST_ETCD_ENDPOINTS";
@@ -50,7 +50,7 @@ impl Foreign {
             ));
         }
         if let Some(authorities) = read("COORD_TEST_ETCD_CA_FILE") {
-            let mut tls = Tls::new().with_authorities(authorities);
+            let mut tls = EtcdTls::new().with_authorities(authorities);
             if let (Some(certificate), Some(key)) =
                 (read("COORD_TEST_ETCD_CERT_FILE"), read("COORD_TEST_ETCD_KEY_FILE"))
             {

@@ -3,17 +3,20 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_api::store::{
-    Lease, LeaseInfo, OpReply, Order, Range, RangeReply, Span, Store, StoreStatus, StoreWatch, Txn, TxnReply,
+    OpReply, Order, Range, RangeReply, Span, Store, StoreEvent, StoreWatch, Txn, TxnReply,
 };
-use coord_api::{LeaseId, Provider, Result, Revision};
+use coord_api::{Error, ErrorKind, LeaseId, Provider, Result, Revision};
 use coord_testkit::histories::{Blow, Plan, Scale, Workload, execute};
+use coord_testkit::saboteurs::saboteurs;
 use coord_testkit::{Client, Harness, Hook, Need, Time, Verdict, cases, run};
-use coord_tests::harness::{memory, sled};
+use coord_tests::harness::{memory, sled, sqlite};
+use futures_util::StreamExt;
 
 fn plan(seed: u64, workload: Workload, restarts: bool) -> Plan {
     let scale =
@@ -39,6 +42,11 @@ fn a_sample_on_memory_breaks_nothing() {
 #[test]
 fn a_sample_on_sled_breaks_nothing() {
     sample(2_000_000..2_000_050, true, || Arc::new(sled::Durable::start()));
+}
+
+#[test]
+fn a_sample_on_sqlite_breaks_nothing() {
+    sample(3_000_000..3_000_015, true, || Arc::new(sqlite::File::start()));
 }
 
 #[test]
@@ -74,6 +82,14 @@ enum Twist {
     AlwaysByKey,
     /// A deletion says that there was something to delete.
     AlwaysExisted,
+    /// Some transactions fail as a bug would.
+    Buggy,
+    /// Whoever closes a client is told that it failed.
+    NoClose,
+    /// A watch leaves some revisions out.
+    Forgetful,
+    /// The harness panics where history is to be compacted.
+    NoCompaction,
     /// Nothing is wrong; but no lease can be ended.
     NoExpiry,
 }
@@ -88,6 +104,7 @@ impl Harness for Twisted {
             inner: Arc::clone(&client.store),
             twist: self.1,
             reads: Mutex::default(),
+            written: AtomicUsize::new(0),
         });
         Client::new(Arc::clone(&store), self.0.assemble(store), move || client.crash())
     }
@@ -101,6 +118,7 @@ impl Harness for Twisted {
     }
 
     async fn compact(&self, through: Revision) {
+        assert!(self.1 != Twist::NoCompaction, "I cannot compact");
         self.0.compact(through).await;
     }
 
@@ -125,6 +143,7 @@ struct TwistedStore {
     inner: Arc<dyn Store>,
     twist: Twist,
     reads: Mutex<HashMap<String, (u32, RangeReply)>>,
+    written: AtomicUsize,
 }
 
 #[async_trait]
@@ -145,6 +164,9 @@ impl Store for TwistedStore {
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply> {
+        if self.twist == Twist::Buggy && self.written.fetch_add(1, Ordering::SeqCst) % 30 == 29 {
+            return Err(Error::new(ErrorKind::Internal, "store.txn", "a bug"));
+        }
         let mut reply = self.inner.txn(txn).await?;
         if self.twist == Twist::AlwaysExisted {
             for reply in &mut reply.replies {
@@ -157,31 +179,28 @@ impl Store for TwistedStore {
     }
 
     async fn watch(&self, span: Span, after: Option<Revision>) -> Result<StoreWatch> {
-        self.inner.watch(span, after).await
-    }
-
-    async fn grant_lease(&self, ttl: Duration) -> Result<Lease> {
-        self.inner.grant_lease(ttl).await
-    }
-
-    async fn keep_alive(&self, id: LeaseId) -> Result<Duration> {
-        self.inner.keep_alive(id).await
-    }
-
-    async fn lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
-        self.inner.lease(id).await
-    }
-
-    async fn revoke_lease(&self, id: LeaseId) -> Result<()> {
-        self.inner.revoke_lease(id).await
-    }
-
-    async fn status(&self) -> Result<StoreStatus> {
-        self.inner.status().await
+        let watch = self.inner.watch(span, after).await?;
+        if self.twist != Twist::Forgetful {
+            return Ok(watch);
+        }
+        let told = |item: &Result<StoreEvent>| {
+            let forgotten = matches!(item, Ok(StoreEvent::Batch(batch)) if batch.revision.get() % 9 == 8);
+            std::future::ready(!forgotten)
+        };
+        Ok(StoreWatch::new(watch.armed(), watch.filter(told)))
     }
 
     async fn close(&self) -> Result<()> {
-        self.inner.close().await
+        self.inner.close().await?;
+        match self.twist {
+            Twist::NoClose => Err(Error::new(ErrorKind::Internal, "store.close", "it does not close")),
+            _ => Ok(()),
+        }
+    }
+
+    coord_api::forward_store! {
+        self => self.inner;
+        grant_lease, keep_alive, lease, revoke_lease, status
     }
 }
 
@@ -231,4 +250,74 @@ fn a_failed_sequence_names_rule_and_seed_and_is_the_shortest() {
 fn without_a_hook_that_it_needs_a_history_is_not_run() {
     let verdict = verdict("r25", "in_random_histories_grants_never_overlap_and_tokens_rise", Twist::NoExpiry);
     assert_eq!(verdict, Verdict::NotRun("nobody can end a lease".to_owned()));
+}
+
+/// Also where faults are under way that only the nemesis would have ended.
+#[test]
+fn a_nemesis_that_goes_down_fails_its_history_and_ends_it() {
+    let mut met = 0;
+    for seed in 0..20 {
+        let plan = plan(seed, Workload::Locks, false);
+        if !plan.strikes.iter().any(|strike| strike.blow == Blow::Compact) {
+            continue;
+        }
+        met += 1;
+        let harness =
+            async { Arc::new(Twisted(memory::Volatile::start(), Twist::NoCompaction)) as Arc<dyn Harness> };
+        let outcome = execute(harness, &plan);
+        let told: Vec<String> = outcome.breaches.iter().map(ToString::to_string).collect();
+        assert!(told.iter().any(|what| what == "r1: the nemesis went down: I cannot compact"), "{told:?}");
+    }
+    assert!(met > 0);
+}
+
+/// Whichever rule a history, or a sequence, is run for: what it shows to be broken fails it, under
+/// the name and in the words of the rule that is broken.
+#[test]
+fn a_breach_of_any_rule_fails_the_case_that_shows_it() {
+    let sequences = "random_sequences_answer_as_the_model_does";
+    for (case, sentence, twist, broken) in [
+        ("r35", "in_random_histories_a_discovery_is_one_snapshot", Twist::StaleReads, "r35"),
+        ("r21", "in_random_histories_what_is_told_was_done", Twist::StaleReads, "r10"),
+        ("r14", "in_random_histories_a_list_is_one_snapshot", Twist::Buggy, "r1"),
+        ("r10", "random_histories_under_faults_are_linearizable", Twist::NoClose, "r8"),
+        ("r29", "random_histories_leave_no_ghost", Twist::NoClose, "r8"),
+        ("r10", "random_histories_under_faults_are_linearizable", Twist::Forgetful, "r11"),
+        ("s1", sequences, Twist::AlwaysByKey, "s2"),
+        ("s5", sequences, Twist::AlwaysExisted, "s3"),
+    ] {
+        let why = match verdict(case, sentence, twist) {
+            Verdict::Failed(why) => why,
+            other => panic!("{case} with {twist:?}: {other}"),
+        };
+        assert!(why.starts_with(&format!("{broken}: ")), "{case} with {twist:?}: {why}");
+        let rule = format!("\nThe rule, in the contract's words:\n  {} ", broken.to_uppercase());
+        assert!(why.contains(&rule), "{why}");
+        let again = format!("\nAgain: COORD_TESTKIT_SEED=0 cargo test {case}::{sentence}\n");
+        assert!(why.contains(&again), "{why}");
+    }
+}
+
+/// Whether histories of shared locks show that a saboteur of the kit breaks a rule.
+fn show(id: &str, rule: &str) -> bool {
+    let saboteur = saboteurs().find(|saboteur| saboteur.id == id).expect("it is one of the kit's");
+    (0..20).any(|seed| {
+        let harness = async { saboteur.over(Arc::new(memory::Volatile::start())) };
+        execute(harness, &plan(seed, Workload::SharedLocks, false)).breaks(rule)
+    })
+}
+
+#[test]
+fn what_is_wrong_with_shared_locks_shows_in_their_histories() {
+    for (id, rule) in [
+        ("all-shared", "r45"),
+        ("mode-ignored", "r45"),
+        ("says-exclusive", "r45"),
+        ("reader-overtakes-writer", "r45"),
+        // Its holder counts on an entry that is gone.
+        ("downgrade-removes-the-entry", "r33"),
+        ("downgrade-unlocks", "r33"),
+    ] {
+        assert!(show(id, rule), "{id}: nothing shows that it breaks {rule}");
+    }
 }

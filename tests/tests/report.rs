@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use coord_api::store::Store;
 use coord_testkit::contract::rules;
-use coord_testkit::report::{Backend, CaseResult, Counts, Report, Suite};
+use coord_testkit::report::{Backend, CaseResult, Report, Suite, VerdictCounts};
 use coord_testkit::{Case, Harness, Time, Verdict};
 use coord_tests::harness::third_party;
 
@@ -64,8 +64,8 @@ fn case<'a>(backend: &'a Backend, name: &str) -> &'a CaseResult {
 fn what_did_not_run_has_not_passed() {
     let report = report(0);
     let [volatile, persistent] = &report.backends[..] else { panic!("two backends") };
-    assert_eq!(volatile.counts, Counts { passed: 2, failed: 1, not_run: 1 });
-    assert_eq!(persistent.counts, Counts { passed: 3, failed: 1, not_run: 0 });
+    assert_eq!(volatile.counts, VerdictCounts { passed: 2, failed: 1, not_run: 1 });
+    assert_eq!(persistent.counts, VerdictCounts { passed: 3, failed: 1, not_run: 0 });
     let reopened = |backend| case(backend, "this_one_opens_its_store_again").verdict.clone();
     assert_eq!(reopened(volatile), Verdict::NotRun("a volatile store has nothing to open again".to_owned()));
     assert_eq!(reopened(persistent), Verdict::Passed);
@@ -94,7 +94,7 @@ fn every_rule_has_a_row_also_without_a_case() {
 fn a_failure_tells_what_was_seen_and_how_to_see_it_again() {
     let page = report(7).to_markdown();
     assert!(page.contains("| **R99**  | ✘ 1 of 3, 1 not run ("), "{page}");
-    assert!(page.contains("- **R99** on volatile: `r99::this_one_fails`\n  ```text\n  it saw a | and\n  a second line\n  ```\n"), "{page}");
+    assert!(page.contains("- **R99** on volatile: `r99::this_one_fails`\n  ```text\n  it saw a | and\n  a second line (at tests/tests/report.rs:"), "{page}");
     assert!(page.contains("Again: `COORD_TESTKIT_SEED=7 run r99::this_one_fails`"), "{page}");
     assert!(
         page.contains(
@@ -114,7 +114,7 @@ fn further_runs_are_counted() {
     assert_eq!(failures("this_one_fails"), Some((4, 0)));
     assert_eq!(failures("this_one_fails_by_its_seed"), Some((1, 2)));
     assert_eq!(failures("this_one_passes"), None);
-    assert_eq!(volatile.counts, Counts { passed: 1, failed: 2, not_run: 1 });
+    assert_eq!(volatile.counts, VerdictCounts { passed: 1, failed: 2, not_run: 1 });
     let page = all.to_markdown();
     assert!(page.contains("seeds 0 to 3"), "{page}");
     assert!(page.contains("`r99::this_one_fails_by_its_seed`, 1 of 4 runs\n"), "{page}");

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use coord_api::store::{Op, Range, Store, Txn};
 use coord_etcd::{Credentials, EtcdOptions, EtcdProvider, EtcdStore};
+use coord_servers::etcd::{Binary, Cluster, Series};
 use coord_testkit::wait::eventually;
-use coord_tests::fixture::etcd::{Binary, Cluster, Series};
 use tracing_subscriber::fmt::MakeWriter;
 
 const PASSWORD: &str = "correct horse battery staple";

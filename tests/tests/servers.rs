@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use coord_tests::fixture::etcd::{Binary, Cluster, Series, Signal};
+use coord_servers::etcd::{Binary, Cluster, Series, Signal};
 
 fn listens(endpoint: &str) -> bool {
     TcpStream::connect(endpoint).is_ok()

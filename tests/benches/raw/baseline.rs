@@ -1,6 +1,6 @@
 //! What one would write with the raw client.
 
-use coord_tests::fixture::etcd::Cluster;
+use coord_servers::etcd::Cluster;
 use etcd_client::{
     Client, Compare, CompareOp, EventType, GetOptions, LeaseKeepAliveStream, LeaseKeeper, PutOptions,
     SortOrder, SortTarget, Txn, TxnOp, WatchOptions,

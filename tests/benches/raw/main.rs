@@ -1,8 +1,10 @@
 //! The contracts on etcd against the raw client, on the same server and in the same run.
 //!
 //! ```console
-//! $ cargo bench -p coord-tests                      # all of it, about eight minutes
-//! $ cargo bench -p coord-tests -- latency           # or some of: latency throughput locks watches registry ids leader
+//! $ cargo bench -p coord-tests              # all of it, about fourteen minutes
+//! $ cargo bench -p coord-tests -- latency   # or some of it:
+//! #   latency throughput locks watches registry ids leader
+//! #   readers semaphore election once queue counter writes batch
 //! ```
 //!
 //! What is compared takes turns, in changing order, so that whatever else the machine does meets
@@ -20,6 +22,8 @@
 )]
 
 mod baseline;
+mod primitives;
+mod recipes;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -31,8 +35,8 @@ use coord_api::prelude::*;
 use coord_api::{Provider, RegisterOptions, ServiceInstance, Value, Version, WatchStart};
 use coord_etcd::{EtcdOptions, EtcdProvider, EtcdStore};
 use coord_recipes::{ProviderOptions, StoreProvider};
+use coord_servers::etcd::{Binary, Cluster, Series};
 use coord_testkit::wrap::{Counter, Counting};
-use coord_tests::fixture::etcd::{Binary, Cluster, Series};
 use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp};
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
@@ -73,6 +77,30 @@ async fn all() {
     }
     if is_wanted("leader") {
         leader(&binary).await;
+    }
+    if is_wanted("readers") {
+        Box::pin(primitives::readers(&Cluster::single(&binary))).await;
+    }
+    if is_wanted("semaphore") {
+        Box::pin(primitives::semaphore(&Cluster::single(&binary))).await;
+    }
+    if is_wanted("election") {
+        Box::pin(primitives::election(&Cluster::single(&binary))).await;
+    }
+    if is_wanted("once") {
+        Box::pin(primitives::once(&Cluster::single(&binary))).await;
+    }
+    if is_wanted("queue") {
+        Box::pin(primitives::queue(&Cluster::single(&binary))).await;
+    }
+    if is_wanted("counter") {
+        Box::pin(primitives::counter(&Cluster::single(&binary))).await;
+    }
+    if is_wanted("writes") {
+        Box::pin(primitives::writes(&Cluster::single(&binary))).await;
+    }
+    if is_wanted("batch") {
+        Box::pin(primitives::batch(&Cluster::single(&binary))).await;
     }
 }
 

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use coord_testkit::Harness;
-use coord_testkit::histories::{Blow, Outcome, Plan, Scale, Workload, execute, shrink};
-use coord_tests::harness::{memory, sled};
+use coord_testkit::histories::{Blow, HistoryOutcome, Plan, Scale, Workload, execute, shrink};
+use coord_tests::harness::{memory, sled, sqlite};
 use coord_tests::progress;
 
 /// The kinds of stores.
@@ -28,6 +28,7 @@ use coord_tests::progress;
 enum Kind {
     Memory,
     Sled,
+    Sqlite,
 }
 
 impl Kind {
@@ -36,6 +37,7 @@ impl Kind {
         match self {
             Kind::Memory => Arc::new(memory::Volatile::start()),
             Kind::Sled => Arc::new(sled::Durable::start()),
+            Kind::Sqlite => Arc::new(sqlite::File::start()),
         }
     }
 }
@@ -84,22 +86,14 @@ impl Options {
         let scale = Scale {
             operations: self.operations,
             strikes: self.faults,
-            restarts: self.store == Kind::Sled,
+            restarts: self.store != Kind::Memory,
             server_faults: &[],
             ttl: Duration::from_secs(10),
         };
-        let [config, locks, ids, registry, mixed] = Workload::ALL;
-        let in_turn = match seed % 5 {
-            0 => config,
-            1 => locks,
-            2 => ids,
-            3 => registry,
-            _ => mixed,
-        };
-        Plan::draw(seed, self.workload.unwrap_or(in_turn), &scale)
+        Plan::draw(seed, self.workload.unwrap_or(Workload::in_turn(seed)), &scale)
     }
 
-    fn execute(&self, plan: &Plan) -> Outcome {
+    fn execute(&self, plan: &Plan) -> HistoryOutcome {
         execute(async { self.store.harness() }, plan)
     }
 
@@ -128,7 +122,7 @@ struct Done {
 }
 
 impl Done {
-    fn add(&mut self, seed: u64, outcome: &Outcome) {
+    fn add(&mut self, seed: u64, outcome: &HistoryOutcome) {
         self.histories += 1;
         self.operations += outcome.tally.operations;
         self.grants += outcome.tally.grants;

@@ -41,6 +41,10 @@ impl Harness for Volatile {
         self.0.compact(through).await.expect("the store is open");
     }
 
+    async fn another(&self) -> Option<Arc<dyn Harness>> {
+        Some(Arc::new(Volatile::start()))
+    }
+
     fn time(&self) -> Time {
         Time::Virtual
     }

@@ -81,6 +81,10 @@ impl Harness for Durable {
         Reopened::Done
     }
 
+    async fn another(&self) -> Option<Arc<dyn Harness>> {
+        Some(Arc::new(Durable::start()))
+    }
+
     fn time(&self) -> Time {
         Time::Virtual
     }

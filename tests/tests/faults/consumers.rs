@@ -4,17 +4,17 @@ use std::time::{Duration, Instant};
 
 use coord_api::prelude::*;
 use coord_api::{Value, WatchStart};
+use coord_servers::etcd::{Binary, Cluster, Series};
 use coord_testkit::view::ConfigView;
 use coord_testkit::wait::within;
-use coord_tests::fixture::etcd::{Binary, Cluster, Series};
 
 use crate::{Follower, Held, SLACK, SOON, TOTAL, provider};
 
 /// Watches that are not read, on one provider.
 const STALLED: usize = 50;
 
-/// Changes that each of them is owed, and how large each is: more than any window of the connection
-/// holds.
+/// Changes that each of them is to be told of, and how large each is: more than any window of the
+/// connection holds.
 const CHANGES: usize = 1_500;
 const SIZE: usize = 20_000;
 

@@ -9,8 +9,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use coord_api::prelude::*;
 use coord_api::{ErrorKind, LockGuard};
+use coord_servers::etcd::{Binary, Cluster, Series};
 use coord_testkit::wait::{eventually, within};
-use coord_tests::fixture::etcd::{Binary, Cluster, Series};
 
 use crate::{SOON, provider};
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use coord_api::prelude::*;
 use coord_api::{HandleState, Value};
+use coord_servers::etcd::{Binary, Cluster, Proxy, Series, Way};
 use coord_testkit::wait::{eventually, within};
-use coord_tests::fixture::etcd::{Binary, Cluster, Proxy, Series, Way};
 use futures_util::future::join_all;
 
 use crate::{Follower, Held, SLACK, SOON, TOTAL, Writer, provider};

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use coord_api::prelude::*;
 use coord_api::store::{Entry, Range, Store};
 use coord_api::{ErrorKind, HandleState, LeaseId, Loss, RegisterOptions, ServiceInstance};
+use coord_servers::etcd::Way;
 use coord_testkit::layout;
 use coord_testkit::wait::{eventually, never_within, within};
-use coord_tests::fixture::etcd::Way;
 
 use crate::links::{cluster_behind_proxies, endpoints};
 use crate::{Held, SLACK, SOON, provider};

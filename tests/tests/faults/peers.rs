@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use coord_api::prelude::*;
 use coord_api::{ConfigEvent, ErrorKind, Result, Value, WatchStart, WatchState};
 use coord_etcd::EtcdProvider;
+use coord_servers::etcd::{Binary, Cluster, Proxy, Series, Way};
 use coord_testkit::wait::{eventually, within};
-use coord_tests::fixture::etcd::{Binary, Cluster, Proxy, Series, Way};
 
 use crate::servers::leader;
 use crate::{ATTEMPT, ELECTION, Follower, Held, SLACK, SOON, TOTAL, Writer, options, provider};

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use coord_api::prelude::*;
 use coord_api::{HandleState, Value};
+use coord_servers::etcd::{Binary, Cluster, Series, Signal};
 use coord_testkit::wait::{eventually, within};
-use coord_tests::fixture::etcd::{Binary, Cluster, Series, Signal};
 
 use crate::{ATTEMPT, ELECTION, Follower, Held, SLACK, SOON, Writer, provider};
 

@@ -7,8 +7,8 @@ use coord_api::prelude::*;
 use coord_api::store::{Op, Range, Span, Store, Txn};
 use coord_api::{ConfigEvent, ErrorKind, Value, WatchStart};
 use coord_etcd::{Credentials, EtcdOptions, EtcdProvider, EtcdStore};
+use coord_servers::etcd::{Binary, Cluster, Series};
 use coord_testkit::wait::{eventually, within};
-use coord_tests::fixture::etcd::{Binary, Cluster, Series};
 use etcd_client::{ConnectOptions, Permission, PermissionType, RoleRevokePermissionOptions};
 
 use super::held::Held;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use coord_api::ErrorKind;
 use coord_api::prelude::*;
 use coord_etcd::{EtcdOptions, EtcdProvider};
+use coord_servers::etcd::{Binary, Cluster, Series};
 use coord_testkit::wait::eventually;
-use coord_tests::fixture::etcd::{Binary, Cluster, Series};
 
 use super::{SOON, options};
 
@@ -15,8 +15,7 @@ const TTL: Duration = Duration::from_secs(30);
 #[tokio::test(flavor = "multi_thread")]
 async fn endpoints_of_two_clusters_never_give_two_holders() {
     let binary = Binary::find(Series::V3_5);
-    let (one, two) =
-        (Cluster::single(&binary), Cluster::single_with(&binary, &["--initial-cluster-token", "another"]));
+    let (one, two) = (Cluster::single(&binary), Cluster::single(&binary));
     let endpoints = [one.endpoints(), two.endpoints()].concat();
     let (mut clients, mut guards) = (Vec::new(), Vec::new());
     for n in 0..12 {

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use coord_api::prelude::*;
 use coord_api::{ErrorKind, Value, Version};
 use coord_etcd::EtcdProvider;
+use coord_servers::etcd::{Binary, Cluster, Series, Server};
 use coord_testkit::wait::{eventually, within};
-use coord_tests::fixture::etcd::{Binary, Cluster, Series, Server};
 
 use super::held::Held;
 use super::{SOON, options};

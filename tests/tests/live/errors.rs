@@ -5,7 +5,7 @@ use std::time::Duration;
 use coord_api::store::{Op, Range, Span, Store, Txn};
 use coord_api::{Error, ErrorKind, LeaseId, Outcome, Revision};
 use coord_etcd::{EtcdOptions, EtcdStore};
-use coord_tests::fixture::etcd::{Binary, Cluster, Series};
+use coord_servers::etcd::{Binary, Cluster, Series};
 
 use super::{SOON, get, options, put, raw, store, timed};
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use coord_api::prelude::*;
 use coord_api::{ConfigEvent, ErrorKind, Invalid, ServiceChange, ServiceEvent, ServiceInstance, WatchStart};
 use coord_etcd::EtcdProvider;
+use coord_servers::etcd::{Binary, Cluster, Series};
 use coord_testkit::wait::within;
-use coord_tests::fixture::etcd::{Binary, Cluster, Series};
 use etcd_client::Client;
 use serde::{Deserialize, Serialize};
 

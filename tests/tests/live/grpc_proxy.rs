@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use coord_api::prelude::*;
 use coord_api::{ConfigEvent, Value, WatchStart, WatchState};
 use coord_etcd::{EtcdOptions, EtcdProvider};
+use coord_servers::etcd::{Binary, Cluster, GrpcProxy, Series};
 use coord_testkit::wait::{eventually, within};
-use coord_tests::fixture::etcd::{Binary, Cluster, GrpcProxy, Series};
 
 use super::{SOON, options};
 

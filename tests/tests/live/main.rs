@@ -7,7 +7,9 @@ mod clusters;
 mod costs;
 mod disk;
 mod errors;
+mod fake_etcd;
 mod garbage;
+mod go_mutex;
 mod grpc_proxy;
 mod held;
 mod homes;
@@ -28,8 +30,8 @@ use std::time::Duration;
 use coord_api::store::{Entry, Op, Range, Span, Store, Txn};
 use coord_api::{Result, Revision};
 use coord_etcd::{EtcdOptions, EtcdStore};
+use coord_servers::etcd::Cluster;
 use coord_testkit::wait::eventually;
-use coord_tests::fixture::etcd::Cluster;
 
 /// By when anything that needs no waiting is done, on a busy machine.
 const SOON: Duration = Duration::from_secs(20);

@@ -5,8 +5,8 @@ use std::time::Duration;
 use coord_api::ErrorKind;
 use coord_api::store::{Compare, Op, Range, Store, Txn};
 use coord_etcd::{EtcdOptions, EtcdStore};
+use coord_servers::etcd::{Binary, Cluster, Series, Signal};
 use coord_testkit::wait::eventually;
-use coord_tests::fixture::etcd::{Binary, Cluster, Series, Signal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

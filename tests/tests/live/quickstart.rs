@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use coord_tests::fixture::etcd::{Binary, Cluster, Series};
+use coord_servers::etcd::{Binary, Cluster, Series};
 
 /// Runs the program of the example, which lies beside the tests once it is built: its output, or
 /// what it complained of.

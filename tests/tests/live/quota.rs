@@ -8,8 +8,8 @@ use coord_api::{
     ConfigEvent, Error, ErrorKind, Outcome, RegisterOptions, ServiceInstance, Value, WatchStart,
 };
 use coord_etcd::EtcdProvider;
+use coord_servers::etcd::{Binary, Cluster, Series};
 use coord_testkit::wait::within;
-use coord_tests::fixture::etcd::{Binary, Cluster, Series};
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType};
 
 use super::held::Held;

@@ -10,8 +10,8 @@ use coord_api::{
     Version, WatchStart,
 };
 use coord_etcd::{Credentials, EtcdOptions, EtcdProvider};
+use coord_servers::etcd::{Binary, Cluster, Series};
 use coord_testkit::wait::{eventually, within};
-use coord_tests::fixture::etcd::{Binary, Cluster, Series};
 use etcd_client::Permission;
 
 use super::{SOON, options, raw};

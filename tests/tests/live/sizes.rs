@@ -6,9 +6,9 @@ use coord_api::prelude::*;
 use coord_api::store::{Range, Span, Store};
 use coord_api::{ConfigEvent, Revision, Value, WatchStart, WatchState};
 use coord_etcd::{EtcdOptions, EtcdProvider};
+use coord_servers::etcd::{Binary, Cluster, Proxy, Series, Way};
 use coord_testkit::view::{ConfigView, StoreView};
 use coord_testkit::wait::{eventually, within};
-use coord_tests::fixture::etcd::{Binary, Cluster, Proxy, Series, Way};
 
 use super::{SOON, options, put, store};
 

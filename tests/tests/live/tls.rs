@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use coord_api::prelude::*;
 use coord_api::{ErrorKind, Outcome, Value, WatchStart};
-use coord_etcd::{EtcdOptions, EtcdProvider, EtcdStore, Resolver, Tls};
+use coord_etcd::{EtcdOptions, EtcdProvider, EtcdResolver, EtcdStore, EtcdTls};
+use coord_servers::etcd::{Binary, Cluster, Series};
 use coord_testkit::wait::{eventually, within};
-use coord_tests::fixture::etcd::{Binary, Cluster, Series};
 use etcd_client::{Certificate, ConnectOptions, Identity, Permission, TlsOptions};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
@@ -81,12 +81,12 @@ fn written(directory: &Path, name: &str, text: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-fn options(cluster: &Cluster, tls: Tls) -> EtcdOptions {
+fn options(cluster: &Cluster, tls: EtcdTls) -> EtcdOptions {
     super::options(cluster).with_tls(tls).with_connect_timeout(CONNECT)
 }
 
-fn trusting(authority: &Authority) -> Tls {
-    Tls::new().with_authorities(authority.pem())
+fn trusting(authority: &Authority) -> EtcdTls {
+    EtcdTls::new().with_authorities(authority.pem())
 }
 
 /// Connecting with these options fails in time and as a member does that is out of reach, for the
@@ -152,7 +152,7 @@ async fn a_server_of_another_authority_is_not_trusted() {
         let (cluster, _files) = encrypted(series, &authority, HERE, None);
         let why = &["UnknownIssuer", "BadSignature"];
         refused(&options(&cluster, trusting(&other)), why, &[], "another authority").await;
-        refused(&options(&cluster, Tls::new()), why, &[], "the system's authorities").await;
+        refused(&options(&cluster, EtcdTls::new()), why, &[], "the system's authorities").await;
         let https =
             EtcdOptions::new([format!("https://{}", cluster.endpoints()[0])]).with_connect_timeout(CONNECT);
         refused(&https, why, &[], "the system's authorities, by the scheme alone").await;
@@ -184,7 +184,7 @@ async fn each_address_of_a_name_is_trusted_under_that_name_alone() {
     let (cluster, _files) = encrypted(Series::V3_5, &authority, "etcd.shop.internal", None);
     let port = cluster.endpoints()[0].rsplit(':').next().unwrap().to_owned();
     for addresses in [vec![[127, 0, 0, 1]], vec![[127, 0, 0, 2], [127, 0, 0, 1]]] {
-        let resolver = Resolver::from_fn(move |_| {
+        let resolver = EtcdResolver::from_fn(move |_| {
             let addresses = addresses.iter().map(|address| (*address).into()).collect();
             async move { Ok(addresses) }
         });
@@ -304,13 +304,15 @@ async fn renewed_certificates_are_read_again_for_new_connections() {
         };
         let (certificate, key) = renew(&before.sign("shop"));
         let ca = written(mine.path(), "ca.pem", &authority.pem());
-        let files = Tls::new().with_authorities_file(ca).with_identity_files(certificate, key);
+        let files = EtcdTls::new().with_authorities_file(ca).with_identity_files(certificate, key);
         // The same, by a function of the program.
         let issuer = Arc::new(Mutex::new(before.sign("shop")));
         let (issued, trusted) = (Arc::clone(&issuer), authority.pem());
-        let function = Tls::from_fn(move || {
+        let function = EtcdTls::from_fn(move || {
             let signed = issued.lock().unwrap();
-            Ok(Tls::new().with_authorities(&trusted).with_identity(&signed.certificate, signed.key.clone()))
+            Ok(EtcdTls::new()
+                .with_authorities(&trusted)
+                .with_identity(&signed.certificate, signed.key.clone()))
         });
         let mut providers = Vec::new();
         for tls in [files, function] {

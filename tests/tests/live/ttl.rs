@@ -5,7 +5,7 @@ use std::time::Duration;
 use coord_api::prelude::*;
 use coord_api::{RegisterOptions, ServiceInstance};
 use coord_etcd::EtcdProvider;
-use coord_tests::fixture::etcd::{Binary, Cluster, Series};
+use coord_servers::etcd::{Binary, Cluster, Series};
 
 use super::options;
 

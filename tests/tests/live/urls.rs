@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use coord::prelude::*;
 use coord::{ErrorKind, Source};
-use coord_tests::fixture::etcd::{Binary, Cluster, Series};
+use coord_servers::etcd::{Binary, Cluster, Series};
 
 #[tokio::test]
 async fn two_clients_of_one_url_share_a_store_and_are_two_owners() {

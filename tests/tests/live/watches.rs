@@ -8,8 +8,8 @@ use std::time::Duration;
 use coord_api::store::{Span, Store, StoreEvent, StoreWatch};
 use coord_api::{Error, Revision};
 use coord_etcd::EtcdStore;
+use coord_servers::etcd::{Binary, Cluster, Series, Signal};
 use coord_testkit::wait::{eventually, within};
-use coord_tests::fixture::etcd::{Binary, Cluster, Series, Signal};
 
 use super::{SOON, all_answer, next, options, put, store, timed};
 

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use coord_testkit::report::{CaseResult, Counts, Report, Suite};
+use coord_testkit::report::{CaseResult, Report, Suite, VerdictCounts};
 use coord_testkit::{note_panics, seed};
 use coord_tests::progress;
 use indicatif::ProgressBar;
@@ -90,7 +90,7 @@ fn run_all(mut suites: Vec<Suite>, options: &Options) -> Result<bool, String> {
         }
     }
     let Some(report) = all else { return Err("there was nothing to run".to_owned()) };
-    if report.backends.iter().all(|backend| backend.counts == Counts::default()) {
+    if report.backends.iter().all(|backend| backend.counts == VerdictCounts::default()) {
         return Err("no case was run".to_owned());
     }
     tell(&report, options.slowest);

@@ -1,10 +1,14 @@
 //! The kit on every backend of this workspace, as the matrix that the README links.
 //!
 //! ```text
-//! scripts/etcd.sh                                                                                # brings the servers, once
-//! cargo run --release -p coord-tests --bin conformance -- --out target/conformance            # all of it
-//! cargo run -p coord-tests --bin conformance -- --backend memory,sled                           # some backends
-//! cargo run -p coord-tests --bin conformance -- --backend etcd-3.5-three --case r12::           # some cases on one of them
+//! # brings the servers, once
+//! scripts/etcd.sh
+//! # all of it
+//! cargo run --release -p coord-tests --bin conformance -- --out target/conformance
+//! # some backends
+//! cargo run -p coord-tests --bin conformance -- --backend memory,sled
+//! # some cases on one of them
+//! cargo run -p coord-tests --bin conformance -- --backend etcd-3.5-three --case r12::
 //! ```
 //!
 //! Each case has a fresh store of its own, with servers of its own where the store has any.
@@ -16,11 +20,11 @@ mod command;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use coord_servers::etcd::{Binary, Series};
 use coord_testkit::report::Suite;
 use coord_tests::cases::{channel, manager};
-use coord_tests::fixture::etcd::{Binary, Series};
 use coord_tests::harness::etcd::Etcd;
-use coord_tests::harness::{memory, sled, third_party};
+use coord_tests::harness::{memory, sled, sqlite, third_party};
 
 /// Most of a case on a server is waiting for leases. With many more at once than there are cores,
 /// servers are too late for their own clocks, and cases fail.
@@ -40,6 +44,7 @@ struct Arguments {
 enum Backend {
     Memory,
     Sled,
+    Sqlite,
     ThirdParty,
     #[value(name = "etcd-3.5-single")]
     Etcd35Single,
@@ -61,6 +66,7 @@ impl Backend {
         let suite = match self {
             Backend::Memory => Suite::new(&name, &replay, || async { memory::Volatile::start() }),
             Backend::Sled => Suite::new(&name, &replay, || async { sled::Durable::start() }),
+            Backend::Sqlite => Suite::new(&name, &replay, || async { sqlite::File::start() }),
             Backend::ThirdParty => Suite::new(&name, &replay, || async { third_party::start() }),
             Backend::Etcd35Single => etcd(Series::V3_5, Etcd::single),
             Backend::Etcd35Three => etcd(Series::V3_5, Etcd::three),

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use coord_api::prelude::*;
 use coord_api::{Revision, Value, WatchStart};
 use coord_etcd::{EtcdOptions, EtcdProvider};
+use coord_servers::etcd::{Binary, Cluster, Proxy, Series};
 use coord_testkit::view::ConfigView;
-use coord_tests::fixture::etcd::{Binary, Cluster, Proxy, Series};
 use coord_tests::harness::etcd::faults::Ways;
 use coord_tests::progress::bar;
 

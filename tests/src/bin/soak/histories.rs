@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use coord_servers::etcd::Series;
 use coord_testkit::Harness;
-use coord_testkit::histories::{Blow, Outcome, Plan, Scale, Workload, execute};
-use coord_tests::fixture::etcd::Series;
+use coord_testkit::histories::{Blow, HistoryOutcome, Plan, Scale, Workload, execute};
 use coord_tests::harness::etcd::Etcd;
 use coord_tests::progress::bar;
 
@@ -37,15 +37,7 @@ fn plan(seed: u64, options: &Options, faults: &'static [&'static str]) -> Plan {
         server_faults: faults,
         ttl: TTL,
     };
-    let [config, locks, ids, registry, mixed] = Workload::ALL;
-    let workload = match seed % 5 {
-        0 => config,
-        1 => locks,
-        2 => ids,
-        3 => registry,
-        _ => mixed,
-    };
-    Plan::draw(seed, workload, &scale)
+    Plan::draw(seed, Workload::in_turn(seed), &scale)
 }
 
 /// Says how many histories broke something, or could not be judged.
@@ -115,7 +107,7 @@ pub(crate) fn run(count: u64, options: &Options) -> u64 {
 
 /// Tells of a history that broke something: the rules, how to run it again, and what happened. Real
 /// time does not repeat itself: the history is kept.
-fn tell(seed: u64, options: &Options, plan: &Plan, outcome: &Outcome) {
+fn tell(seed: u64, options: &Options, plan: &Plan, outcome: &HistoryOutcome) {
     if outcome.breaches.is_empty() {
         return;
     }
@@ -131,7 +123,7 @@ fn tell(seed: u64, options: &Options, plan: &Plan, outcome: &Outcome) {
     );
 }
 
-fn add(done: &mut Done, outcome: &Outcome) {
+fn add(done: &mut Done, outcome: &HistoryOutcome) {
     done.histories += 1;
     done.operations += outcome.tally.operations;
     done.grants += outcome.tally.grants;

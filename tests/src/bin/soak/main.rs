@@ -29,7 +29,7 @@ mod pauses;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use coord_tests::fixture::etcd::{Binary, Series, in_network_of_its_own};
+use coord_servers::etcd::{Binary, Series, in_network_of_its_own};
 
 /// Long runs of faults on real servers; without a part, all of them: 60 histories, 10,000 cuts and
 /// 200 pauses.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use coord_api::prelude::*;
 use coord_etcd::{EtcdOptions, EtcdProvider};
-use coord_tests::fixture::etcd::{Binary, Cluster, Series};
+use coord_servers::etcd::{Binary, Cluster, Series};
 use coord_tests::progress::bar;
 
 use crate::runtime;

@@ -1,5 +1,6 @@
-//! The config manager: R23 and R24. It is a type of coord-recipes over any config centre, nothing
-//! that a backend provides, and the kit does not know coord-recipes.
+//! The config manager, and directories of documents: R23, R24 and R67. They are types of
+//! coord-recipes over any config centre, nothing that a backend provides, and the kit does not know
+//! coord-recipes.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a case fails by panicking")]
 
 use std::sync::{Arc, Mutex};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 mod r23;
 mod r24;
+mod r67;
 
 /// Hands the list of these cases to a macro, as [`coord_testkit::list_cases!`] says.
 #[macro_export]
@@ -48,11 +50,27 @@ macro_rules! manager_cases {
                 its_key_is_environment_service_and_component,
                 a_value_that_was_stored_is_loaded_after_reopening: persistent,
             }
+            r67 {
+                each_document_of_the_directory_is_followed,
+                one_bad_document_disturbs_no_other,
+                a_refused_document_keeps_its_old_value_and_is_visible,
+                a_name_without_a_document_has_the_default,
+                ones_own_write_is_seen_after_waiting_for_it,
+                waiting_ends_with_the_directory,
+                a_resync_reloads_all_of_it,
+                a_deleted_document_is_gone_or_stays_by_policy,
+                callbacks_are_told_the_name,
+                a_panic_for_one_document_disturbs_no_other,
+                keys_that_no_call_takes_are_visible,
+                a_thousand_documents_are_one_watch_and_reads_are_none,
+                a_reader_waits_for_one_document,
+                its_name_is_checked_and_it_shows_no_value,
+            }
         }
     };
 }
 
-/// The cases of R23 and R24.
+/// The cases of R23, R24 and R67.
 pub const CASES: &[Case] = manager_cases!([coord_testkit::list_cases]);
 
 /// What is managed.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use coord_testkit::Network;
 use coord_testkit::wrap::Link;
 
-use crate::fixture::etcd::{Cluster, CutOff, Proxy, Signal, Way};
+use coord_servers::etcd::{Cluster, CutOff, Proxy, Signal, Way};
 
 /// The faults of servers with proxies between them, by the names that histories call them by.
 pub const WITH_PEER_LINKS: &[&str] = &[

@@ -19,11 +19,11 @@ use coord_recipes::layers::{Namespace, Observe, Retry};
 use coord_recipes::{ProviderOptions, StoreProvider};
 use coord_testkit::{Client, Harness, Reopened, Time};
 
-use crate::fixture::etcd::{Binary, Cluster, Series};
+use coord_servers::etcd::{Binary, Cluster, Series};
 use faults::{ServerFault, Ways};
 
-/// How long a member may take to forget, and how long where none of them is disturbed, but the
-/// machine may be busy.
+/// How long a member may take to compact its history where members may be cut off, and how long
+/// where none of them is, but the machine may be busy.
 const COMPACTED_WITHIN: Duration = Duration::from_secs(2);
 const COMPACTED_UNDISTURBED: Duration = Duration::from_secs(30);
 
@@ -32,39 +32,49 @@ pub struct Etcd {
     cluster: Arc<Mutex<Cluster>>,
     clients: Mutex<Vec<EtcdStore>>,
     disturbed: bool,
+    /// Makes another one of its kind.
+    make: fn(Series) -> Self,
+    series: Series,
     /// What can be done to the servers.
     faults: &'static [&'static str],
-    /// The ways of all clients: who keeps a client's store alone needs them as well.
+    /// The connections of all clients to the servers, kept here because a case may keep nothing of
+    /// a client but its store.
     ways: Mutex<Vec<Ways>>,
 }
 
 impl Etcd {
     /// One server.
     pub fn single(series: Series) -> Self {
-        Etcd::over(Cluster::single(&Binary::find(series)))
+        Etcd::over(Cluster::single(&Binary::find(series)), Etcd::single, series)
     }
 
     /// Three servers.
     pub fn three(series: Series) -> Self {
-        Etcd::over(Cluster::three(&Binary::find(series)))
+        Etcd::over(Cluster::three(&Binary::find(series)), Etcd::three, series)
     }
 
-    /// Three servers that die, stand still and are cut off from each other where a history has it
-    /// so, and a way of its own to each of them for each client.
+    /// Three servers that die, stand still and are cut off from each other where a history says so.
+    /// Each client has a connection of its own to each of them, which can be cut as well.
     pub fn disturbed(series: Series) -> Self {
         let cluster = Cluster::three_with_peer_links(&Binary::find(series));
-        Etcd { disturbed: true, faults: faults::WITH_PEER_LINKS, ..Etcd::over(cluster) }
+        Etcd {
+            disturbed: true,
+            faults: faults::WITH_PEER_LINKS,
+            ..Etcd::over(cluster, Etcd::disturbed, series)
+        }
     }
 
-    /// As [`disturbed`](Self::disturbed), on hosts of their own, of which cables are pulled where a
-    /// history has it so. In a network of its own.
+    /// As [`disturbed`](Self::disturbed), with each server on a host of its own, whose cable is
+    /// pulled where a history says so. It must run in a network of its own.
     pub fn unplugged(series: Series) -> Self {
         let cluster = Cluster::three_on_hosts(&Binary::find(series));
-        Etcd { disturbed: true, faults: faults::ON_HOSTS, ..Etcd::over(cluster) }
+        Etcd { disturbed: true, faults: faults::ON_HOSTS, ..Etcd::over(cluster, Etcd::unplugged, series) }
     }
 
-    fn over(cluster: Cluster) -> Self {
+    fn over(cluster: Cluster, make: fn(Series) -> Self, series: Series) -> Self {
         Etcd {
+            make,
+            series,
             cluster: Arc::new(Mutex::new(cluster)),
             clients: Mutex::default(),
             disturbed: false,
@@ -83,7 +93,7 @@ impl Etcd {
 }
 
 /// Forgets the history at one member.
-async fn compact_at(endpoint: &str, through: Revision) -> Result<(), String> {
+pub(super) async fn compact_at(endpoint: &str, through: Revision) -> Result<(), String> {
     let channel =
         tonic::transport::Endpoint::from_shared(format!("http://{endpoint}")).unwrap().connect_lazy();
     let mut client =
@@ -93,6 +103,18 @@ async fn compact_at(endpoint: &str, through: Revision) -> Result<(), String> {
         Err(error) if error.to_string().contains("has been compacted") => Ok(()),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// Puts the layers of `EtcdProvider` around a store.
+pub(super) fn assemble(store: Arc<dyn Store>) -> Arc<dyn Provider> {
+    let mut policy = EtcdOptions::default().retry;
+    policy.attempt_timeout = None;
+    let layered = Observe::new(Retry::new(store, policy).expect("a good policy"), "etcd");
+    StoreProvider::new(Arc::new(layered), ProviderOptions::default())
+}
+
+pub(super) fn namespaced(store: Arc<dyn Store>, namespace: &str) -> Arc<dyn Provider> {
+    assemble(Arc::new(Namespace::new(store, namespace).expect("a good namespace")))
 }
 
 #[async_trait::async_trait]
@@ -127,21 +149,17 @@ impl Harness for Etcd {
         }
     }
 
-    // The layers of `EtcdProvider`.
     fn assemble(&self, store: Arc<dyn Store>) -> Arc<dyn Provider> {
-        let mut policy = EtcdOptions::default().retry;
-        policy.attempt_timeout = None;
-        let layered = Observe::new(Retry::new(store, policy).expect("a good policy"), "etcd");
-        StoreProvider::new(Arc::new(layered), ProviderOptions::default())
+        assemble(store)
     }
 
     fn namespaced(&self, store: Arc<dyn Store>, namespace: &str) -> Arc<dyn Provider> {
-        self.assemble(Arc::new(Namespace::new(store, namespace).expect("a good namespace")))
+        namespaced(store, namespace)
     }
 
     async fn compact(&self, through: Revision) {
-        // Any member will do. One that stands still, or is cut off, never answers: whoever waited
-        // for it would wait for the one who is to end that.
+        // Any member will do. One that stands still, or is cut off, never answers, and it is this
+        // same task that ends such a fault later: so none is waited for without a limit.
         let limit = if self.disturbed { COMPACTED_WITHIN } else { COMPACTED_UNDISTURBED };
         let mut last = String::new();
         for endpoint in self.options().endpoints {
@@ -160,6 +178,10 @@ impl Harness for Etcd {
         }
         self.cluster().restart();
         Reopened::Done
+    }
+
+    async fn another(&self) -> Option<Arc<dyn Harness>> {
+        Some(Arc::new((self.make)(self.series)))
     }
 
     fn server_faults(&self) -> &'static [&'static str] {
