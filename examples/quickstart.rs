@@ -3,8 +3,10 @@
 //!
 //! ```console
 //! $ cargo run --example quickstart
-//! $ cargo run --example quickstart -- --store sled:DIR      # twice: the second run finds what the first one stored
-//! $ cargo run --features etcd --example quickstart -- --store etcd://localhost:2379   # the same on etcd
+//! # twice: the second run finds what the first one stored
+//! $ cargo run --example quickstart -- --store sled:DIR
+//! # the same on etcd
+//! $ cargo run --features etcd --example quickstart -- --store etcd://localhost:2379
 //! $ cargo run --example quickstart -- --rules FILE          # your own rules
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that shows what happens")]
@@ -128,19 +130,19 @@ async fn run(options: Options) -> Result<()> {
     let operator = store.client().await?;
     let environment = environment()?;
 
-    let earlier = Runs::read(&*operator, &environment, &options.store).await?;
+    let earlier = Runs::read(&operator, &environment, &options.store).await?;
     let mut runs = Runs { count: earlier.count.saturating_add(1), ..earlier };
-    runs.write(&*operator, &environment).await?;
-    load_rules(&*operator, &environment, &path, &rules, existing).await?;
+    runs.write(&operator, &environment).await?;
+    load_rules(&operator, &environment, &path, &rules, existing).await?;
 
     println!("\n2. Two instances of {service}");
-    let one = Instance::start(store.client().await?, service, 8081).await?;
-    let two = Instance::start(store.client().await?, service, 8082).await?;
+    let one = Instance::start(Arc::new(store.client().await?), service, 8081).await?;
+    let two = Instance::start(Arc::new(store.client().await?), service, 8082).await?;
     one.look_around().await?;
 
     runs.token = Some(guarded_job(&one, &two, earlier).await?);
-    runs.write(&*operator, &environment).await?;
-    changing_limits(&one, &*operator, &environment, service).await?;
+    runs.write(&operator, &environment).await?;
+    changing_limits(&one, &operator, &environment, service).await?;
 
     println!("\n5. Good-bye");
     one.stop().await?;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use coord_api::{Error, Result};
-use coord_etcd::{Credentials, EtcdOptions, Tls};
+use coord_etcd::{Credentials, EtcdOptions, EtcdTls};
 
 use crate::url::{OPERATION, Scheme, Url, refuse};
 
@@ -13,9 +13,10 @@ const PASSWORD: &str = "COORD_ETCD_PASSWORD";
 /// The variable that names a file with the password.
 const PASSWORD_FILE: &str = "COORD_ETCD_PASSWORD_FILE";
 
-const PARAMETERS: [&str; 18] = [
+const PARAMETERS: [&str; 19] = [
     "attempt_timeout",
     "attempts",
+    "batch",
     "ca",
     "cert",
     "connect_timeout",
@@ -81,6 +82,9 @@ pub(crate) fn read(
         options.retry.multiplier =
             text.parse().map_err(|_| wrong("multiplier", "a number such as `2` or `1.5`"))?;
     }
+    if let Some(text) = url.get("batch")? {
+        options.batching = Some(text.parse().map_err(|_| wrong("batch", "a number such as `1`"))?);
+    }
     options.near = url.flag("near")?;
     options.credentials = credentials(url, environment)?;
     options.tls = tls(url)?;
@@ -115,7 +119,7 @@ fn credentials(
     Ok(Some(Credentials::new(user, password)))
 }
 
-fn tls(url: &Url) -> Result<Option<Tls>> {
+fn tls(url: &Url) -> Result<Option<EtcdTls>> {
     let (authorities, certificates, key, server_name) =
         (url.get("ca")?, url.get("cert")?, url.get("key")?, url.get("server_name")?);
     if url.scheme != Scheme::Etcds {
@@ -124,7 +128,7 @@ fn tls(url: &Url) -> Result<Option<Tls>> {
             None => Ok(None),
         };
     }
-    let mut tls = Tls::new();
+    let mut tls = EtcdTls::new();
     if let Some(file) = authorities {
         tls = tls.with_authorities_file(path("the file that `ca` names", file)?);
     }
@@ -228,6 +232,12 @@ mod tests {
     }
 
     #[test]
+    fn requests_are_shared_where_they_are_told_to_be() {
+        assert_eq!(parsed("etcd://h:1", &[]).unwrap().batching, None);
+        assert_eq!(parsed("etcd://h:1?batch=2", &[]).unwrap().batching.map(std::num::NonZero::get), Some(2));
+    }
+
+    #[test]
     fn every_parameter_is_wired() {
         let options = parsed(
             "etcd://h:1?connect_timeout=1s&attempt_timeout=500ms&total_timeout=2m&attempts=7&initial_delay=3ms&max_delay=4s&multiplier=1.5\
@@ -260,6 +270,8 @@ mod tests {
             "etcd://h:1?connect_timeout=99999999999999999999s",
             "etcd://h:1?connect_timeout=0s",
             "etcd://h:1?attempts=many",
+            "etcd://h:1?batch",
+            "etcd://h:1?batch=0",
             "etcd://h:1?ca=/etc/ca.pem",
             "etcds://h:1?ca=/no/such/file",
             "etcds://h:1?cert=/no/such/file",

@@ -2,9 +2,10 @@
 
 use std::env::{self, VarError};
 use std::fmt;
+#[cfg(feature = "memory")]
 use std::sync::Arc;
 
-use coord_api::{Error, Provider, Result};
+use coord_api::{Error, Result};
 #[cfg(feature = "etcd")]
 use coord_etcd::{EtcdOptions, EtcdProvider};
 #[cfg(feature = "memory")]
@@ -14,6 +15,7 @@ use coord_recipes::layers::{Namespace, Observe};
 #[cfg(feature = "memory")]
 use coord_recipes::{ProviderOptions, StoreProvider};
 
+use crate::coord::Coord;
 use crate::name;
 use crate::url::{OPERATION, Scheme, Url};
 
@@ -32,7 +34,7 @@ const URL: &str = "COORD_URL";
 /// # Cancel safety
 ///
 /// Cancel safe.
-pub async fn open(url: &str) -> Result<Arc<dyn Provider>> {
+pub async fn open(url: &str) -> Result<Coord> {
     Source::open(url).await?.client().await
 }
 
@@ -45,7 +47,7 @@ pub async fn open(url: &str) -> Result<Arc<dyn Provider>> {
 /// # Cancel safety
 ///
 /// Cancel safe.
-pub async fn open_from_env() -> Result<Arc<dyn Provider>> {
+pub async fn open_from_env() -> Result<Coord> {
     match environment(URL)? {
         Some(url) => open(&url).await,
         None => Err(Error::invalid_argument(
@@ -152,29 +154,53 @@ impl Source {
     ///
     /// Cancel safe.
     #[allow(clippy::unused_async, reason = "only clusters are connected to")]
-    pub async fn client(&self) -> Result<Arc<dyn Provider>> {
+    pub async fn client(&self) -> Result<Coord> {
         match &self.store {
             #[cfg(feature = "memory")]
             Store::Memory(store) => self.client_of(store.client()),
             #[cfg(feature = "etcd")]
-            Store::Etcd(options) => Ok(EtcdProvider::connect((**options).clone()).await?),
+            Store::Etcd(options) => {
+                let provider = EtcdProvider::connect((**options).clone()).await?;
+                Ok(Coord::new(provider.core().clone(), provider))
+            }
             #[cfg(feature = "etcd")]
-            Store::LazyEtcd(options) => Ok(EtcdProvider::connect_lazy((**options).clone())?),
+            Store::LazyEtcd(_) => self.client_lazy(),
+        }
+    }
+
+    /// As [`client`](Self::client), without waiting for the store: for a program that is to start
+    /// while its cluster is away. Calls fail with `Unavailable` until the cluster answers, and only
+    /// then it is known whether it takes the user and the password. A store of this process is
+    /// there in any case.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument`, as [`client`](Self::client).
+    pub fn client_lazy(&self) -> Result<Coord> {
+        match &self.store {
+            #[cfg(feature = "memory")]
+            Store::Memory(store) => self.client_of(store.client()),
+            #[cfg(feature = "etcd")]
+            Store::Etcd(options) | Store::LazyEtcd(options) => {
+                let provider = EtcdProvider::connect_lazy((**options).clone())?;
+                Ok(Coord::new(provider.core().clone(), provider))
+            }
         }
     }
 
     #[cfg(feature = "memory")]
-    fn client_of(&self, store: MemoryStore) -> Result<Arc<dyn Provider>> {
+    fn client_of(&self, store: MemoryStore) -> Result<Coord> {
         let options = ProviderOptions::default().with_name(&self.name).with_home(store.home().clone());
         let store = Observe::new(store, "memory");
-        Ok(match self.url.namespace()? {
+        let provider = match self.url.namespace()? {
             Some(namespace) => {
                 let store =
                     Namespace::new(store, namespace).map_err(|error| error.in_operation(OPERATION))?;
                 StoreProvider::new(Arc::new(store), options)
             }
             None => StoreProvider::new(Arc::new(store), options),
-        })
+        };
+        Ok(Coord::new(provider.core().clone(), provider))
     }
 }
 
@@ -259,8 +285,8 @@ mod tests {
             #[allow(irrefutable_let_patterns, reason = "with etcd there is another one")]
             let Store::Memory(store) = &source.store else { panic!("not in memory") };
             let found = store.range(Range::new(Span::Prefix(directory.into()))).await.unwrap().entries;
-            let names: Vec<_> =
-                found.iter().map(|entry| String::from_utf8_lossy(&entry.value).into_owned()).collect();
+            let owner = |value: &[u8]| coord_core::Owner::of(value).map(|owner| owner.name);
+            let names: Vec<_> = found.iter().filter_map(|entry| owner(&entry.value)).collect();
             assert!(names.len() == 1 && names.iter().all(|name| name.ends_with(named)), "{url}: {names:?}");
         }
     }

@@ -7,13 +7,8 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use async_trait::async_trait;
 use coord_api::prelude::*;
-use coord_api::store::{
-    Batch, Change, Entry, Lease, LeaseInfo, Range, RangeReply, Span, Store, StoreEvent, StoreStatus,
-    StoreWatch, Txn, TxnReply,
-};
-use coord_api::{
-    ConfigEvent, Error, ErrorKind, LeaseId, Result, Revision, ServiceChange, ServiceEvent, WatchStart,
-};
+use coord_api::store::{Batch, Change, Entry, Span, Store, StoreEvent, StoreWatch};
+use coord_api::{ConfigEvent, Error, ErrorKind, Result, Revision, ServiceChange, ServiceEvent, WatchStart};
 use coord_memory::MemoryStore;
 use coord_recipes::layers::Namespace;
 use coord_recipes::{Home, ProviderOptions, StoreProvider};
@@ -80,14 +75,6 @@ struct Scripted {
 
 #[async_trait]
 impl Store for Scripted {
-    async fn range(&self, range: Range) -> Result<RangeReply> {
-        self.store.range(range).await
-    }
-
-    async fn txn(&self, txn: Txn) -> Result<TxnReply> {
-        self.store.txn(txn).await
-    }
-
     async fn watch(&self, _: Span, after: Option<Revision>) -> Result<StoreWatch> {
         let script = self.scripts.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let after = after.unwrap_or_default().get();
@@ -99,28 +86,9 @@ impl Store for Scripted {
         Ok(StoreWatch::new(armed, stream::iter(answers).chain(stream::pending())))
     }
 
-    async fn grant_lease(&self, ttl: Duration) -> Result<Lease> {
-        self.store.grant_lease(ttl).await
-    }
-
-    async fn keep_alive(&self, id: LeaseId) -> Result<Duration> {
-        self.store.keep_alive(id).await
-    }
-
-    async fn lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
-        self.store.lease(id).await
-    }
-
-    async fn revoke_lease(&self, id: LeaseId) -> Result<()> {
-        self.store.revoke_lease(id).await
-    }
-
-    async fn status(&self) -> Result<StoreStatus> {
-        self.store.status().await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.store.close().await
+    coord_api::forward_store! {
+        self => self.store;
+        range, txn, grant_lease, keep_alive, lease, revoke_lease, status, close
     }
 }
 
@@ -159,7 +127,8 @@ fn change(key: &Key, value: &Value, revision: Revision) -> Change {
 }
 
 /// Whatever a store answers: no key is named that it did not name, nor one from outside of the
-/// namespace, revisions never go back but by a `Resync`, the last change of a revision is marked
+/// namespace (R5), though it may lie outside of what is watched, where only the store is at fault
+/// (S4); revisions never go back but by a `Resync`, the last change of a revision is marked
 /// and no other is, and a service's changes are those of a set.
 ///
 /// # Panics
