@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# Sourced by scripts that need a program which Debian carries in another release than this machine's: the package is fetched
-# and unpacked into .cache/ and run from there. Nothing is installed, the system is not touched, and no root is needed.
+# Sourced by scripts that need a program which Debian carries in another release than this
+# machine's: the package is fetched and unpacked into .cache/ and run from there. Nothing is
+# installed, the system is not touched, and no root is needed.
 #
 # Each function that can fail says in `why` what stood in the way.
 
@@ -22,8 +23,9 @@ debian_keyring() {
     return 1
 }
 
-# debian_begin DIRECTORY RELEASE...: makes a package manager's state of our own in DIRECTORY, an empty system that knows those
-# releases, and fetches their package lists. Sets `debian_options`, for apt-get and apt-cache.
+# debian_begin DIRECTORY RELEASE...: makes a package manager's state of our own in DIRECTORY, an
+# empty system that knows those releases, and fetches their package lists. Sets `debian_options`,
+# for apt-get and apt-cache.
 debian_begin() {
     local apt=$1 mirror key release
     shift
@@ -46,7 +48,8 @@ debian_begin() {
     apt-get "${debian_options[@]}" update >"$apt/log" 2>&1 || { why="the package lists of Debian $* could not be fetched"; return 1; }
 }
 
-# debian_closure DIRECTORY PACKAGE...: the names of the packages and of all that they need, on an empty system.
+# debian_closure DIRECTORY PACKAGE...: the names of the packages and of all that they need, on an
+# empty system.
 debian_closure() {
     local apt=$1
     shift
@@ -54,7 +57,8 @@ debian_closure() {
         sed -n "s/^'[^']*' \([^_ ]*\)_.*/\1/p"
 }
 
-# debian_unpack DIRECTORY PACKAGE[=VERSION]...: fetches the packages, verified as apt verifies them, and unpacks them into DIRECTORY/root.
+# debian_unpack DIRECTORY PACKAGE[=VERSION]...: fetches the packages, verified as apt verifies them,
+# and unpacks them into DIRECTORY/root.
 debian_unpack() {
     local apt=$1 package
     shift
@@ -64,7 +68,8 @@ debian_unpack() {
     done
 }
 
-# debian_finish DIRECTORY TARGET: leaves out what only the fetching needed, and puts the rest in place at once.
+# debian_finish DIRECTORY TARGET: leaves out what only the fetching needed, and puts the rest in
+# place at once.
 debian_finish() {
     rm -rf "$1"/{lists,cache,debs} "$2"
     mv "$1" "$2"

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Who may import whom. The contracts stay free of runtimes, I/O and backends; what is built on them stays free of
-# backends; nothing points upwards. Tests may import anything: only normal and build dependencies count here.
+# Who may import whom. The contracts stay free of runtimes, I/O and backends; what is built on them
+# stays free of backends; nothing points upwards. Tests may import anything: only normal and build
+# dependencies count here.
 #
-# And nobody may ask what time of day it is: clippy.toml says why, and bans it in the code; here are the crates that would.
+# And nobody may ask what time of day it is: clippy.toml says why, and bans it in the code; here are
+# the crates that would.
 #
-# And who may read whose files: nobody. A crate is published with its own files alone, so nothing else of the workspace is mounted into it, nor read by its tests.
+# And who may read whose files: nobody. A crate is published with its own files alone, so nothing
+# else of the workspace is mounted into it, nor read by its tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,26 +16,28 @@ readonly API_ALLOWED="async-trait bytes futures-core serde serde_json thiserror"
 # What must not reach coord-api by any way: runtimes, I/O, transports, stores.
 readonly API_DENIED='^(tokio|tokio-.*|mio|async-std|async-io|async-executor|smol|polling|futures-executor|socket2|libc|rustix|hyper|hyper-.*|h2|http|tower|tower-.*|tonic|reqwest|sled|redb|rocksdb|rusqlite|etcd-client|metrics|tracing|coord-.*)$'
 
-# What a recipe is made of, and what a service needs of the rest of the workspace: the facade, and all that is below it.
+# What a recipe is made of, and what a service needs of the rest of the workspace: the facade, and
+# all that is below it.
 readonly RECIPES="coord-api coord-home coord-core coord-recipes"
-readonly LIBRARIES="$RECIPES coord-memory coord-etcd coord-grpc coordkit"
+readonly LIBRARIES="$RECIPES coord-memory coord-etcd coord-fake-etcd coord-grpc coordkit"
 
-# Which of our own crates a crate may reach, directly or not. What is not there yet has its place already.
+# Which of our own crates a crate may reach, directly or not. What is not there yet has its place
+# already.
 may_reach() {
     case $1 in
-        coord-api | coord-home | coord-global-proto) echo "" ;;
+        coord-api | coord-fake-etcd | coord-home | coord-global-proto | coord-servers) echo "" ;;
         coord-testkit) echo "coord-api" ;;
         coord-grpc | coord-core) echo "coord-api coord-home" ;;
         coord-recipes) echo "coord-api coord-home coord-core" ;;
-        coord-memory | coord-etcd | coord-global) echo "$RECIPES" ;;
-        coordkit) echo "$RECIPES coord-memory coord-etcd coord-grpc" ;;
+        coord-memory | coord-etcd | coord-global | coord-backend-sqlite) echo "$RECIPES" ;;
+        coordkit) echo "$RECIPES coord-memory coord-etcd coord-fake-etcd coord-grpc" ;;
         coordctl | coord-examples | coord-service) echo "$LIBRARIES" ;;
         coord-cache | coord-db | coord-mq) echo "$LIBRARIES coord-service" ;;
         im-service) echo "$LIBRARIES coord-service coord-cache coord-db coord-mq" ;;
         coord-fuzz) echo "$LIBRARIES" ;;
         globald | regiond) echo "$LIBRARIES coord-global coord-global-proto" ;;
         # Everything but the programs, and nothing may reach it.
-        coord-tests) echo "$LIBRARIES coord-testkit coord-service coord-cache coord-db coord-mq coord-global coord-global-proto" ;;
+        coord-tests) echo "$LIBRARIES coord-backend-sqlite coord-testkit coord-servers coord-service coord-cache coord-db coord-mq coord-global coord-global-proto" ;;
         *) return 1 ;;
     esac
 }
@@ -87,7 +92,8 @@ for member in $members; do
     done
 done
 
-# foreign_files CRATE: what its code mounts or includes that lies outside of its folder. The repository's own pages are nobody's, but only what is not published reads them.
+# foreign_files CRATE: what its code mounts or includes that lies outside of its folder. The
+# repository's own pages are nobody's, but only what is not published reads them.
 foreign_files() {
     local crate=$1 found file line path resolved
     while IFS= read -r found; do
@@ -119,7 +125,7 @@ while IFS= read -r manifest; do
     fi
 done < <(find . -mindepth 2 -name Cargo.toml -not -path './target/*' -not -path './.cache/*' | sed 's|^\./||' | sort)
 
-for crate in coord coord-api coord-home coord-core coord-recipes coord-memory coord-etcd coord-grpc; do
+for crate in coord coord-api coord-home coord-core coord-recipes coord-memory coord-etcd coord-fake-etcd coord-grpc; do
     name=$(sed -n 's/^name = "\(.*\)"$/\1/p' "$crate/Cargo.toml" | head -n 1)
     while IFS= read -r found; do
         [ -z "$found" ] || complain "$name depends on $found, which tells the time of day"

@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# Brings what building and testing coord-etcd needs and this machine lacks: two versions of etcd, protoc, strace, and libfaketime.
+# Brings what building and testing coord-etcd needs and this machine lacks: two versions of etcd,
+# etcdctl, protoc, strace, and libfaketime.
 #
-# They come from the Debian archive, unpacked into .cache/ and run from there: nothing is installed. What is there already is
-# left alone, so that a second run does nothing and needs no network.
+# They come from the Debian archive, unpacked into .cache/ and run from there: nothing is installed.
+# What is there already is left alone, so that a second run does nothing and needs no network.
 #
 #   .cache/etcd-3.4/etcd   Debian 12's own version: the old and hostile one
 #   .cache/etcd-3.5/etcd   the newest 3.5 that Debian's later releases carry: the one that decides
+#   .cache/etcdctl-3.5/etcdctl   a Go client, whose mutex stands in the queues of our locks; the
+#                          test that needs it fails without it, and nothing else does
 #   .cache/protoc/protoc   found by scripts/protoc, which the builds run
-#   .cache/strace/strace   slows down the disk of a server; the test that needs it fails without it, and nothing else does
+#   .cache/strace/strace   slows down the disk of a server; the test that needs it fails without it,
+#                          and nothing else does
 #   .cache/faketime/       lets the clock of a client jump; likewise
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,29 +24,36 @@ give_up() {
     exit 1
 }
 
-# bring_etcd SERIES RELEASE...: the newest etcd of that series which the releases carry.
+# bring_etcd SERIES PACKAGE RELEASE...: the newest etcd, or etcdctl, of that series which the
+# releases carry.
 bring_etcd() {
-    local series=$1 home apt version
-    shift
-    home="$PWD/.cache/etcd-$series"
+    local series=$1 package=$2 program home apt version
+    shift 2
+    case $package in
+        etcd-server) program=etcd ;;
+        *) program=etcdctl ;;
+    esac
+    home="$PWD/.cache/$program-$series"
     apt="$home.tmp"
-    if [ -x "$home/etcd" ]; then
+    if [ -x "$home/$program" ]; then
         return 0
     fi
-    echo "    fetching etcd $series from Debian $* (about 10 MB, once, into .cache/)"
+    echo "    fetching $program $series from Debian $* (about 10 MB, once, into .cache/)"
     debian_begin "$apt" "$@" || return 1
-    version=$(apt-cache "${debian_options[@]}" madison etcd-server | awk -F ' *[|] *' -v series="$series." 'index($2, series) == 1 { print $2 }' |
+    version=$(apt-cache "${debian_options[@]}" madison "$package" | awk -F ' *[|] *' -v series="$series." 'index($2, series) == 1 { print $2 }' |
         sort -V | tail -n 1)
-    [ -n "$version" ] || { why="Debian $* carries no etcd $series for this machine"; return 1; }
-    debian_unpack "$apt" "etcd-server=$version" || return 1
-    mv "$apt/root/usr/bin/etcd" "$apt/etcd"
+    [ -n "$version" ] || { why="Debian $* carries no $program $series for this machine"; return 1; }
+    debian_unpack "$apt" "$package=$version" || return 1
+    mv "$apt/root/usr/bin/$program" "$apt/$program"
     rm -rf "$apt/root"
-    "$apt/etcd" --version >/dev/null 2>&1 || { why="the etcd of Debian does not run here"; return 1; }
+    # One of the two knows either.
+    "$apt/$program" --version >/dev/null 2>&1 || "$apt/$program" version >/dev/null 2>&1 ||
+        { why="the $program of Debian does not run here"; return 1; }
     debian_finish "$apt" "$home"
 }
 
-# protoc, with the definitions that belong to it. It needs the libraries that it came with, and the C library of this machine
-# or, where that is older, its own.
+# protoc, with the definitions that belong to it. It needs the libraries that it came with, and the
+# C library of this machine or, where that is older, its own.
 bring_protoc() {
     local home="$PWD/.cache/protoc" apt packages libraries
     apt="$home.tmp"
@@ -97,7 +108,8 @@ bring_faketime() {
     debian_unpack "$apt" libfaketime || return 1
     find "$apt/root" -name libfaketimeMT.so.1 -exec mv {} "$apt/" \;
     rm -rf "$apt/root"
-    # A library that cannot be loaded is left out with no more than a warning, so it is the time that tells.
+    # A library that cannot be loaded is left out with no more than a warning, so it is the time
+    # that tells.
     if [ "$(LD_PRELOAD="$apt/libfaketimeMT.so.1" FAKETIME="@2000-02-03 04:05:06" date +%Y 2>/dev/null)" != 2000 ]; then
         why="the libfaketime of Debian does not work here"
         return 1
@@ -106,10 +118,13 @@ bring_faketime() {
 }
 
 bring_protoc || give_up "There is no protoc" "Install it (on Debian: sudo apt-get install protobuf-compiler libprotobuf-dev), or set PROTOC to one."
-bring_etcd 3.5 trixie forky || give_up "There is no etcd 3.5" \
+bring_etcd 3.5 etcd-server trixie forky || give_up "There is no etcd 3.5" \
     "Put an etcd 3.5 of your own at .cache/etcd-3.5/etcd (https://github.com/etcd-io/etcd/releases; 3.5.28 or newer)."
-bring_etcd 3.4 bookworm || give_up "There is no etcd 3.4" \
+bring_etcd 3.4 etcd-server bookworm || give_up "There is no etcd 3.4" \
     "Put an etcd 3.4 of your own at .cache/etcd-3.4/etcd (https://github.com/etcd-io/etcd/releases)."
+if ! bring_etcd 3.5 etcd-client trixie forky; then
+    printf 'There is no etcdctl 3.5: %s. The tests beside a Go client will fail; put one of your own at .cache/etcdctl-3.5/etcdctl.\n' "$why" >&2
+fi
 if ! bring_strace; then
     printf 'There is no strace: %s. The test of a slow disk will fail; install it (on Debian: sudo apt-get install strace).\n' "$why" >&2
 fi

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Looks for inputs that break a property of fuzz/, with libFuzzer: scripts/fuzz.sh [--seconds N | --runs N] [TARGET...]
+# Looks for inputs that break a property of fuzz/, with libFuzzer: scripts/fuzz.sh [--seconds N |
+# --runs N] [TARGET...]
 #
-# It begins with the seeds of the tree, which it never writes to. What it finds on the way stays in target/fuzz/corpus for the next run, and an input that breaks a
-# property in target/fuzz/artifacts.
+# It begins with the seeds of the tree, which it never writes to. What it finds on the way stays in
+# target/fuzz/corpus for the next run, and an input that breaks a property in target/fuzz/artifacts.
 #
-# cargo-fuzz asks for nightly Rust because of the sanitizers. There is no unsafe code here for them to look into, and what libFuzzer itself needs is stable.
+# cargo-fuzz asks for nightly Rust because of the sanitizers. There is no unsafe code here for them
+# to look into, and what libFuzzer itself needs is stable.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
-# Compiles the crates with the oldest Rust that Cargo.toml states (rust-version), for the statement is worth nothing
-# otherwise.
+# Compiles the crates with the oldest Rust that Cargo.toml states (rust-version), for the statement
+# is worth nothing otherwise.
 #
-# The compiler comes from rustup where it is installed there; else from the Debian release that carries it, unpacked into
-# .cache/ and run from there: nothing is installed and the system is not touched. Where neither can be had, two weaker
-# checks stand in and the reason is written to the file that the first argument names, so that the gate can repeat it.
+# The compiler comes from rustup where it is installed there; else from the Debian release that
+# carries it, unpacked into .cache/ and run from there: nothing is installed and the system is not
+# touched. Where neither can be had, two weaker checks stand in and the reason is written to the
+# file that the first argument names, so that the gate can repeat it.
+#
+# A crate whose own Cargo.toml states a newer one, since what it stands on asks for that, is left
+# out of that: it is compiled with the Rust that it states where rustup has it, else with the gate's
+# own. What all crates and their dependencies state is compared in any case, for each crate with
+# what it states itself.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/debian.sh
@@ -54,38 +60,103 @@ unpack_from_debian() {
     done
 }
 
-# check_with COMMAND...: compiles everything that users get with that cargo.
+# check_with PACKAGES COMMAND...: compiles what users get of those packages with that cargo. What is
+# run here are macros and build scripts alone, each once, which is not worth optimizing.
 check_with() {
+    local packages
+    read -ra packages <<<"$1"
+    shift
     echo "    compiling with $("$@" --version)"
-    RUSTC_WRAPPER="" CARGO_TARGET_DIR=.cache/target-msrv "$@" check --locked --offline --quiet --workspace --all-features
+    RUSTC_WRAPPER="" CARGO_TARGET_DIR=.cache/target-msrv "$@" check --locked --offline --quiet "${packages[@]}" --all-features \
+        --config 'profile.dev.package."*".opt-level=0'
 }
 
-# What no compiler proves: that the dependencies, those of other platforms included, do not ask for more than we do.
-# The lint clippy::incompatible_msrv, which the gate runs, does the same for the standard library.
-check_statements() {
-    local metadata manifest="" field value newest status=0
+# rustup_with VERSION: the toolchain of rustup that is of that version.
+rustup_with() {
+    rustup toolchain list 2>/dev/null | grep -oE "^${1//./\\.}(\.[0-9]+)?-[^ ]+" | head -n 1
+}
+
+# What each package of the workspace and of its dependencies states, as `stated[name-version]`; and
+# of our own those that state more than the workspace does, as `newer[name]`.
+declare -A stated newer
+read_statements() {
+    local metadata manifest="" field value name members
     metadata=$(cargo metadata --locked --format-version 1 --all-features)
     while IFS=: read -r field value; do
         value=${value//\"/}
         if [ "$field" = '"manifest_path"' ]; then
             manifest=$value
         else
-            newest=$(printf '%s\n%s\n' "$minimum" "$value" | sort -V | tail -n 1)
-            if [ "$newest" != "$minimum" ] && [ "$value" != "$minimum.0" ]; then
-                echo "$(basename "$(dirname "$manifest")") asks for Rust $value" >&2
-                status=1
-            fi
+            stated[$(basename "$(dirname "$manifest")")]=$value
         fi
     done < <(grep -oE '"(manifest_path|rust_version)":"[^"]*"' <<<"$metadata")
+    members=$(cargo tree --locked --workspace --depth 0 --prefix none --format '{p}' | awk '$1 != "" { print $1, $NF }' | sort -u)
+    while read -r name manifest; do
+        manifest=${manifest//[()]/}
+        value=${stated[$(basename "$manifest")]:-$minimum}
+        if is_newer "$value" "$minimum"; then
+            newer[$name]=$value
+        fi
+    done <<<"$members"
+}
+
+# is_newer A B: whether the version A is newer than B; 1.85.0 is 1.85.
+is_newer() {
+    local a=${1%.0} b=${2%.0}
+    [ "$a" != "$b" ] && [ "$(printf '%s\n%s\n' "$a" "$b" | sort -V | tail -n 1)" = "$a" ]
+}
+
+# asks_for_more LIMIT OPTION...: says which packages of the trees that the options select ask for
+# more than the limit, and fails if any does.
+asks_for_more() {
+    local limit=$1 name version key status=0
+    shift
+    while read -r name version; do
+        # A package of our own lies in a folder without a version.
+        for key in "$name-${version#v}" "$name"; do
+            if [ -n "${stated[$key]:-}" ] && is_newer "${stated[$key]}" "$limit"; then
+                echo "$key asks for Rust ${stated[$key]}, and what needs it promises $limit" >&2
+                status=1
+            fi
+        done
+    done < <(cargo tree --locked --edges normal,build,dev --target all --all-features --prefix none --format '{p}' "$@" | awk '$1 != "" { print $1, $2 }' | sort -u)
     return "$status"
 }
 
+# What no compiler proves: that the dependencies, those of other platforms included, do not ask for
+# more than we do. The lint clippy::incompatible_msrv, which the gate runs, does the same for the
+# standard library.
+check_statements() {
+    local name status=0
+    asks_for_more "$minimum" --workspace "${exclude_newer[@]}" || status=1
+    for name in "${!newer[@]}"; do
+        asks_for_more "${newer[$name]}" --package "$name" || status=1
+    done
+    return "$status"
+}
+
+read_statements
+exclude_newer=()
+for name in "${!newer[@]}"; do
+    exclude_newer+=(--exclude "$name")
+done
 check_statements
 
-if installed=$(rustup toolchain list 2>/dev/null | grep -oE "^$minimum(\.[0-9]+)?-[^ ]+" | head -n 1) && [ -n "$installed" ]; then
-    check_with rustup run "$installed" cargo
+for name in "${!newer[@]}"; do
+    own=${newer[$name]}
+    toolchain=$(rustup_with "$own" || true)
+    if [ -n "$toolchain" ]; then
+        check_with "--package $name" rustup run "$toolchain" cargo
+    else
+        echo "    $name asks for Rust $own; the gate compiles it with $(rustc --version) alone"
+    fi
+done
+
+rest="--workspace ${exclude_newer[*]}"
+if installed=$(rustup_with "$minimum") && [ -n "$installed" ]; then
+    check_with "$rest" rustup run "$installed" cargo
 elif [ -x "$HOME_OF_RUST/bin/cargo" ] || unpack_from_debian; then
-    RUSTC="$HOME_OF_RUST/bin/rustc" check_with "$HOME_OF_RUST/bin/cargo"
+    RUSTC="$HOME_OF_RUST/bin/rustc" check_with "$rest" "$HOME_OF_RUST/bin/cargo"
 else
     note="Nothing was compiled with Rust $minimum: $why. Only what the dependencies state and the lint incompatible_msrv were checked. Help: rustup toolchain install $minimum"
     echo "    $note" >&2

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Makes every package that is published, as it would be uploaded, and looks at what is in it: each compiles by itself, from nothing but the others' packages and the
-# registry; each says what it is, under which licence, and how docs.rs is to show it; none needs a crate of ours for its tests that another one waits for.
+# Makes every package that is published, as it would be uploaded, and looks at what is in it: each
+# compiles by itself, from nothing but the others' packages and the registry; each says what it is,
+# under which licence, and how docs.rs is to show it; none needs a crate of ours for its tests that
+# another one waits for.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -23,8 +25,30 @@ for member in "${members[@]}"; do
 done
 rm -rf "$target/package"
 # What is left out of a package is left out on purpose, and cargo says so of each test.
-cargo package --quiet --locked --allow-dirty --all-features "${selected[@]}" 2>"$target/package.log" || {
+cargo package --quiet --locked --allow-dirty --no-verify "${selected[@]}" 2>"$target/package.log" || {
     cat "$target/package.log" >&2
+    exit 1
+}
+
+# What is in the packages, as a workspace of its own in which each finds the others where the
+# registry would have them. Checked and not built, by the profile that all else is built by, so that
+# what comes from the registry is compiled no third time.
+unpacked=$target/package/unpacked
+mkdir "$unpacked"
+for archive in "$target"/package/*.crate; do
+    tar -xzf "$archive" -C "$unpacked"
+done
+{
+    printf '[workspace]\nresolver = "3"\nmembers = ["*-*"]\n\n[patch.crates-io]\n'
+    for member in "${members[@]}"; do
+        printf '%s = { path = "%s" }\n' "$member" "$(cd "$unpacked" && printf '%s' "$member"-[0-9]*)"
+    done
+    echo
+    sed -n '/^\[profile\./,$p' Cargo.toml
+} >"$unpacked/Cargo.toml"
+cp Cargo.lock "$unpacked/"
+CARGO_TARGET_DIR="$target" cargo check --quiet --offline --workspace --all-features --manifest-path "$unpacked/Cargo.toml" || {
+    echo "A package does not compile; they lie in $unpacked." >&2
     exit 1
 }
 

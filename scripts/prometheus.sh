@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Brings promtool, which checks the alert rules and tries them on what was scraped during faults.
 #
-# It comes from the Debian archive, unpacked into .cache/prometheus/ and run from there: nothing is installed. What is there already is left alone.
+# It comes from the Debian archive, unpacked into .cache/prometheus/ and run from there: nothing is
+# installed. What is there already is left alone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/debian.sh

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# No ring between files. Within each module, its parts (a file, or a folder with all that is in it) may use each other in
-# one direction only: whoever changes a file then knows which others can be affected, and a file is understood after those
-# that it uses. A module and its own parts may use each other. Tests do not count.
+# No ring between files. Within each module, its parts (a file, or a folder with all that is in it)
+# may use each other in one direction only: whoever changes a file then knows which others can be
+# affected, and a file is understood after those that it uses. A module and its own parts may use
+# each other. Tests do not count.
 #
 #   scripts/rings.sh                   every crate below
 #   scripts/rings.sh FOLDER...         the crates in these folders
@@ -11,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly CRATES=(coord coord-api coord-core coord-etcd coord-grpc coord-home coord-memory coord-recipes)
+readonly CRATES=(coord coord-api coord-core coord-etcd coord-fake-etcd coord-grpc coord-home coord-memory coord-recipes coord-testkit coordctl services/coord-cache services/coord-db services/coord-mq services/coord-service services/im-service services/servers)
 
 edges=""
 if [ "${1:-}" = --edges ]; then
@@ -57,7 +58,8 @@ rings() {
         return length(rest)
     }
 
-    # Calls found() for each path that `rest`, after the module `at`, begins with: a::b, or a::{b, c::d}.
+    # Calls found() for each path that `rest`, after the module `at`, begins with: a::b, or a::{b,
+    # c::d}.
     function follow(from, at, rest,    name, inner, depth, c, i, item) {
         sub(/^[ \n]+/, "", rest)
         if (substr(rest, 1, 1) == "{") {
@@ -96,7 +98,8 @@ rings() {
         }
     }
 
-    # The file `from` uses the file `to`: an edge between the two parts of the module that holds both.
+    # The file `from` uses the file `to`: an edge between the two parts of the module that holds
+    # both.
     function found(from, to,    a, b, i, n, m, both) {
         if (from == to) return
         if (edges) print from " -> " to
@@ -176,7 +179,8 @@ rings() {
     ' "${files[@]}"
 }
 
-# Of a check that finds nothing it is not known whether it looks: here is a ring, over a name that a module passes on from its part.
+# Of a check that finds nothing it is not known whether it looks: here is a ring, over a name that a
+# module passes on from its part.
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 mkdir -p "$scratch/src/b"

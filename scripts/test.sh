@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # The gate: what must hold before a change is merged, the same on a laptop and in CI.
 #
-#   scripts/test.sh          the short gate: every crate, every rule on memory and sled, and etcd 3.5 with one server
+#   scripts/test.sh          the short gate: every crate, every rule on memory and sled, and etcd
+#                            3.5 with one server
 #   scripts/test.sh --full   all of it, as CI checks it
 #
-# It reads the tree and never writes to it (formatting is checked, not done); what it builds goes to the target
-# folder, what it downloads to .cache/. It stops at the first thing that does not hold and says what to do.
+# It reads the tree and never writes to it (formatting is checked, not done); what it builds goes to
+# the target folder, what it downloads to .cache/. It stops at the first thing that does not hold
+# and says what to do.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,18 +15,19 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly QUICKSTART_LIMIT_SECONDS=10
 readonly GRPC_LIMIT_SECONDS=30
 
-# What is checked, in this order: which gate | which function | what it is called | what to do if it fails.
-# The full gate checks the lines of the short one as well.
+# What is checked, in this order: which gate | which function | what it is called | what to do if it
+# fails. The full gate checks the lines of the short one as well.
 readonly SECTIONS=(
     "short|set_up|set-up|Something that the gate needs is missing; see above."
     "short|shell_scripts|shell scripts|Repair what shellcheck found."
     "short|format|format|Run: cargo fmt --all"
+    "short|wrapping|wrapping|A line of a comment or of Markdown is too long; see scripts/wrapping.sh for what counts."
     "short|spelling|spelling|Repair it: typos --write-changes. What is right as it stands belongs into typos.toml."
     "short|dependencies|purity and direction of dependencies|A crate imports what it may not; see scripts/dependencies.sh for who may import whom and why."
     "short|rings|no ring between files|Files use each other in a ring; see scripts/rings.sh. What both need goes into a file below them."
     "short|licences|licences, bans and sources of dependencies|See deny.toml for what is allowed and why."
     "short|lints|lints|Repair the warnings; an allow needs its reason."
-    "full|features|features in all combinations|A crate does not compile without one of its features, or with it alone."
+    "full|features|combinations of features|A crate does not compile without one of its features, or with it alone."
     "full|packages|packages|What would be published is not complete, or does not compile by itself; see scripts/package.sh."
     "full|oldest_rust|oldest Rust|The crates do not compile with the Rust that Cargo.toml states as the oldest one. Use what that one has, or raise rust-version."
     "short|tests|tests|Repair the test that failed, or the code that it accuses."
@@ -34,8 +37,11 @@ readonly SECTIONS=(
     "short|etcd_by_script|etcd by script|Repair the test that failed, or the code that it accuses; alone: cargo test -p coord-etcd --test fake"
     "full|etcd_live|etcd: what only real servers can show|Repair the test that failed, or the code that it accuses; alone: cargo test --test live"
     "full|etcd_faults|etcd: one of each fault|Repair the test that failed, or the code that it accuses; alone: cargo test --test faults -- --test-threads 2"
+    "short|etcd_fake|etcd: the kit on the fake one|Repair the case that failed, or the code that it accuses; alone: cargo test --test conformance_fake r12::"
     "short|etcd_single|etcd: the kit on one server|Repair the case that failed, or the code that it accuses; alone: cargo test --test conformance_single r12::"
     "full|etcd_three|etcd: the kit on three servers|Repair the case that failed, or the code that it accuses; alone: cargo test --test conformance_three r12::"
+    "full|services_live|services: on real servers|Repair the test that failed, or the code that it accuses; alone: cargo test --test cache_redis"
+    "full|sqlite_store|SQLite: the rules of stores|Repair the case that failed, or the code that it accuses; alone: cargo test --test sqlite s3::"
     "short|report|conformance report|The program that writes the matrix failed; run it with --help."
     "short|documentation|documentation|Repair the warnings of rustdoc."
     "short|quickstart|quickstart|The quickstart failed, or took more than $QUICKSTART_LIMIT_SECONDS s; run: cargo run --example quickstart"
@@ -43,19 +49,35 @@ readonly SECTIONS=(
     "full|fuzzing|fuzzing|An input that broke a property lies where the output above says; cargo run -p coord-fuzz --bin TARGET -- FILE shows it again."
 )
 
-# With other packages selected, cargo would find other features for what they have in common, and build it all once more.
+# With other packages selected, cargo would find other features for what they have in common, and
+# build it all once more.
 readonly EVERYTHING=(--workspace --all-features)
 
-# Targets of tests, by name. Those that are named here have a section of their own, or are for people; all others are run by the section "tests".
+# Targets of tests, by name. Those that are named here have a section of their own, or are for
+# people; all others are run by the section "tests".
 readonly SABOTEURS=saboteurs
 readonly ETCD_BY_SCRIPT=fake
 readonly ETCD_LIVE=live
 readonly ETCD_FAULTS=faults
+readonly ETCD_FAKE=conformance_fake
 readonly ETCD_SINGLE=conformance_single
 readonly ETCD_OLD=conformance_old
 readonly ETCD_THREE=conformance_three
 readonly ETCD_OF_SOMEBODY=external
-readonly APART=("$SABOTEURS" "$ETCD_BY_SCRIPT" "$ETCD_LIVE" "$ETCD_FAULTS" "$ETCD_SINGLE" "$ETCD_OLD" "$ETCD_THREE" "$ETCD_OF_SOMEBODY")
+# Of the service layer, on Redis, PostgreSQL and NATS, and on all of them.
+readonly SERVICES_LIVE=(cache_redis cache_limits cache_faults db_postgres db_faults mq_nats processes)
+readonly SQLITE=sqlite
+readonly SQLITE_REAL_TIME=sqlite_real_time
+readonly APART=("$SABOTEURS" "$ETCD_BY_SCRIPT" "$ETCD_LIVE" "$ETCD_FAULTS" "$ETCD_FAKE" "$ETCD_SINGLE" "$ETCD_OLD" "$ETCD_THREE" "$ETCD_OF_SOMEBODY" "$SQLITE" "$SQLITE_REAL_TIME" "${SERVICES_LIVE[@]}")
+
+# What an old server may do in a way of its own: requests, streams and leases, and what stands on
+# them most. The rest is the same code over the same answers; all of it: cargo test --test
+# conformance_old.
+readonly RULES_ON_OLD="s1 s2 s3 s4 s5 s6 r2 r7 r8 r16 r17 r18 r19 r20 r25 r28 r31 r32 r36 r37 r39 r45 r46"
+
+# What several servers may do that one does not: agree, elect, lag behind one another. All of it:
+# cargo test --test conformance_three.
+readonly RULES_ON_THREE="s1 s2 s3 s4 s5 s6 r1 r2 r3 r7 r8 r10 r12 r16 r17 r18 r19 r20 r25 r28 r31 r32 r36 r37 r43 r45 r51 r57 r80"
 
 # The program that writes the matrix of conformance, below target/debug/.
 readonly REPORT=conformance
@@ -63,7 +85,7 @@ readonly REPORT=conformance
 readonly RULES=examples/data/ratelimit.json
 
 # How long each target is fuzzed.
-readonly FUZZ_SECONDS=60
+readonly FUZZ_SECONDS=15
 
 full=false
 case "${1:-}" in
@@ -75,18 +97,28 @@ case "${1:-}" in
         ;;
 esac
 
+# All is built from nothing where all is checked, and what a second build would be quicker by fills
+# the disk.
+if "$full"; then
+    export CARGO_INCREMENTAL=0
+fi
+
 started=$SECONDS
 section=""
 advice=""
-# What could not be checked as it should be. Shown again at the end, so that nobody takes it for done.
+# What could not be checked as it should be. Shown again at the end, so that nobody takes it for
+# done.
 notes=()
 # The names of what only the full gate checks.
 left_out=()
+# How long each section took.
+times=()
 
 scratch=$(mktemp -d)
 finish() {
     local status=$?
     rm -rf "$scratch"
+    [ "${#times[@]}" -eq 0 ] || printf '\nSeconds:%s\n' "$(printf ' %s' "${times[@]}")"
     if [ "$status" -ne 0 ] && [ -n "$section" ]; then
         printf '\nFAILED: %s (after %d s)\n%s\n' "$section" "$((SECONDS - started))" "$advice" >&2
     fi
@@ -135,15 +167,22 @@ set_up() {
     if ! have shellcheck && ! apt_install shellcheck; then
         notes+=("The shell scripts were not checked: shellcheck is missing and could not be installed (sudo apt-get install shellcheck).")
     fi
+    have c++ || apt_install g++ || fail "librdkafka and libFuzzer are C++ and there is no c++ here. Run: sudo apt-get install g++"
+    have make || apt_install make || fail "librdkafka is built by make and there is none here. Run: sudo apt-get install make"
     local tools=(typos cargo-deny)
     if "$full"; then
-        have c++ || apt_install g++ || fail "libFuzzer is C++ and there is no c++ here. Run: sudo apt-get install g++"
         tools+=(cargo-hack cargo-fuzz)
     fi
     scripts/tools.sh "${tools[@]}" || fail "A tool is missing; see above."
     PATH="$PWD/.cache/tools/bin:$PATH"
     scripts/etcd.sh || fail "Building and testing coord-etcd needs etcd and protoc; see above."
     scripts/prometheus.sh || fail "The alert rules are checked with promtool; see above."
+    if "$full"; then
+        local server
+        for server in redis postgresql nats; do
+            "scripts/$server.sh" || fail "Cache, databases and messages are tested on real servers; see above."
+        done
+    fi
     cargo fetch --locked --quiet || fail "The dependencies could not be fetched as Cargo.lock states them. If Cargo.toml changed, run: cargo update --workspace"
     echo "    $(cargo --version), $(rustc --version)"
 }
@@ -159,6 +198,10 @@ format() {
     cargo fmt --all --check
 }
 
+wrapping() {
+    scripts/wrapping.sh
+}
+
 spelling() {
     typos
 }
@@ -171,8 +214,9 @@ rings() {
     scripts/rings.sh
 }
 
-# The advisories are not looked at here: they come from a database that must be fetched, and a gate that needs the network fails without a fault of the change.
-# `cargo deny check advisories` looks at them; .github/workflows/advisories.yml does so every day.
+# The advisories are not looked at here: they come from a database that must be fetched, and a gate
+# that needs the network fails without a fault of the change. `cargo deny check advisories` looks at
+# them; .github/workflows/advisories.yml does so every day.
 licences() {
     cargo deny --offline --all-features --locked check --hide-inclusion-graph bans licenses sources
 }
@@ -181,10 +225,12 @@ lints() {
     cargo clippy --locked --quiet "${EVERYTHING[@]}" --all-targets -- -D warnings
 }
 
-# coordkit needs a store, so that not every combination is one.
+# coordkit needs a store, so that not every combination is one; and what only brings another crate
+# along needs no combinations. Of the others, the features stand beside each other: none, each by
+# itself, and all.
 features() {
-    cargo hack clippy --locked --quiet --feature-powerset --exclude-features default --package coordkit --at-least-one-of memory,etcd -- -D warnings
-    cargo hack clippy --locked --quiet --feature-powerset --workspace --ignore-private --exclude coordkit -- -D warnings
+    cargo hack clippy --locked --quiet --feature-powerset --exclude-features default,fake-etcd --package coordkit --at-least-one-of memory,etcd -- -D warnings
+    cargo hack clippy --locked --quiet --each-feature --workspace --ignore-private --exclude coordkit -- -D warnings
 }
 
 packages() {
@@ -216,7 +262,8 @@ tests() {
     [ "${#selected[@]}" -gt 0 ] || fail "No targets of tests were found; did cargo change how it describes them?"
     # Some tests run the programs.
     cargo build --locked --quiet "${EVERYTHING[@]}" --bins --examples
-    cargo test --locked --quiet "${EVERYTHING[@]}" --lib --bins "${selected[@]}"
+    # Some cases wait for what happens in real time, so that the cores are free for others.
+    RUST_TEST_THREADS=4 cargo test --locked --quiet "${EVERYTHING[@]}" --lib --bins "${selected[@]}"
 }
 
 doc_tests() {
@@ -231,16 +278,19 @@ kit_on_harmless() {
     COORD_TESTKIT_HISTORIES=1 COORD_TESTKIT_SEQUENCES=3 cargo test --locked --quiet "${EVERYTHING[@]}" --test "$SABOTEURS" -- --ignored
 }
 
-# on_servers TEST THREADS...: tests that wait for servers, all that are named at the same time. Most of a case is waiting for leases, so more of them than
-# there are cores can run at once; with many more, servers of which each wants its turn are late for their own clocks.
+# on_servers TEST THREADS RULES...: tests that wait for servers, all that are named at the same
+# time; of these rules, or all where none is named. Most of a case is waiting for leases, so more of
+# them than there are cores can run at once; with many more, servers of which each wants its turn
+# are late for their own clocks.
 on_servers() {
     local name pid
-    local names=() pids=() failed=()
+    local names=() pids=() failed=() rules=()
     while [ $# -gt 0 ]; do
-        cargo test --locked --quiet "${EVERYTHING[@]}" --test "$1" -- --test-threads "$2" >"$scratch/$1" 2>&1 &
+        read -ra rules <<<"$3"
+        cargo test --locked --quiet "${EVERYTHING[@]}" --test "$1" -- --test-threads "$2" "${rules[@]/%/::}" >"$scratch/$1" 2>&1 &
         pids+=($!)
         names+=("$1")
-        shift 2
+        shift 3
     done
     for pid in "${pids[@]}"; do
         name=${names[0]}
@@ -252,42 +302,62 @@ on_servers() {
 }
 
 etcd_by_script() {
-    on_servers "$ETCD_BY_SCRIPT" 4
+    on_servers "$ETCD_BY_SCRIPT" 4 ""
 }
 
 etcd_live() {
-    on_servers "$ETCD_LIVE" 4
+    on_servers "$ETCD_LIVE" 4 ""
 }
 
 etcd_faults() {
-    on_servers "$ETCD_FAULTS" 2
+    on_servers "$ETCD_FAULTS" 2 ""
+}
+
+etcd_fake() {
+    on_servers "$ETCD_FAKE" 16 ""
 }
 
 etcd_single() {
     if "$full"; then
-        on_servers "$ETCD_SINGLE" 6 "$ETCD_OLD" 6
+        on_servers "$ETCD_SINGLE" 12 "" "$ETCD_OLD" 6 "$RULES_ON_OLD"
     else
-        on_servers "$ETCD_SINGLE" 12
+        on_servers "$ETCD_SINGLE" 16 ""
         left_out+=("etcd: the kit on one server of 3.4")
     fi
 }
 
 etcd_three() {
-    on_servers "$ETCD_THREE" 8
+    on_servers "$ETCD_THREE" 8 "$RULES_ON_THREE"
 }
 
-# The whole kit runs among the tests; this is about the program that makes the matrix of it, and its verdicts.
+services_live() {
+    local name selected=()
+    for name in "${SERVICES_LIVE[@]}"; do
+        selected+=(--test "$name")
+    done
+    RUST_TEST_THREADS=2 cargo test --locked --quiet "${EVERYTHING[@]}" "${selected[@]}"
+}
+
+# Every call of it goes to a thread and to a file, so that the whole kit takes a quarter of an hour:
+# cargo test --test sqlite, and --test sqlite_real_time.
+sqlite_store() {
+    cargo test --locked --quiet "${EVERYTHING[@]}" --test "$SQLITE" -- s1:: s2:: s3:: s4:: s5:: s6::
+}
+
+# The whole kit runs among the tests; this is about the program that makes the matrix of it, and its
+# verdicts.
 report() {
     local target
     target=$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-    "$target/debug/$REPORT" --backend memory,sled,third-party --case s6:: --out "$scratch" >"$scratch/verdicts"
+    "$target/debug/$REPORT" --backend memory,sled,sqlite,third-party --case s6:: --out "$scratch" >"$scratch/verdicts"
     expect "memory: 0 of 1 runs failed" "$scratch/verdicts" "The report of durability"
     expect '| **S6** Durability | – not run | ✔' "$scratch/CONFORMANCE.md" "The matrix"
     expect '"verdict": "not_run"' "$scratch/conformance.json" "The report as JSON"
     sed 's/^/    | /' "$scratch/verdicts"
 }
 
-# As docs.rs makes it, where it says which feature brings what. That is not in stable Rust yet, and docs.rs has another; so rustdoc, and it alone, is told to take it.
+# As docs.rs makes it, where it says which feature brings what. That is not in stable Rust yet, and
+# docs.rs has another; so rustdoc, and it alone, is told to take it.
 documentation() {
     printf '#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec rustdoc "$@"\n' >"$scratch/rustdoc"
     chmod +x "$scratch/rustdoc"
@@ -343,6 +413,7 @@ for line in "${SECTIONS[@]}"; do
     printf '\n==> %s\n' "$section"
     "$check"
     printf '    ok, %d s\n' "$((SECONDS - section_started))"
+    times+=("$check=$((SECONDS - section_started))")
 done
 section=""
 

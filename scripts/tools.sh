@@ -6,14 +6,17 @@
 #   cargo-hack   every combination of features
 #   cargo-fuzz   libFuzzer
 #
-# Where one is on the PATH, that one is used. Otherwise it comes as a program from PyPI, by its hash, and where there is none for this machine, or no pip, it is
-# compiled from crates.io, which takes some minutes each. Either way it lies in .cache/tools/bin: nothing is installed, and what is there is left alone.
+# Where one is on the PATH, that one is used. Otherwise it comes as a program from PyPI, by its
+# hash, and where there is none for this machine, or no pip, it is compiled from crates.io, which
+# takes some minutes each. Either way it lies in .cache/tools/bin: nothing is installed, and what is
+# there is left alone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly HOME_OF_TOOLS="$PWD/.cache/tools"
 
-# describe TOOL: its package on crates.io with the version, and its package on PyPI with the version and the hash of the program for Linux on x86-64.
+# describe TOOL: its package on crates.io with the version, and its package on PyPI with the version
+# and the hash of the program for Linux on x86-64.
 describe() {
     case $1 in
         typos)
