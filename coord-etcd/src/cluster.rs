@@ -43,6 +43,11 @@ impl Cluster {
         &self.members
     }
 
+    /// Who the members are, and how that is found out.
+    pub(crate) fn survey(&self) -> &Survey {
+        &self.survey
+    }
+
     /// Where what goes on in the background does so.
     pub(crate) fn home(&self) -> &Home {
         self.members.home()

@@ -6,7 +6,7 @@ use coord_api::Outcome;
 use etcd_client::proto::PbResponseHeader;
 use etcd_client::{
     GetResponse, LeaseGrantResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse,
-    PutResponse, TxnResponse,
+    PutResponse, StatusResponse, TxnResponse,
 };
 
 use crate::error::Fault;
@@ -80,6 +80,7 @@ answers!(
     LeaseTimeToLiveResponse,
     MemberListResponse,
     PutResponse,
+    StatusResponse,
     TxnResponse,
 );
 

@@ -17,6 +17,7 @@ use crate::cluster::Cluster;
 use crate::kv;
 use crate::lease::{self, Granted};
 use crate::options::EtcdOptions;
+use crate::report::{self, ClusterReport};
 use crate::status;
 use crate::watch::Watches;
 
@@ -97,6 +98,21 @@ impl EtcdStore {
     /// Where connections, watches and timers live.
     pub fn home(&self) -> &Home {
         self.inner.cluster.home()
+    }
+
+    /// What the cluster says of itself: who belongs to it, and how each of them is. It is for those
+    /// who operate it, and costs a few requests to each member, which are asked at the same time.
+    /// Members that do not answer are in it, each with the reason.
+    ///
+    /// # Errors
+    ///
+    /// Those of a read, where no member says who belongs to the cluster.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn report(&self) -> Result<ClusterReport> {
+        report::report(&self.inner.cluster).await
     }
 
     /// Waits until one member has answered.

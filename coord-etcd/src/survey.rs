@@ -274,7 +274,7 @@ impl Survey {
     }
 
     /// Asks the cluster who its members are.
-    async fn discover(&self) -> Result<(), Fault> {
+    pub(crate) async fn discover(&self) -> Result<(), Fault> {
         if self.discovery == Discovery::Off {
             return Ok(());
         }

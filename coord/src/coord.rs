@@ -37,6 +37,8 @@ use coord_recipes::{
 pub struct Coord {
     core: coord_core::Client,
     provider: Arc<dyn Provider>,
+    #[cfg(feature = "etcd")]
+    etcd: Option<coord_etcd::EtcdStore>,
 }
 
 impl Coord {
@@ -60,7 +62,26 @@ impl Coord {
     /// # }
     /// ```
     pub fn new(core: coord_core::Client, provider: Arc<dyn Provider>) -> Self {
-        Coord { core, provider }
+        Coord {
+            core,
+            provider,
+            #[cfg(feature = "etcd")]
+            etcd: None,
+        }
+    }
+
+    #[cfg(feature = "etcd")]
+    pub(crate) fn of_etcd(provider: Arc<coord_etcd::EtcdProvider>) -> Self {
+        let etcd = Some(provider.store().clone());
+        Coord { core: provider.core().clone(), provider, etcd }
+    }
+
+    /// The client of the cluster, where that is what the URL named: for what only etcd has, as
+    /// [its report of itself](coord_etcd::EtcdStore::report). `None` for other stores, and for a
+    /// provider that was made by hand.
+    #[cfg(feature = "etcd")]
+    pub fn etcd(&self) -> Option<&coord_etcd::EtcdStore> {
+        self.etcd.as_ref()
     }
 
     /// The five contracts.

@@ -159,10 +159,7 @@ impl Source {
             #[cfg(feature = "memory")]
             Store::Memory(store) => self.client_of(store.client()),
             #[cfg(feature = "etcd")]
-            Store::Etcd(options) => {
-                let provider = EtcdProvider::connect((**options).clone()).await?;
-                Ok(Coord::new(provider.core().clone(), provider))
-            }
+            Store::Etcd(options) => Ok(Coord::of_etcd(EtcdProvider::connect((**options).clone()).await?)),
             #[cfg(feature = "etcd")]
             Store::LazyEtcd(_) => self.client_lazy(),
         }
@@ -182,8 +179,7 @@ impl Source {
             Store::Memory(store) => self.client_of(store.client()),
             #[cfg(feature = "etcd")]
             Store::Etcd(options) | Store::LazyEtcd(options) => {
-                let provider = EtcdProvider::connect_lazy((**options).clone())?;
-                Ok(Coord::new(provider.core().clone(), provider))
+                Ok(Coord::of_etcd(EtcdProvider::connect_lazy((**options).clone())?))
             }
         }
     }

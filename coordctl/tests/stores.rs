@@ -107,6 +107,9 @@ async fn on_etcd() {
     let store =
         Store { url: format!("etcd://{}/shop", cluster.endpoints()[0].trim_start_matches("http://")) };
     configuration(&store);
+    let status = store.shows(&["status"]);
+    assert!(status.contains("leader") && status.contains("3.5.") && status.contains("KiB"), "{status}");
+    assert!(store.shows(&["doctor"]).contains("1, all well"));
 
     // A program that stands there.
     let url = format!("{}?name=node-1", store.url);
@@ -171,6 +174,9 @@ fn on_an_etcd_of_its_own() {
     assert!(order("status").starts_with("revision "));
     assert_eq!(order("full on"), "it is out of space");
     assert_ne!(store.ctl(&["config", "set", "a", "1"]).0, exit::OK);
+    assert!(store.shows(&["status"]).contains("NOSPACE"));
+    let (code, doctor) = store.ctl(&["doctor"]);
+    assert!(code == exit::UNWELL && doctor.contains("has raised NOSPACE"), "{doctor}");
     assert_eq!(order("full off"), "it is out of space no more");
     store.shows(&["config", "set", "a", "1"]);
     assert_eq!(order("refuse on"), "new connections are reset");

@@ -8,6 +8,7 @@ use coord::{Error, ErrorKind, LockOptions, Version, Wait, WatchStart, WriteOptio
 use serde::Serialize;
 
 use super::Session;
+use super::members::{Members, Wrong};
 use super::status::Status;
 use crate::error::Failure;
 use crate::show::Table;
@@ -52,7 +53,7 @@ impl Finding {
         Finding { verdict: Verdict::Warn, what, found: found.into(), advice: Some(advice) }
     }
 
-    fn bad(what: &'static str, found: &Failure, advice: &'static str) -> Self {
+    fn bad(what: &'static str, found: &impl ToString, advice: &'static str) -> Self {
         Finding { verdict: Verdict::Bad, what, found: found.to_string(), advice: Some(advice) }
     }
 }
@@ -91,8 +92,11 @@ impl Arguments {
 }
 
 async fn findings(session: &Session<'_>) -> Vec<Finding> {
+    // Of a cluster that answers nobody, its members may still say why.
+    let cluster = cluster(session).await;
     let mut findings = vec![reads(session).await];
-    if findings.iter().any(|finding| finding.verdict == Verdict::Bad) {
+    findings.extend(cluster);
+    if findings.iter().any(|finding| finding.verdict == Verdict::Bad && finding.what == READS) {
         // Whatever else is wrong, this comes first.
         return findings;
     }
@@ -103,8 +107,10 @@ async fn findings(session: &Session<'_>) -> Vec<Finding> {
     findings
 }
 
+const READS: &str = "linearizable reads";
+
 async fn reads(session: &Session<'_>) -> Finding {
-    const WHAT: &str = "linearizable reads";
+    const WHAT: &str = READS;
     match Status::of(session).await {
         Ok(status) if status.round_trip_ms > SLOW_MS => Finding::warn(
             WHAT,
@@ -118,6 +124,24 @@ async fn reads(session: &Session<'_>) -> Finding {
             "is the store up, has it a majority and a leader, is the URL right, may this user read?",
         ),
     }
+}
+
+/// The members of a cluster.
+async fn cluster(session: &Session<'_>) -> Vec<Finding> {
+    const WHAT: &str = "members";
+    let Some(members) = Members::of(session).await else { return Vec::new() };
+    let wrong = members.wrong();
+    if wrong.is_empty() {
+        return vec![Finding::ok(WHAT, format!("{}, all well", members.len()))];
+    }
+    let finding = |wrong: Wrong| {
+        if wrong.is_bad {
+            Finding::bad(WHAT, &wrong.found, wrong.advice)
+        } else {
+            Finding::warn(WHAT, wrong.found, wrong.advice)
+        }
+    };
+    wrong.into_iter().map(finding).collect()
 }
 
 async fn watches(session: &Session<'_>) -> Finding {

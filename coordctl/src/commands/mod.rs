@@ -8,6 +8,7 @@ mod events;
 mod evict;
 mod ids;
 mod locks;
+mod members;
 mod queue;
 mod semaphores;
 mod services;

@@ -1,4 +1,4 @@
-//! Which store it is, and whether it answers.
+//! Which store it is, whether it answers, and how the members of its cluster are.
 
 use std::time::Instant;
 
@@ -8,10 +8,11 @@ use coord::store::Store as _;
 use serde::Serialize;
 
 use super::Session;
+use super::members::Members;
 use crate::error::Failure;
 use crate::show::Table;
 
-/// Which store it is, and whether it answers.
+/// Which store it is, whether it answers, and how the members of its cluster are.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {}
 
@@ -27,11 +28,20 @@ pub(super) struct Status {
     elections: usize,
     services: usize,
     instances: usize,
+    /// Of a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<Members>,
 }
 
 impl Arguments {
     pub(super) async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
-        session.show(Status::of, |status| vec![status.table()]).await
+        let tables = |status: &Status| {
+            [Some(status.table()), status.cluster.as_ref().map(Members::table)]
+                .into_iter()
+                .flatten()
+                .collect()
+        };
+        session.show(Status::of, tables).await
     }
 }
 
@@ -53,6 +63,7 @@ impl Status {
             elections: held(session.ask(inspect.elections()).await?),
             services: services.len(),
             instances: services.iter().map(|service| service.instances).sum(),
+            cluster: Members::of(session).await,
         })
     }
 

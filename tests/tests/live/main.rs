@@ -16,6 +16,7 @@ mod homes;
 mod members;
 mod quickstart;
 mod quota;
+mod report;
 mod rights;
 mod sizes;
 mod tls;
