@@ -34,9 +34,7 @@ readonly SECTIONS=(
     "short|doc_tests|doc tests|Repair the example in the documentation."
     "full|kit_of_itself|the kit fails what is broken|The kit lets a broken backend pass; alone: cargo test --test saboteurs"
     "full|kit_on_harmless|random cases on harmless backends|The kit fails a backend that keeps the contract, or the code is wrong; alone: cargo test --test saboteurs -- --ignored"
-    "short|etcd_by_script|etcd by script|Repair the test that failed, or the code that it accuses; alone: cargo test -p coord-etcd --test fake"
-    "full|etcd_live|etcd: what only real servers can show|Repair the test that failed, or the code that it accuses; alone: cargo test --test live"
-    "full|etcd_faults|etcd: one of each fault|Repair the test that failed, or the code that it accuses; alone: cargo test --test faults -- --test-threads 2"
+    "short|etcd_alone|etcd: by script; live and with faults in the full gate|Repair the test that failed, or the code that it accuses; alone: cargo test -p coord-etcd --test fake, cargo test --test live, cargo test --test faults -- --test-threads 2"
     "short|etcd_fake|etcd: the kit on the fake one|Repair the case that failed, or the code that it accuses; alone: cargo test --test conformance_fake r12::"
     "short|etcd_single|etcd: the kit on one server|Repair the case that failed, or the code that it accuses; alone: cargo test --test conformance_single r12::"
     "full|etcd_three|etcd: the kit on three servers|Repair the case that failed, or the code that it accuses; alone: cargo test --test conformance_three r12::"
@@ -64,11 +62,13 @@ readonly ETCD_SINGLE=conformance_single
 readonly ETCD_OLD=conformance_old
 readonly ETCD_THREE=conformance_three
 readonly ETCD_OF_SOMEBODY=external
-# Of the service layer, on Redis, PostgreSQL and NATS, and on all of them.
-readonly SERVICES_LIVE=(cache_redis cache_limits cache_faults db_postgres db_faults mq_nats processes)
+# Of the service layer: on Redis, PostgreSQL, NATS and the mock cluster of librdkafka, and the
+# programs on all of them.
+readonly SERVICES_LIVE=(cache_redis cache_limits cache_faults db_postgres db_faults mq_nats mq_kafka)
+readonly SERVICES_PROGRAMS=processes
 readonly SQLITE=sqlite
 readonly SQLITE_REAL_TIME=sqlite_real_time
-readonly APART=("$SABOTEURS" "$ETCD_BY_SCRIPT" "$ETCD_LIVE" "$ETCD_FAULTS" "$ETCD_FAKE" "$ETCD_SINGLE" "$ETCD_OLD" "$ETCD_THREE" "$ETCD_OF_SOMEBODY" "$SQLITE" "$SQLITE_REAL_TIME" "${SERVICES_LIVE[@]}")
+readonly APART=("$SABOTEURS" "$ETCD_BY_SCRIPT" "$ETCD_LIVE" "$ETCD_FAULTS" "$ETCD_FAKE" "$ETCD_SINGLE" "$ETCD_OLD" "$ETCD_THREE" "$ETCD_OF_SOMEBODY" "$SQLITE" "$SQLITE_REAL_TIME" "${SERVICES_LIVE[@]}" "$SERVICES_PROGRAMS")
 
 # What an old server may do in a way of its own: requests, streams and leases, and what stands on
 # them most. The rest is the same code over the same answers; all of it: cargo test --test
@@ -225,12 +225,16 @@ lints() {
     cargo clippy --locked --quiet "${EVERYTHING[@]}" --all-targets -- -D warnings
 }
 
-# coordkit needs a store, so that not every combination is one; and what only brings another crate
-# along needs no combinations. Of the others, the features stand beside each other: none, each by
-# itself, and all.
+# Each crate as somebody has it who has it alone: without its features, and with each one by itself;
+# coordkit with a store, without which it is nothing. All of them together are what the lints look at.
+# What only brings another crate along is no feature to look at.
 features() {
-    cargo hack clippy --locked --quiet --feature-powerset --exclude-features default,fake-etcd --package coordkit --at-least-one-of memory,etcd -- -D warnings
-    cargo hack clippy --locked --quiet --each-feature --workspace --ignore-private --exclude coordkit -- -D warnings
+    # Nothing is linked, so that nobody needs librdkafka, which takes longer to build than the rest.
+    local host
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    local -a lint=(cargo hack clippy --locked --quiet --config "target.$host.rdkafka.rustc-link-lib=['rdkafka']" --each-feature --exclude-all-features --exclude-features default,fake-etcd)
+    "${lint[@]}" --package coordkit --features memory -- -D warnings
+    "${lint[@]}" --workspace --ignore-private --exclude coordkit -- -D warnings
 }
 
 packages() {
@@ -260,8 +264,9 @@ tests() {
     local selected
     mapfile -t selected < <(tests_but "${APART[@]}")
     [ "${#selected[@]}" -gt 0 ] || fail "No targets of tests were found; did cargo change how it describes them?"
-    # Some tests run the programs.
-    cargo build --locked --quiet "${EVERYTHING[@]}" --bins --examples
+    # All of it at once: some tests run the programs, and built by themselves those would have other
+    # features of what they share with the tests, and all of that would be built twice.
+    cargo build --locked --quiet "${EVERYTHING[@]}" --lib --bins --examples --tests
     # Some cases wait for what happens in real time, so that the cores are free for others.
     RUST_TEST_THREADS=4 cargo test --locked --quiet "${EVERYTHING[@]}" --lib --bins "${selected[@]}"
 }
@@ -301,16 +306,14 @@ on_servers() {
     [ "${#failed[@]}" -eq 0 ] || fail "Failed: ${failed[*]}. $advice"
 }
 
-etcd_by_script() {
-    on_servers "$ETCD_BY_SCRIPT" 4 ""
-}
-
-etcd_live() {
-    on_servers "$ETCD_LIVE" 4 ""
-}
-
-etcd_faults() {
-    on_servers "$ETCD_FAULTS" 2 ""
+# They mostly wait, so all of them at the same time are as long as the longest one.
+etcd_alone() {
+    if "$full"; then
+        on_servers "$ETCD_BY_SCRIPT" 4 "" "$ETCD_LIVE" 4 "" "$ETCD_FAULTS" 2 ""
+    else
+        on_servers "$ETCD_BY_SCRIPT" 4 ""
+        left_out+=("etcd: what only real servers can show" "etcd: one of each fault")
+    fi
 }
 
 etcd_fake() {
@@ -333,9 +336,10 @@ etcd_three() {
 services_live() {
     local name selected=()
     for name in "${SERVICES_LIVE[@]}"; do
-        selected+=(--test "$name")
+        selected+=("$name" 1 "")
     done
-    RUST_TEST_THREADS=2 cargo test --locked --quiet "${EVERYTHING[@]}" "${selected[@]}"
+    on_servers "${selected[@]}"
+    on_servers "$SERVICES_PROGRAMS" 2 ""
 }
 
 # Every call of it goes to a thread and to a file, so that the whole kit takes a quarter of an hour:
