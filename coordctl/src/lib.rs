@@ -7,6 +7,8 @@ mod error;
 mod show;
 mod terminal;
 mod time;
+#[doc = include_str!("../TRANSCRIPTS.md")]
+pub mod transcripts {}
 
 use std::ffi::OsString;
 use std::process::ExitCode;
