@@ -189,8 +189,9 @@ const TABLE: &[Row] = &[
     row(C::ResourceExhausted, "received message larger than max", K::InvalidArgument, NotApplied),
     row(C::ResourceExhausted, "trying to send message larger than max", K::Internal, Unknown),
     row(C::InvalidArgument, "", K::InvalidArgument, NotApplied),
-    // Whether the store can take it.
-    row(C::ResourceExhausted, "database space exceeded", K::Exhausted, NotApplied),
+    // Whether the store can take it. The write that fills it is applied, and answered so as well:
+    // what became of a write, kv.rs finds out.
+    row(C::ResourceExhausted, "database space exceeded", K::Exhausted, Unknown),
     row(C::ResourceExhausted, "too many requests", K::Unavailable, NotApplied),
     row(C::ResourceExhausted, "", K::Unavailable, Unknown),
     // Whether the member can: refused before it was proposed,
@@ -322,7 +323,7 @@ mod tests {
     #[test]
     fn one_code_means_several_things() {
         let cases = [
-            (C::ResourceExhausted, "etcdserver: mvcc: database space exceeded", K::Exhausted, NotApplied),
+            (C::ResourceExhausted, "etcdserver: mvcc: database space exceeded", K::Exhausted, Unknown),
             (C::ResourceExhausted, "etcdserver: too many requests", K::Unavailable, NotApplied),
             (
                 C::ResourceExhausted,

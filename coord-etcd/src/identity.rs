@@ -17,16 +17,23 @@ use crate::error::Fault;
 pub(crate) struct Identity {
     /// Zero while it is not known; no cluster has that.
     cluster: AtomicU64,
+    /// The newest revision that an answer came from.
+    revision: AtomicU64,
 }
 
 impl Identity {
     pub(crate) fn new(expected: Option<u64>) -> Self {
-        Identity { cluster: AtomicU64::new(expected.unwrap_or_default()) }
+        Identity { cluster: AtomicU64::new(expected.unwrap_or_default()), revision: AtomicU64::new(0) }
     }
 
     /// The cluster, once it is known.
     pub(crate) fn known(&self) -> Option<u64> {
         Some(self.cluster.load(Ordering::Acquire)).filter(|cluster| *cluster != 0)
+    }
+
+    /// The newest revision that an answer came from: the store has at least that one.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
     }
 
     /// It is this cluster, unless it was known to be another one before. Returns the one that it
@@ -44,15 +51,20 @@ impl Identity {
     ///
     /// That it is of another cluster, or of no etcd at all.
     pub(crate) fn check(&self, header: Option<&PbResponseHeader>) -> Result<(), Fault> {
-        let Some(theirs) = header.map(|header| header.cluster_id).filter(|cluster| *cluster != 0) else {
+        let Some(header) = header.filter(|header| header.cluster_id != 0) else {
             return Err(Fault {
                 blames_member: true,
                 ..Fault::nonsense("etcd answered without saying which cluster it is of")
             });
         };
-        match self.fix(theirs) {
-            ours if ours == theirs => Ok(()),
-            ours => Err(Fault::foreign(ours, theirs)),
+        match self.fix(header.cluster_id) {
+            ours if ours == header.cluster_id => {
+                // Of members etcd says no revision.
+                let revision = u64::try_from(header.revision).unwrap_or_default();
+                self.revision.fetch_max(revision, Ordering::AcqRel);
+                Ok(())
+            }
+            ours => Err(Fault::foreign(ours, header.cluster_id)),
         }
     }
 }
@@ -119,6 +131,18 @@ mod tests {
         );
         assert_eq!((fault.kind, fault.outcome), (ErrorKind::Unavailable, Outcome::NotApplied));
         assert_eq!(identity.known(), Some(0xa));
+    }
+
+    #[test]
+    fn it_knows_the_newest_revision_of_its_own_cluster() {
+        let identity = Identity::new(Some(0xa));
+        for (cluster_id, revision, newest) in
+            [(0xa, 7, 7), (0xa, 5, 7), (0xb, 9, 7), (0xa, 0, 7), (0xa, 8, 8)]
+        {
+            let header = PbResponseHeader { cluster_id, revision, ..PbResponseHeader::default() };
+            let _ = identity.check(Some(&header));
+            assert_eq!(identity.revision(), newest);
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Ranges and transactions (S1 to S3).
 
+use bytes::Bytes;
 use coord_api::store::{Effect, Entry, Op, OpReply, Order, Range, RangeReply, Txn, TxnReply};
-use coord_api::{ErrorKind, Result};
+use coord_api::{Error, ErrorKind, Outcome, Result, Revision};
 
 use crate::cluster::Cluster;
 use crate::connection::kv;
@@ -125,7 +126,40 @@ pub(crate) async fn txn(cluster: &Cluster, txn: &Txn) -> Result<TxnReply> {
         let ran = connection.ask(effect, kv, |mut kv| async move { kv.txn(request(txn)).await });
         answer(txn, ran.await?.0)
     };
-    cluster.call("store.txn", effect, run).await
+    let before = cluster.members().common.identity.revision();
+    match cluster.call("store.txn", effect, run).await {
+        // Boxed, because it is rare.
+        Err(error) if error.kind() == ErrorKind::Exhausted => {
+            Err(Box::pin(after_no_space(cluster, txn, before, error)).await)
+        }
+        reply => reply,
+    }
+}
+
+/// What became of a write for which there is no space. etcd refuses what does not fit any more, but
+/// the write that fills the store it applies, and answers it in the same way. When it answers, that
+/// is decided: so where nothing stands under the keys that is newer than what was known before, the
+/// write was not applied.
+async fn after_no_space(cluster: &Cluster, write: &Txn, before: u64, error: Error) -> Error {
+    let mut keys: Vec<_> = write
+        .then
+        .iter()
+        .chain(&write.otherwise)
+        .filter_map(|op| if let Op::Put { key, .. } = op { Some(key) } else { None })
+        .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let asked = keys.len();
+    let look = |key: &Bytes| Op::Range(Range::key(key.clone()).with_keys_only());
+    let look = keys.into_iter().fold(Txn::new(), |txn, key| txn.then(look(key)));
+    let Ok(found) = txn(cluster, &look).await else { return error };
+    let is_older = |revision: Revision| revision.get() <= before;
+    // In a store that was set back, older says nothing.
+    let is_unchanged = found.revision.get() >= before
+        && (0..asked).all(|n| {
+            found.range(n).is_some_and(|found| found.entries.iter().all(|entry| is_older(entry.modified)))
+        });
+    if is_unchanged { error.with_outcome(Outcome::NotApplied) } else { error }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use coord_api::store::{Effect, Lease, LeaseInfo};
-use coord_api::{ErrorKind, LeaseId, Result};
+use coord_api::{ErrorKind, LeaseId, Outcome, Result};
 use etcd_client::{Client, LeaseClient, LeaseTimeToLiveOptions};
 use parking_lot::Mutex;
 
@@ -56,7 +56,13 @@ pub(crate) async fn grant(cluster: &Cluster, granted: &Granted, ttl: Duration) -
             }
             Ok(Lease { id: lease_id(granted.id), ttl: Duration::from_secs(granted.ttl.unsigned_abs()) })
         })
-        .await?;
+        .await
+        // Where there is no space, one may have been granted; but nobody knows of it, so that
+        // nothing hangs on it, and it ends by itself.
+        .map_err(|error| match error.kind() {
+            ErrorKind::Exhausted => error.with_outcome(Outcome::NotApplied),
+            _ => error,
+        })?;
     granted.remember(lease.id, lease.ttl);
     Ok(lease)
 }
