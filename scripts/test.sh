@@ -226,8 +226,8 @@ lints() {
 }
 
 # Each crate as somebody has it who has it alone: without its features, and with each one by itself;
-# coordkit with a store, without which it is nothing. All of them together are what the lints look at.
-# What only brings another crate along is no feature to look at.
+# coordkit with a store, without which it is nothing. All of them together are what the lints look
+# at. What only brings another crate along is no feature to look at.
 features() {
     # Nothing is linked, so that nobody needs librdkafka, which takes longer to build than the rest.
     local host
