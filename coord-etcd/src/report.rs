@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use crate::cluster::Cluster;
 use crate::error::Fault;
 use crate::members::{Asked, Member, Members};
+use crate::survey::DEFAULT_CLUSTER;
 use crate::target::Target;
 
 const OPERATION: &str = "etcd.report";
@@ -24,6 +25,9 @@ pub struct ClusterReport {
     /// The number of the cluster, in hexadecimal: the
     /// [`store_id`](coord_api::store::StoreStatus::store_id) of its store.
     pub cluster: String,
+    /// Whether that is the number of every etcd that was started alone with its default flags, so
+    /// that nothing tells this cluster from another one of them: see `--initial-cluster-token`.
+    pub has_default_id: bool,
     /// Who belongs to it, by their names, those that do not answer included.
     pub members: Vec<MemberReport>,
     /// The alarms that are raised. While one for space is, nothing can be written; `Err` with the
@@ -114,7 +118,8 @@ pub(crate) async fn report(cluster: &Cluster) -> Result<ClusterReport> {
     let (asked, alarms) = futures_util::future::join(asked, alarms).await;
     let mut members: Vec<_> = listed.1.into_iter().map(|member| described(member, &asked)).collect();
     members.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
-    Ok(ClusterReport { cluster: format!("{:x}", listed.0), members, alarms })
+    let (cluster, has_default_id) = (format!("{:x}", listed.0), listed.0 == DEFAULT_CLUSTER);
+    Ok(ClusterReport { cluster, has_default_id, members, alarms })
 }
 
 /// The number of the cluster, and its members.

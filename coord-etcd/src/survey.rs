@@ -39,6 +39,10 @@ const EVERY: Duration = Duration::from_secs(10);
 /// The shortest pause before it is asked because a member has failed.
 const AFTER_A_FAILURE: Duration = Duration::from_secs(1);
 
+/// What every etcd is called that was started alone with its default flags: the id is made of the
+/// first members' peer URLs and of a token. One of several members never is.
+pub(crate) const DEFAULT_CLUSTER: u64 = 0xcdf8_1819_4e3a_8c32;
+
 /// The surveys of one cluster: who its members are.
 #[derive(Debug)]
 pub(crate) struct Survey {
@@ -176,6 +180,14 @@ impl Survey {
             }
         }
         let Some(first) = first else { return Err(last) };
+        if cluster == DEFAULT_CLUSTER && answers.len() > 1 {
+            coord_home::event!(
+                WARN,
+                cluster = %format_args!("{cluster:x}"),
+                "several endpoints answer as the one etcd that was started alone with its defaults; if \
+                 they are several, a lock is held on each: start each with an --initial-cluster-token"
+            );
+        }
         // Many clients that begin at once spread over the members, unless the one by chance has not
         // answered.
         let usual = self.members.usual();

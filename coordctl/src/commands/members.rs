@@ -20,6 +20,8 @@ const FAR_BEHIND: u64 = 5_000;
 #[derive(Debug, Serialize)]
 pub(super) struct Members {
     members: Vec<Member>,
+    /// Whether nothing tells it from others that were started alone with their defaults.
+    has_default_id: bool,
     /// Why not all of it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     unknown: Option<String>,
@@ -66,7 +68,11 @@ impl Members {
     pub(super) async fn of(session: &Session<'_>) -> Option<Self> {
         let etcd = session.coord.etcd()?;
         let report = session.ask(etcd.report()).await;
-        let unknown = |failure: Failure| Members { members: Vec::new(), unknown: Some(failure.to_string()) };
+        let unknown = |failure: Failure| Members {
+            members: Vec::new(),
+            has_default_id: false,
+            unknown: Some(failure.to_string()),
+        };
         Some(report.map_or_else(unknown, Members::from))
     }
 
@@ -178,6 +184,11 @@ impl Members {
         if versions.len() > 1 {
             say(false, format!("the versions {}", versions.join(", ")), "finish the upgrade");
         }
+        if self.has_default_id {
+            let advice =
+                "fine on a laptop; else start each cluster with an --initial-cluster-token of its own";
+            say(false, "the id of the cluster is that of every etcd with default flags".to_owned(), advice);
+        }
         if let Some(why) = &self.unknown {
             say(false, format!("not all is known: {why}"), "ask as a user who may");
         }
@@ -225,7 +236,8 @@ impl From<ClusterReport> for Members {
             }),
         };
         let unknown = report.alarms.as_ref().err().map(|error| format!("the alarms: {error}"));
-        Members { members: report.members.into_iter().map(member).collect(), unknown }
+        let has_default_id = report.has_default_id;
+        Members { members: report.members.into_iter().map(member).collect(), has_default_id, unknown }
     }
 }
 
@@ -263,7 +275,11 @@ mod tests {
 
     fn wrong(changes: [Member; 2]) -> Vec<(bool, String)> {
         let leader = member("a", |member, _| member.role = "leader");
-        let members = Members { members: [leader].into_iter().chain(changes).collect(), unknown: None };
+        let members = Members {
+            members: [leader].into_iter().chain(changes).collect(),
+            has_default_id: false,
+            unknown: None,
+        };
         members.wrong().into_iter().map(|wrong| (wrong.is_bad, wrong.found)).collect()
     }
 
@@ -301,7 +317,8 @@ mod tests {
     fn who_falls_behind_and_who_leads_not() {
         let slow = member("b", |_, state| state.raft_applied_index = 4_000);
         assert_eq!(wrong([slow, member("c", |_, _| {})]), [(false, "b is 6000 entries behind".to_owned())]);
-        let members = Members { members: vec![member("b", |_, _| {})], unknown: None };
-        assert!(members.wrong()[0].is_bad);
+        let members = Members { members: vec![member("b", |_, _| {})], has_default_id: true, unknown: None };
+        let wrong = members.wrong();
+        assert!(wrong[0].is_bad && !wrong[1].is_bad && wrong[1].found.contains("default flags"));
     }
 }

@@ -57,6 +57,24 @@ async fn an_alarm_names_its_member() {
 }
 
 #[tokio::test]
+async fn the_id_that_every_etcd_with_default_flags_has_is_known() {
+    let binary = Binary::find(Series::V3_5);
+    // Those of etcd itself. Nobody listens there: it has no peers.
+    let defaults = [
+        ["--name", "default"],
+        ["--initial-advertise-peer-urls", "http://localhost:2380"],
+        ["--initial-cluster", "default=http://localhost:2380"],
+        ["--initial-cluster-token", "etcd-cluster"],
+    ];
+    let cluster = Cluster::single_with(&binary, defaults.as_flattened());
+    let report = EtcdStore::connect(&options(&cluster)).await.unwrap().report().await.unwrap();
+    assert!(report.has_default_id, "{report:?}");
+    let other = Cluster::single(&binary);
+    let report = EtcdStore::connect(&options(&other)).await.unwrap().report().await.unwrap();
+    assert!(!report.has_default_id, "{report:?}");
+}
+
+#[tokio::test]
 async fn a_client_that_is_closed_asks_nobody() {
     let cluster = Cluster::single(&Binary::find(Series::V3_5));
     let store = EtcdStore::connect(&options(&cluster)).await.unwrap();

@@ -334,13 +334,13 @@ struct Place {
     pid: Arc<AtomicU32>,
 }
 
-/// The flags, and a token that no other cluster of the tests has: etcd makes a cluster's identity
+/// A token that no other cluster of the tests has, and the flags: etcd makes a cluster's identity
 /// of that and of its members' addresses, which may be the same.
 fn with_token(flags: &[&str]) -> Vec<String> {
     static CLUSTERS: AtomicU32 = AtomicU32::new(0);
     let token = format!("{}-{}", std::process::id(), CLUSTERS.fetch_add(1, Ordering::Relaxed));
     let own = ["--initial-cluster-token".to_owned(), token];
-    flags.iter().map(|flag| (*flag).to_owned()).chain(own).collect()
+    own.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned())).collect()
 }
 
 /// Starts the members of one cluster, and waits until all of them serve.
