@@ -225,6 +225,9 @@ async fn a_hundred_changes_of_the_password_under_64_callers_fail_no_call() {
         let mut config = config(&server, password);
         config["max_connections"] = 2.into();
         config["min_connections"] = 2.into();
+        // Of what is slow, no call is to fail here.
+        config["acquire_timeout_ms"] = 20_000.into();
+        config["timeout_ms"] = 20_000.into();
         config
     };
     service.configure(config(server.password())).await;
