@@ -62,13 +62,11 @@ readonly ETCD_SINGLE=conformance_single
 readonly ETCD_OLD=conformance_old
 readonly ETCD_THREE=conformance_three
 readonly ETCD_OF_SOMEBODY=external
-# Of the service layer: on Redis, PostgreSQL, NATS and the mock cluster of librdkafka, and the
-# programs on all of them.
-readonly SERVICES_LIVE=(cache_redis cache_limits cache_faults db_postgres db_faults mq_nats mq_kafka)
-readonly SERVICES_PROGRAMS=processes
+# Of the service layer, on Redis, PostgreSQL and NATS, and on all of them.
+readonly SERVICES_LIVE=(cache_redis cache_limits cache_faults db_postgres db_faults mq_nats processes)
 readonly SQLITE=sqlite
 readonly SQLITE_REAL_TIME=sqlite_real_time
-readonly APART=("$SABOTEURS" "$ETCD_BY_SCRIPT" "$ETCD_LIVE" "$ETCD_FAULTS" "$ETCD_FAKE" "$ETCD_SINGLE" "$ETCD_OLD" "$ETCD_THREE" "$ETCD_OF_SOMEBODY" "$SQLITE" "$SQLITE_REAL_TIME" "${SERVICES_LIVE[@]}" "$SERVICES_PROGRAMS")
+readonly APART=("$SABOTEURS" "$ETCD_BY_SCRIPT" "$ETCD_LIVE" "$ETCD_FAULTS" "$ETCD_FAKE" "$ETCD_SINGLE" "$ETCD_OLD" "$ETCD_THREE" "$ETCD_OF_SOMEBODY" "$SQLITE" "$SQLITE_REAL_TIME" "${SERVICES_LIVE[@]}")
 
 # What an old server may do in a way of its own: requests, streams and leases, and what stands on
 # them most. The rest is the same code over the same answers; all of it: cargo test --test
@@ -336,10 +334,9 @@ etcd_three() {
 services_live() {
     local name selected=()
     for name in "${SERVICES_LIVE[@]}"; do
-        selected+=("$name" 1 "")
+        selected+=(--test "$name")
     done
-    on_servers "${selected[@]}"
-    on_servers "$SERVICES_PROGRAMS" 2 ""
+    RUST_TEST_THREADS=2 cargo test --locked --quiet "${EVERYTHING[@]}" "${selected[@]}"
 }
 
 # Every call of it goes to a thread and to a file, so that the whole kit takes a quarter of an hour:
