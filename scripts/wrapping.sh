@@ -9,8 +9,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# The program of the kit writes the first, and the generator of gRPC's code the others.
-readonly GENERATED='^CONFORMANCE\.md$|^coord-fake-etcd/src/proto/generated/'
+# The program of the kit writes the first, a test what coordctl shows, and the generator of gRPC's
+# code the others.
+readonly GENERATED='^CONFORMANCE\.md$|^coordctl/TRANSCRIPTS\.md$|^coord-fake-etcd/src/proto/generated/'
 
 # too_long FILE...: prints each line that is too long, and fails if there is any.
 too_long() {
