@@ -1,5 +1,7 @@
 //! Ranges and transactions (S1 to S3).
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use coord_api::store::{Effect, Entry, Op, OpReply, Order, Range, RangeReply, Txn, TxnReply};
 use coord_api::{Error, ErrorKind, Outcome, Result, Revision};
@@ -141,14 +143,7 @@ pub(crate) async fn txn(cluster: &Cluster, txn: &Txn) -> Result<TxnReply> {
 /// is decided: so where nothing stands under the keys that is newer than what was known before, the
 /// write was not applied.
 async fn after_no_space(cluster: &Cluster, write: &Txn, before: u64, error: Error) -> Error {
-    let mut keys: Vec<_> = write
-        .then
-        .iter()
-        .chain(&write.otherwise)
-        .filter_map(|op| if let Op::Put { key, .. } = op { Some(key) } else { None })
-        .collect();
-    keys.sort_unstable();
-    keys.dedup();
+    let Some(keys) = telling_keys(write) else { return error };
     let asked = keys.len();
     let look = |key: &Bytes| Op::Range(Range::key(key.clone()).with_keys_only());
     let look = keys.into_iter().fold(Txn::new(), |txn, key| txn.then(look(key)));
@@ -162,12 +157,47 @@ async fn after_no_space(cluster: &Cluster, write: &Txn, before: u64, error: Erro
     if is_unchanged { error.with_outcome(Outcome::NotApplied) } else { error }
 }
 
+/// The keys that show whether a transaction was applied, by what stands under them: those that it
+/// puts. `None` where one of its branches only deletes, which leaves nothing to be seen.
+fn telling_keys(txn: &Txn) -> Option<BTreeSet<&Bytes>> {
+    let mut keys = BTreeSet::new();
+    for branch in [&txn.then, &txn.otherwise] {
+        let (mut puts, mut deletes) = (false, false);
+        for op in branch {
+            match op {
+                Op::Put { key, .. } => {
+                    keys.insert(key);
+                    puts = true;
+                }
+                Op::Delete { .. } => deletes = true,
+                Op::Range(_) => {}
+            }
+        }
+        if deletes && !puts {
+            return None;
+        }
+    }
+    Some(keys)
+}
+
 #[cfg(test)]
 mod tests {
     use etcd_client::proto::PbKeyValue;
 
     use super::*;
     use crate::wire::entry;
+
+    #[test]
+    fn what_a_transaction_puts_tells_whether_it_was_applied() {
+        let [a, b] = ["a", "b"].map(Bytes::from);
+        let put = |key: &Bytes| Op::put(key.clone(), "v");
+        let txn = Txn::new().then(put(&b)).then(put(&a)).then(Op::delete("c")).otherwise(put(&a));
+        assert_eq!(telling_keys(&txn), Some([&a, &b].into()));
+        let reads = Txn::new().then(put(&a)).otherwise(Op::Range(Range::key("b")));
+        assert_eq!(telling_keys(&reads), Some([&a].into()));
+        let deletes = Txn::new().then(Op::delete("c")).otherwise(put(&a));
+        assert_eq!(telling_keys(&deletes), None, "a deletion leaves nothing to be seen");
+    }
 
     #[test]
     fn pages_grow_and_shrink_with_the_entries() {

@@ -48,8 +48,7 @@ pub struct MemberReport {
     /// Whether it only follows, and has no vote.
     pub is_learner: bool,
     /// What it says of itself, or why it does not: `Unavailable` where it does not answer, or is
-    /// none of those that the client reaches; `PermissionDenied` where
-    /// only administrators may ask.
+    /// none of those that the client reaches; `PermissionDenied` where only administrators may ask.
     pub state: Result<MemberState>,
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Session;
 use super::members::{Members, Wrong};
-use super::status::Status;
+use super::status::round_trip;
 use crate::error::Failure;
 use crate::show::Table;
 use crate::time;
@@ -110,16 +110,15 @@ async fn findings(session: &Session<'_>) -> Vec<Finding> {
 const READS: &str = "linearizable reads";
 
 async fn reads(session: &Session<'_>) -> Finding {
-    const WHAT: &str = READS;
-    match Status::of(session).await {
-        Ok(status) if status.round_trip_ms > SLOW_MS => Finding::warn(
-            WHAT,
-            format!("{:.0} ms, the median of five", status.round_trip_ms),
+    match round_trip(session).await {
+        Ok(milliseconds) if milliseconds > SLOW_MS => Finding::warn(
+            READS,
+            format!("{milliseconds:.0} ms, the median of five"),
             "look at the store's disks and at the network between here and there; leases of a few seconds are at risk",
         ),
-        Ok(status) => Finding::ok(WHAT, format!("{:.1} ms, the median of five", status.round_trip_ms)),
+        Ok(milliseconds) => Finding::ok(READS, format!("{milliseconds:.1} ms, the median of five")),
         Err(failure) => Finding::bad(
-            WHAT,
+            READS,
             &failure,
             "is the store up, has it a majority and a leader, is the URL right, may this user read?",
         ),

@@ -18,11 +18,11 @@ pub(crate) struct Arguments {}
 
 /// What is known of a store.
 #[derive(Serialize)]
-pub(super) struct Status {
+struct Status {
     store_id: String,
     version: String,
     /// Milliseconds that a linearizable read took: the median of five.
-    pub(super) round_trip_ms: f64,
+    round_trip_ms: f64,
     sessions: usize,
     locks: usize,
     elections: usize,
@@ -46,7 +46,7 @@ impl Arguments {
 }
 
 impl Status {
-    pub(super) async fn of(session: &Session<'_>) -> Result<Self, Failure> {
+    async fn of(session: &Session<'_>) -> Result<Self, Failure> {
         let store = session.ask(session.coord.core().store().status()).await?;
         let round_trip_ms = round_trip(session).await?;
         let inspect = session.coord.inspect();
@@ -86,7 +86,7 @@ impl Status {
 }
 
 /// Milliseconds that a linearizable read takes: the median of five.
-async fn round_trip(session: &Session<'_>) -> Result<f64, Failure> {
+pub(super) async fn round_trip(session: &Session<'_>) -> Result<f64, Failure> {
     let mut times = Vec::new();
     for _ in 0..5 {
         let began = Instant::now();
