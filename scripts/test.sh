@@ -230,7 +230,9 @@ features() {
     # Nothing is linked, so that nobody needs librdkafka, which takes longer to build than the rest.
     local host
     host=$(rustc -vV | sed -n 's/^host: //p')
-    local -a lint=(cargo hack clippy --locked --quiet --config "target.$host.rdkafka.rustc-link-lib=['rdkafka']" --each-feature --exclude-all-features --exclude-features default,fake-etcd)
+    local lint=(cargo hack clippy --locked --quiet)
+    lint+=(--config "target.$host.rdkafka.rustc-link-lib=['rdkafka']")
+    lint+=(--each-feature --exclude-all-features --exclude-features "default,fake-etcd")
     "${lint[@]}" --package coordkit --features memory -- -D warnings
     "${lint[@]}" --workspace --ignore-private --exclude coordkit -- -D warnings
 }
