@@ -14,6 +14,7 @@ use coord_home::Home;
 use parking_lot::Mutex;
 
 use crate::ground::Ground;
+use crate::health::ClientHealth;
 use crate::losses::LossLog;
 use crate::owner::Owner;
 use crate::retention::Retentions;
@@ -99,6 +100,17 @@ impl Client {
     /// What the operator is told.
     pub fn telemetry(&self) -> &Telemetry {
         &self.ground().telemetry
+    }
+
+    /// How it is doing, as far as it knows by itself. No I/O.
+    pub fn health(&self) -> ClientHealth {
+        let (live_watches, suspended_watches) = self.telemetry().watches();
+        ClientHealth {
+            out_of_reach: self.telemetry().out_of_reach(),
+            sessions: self.shared.sessions.health(),
+            live_watches,
+            suspended_watches,
+        }
     }
 
     /// Whether what it loses from now on is written down in the store (R84): so it is, unless this
@@ -480,6 +492,42 @@ mod tests {
             let written = store.range(Range::prefix(crate::keys::LOSSES)).await.unwrap().entries.len();
             assert_eq!(written, usize::from(stays));
         }
+    }
+
+    /// What is told of it is what it did, and an outage is told as long as it lasts.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_knows_how_it_is_doing() {
+        let store = MemoryStore::new();
+        let client = Client::new(Arc::new(store.clone()), "client", Home::callers());
+        let health = client.health();
+        assert!(health.is_good() && health.sessions.is_empty(), "{health:?}");
+        assert_eq!((health.live_watches, health.suspended_watches), (0, 0));
+
+        let session = client.enter("test", Duration::from_secs(30)).await.unwrap();
+        let watch = client.subscribe(Span::prefix("k"), WatchStart::Now).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(25)).await;
+        let health = client.health();
+        assert!(health.is_good(), "{health:?}");
+        assert_eq!((health.live_watches, health.suspended_watches), (1, 0));
+        let [of_it] = &health.sessions[..] else { panic!("{health:?}") };
+        assert_eq!(of_it.ttl, Duration::from_secs(30));
+        assert!(of_it.renewed_ago <= Duration::from_secs(10) && of_it.failure.is_none(), "{of_it:?}");
+
+        store.disconnect();
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        let health = client.health();
+        assert!(!health.is_good() && health.sessions[0].failure.is_some(), "{health:?}");
+        assert!(health.out_of_reach.is_some_and(|since| since >= Duration::from_secs(1)), "{health:?}");
+        assert_eq!((health.live_watches, health.suspended_watches), (0, 1));
+
+        store.reconnect();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert!(client.health().out_of_reach.is_none());
+        drop((session, watch));
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        let health = client.health();
+        assert!(health.is_good() && health.sessions.is_empty(), "{health:?}");
+        assert_eq!((health.live_watches, health.suspended_watches), (0, 0));
     }
 
     async fn client_is_gone_unless(stays: bool, ground: &Weak<Ground>) {

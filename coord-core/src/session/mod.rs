@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 use crate::error::homeless;
 use crate::flight::SingleFlight;
 use crate::ground::Ground;
+use crate::health::SessionHealth;
 
 pub use loss::LossCell;
 pub use place::{Build, LeasedEntry, Placed, Token};
@@ -118,6 +119,12 @@ impl Sessions {
     pub(crate) fn lose_all(&self, loss: Loss) {
         let sessions: Vec<_> = self.live.lock().values().filter_map(Weak::upgrade).collect();
         sessions.iter().for_each(|session| session.lose(loss));
+    }
+
+    /// How those that live are doing.
+    pub(crate) fn health(&self) -> Vec<SessionHealth> {
+        let sessions: Vec<_> = self.live.lock().values().filter_map(Weak::upgrade).collect();
+        sessions.iter().filter_map(|session| session.health()).collect()
     }
 
     /// Makes the session of a slot, unless one has come meanwhile.

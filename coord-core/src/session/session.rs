@@ -19,6 +19,7 @@ use super::pending::PendingReleases;
 use super::state::{Admission, SessionState, Tracked};
 use crate::flight::SingleFlight;
 use crate::ground::Ground;
+use crate::health::SessionHealth;
 use crate::keys;
 use crate::telemetry::LastRenewal;
 
@@ -209,6 +210,21 @@ impl Session {
             ago: self.now().saturating_duration_since(state.renewed_at()),
             failure: state.failure().cloned(),
         }
+    }
+
+    /// How it is doing; `None` once it is over.
+    pub(super) fn health(&self) -> Option<SessionHealth> {
+        if self.check().is_some() {
+            return None;
+        }
+        let (state, now) = (self.state.lock(), self.now());
+        Some(SessionHealth {
+            session: self.lease,
+            ttl: self.ttl,
+            renewed_ago: now.saturating_duration_since(state.renewed_at()),
+            left: state.left(now),
+            failure: state.failure().cloned(),
+        })
     }
 
     /// Forgets an entry.

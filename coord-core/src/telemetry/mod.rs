@@ -6,8 +6,8 @@ mod reach;
 mod reached;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{OnceLock, Weak};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use coord_api::store::Span;
@@ -50,6 +50,8 @@ pub struct Telemetry {
     failing: AtomicBool,
     /// Where losses are written down.
     losses: OnceLock<Weak<dyn LossSink>>,
+    live_watches: AtomicUsize,
+    suspended_watches: AtomicUsize,
 }
 
 impl Telemetry {
@@ -61,12 +63,27 @@ impl Telemetry {
             reach: Mutex::default(),
             failing: AtomicBool::new(false),
             losses: OnceLock::new(),
+            live_watches: AtomicUsize::new(0),
+            suspended_watches: AtomicUsize::new(0),
         }
     }
 
     /// Losses are written down there from now on.
     pub(crate) fn write_down(&self, losses: Weak<dyn LossSink>) {
         let _ = self.losses.set(losses);
+    }
+
+    /// For how long the store has been out of reach.
+    pub(crate) fn out_of_reach(&self) -> Option<Duration> {
+        match *self.reach.lock() {
+            Reach::Out(since) => Some(self.home.now().saturating_duration_since(since)),
+            _ => None,
+        }
+    }
+
+    /// How many watches on the store are live, and how many are suspended.
+    pub(crate) fn watches(&self) -> (usize, usize) {
+        (self.live_watches.load(Ordering::Relaxed), self.suspended_watches.load(Ordering::Relaxed))
     }
 
     /// Registers kinds of handles, so that their losses are counted from zero: the first one is
@@ -345,11 +362,6 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// A watch on the store: `live` or `suspended`.
-    pub(crate) const fn watch() -> Self {
-        Counted::by(WATCHES)
-    }
-
     /// Something that this gauge counts, by the label `state`.
     pub const fn by(gauge: &'static str) -> Self {
         Counted { gauge, state: None }
@@ -373,6 +385,47 @@ impl Counted {
 }
 
 impl Drop for Counted {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Counts a watch on the store, `live` or `suspended`, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct CountedWatch {
+    telemetry: Arc<Telemetry>,
+    counted: Counted,
+    is_live: Option<bool>,
+}
+
+impl CountedWatch {
+    pub(crate) fn new(telemetry: &Arc<Telemetry>) -> Self {
+        CountedWatch { telemetry: Arc::clone(telemetry), counted: Counted::by(WATCHES), is_live: None }
+    }
+
+    /// Counts it as live, or as suspended, from now on.
+    pub(crate) fn is(&mut self, live: bool) {
+        if self.is_live == Some(live) {
+            return;
+        }
+        self.leave();
+        self.is_live = Some(live);
+        self.of(live).fetch_add(1, Ordering::Relaxed);
+        self.counted.is(if live { "live" } else { "suspended" });
+    }
+
+    fn leave(&mut self) {
+        if let Some(live) = self.is_live.take() {
+            self.of(live).fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn of(&self, live: bool) -> &AtomicUsize {
+        if live { &self.telemetry.live_watches } else { &self.telemetry.suspended_watches }
+    }
+}
+
+impl Drop for CountedWatch {
     fn drop(&mut self) {
         self.leave();
     }

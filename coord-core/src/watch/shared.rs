@@ -20,7 +20,7 @@ use super::window::{SharedDelivery, Window};
 use crate::error::homeless;
 use crate::flight::SingleFlight;
 use crate::ground::Ground;
-use crate::telemetry::{Cause, Counted};
+use crate::telemetry::{Cause, CountedWatch};
 
 /// A watch on the store, and what it has delivered to its readers.
 pub(super) struct SharedWatch {
@@ -166,9 +166,9 @@ impl Drop for WakeWhenEnded {
 }
 
 async fn drive(guard: WakeWhenEnded, ground: Arc<Ground>, mut watch: ResumingWatch) {
-    let mut counted = Counted::watch();
+    let mut counted = CountedWatch::new(&ground.telemetry);
     loop {
-        counted.is(if watch.is_live() { "live" } else { "suspended" });
+        counted.is(watch.is_live());
         let step = tokio::select! {
             biased;
             () = ground.closing.cancelled() => Err(Error::closed("watch")),
