@@ -66,6 +66,14 @@ pub fn losses(provider: &str, nonce: u64, number: u64) -> Bytes {
     join(&[LOSSES, &escaped(provider), "/", &format!("{nonce:x}-{number:x}")])
 }
 
+/// Where processes say which versions of the configuration they have in use.
+pub const IN_USE: &str = "/config-use/";
+
+/// Where one process says so.
+pub fn in_use(lease: LeaseId, nonce: u64) -> Bytes {
+    join(&[IN_USE, &entry_name(lease, nonce)])
+}
+
 /// Where the sessions' own keys lie.
 pub const SESSIONS: &str = "/sessions/";
 

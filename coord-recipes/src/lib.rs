@@ -10,6 +10,7 @@ mod gray;
 mod handle;
 mod history;
 mod ids;
+mod in_use;
 pub mod inspect;
 mod lock;
 mod lock_set;
@@ -31,6 +32,7 @@ pub use election::{CampaignOptions, Election, Leader, LeaderEvent, Leadership};
 pub use gray::{Gray, GrayConfig, GrayIdentity, GrayRelease, GrayTargets, MAX_TARGET_BYTES, MAX_TARGETS};
 pub use history::{Difference, History, KeyHistory, Published};
 pub use ids::{InstanceIdKeeper, KeptId};
+pub use in_use::{InUse, MAX_IN_USE, VersionsInUse};
 pub use lock_set::{LockSet, MAX_LOCKS, acquire_all};
 pub use once::{
     Begun, Execution, MAX_FINGERPRINT_BYTES, MAX_RESULT_BYTES, Once, OnceError, OnceOptions, OnceState, Ran,

@@ -19,6 +19,7 @@ const LAYOUT: &[&str] = &[
     "config",
     "config-gray",
     "config-history",
+    "config-use",
     "counter-tokens",
     "counters",
     "elections",
@@ -70,9 +71,9 @@ impl<S: Store> Namespace<S> {
     /// # Errors
     ///
     /// `InvalidArgument` for what is no key (R4), and for a segment that the recipes use
-    /// themselves: `barriers`, `config`, `config-gray`, `config-history`, `counter-tokens`,
-    /// `counters`, `elections`, `im-infra`, `locks`, `once`, `ordered-queues`, `periodic`,
-    /// `queues`, `semaphores`, `services`, `sessions`, `uid`.
+    /// themselves: `barriers`, `config`, `config-gray`, `config-history`, `config-use`,
+    /// `counter-tokens`, `counters`, `elections`, `events`, `im-infra`, `locks`, `mq`, `once`,
+    /// `ordered-queues`, `periodic`, `queues`, `semaphores`, `services`, `sessions`, `uid`.
     pub fn new(store: S, namespace: &str) -> Result<Self> {
         const OPERATION: &str = "namespace.new";
         let namespace = key::check(OPERATION, namespace)?;

@@ -37,6 +37,11 @@ impl<T> ConfigReader<T> {
         Current(self.cell.value.load())
     }
 
+    /// The managed key in the config centre: `{env}/{service}/{component}`.
+    pub fn key(&self) -> &str {
+        &self.cell.key
+    }
+
     /// The changes of the value from now on. See
     /// [`ConfigManager::changes`](super::ConfigManager::changes).
     pub fn changes(&self) -> ConfigChanges {

@@ -1,6 +1,7 @@
 //! What stands in a store, for those who operate it: who holds and who waits, which sessions there
 //! are and what hangs on them, which instances and ids; and to end what has to be ended.
 
+mod config;
 mod end;
 mod queues;
 mod services;
@@ -15,6 +16,7 @@ use coord_core::{Client, LossRecord, SessionOwner, keys};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
+pub use config::{ConfigKeyView, InUseView};
 pub use queues::{Entered, QueueView, StandingMode, StandingView};
 pub use services::{IdView, InstanceView, ServiceView};
 pub use sessions::SessionView;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coord::store::Store;
-use coord::{Coord, Error, Result};
+use coord::{Coord, Error, Result, VersionsInUse};
 use parking_lot::Mutex;
 use tokio::signal;
 use tokio::sync::watch;
@@ -39,6 +39,8 @@ pub(crate) struct Beginnings {
     pub(crate) starting: Reporter,
     /// Whether the service is of no use without coord.
     pub(crate) required: bool,
+    /// Whether operators are told which versions of its documents are in use.
+    pub(crate) tells_versions: bool,
     pub(crate) logs: Option<Clog>,
     pub(crate) metrics: Option<Metrics>,
     /// Where the operators' listener is, whatever a document says.
@@ -53,6 +55,8 @@ pub struct App {
     scope: Scope,
     /// There until all parts are.
     starting: Mutex<Option<Reporter>>,
+    /// Tells which versions of its documents are in use.
+    versions: Option<Arc<VersionsInUse>>,
     admin: Option<Arc<Live<Admin>>>,
     /// They end with the service, and with this where that is dropped.
     tasks: Vec<AbortOnDropHandle<()>>,
@@ -62,9 +66,11 @@ impl App {
     /// A service over `coord`, which is closed at its end, and whose state is a part of the
     /// service's health (K9): degraded while the store is away, or down where it is required.
     pub(crate) async fn start(beginnings: Beginnings, coord: Coord) -> Result<Self> {
-        let Beginnings { service, scope, starting, required, logs, metrics, admin: fixed } = beginnings;
+        let Beginnings { service, scope, starting, required, tells_versions, logs, metrics, admin: fixed } =
+            beginnings;
+        let versions = tells_versions.then(|| coord.versions_in_use()).transpose()?.map(Arc::new);
         let starting = Mutex::new(Some(starting));
-        let mut app = App { service, coord, scope, starting, admin: None, tasks: Vec::new() };
+        let mut app = App { service, coord, scope, starting, versions, admin: None, tasks: Vec::new() };
         if let Some(logs) = logs {
             let reload = ClogReload::new(logs);
             let closing = reload.clone();
@@ -146,7 +152,11 @@ impl App {
 
     /// Where the configuration of a part lies: `{env}/{service}/{component}`.
     pub fn config(&self, component: impl Into<String>) -> Setting {
-        Setting::new(Arc::clone(self.coord.provider().config()), &self.service, component)
+        let setting = Setting::new(Arc::clone(self.coord.provider().config()), &self.service, component);
+        match &self.versions {
+            Some(versions) => setting.with_versions_in_use(Arc::clone(versions)),
+            None => setting,
+        }
     }
 
     /// Starts a part of the service.

@@ -66,6 +66,7 @@ impl Boot {
             scope,
             starting,
             required: false,
+            tells_versions: false,
             logs: None,
             metrics: None,
             admin: None,
@@ -108,6 +109,14 @@ impl Boot {
     #[must_use]
     pub fn require_coord(mut self) -> Self {
         self.0.required = true;
+        self
+    }
+
+    /// Tells those who operate the service which versions of its documents this process has in use,
+    /// by a key of its own in the store ([`VersionsInUse`](coord::VersionsInUse), R86).
+    #[must_use]
+    pub fn with_versions_in_use(mut self) -> Self {
+        self.0.tells_versions = true;
         self
     }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 
 use coord::config_manager::ConfigManagerBuilder;
-use coord::{ConfigCenter, ConfigManager, Result};
+use coord::{ConfigCenter, ConfigManager, Result, VersionsInUse};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
@@ -21,6 +21,7 @@ pub struct Setting {
     env: Option<String>,
     service: String,
     component: String,
+    versions: Option<Arc<VersionsInUse>>,
 }
 
 impl Setting {
@@ -31,13 +32,21 @@ impl Setting {
         service: impl Into<String>,
         component: impl Into<String>,
     ) -> Self {
-        Setting { config, env: None, service: service.into(), component: component.into() }
+        let (service, component) = (service.into(), component.into());
+        Setting { config, env: None, service, component, versions: None }
     }
 
     /// Sets the environment.
     #[must_use]
     pub fn with_env(mut self, env: impl Into<String>) -> Self {
         self.env = Some(env.into());
+        self
+    }
+
+    /// Tells operators from then on which version is in use (R86).
+    #[must_use]
+    pub fn with_versions_in_use(mut self, versions: Arc<VersionsInUse>) -> Self {
+        self.versions = Some(versions);
         self
     }
 
@@ -100,6 +109,9 @@ impl Setting {
                 }
             })
             .build()?;
+        if let Some(versions) = &self.versions {
+            versions.follow(&manager.reader());
+        }
         let status = manager.start().await;
         if status.missing {
             tracing::warn!(key = manager.key(), "there is no configuration; the defaults are used");

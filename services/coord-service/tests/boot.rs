@@ -43,10 +43,10 @@ async fn logs_and_metrics_are_as_the_config_centre_says_while_the_service_runs()
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name);
     let output = |name: &str| LogConfig::default().with_output(file(name).display().to_string());
-    let boot = Boot::start("gateway").unwrap();
+    let boot = Boot::start("gateway").unwrap().with_versions_in_use();
     let coord = boot.connect("memory://", OnUnreachable::Fail).await.unwrap();
     let config = coord.provider().config();
-    config.set("dev/gateway/clog", &output("one")).await.unwrap();
+    let version = config.set("dev/gateway/clog", &output("one")).await.unwrap();
     config.set_raw("dev/gateway/admin", r#"{"listen": "127.0.0.1:0"}"#.into()).await.unwrap();
     let app = boot.upgrade(&coord).await.unwrap();
     assert!(!app.health().is_ready(), "parts may still come");
@@ -59,6 +59,20 @@ async fn logs_and_metrics_are_as_the_config_centre_says_while_the_service_runs()
     let admin = app.admin().unwrap().current().unwrap().address();
     coord_service::metrics::inc("signed_in_total", &[]);
     assert!(get(admin, "/metrics").await.contains("\nsigned_in_total 1\n"));
+
+    // Which version that was, operators are told (R86).
+    let told = async || {
+        let uses = coord.inspect().versions_in_use().await.unwrap();
+        uses.iter().any(|process| {
+            process.versions.get("dev/gateway/clog").is_some_and(|in_use| in_use.version == version)
+        })
+    };
+    let telling = async {
+        while !told().await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LIMIT, telling).await.unwrap();
 
     // A level, in place: at most a second after it was set (K3).
     config.set("dev/gateway/clog", &output("one").with_level("debug")).await.unwrap();

@@ -46,7 +46,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         places.admin.get_or_insert(any);
     }
     let listen = if lines.is_some() { any } else { listen };
-    let instance = Instance::start(Boot::start(SERVICE)?, &places, listen).await?;
+    let instance = Instance::start(Boot::start(SERVICE)?.with_versions_in_use(), &places, listen).await?;
     println!("answers at http://{}", instance.address());
     if let Some(Ok(admin)) = instance.app().admin().map(|admin| admin.current()) {
         println!("operators look at http://{}", admin.address());

@@ -6,6 +6,7 @@ mod edit;
 mod history;
 mod look;
 mod transfer;
+mod uses;
 
 use clap::{Args, Subcommand};
 use coord::{Note, Version};
@@ -32,6 +33,8 @@ enum Verb {
     History(history::Of),
     /// What was changed between two versions.
     Diff(history::Diff),
+    /// Which versions processes have in use.
+    Uses(uses::Uses),
     /// Write a document, and leave a record of who did it.
     Set(change::Set),
     /// Publish an old version anew.
@@ -54,6 +57,7 @@ impl Arguments {
             Verb::Watch(verb) => verb.run(session).await,
             Verb::History(verb) => verb.run(session).await,
             Verb::Diff(verb) => verb.run(session).await,
+            Verb::Uses(verb) => verb.run(session).await,
             Verb::Set(verb) => verb.run(session).await,
             Verb::Rollback(verb) => verb.run(session).await,
             Verb::Delete(verb) => verb.run(session).await,

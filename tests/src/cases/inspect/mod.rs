@@ -1,4 +1,4 @@
-//! Looking into a store: R84 and R85. It is a module of coord-recipes over any store, nothing that
+//! Looking into a store: R84 to R86. It is a module of coord-recipes over any store, nothing that
 //! a backend provides.
 #![allow(
     clippy::unwrap_used,
@@ -14,6 +14,7 @@ use super::primitives;
 
 mod r84;
 mod r85;
+mod r86;
 
 /// Hands the list of these cases to a macro, as [`coord_testkit::list_cases!`] says.
 #[macro_export]
@@ -40,9 +41,16 @@ macro_rules! inspect_cases {
                 a_token_that_is_over_ends_nobody,
                 one_who_waits_is_ended_and_the_others_stay,
             }
+            r86 {
+                what_a_manager_has_in_use_is_told_and_follows_it,
+                it_is_taken_back_when_it_is_dropped,
+                what_was_lost_is_told_anew,
+                a_write_whose_answer_is_lost_tells_it_once,
+                what_others_left_there_is_passed_over,
+            }
         }
     };
 }
 
-/// The cases of R84 and R85.
+/// The cases of R84 to R86.
 pub const CASES: &[Case] = inspect_cases!([coord_testkit::list_cases]);
