@@ -19,7 +19,7 @@ readonly API_DENIED='^(tokio|tokio-.*|mio|async-std|async-io|async-executor|smol
 # What a recipe is made of, and what a service needs of the rest of the workspace: the facade, and
 # all that is below it.
 readonly RECIPES="coord-api coord-home coord-core coord-recipes"
-readonly LIBRARIES="$RECIPES coord-memory coord-etcd coord-fake-etcd coord-grpc coordkit"
+readonly LIBRARIES="$RECIPES coord-memory coord-etcd coord-fake-etcd coord-grpc coord-ui coordkit"
 
 # Which of our own crates a crate may reach, directly or not. What is not there yet has its place
 # already.
@@ -29,8 +29,8 @@ may_reach() {
         coord-testkit) echo "coord-api" ;;
         coord-grpc | coord-core) echo "coord-api coord-home" ;;
         coord-recipes) echo "coord-api coord-home coord-core" ;;
-        coord-memory | coord-etcd | coord-global | coord-backend-sqlite) echo "$RECIPES" ;;
-        coordkit) echo "$RECIPES coord-memory coord-etcd coord-fake-etcd coord-grpc" ;;
+        coord-memory | coord-etcd | coord-ui | coord-global | coord-backend-sqlite) echo "$RECIPES" ;;
+        coordkit) echo "$RECIPES coord-memory coord-etcd coord-fake-etcd coord-grpc coord-ui" ;;
         coordctl | coord-examples | coord-service) echo "$LIBRARIES" ;;
         coord-cache | coord-db | coord-mq) echo "$LIBRARIES coord-service" ;;
         im-service) echo "$LIBRARIES coord-service coord-cache coord-db coord-mq" ;;
@@ -125,7 +125,7 @@ while IFS= read -r manifest; do
     fi
 done < <(find . -mindepth 2 -name Cargo.toml -not -path './target/*' -not -path './.cache/*' | sed 's|^\./||' | sort)
 
-for crate in coord coord-api coord-home coord-core coord-recipes coord-memory coord-etcd coord-fake-etcd coord-grpc; do
+for crate in coord coord-api coord-home coord-core coord-recipes coord-memory coord-etcd coord-fake-etcd coord-grpc coord-ui; do
     name=$(sed -n 's/^name = "\(.*\)"$/\1/p' "$crate/Cargo.toml" | head -n 1)
     while IFS= read -r found; do
         [ -z "$found" ] || complain "$name depends on $found, which tells the time of day"

@@ -10,7 +10,7 @@ use coord_api::{
 use coord_recipes::inspect::Inspect;
 use coord_recipes::{
     Barrier, Counter, Election, Gray, GrayConfig, GrayIdentity, History, LockSet, Once, Periodic, Queue,
-    Semaphore, acquire_all,
+    Semaphore, VersionsInUse, acquire_all,
 };
 
 /// A client of a store, and all that coord makes over it: the five contracts, as a [`Provider`],
@@ -150,6 +150,16 @@ impl Coord {
         History::new(&self.core)
     }
 
+    /// Tells those who operate this service which versions of its documents it has in use, for as
+    /// long as what it returns is kept (R86). No I/O.
+    ///
+    /// # Errors
+    ///
+    /// As [`VersionsInUse::new`].
+    pub fn versions_in_use(&self) -> Result<VersionsInUse> {
+        VersionsInUse::new(&self.core)
+    }
+
     /// What is done once, by its key (R56 to R60). No I/O.
     pub fn once(&self) -> Once {
         Once::new(&self.core)
@@ -169,6 +179,24 @@ impl Coord {
     /// The queue of work of this name (R79 to R81). No I/O.
     pub fn queue(&self, name: &str) -> Queue {
         Queue::new(&self.core, name)
+    }
+
+    /// The page for operators over this store, for a web server of one's own. No I/O.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use coord::ui::UiOptions;
+    ///
+    /// # async fn serve(coord: coord::Coord) -> std::io::Result<()> {
+    /// // At http://127.0.0.1:8080/coord
+    /// let app = axum::Router::new().nest("/coord", coord.ui(UiOptions::default()).router());
+    /// axum::serve(tokio::net::TcpListener::bind("127.0.0.1:8080").await?, app).await
+    /// # }
+    /// ```
+    #[cfg(feature = "ui")]
+    pub fn ui(&self, options: coord_ui::UiOptions) -> coord_ui::Ui {
+        coord_ui::Ui::new(&self.core, Arc::clone(self.provider.config()), options)
     }
 
     /// The semaphore of this name (R48 to R50). No I/O.

@@ -50,9 +50,14 @@ pub use coord_recipes::config_manager::{self, ConfigDirectory, ConfigManager};
 pub use coord_recipes::inspect::{self, Inspect};
 pub use coord_recipes::{
     Barrier, BarrierOptions, Begun, CampaignOptions, Claim, ClaimOptions, Counter, DeadItem, Difference,
-    Election, Execution, Gray, GrayConfig, GrayIdentity, GrayRelease, GrayTargets, History, InstanceIdKeeper,
-    ItemId, KeyHistory, Leader, LeaderEvent, Leadership, LockSet, Once, OnceError, OnceOptions, OnceState,
-    Party, Periodic, PeriodicRun, Permit, PermitLimit, PermitOptions, Published, Queue, QueueState, Ran,
-    Semaphore, WorkFailure, acquire_all, when_lost,
+    Election, Execution, Gray, GrayConfig, GrayIdentity, GrayRelease, GrayTargets, History, InUse,
+    InstanceIdKeeper, ItemId, KeyHistory, Leader, LeaderEvent, Leadership, LockSet, Once, OnceError,
+    OnceOptions, OnceState, Party, Periodic, PeriodicRun, Permit, PermitLimit, PermitOptions, Published,
+    Queue, QueueState, Ran, Semaphore, VersionsInUse, WorkFailure, acquire_all, when_lost,
 };
+/// The page for operators, to be mounted in a web server of one's own; `coordctl ui` is one.
+///
+/// Needs the feature `ui`.
+#[cfg(feature = "ui")]
+pub use coord_ui as ui;
 pub use source::{Source, open, open_from_env};

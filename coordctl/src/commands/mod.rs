@@ -14,6 +14,7 @@ mod semaphores;
 mod services;
 mod sessions;
 mod status;
+mod ui;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -42,6 +43,7 @@ pub(crate) enum Verb {
     Events(events::Arguments),
     BreakLock(break_lock::Arguments),
     Evict(evict::Arguments),
+    Ui(ui::Arguments),
 }
 
 /// What a verb works with.
@@ -67,6 +69,7 @@ pub(crate) async fn run(verb: Verb, session: &mut Session<'_>) -> Result<(), Fai
         Verb::Events(arguments) => arguments.run(session).await,
         Verb::BreakLock(arguments) => arguments.run(session).await,
         Verb::Evict(arguments) => arguments.run(session).await,
+        Verb::Ui(arguments) => arguments.run(session).await,
     }
 }
 
