@@ -39,6 +39,7 @@ readonly SECTIONS=(
     "short|etcd_single|etcd: the kit on one server|Repair the case that failed, or the code that it accuses; alone: cargo test --test conformance_single r12::"
     "full|etcd_three|etcd: the kit on three servers|Repair the case that failed, or the code that it accuses; alone: cargo test --test conformance_three r12::"
     "full|services_live|services: on real servers|Repair the test that failed, or the code that it accuses; alone: cargo test --test cache_redis"
+    "full|page|the page in a browser|Repair the test that failed, or the code that it accuses; alone: cargo test --test ui_browser. COORD_UI_PICTURES names a directory for pictures of it."
     "full|sqlite_store|SQLite: the rules of stores|Repair the case that failed, or the code that it accuses; alone: cargo test --test sqlite s3::"
     "short|report|conformance report|The program that writes the matrix failed; run it with --help."
     "short|documentation|documentation|Repair the warnings of rustdoc."
@@ -64,9 +65,10 @@ readonly ETCD_THREE=conformance_three
 readonly ETCD_OF_SOMEBODY=external
 # Of the service layer, on Redis, PostgreSQL and NATS, and on all of them.
 readonly SERVICES_LIVE=(cache_redis cache_limits cache_faults db_postgres db_faults mq_nats processes)
+readonly PAGE=ui_browser
 readonly SQLITE=sqlite
 readonly SQLITE_REAL_TIME=sqlite_real_time
-readonly APART=("$SABOTEURS" "$ETCD_BY_SCRIPT" "$ETCD_LIVE" "$ETCD_FAULTS" "$ETCD_FAKE" "$ETCD_SINGLE" "$ETCD_OLD" "$ETCD_THREE" "$ETCD_OF_SOMEBODY" "$SQLITE" "$SQLITE_REAL_TIME" "${SERVICES_LIVE[@]}")
+readonly APART=("$SABOTEURS" "$ETCD_BY_SCRIPT" "$ETCD_LIVE" "$ETCD_FAULTS" "$ETCD_FAKE" "$ETCD_SINGLE" "$ETCD_OLD" "$ETCD_THREE" "$ETCD_OF_SOMEBODY" "$PAGE" "$SQLITE" "$SQLITE_REAL_TIME" "${SERVICES_LIVE[@]}")
 
 # What an old server may do in a way of its own: requests, streams and leases, and what stands on
 # them most. The rest is the same code over the same answers; all of it: cargo test --test
@@ -180,6 +182,7 @@ set_up() {
         for server in redis postgresql nats; do
             "scripts/$server.sh" || fail "Cache, databases and messages are tested on real servers; see above."
         done
+        scripts/chromium.sh || fail "The page for operators is tested in a browser; see above."
     fi
     cargo fetch --locked --quiet || fail "The dependencies could not be fetched as Cargo.lock states them. If Cargo.toml changed, run: cargo update --workspace"
     echo "    $(cargo --version), $(rustc --version)"
@@ -339,6 +342,11 @@ services_live() {
         selected+=(--test "$name")
     done
     RUST_TEST_THREADS=2 cargo test --locked --quiet "${EVERYTHING[@]}" "${selected[@]}"
+}
+
+# Two at once: a browser takes what there is.
+page() {
+    cargo test --locked --quiet "${EVERYTHING[@]}" --test "$PAGE" -- --test-threads 2
 }
 
 # Every call of it goes to a thread and to a file, so that the whole kit takes a quarter of an hour:

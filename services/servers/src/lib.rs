@@ -1,6 +1,7 @@
 //! Servers of the real world for tests: found where the project's scripts unpacked them, started on
 //! free ports of the loopback interface with directories of their own, gone when the test is.
 //!
+//! - [`chromium`]: a browser without a window.
 //! - [`etcd`]: one server or three, with networks between them that can be cut.
 //! - [`nats`]: nats-server with JetStream.
 //! - [`postgres`]: a PostgreSQL server.
@@ -12,6 +13,7 @@
 //! the server's log.
 #![allow(clippy::expect_used, clippy::panic, reason = "a test without its server has failed")]
 
+pub mod chromium;
 pub mod etcd;
 pub mod nats;
 pub mod postgres;
