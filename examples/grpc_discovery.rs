@@ -18,10 +18,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use coord_api::prelude::*;
-use coord_api::{Registration, ServiceInstance};
-use coord_grpc::{CallOptions, Channel, ChannelOptions, RegistryChannelExt, RetryOptions};
-use coord_memory::MemoryProvider;
+use coord::grpc::{CallOptions, Channel, ChannelOptions, RegistryChannelExt, RetryOptions};
+use coord::memory::MemoryProvider;
+use coord::prelude::*;
+use coord::{Registration, ServiceInstance};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};

@@ -22,14 +22,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use coord::Source;
-use coord_api::prelude::*;
-use coord_api::{FencingToken, InstanceId, Registration, ServiceInstance};
+use coord::prelude::*;
+use coord::{ConfigManager, FencingToken, InstanceId, Registration, ServiceInstance, Source};
 use coord_examples::ledger::Ledger;
 use coord_examples::limiter::Limiter;
 use coord_examples::load::{Existing, Loaded, edit, load, rules_key};
 use coord_examples::rules::{Client, Count, Limit, Method, Period, RateLimits, RuleFile};
-use coord_recipes::config_manager::ConfigManager;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 

@@ -92,6 +92,27 @@ for member in $members; do
     done
 done
 
+# The examples and the code on the first page, which they compile, show what a service has that
+# depends on coordkit and on nothing else of ours.
+for name in $(outside "$(tree coord-examples --edges normal,build,dev --depth 1 | grep '^coord')" coordkit); do
+    complain "coord-examples depends on $name; of our own crates it may name coordkit alone"
+done
+
+# foreign_names PAGE: where the code on it names a crate of ours that its reader does not have. What
+# is reached by way of the library is no such name.
+foreign_names() {
+    awk '
+    /^ *```/ { code = !code; next }
+    code && (" " $0) ~ /[^:_a-z]coord_[a-z_]+::/ { print FILENAME ":" FNR }
+    ' "$1"
+}
+
+for page in README.md coord/README.md coord/USING.md coord/OPERATIONS.md; do
+    while IFS= read -r found; do
+        [ -z "$found" ] || complain "$found: the code on this page is for readers who have coordkit alone: coord::…"
+    done < <(foreign_names "$page")
+done
+
 # foreign_files CRATE: what its code mounts or includes that lies outside of its folder. The
 # repository's own pages are nobody's, but only what is not published reads them.
 foreign_files() {

@@ -42,7 +42,7 @@ readonly SECTIONS=(
     "full|page|the page in a browser|Repair the test that failed, or the code that it accuses; alone: cargo test --test ui_browser. COORD_UI_PICTURES names a directory for pictures of it."
     "full|sqlite_store|SQLite: the rules of stores|Repair the case that failed, or the code that it accuses; alone: cargo test --test sqlite s3::"
     "short|report|conformance report|The program that writes the matrix failed; run it with --help."
-    "short|documentation|documentation|Repair the warnings of rustdoc."
+    "short|documentation|documentation|Repair the warnings of rustdoc, or the link that leads nowhere; after cargo doc: cargo test --test links -- --ignored"
     "short|quickstart|quickstart|The quickstart failed, or took more than $QUICKSTART_LIMIT_SECONDS s; run: cargo run --example quickstart"
     "short|grpc_discovery|gRPC discovery|The example failed, or took more than $GRPC_LIMIT_SECONDS s; run: cargo run --example grpc_discovery"
     "full|fuzzing|fuzzing|An input that broke a property lies where the output above says; cargo run -p coord-fuzz --bin TARGET -- FILE shows it again."
@@ -372,7 +372,16 @@ report() {
 documentation() {
     printf '#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec rustdoc "$@"\n' >"$scratch/rustdoc"
     chmod +x "$scratch/rustdoc"
-    RUSTDOC="$scratch/rustdoc" RUSTDOCFLAGS="--cfg docsrs -D warnings" cargo doc --locked --quiet "${EVERYTHING[@]}" --no-deps
+    local metadata target
+    metadata=$(cargo metadata --locked --no-deps --format-version 1)
+    target=$(grep -oE '"target_directory":"[^"]*"' <<<"$metadata" | cut -d'"' -f4)
+    # A crate has links to those alone whose folders are there when it is documented; and cargo
+    # empties a folder before it is written, so that no two may be at it at once.
+    rm -rf "$target/doc"
+    grep -oE '"kind":\["lib"\],"crate_types":\["lib"\],"name":"[^"]*"' <<<"$metadata" |
+        sed 's/.*"name":"//; s/"$//' | tr - _ | while IFS= read -r name; do mkdir -p "$target/doc/$name"; done
+    RUSTDOC="$scratch/rustdoc" RUSTDOCFLAGS="--cfg docsrs -D warnings" cargo doc --locked --quiet --jobs 1 "${EVERYTHING[@]}" --no-deps
+    cargo test --locked --quiet "${EVERYTHING[@]}" --test links -- --ignored
 }
 
 run_quickstart() {

@@ -13,7 +13,10 @@ use coord_api::{
     WatchStart,
 };
 use coord_memory::MemoryStore;
-use coord_recipes::{Home, Periodic, ProviderOptions, StoreProvider};
+use coord_recipes::{
+    CampaignOptions, Election, Home, Periodic, PermitLimit, PermitOptions, ProviderOptions, Semaphore,
+    StoreProvider,
+};
 use coord_testkit::wrap::{Fault, Faults, Faulty, Replaceable};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::time::sleep;
@@ -21,7 +24,7 @@ use tracing::subscriber::DefaultGuard;
 
 const TTL: Duration = Duration::from_secs(30);
 
-/// The lines at WARN and above.
+/// The lines that were written, at WARN and above unless more is asked for.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -38,13 +41,17 @@ impl std::io::Write for Log {
 
 impl Log {
     fn listen() -> (Log, DefaultGuard) {
+        Log::listen_to(tracing::Level::WARN)
+    }
+
+    fn listen_to(level: tracing::Level) -> (Log, DefaultGuard) {
         let log = Log::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(false)
             .without_time()
             .with_target(false)
-            .with_max_level(tracing::Level::WARN)
+            .with_max_level(level)
             .with_writer(move || writer.clone())
             .finish();
         (log, tracing::subscriber::set_default(subscriber))
@@ -155,6 +162,47 @@ async fn each_loss_names_what_was_lost_why_and_how_old_the_last_renewal_is() {
     assert!(told.iter().any(|line| has(line, &["registered again", "key=\"api/a1\""])), "{told:?}");
     assert!(registration.state().is_held());
     assert_eq!(told.len(), 2, "that, and that the store is back: {told:?}");
+}
+
+/// Who wonders where a lock went finds it in a trace. What was given back, was never held, or ended
+/// with the client tells nothing.
+#[tokio::test(start_paused = true)]
+async fn what_is_dropped_while_it_is_held_is_told_at_debug() {
+    let (log, _listening) = Log::listen_to(tracing::Level::DEBUG);
+    let dropped = || -> Vec<String> {
+        log.take().into_iter().filter(|line| line.contains("dropped while it was held")).collect()
+    };
+    let store = MemoryStore::new();
+    let coord = provider(&store);
+    let client = coord.core();
+    let guard = coord.lock().acquire("jobs/nightly", TTL).await.unwrap();
+    let of_two = PermitOptions::new(PermitLimit::First(2));
+    let permit = Semaphore::new(client, "exports").acquire(1, of_two).await.unwrap();
+    let leadership = Election::new(client, "jobs").campaign("me", CampaignOptions::default()).await.unwrap();
+    let id = coord.allocator().acquire_id("api", 10).await.unwrap();
+
+    let waits = tokio::time::timeout(TTL, coord.lock().acquire("jobs/nightly", TTL)).await;
+    assert!(waits.is_err());
+    assert_eq!(dropped(), [""; 0], "a place in the queue is nobody's loss");
+
+    drop((guard, permit, leadership, id));
+    let told = dropped();
+    assert_eq!(told.len(), 4, "{told:?}");
+    for (contract, key) in
+        [("lock", "jobs/nightly"), ("semaphore", "exports"), ("election", "jobs"), ("id", "api/1")]
+    {
+        let parts = [&format!("contract=\"{contract}\""), &format!("key=\"{key}\"")];
+        let parts = [&["DEBUG", "provider=\"billing:1\""], &parts.map(|part| part as &str)[..]].concat();
+        assert!(told.iter().any(|line| has(line, &parts)), "no {key}: {told:?}");
+    }
+
+    let guard = coord.lock().acquire("jobs/nightly", TTL).await.unwrap();
+    guard.unlock().await.unwrap();
+    drop(guard);
+    let guard = coord.lock().acquire("jobs/nightly", TTL).await.unwrap();
+    coord.close().await.unwrap();
+    drop(guard);
+    assert_eq!(dropped(), [""; 0], "it was given back, and the client was closed");
 }
 
 #[tokio::test(start_paused = true)]

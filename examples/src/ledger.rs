@@ -1,7 +1,7 @@
 //! What a lock guards, doing its own part: it refuses a fencing token older than one that it has
 //! seen (R25).
 
-use coord_api::FencingToken;
+use coord::FencingToken;
 
 /// A list of pages that only the present holder of a lock may add to.
 #[derive(Debug, Default)]

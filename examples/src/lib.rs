@@ -4,3 +4,9 @@ pub mod ledger;
 pub mod limiter;
 pub mod load;
 pub mod rules;
+
+/// The code on the first page of the repository, compiled and run: by `coordkit` alone, as its
+/// readers have it.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coord_api::{ConfigCenter, ConfigCenterExt, Error, ErrorKind, Result, Value, Version, key};
+use coord::{ConfigCenter, ConfigCenterExt, Error, ErrorKind, Result, Value, Version, key};
 
 use crate::rules::{RateLimits, RuleFile};
 

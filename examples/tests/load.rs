@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use coord_api::prelude::*;
-use coord_api::{ErrorKind, Value};
+use coord::memory::MemoryProvider;
+use coord::prelude::*;
+use coord::{ErrorKind, Value};
 use coord_examples::load::{Existing, Loaded, edit, load, rules_key};
 use coord_examples::rules::{Count, RateLimits, RuleFile};
-use coord_memory::MemoryProvider;
 
 fn file() -> RuleFile {
     RuleFile::parse(Path::new("ratelimit.json"), include_bytes!("../data/ratelimit.json")).unwrap()

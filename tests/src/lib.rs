@@ -15,8 +15,3 @@ pub mod cases;
 pub mod harness;
 pub mod progress;
 pub mod third_party;
-
-/// The code on the first page of the repository, compiled and run.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;

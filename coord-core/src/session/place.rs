@@ -707,16 +707,20 @@ impl Drop for LeasedEntry {
         if session.ground.home.is_left_behind() {
             return;
         }
-        if self.shared.over().is_none() {
-            // Closing ends the leases themselves, and needs no release of each entry besides.
-            if session.ground.is_closed() {
-                self.shared.loss.set(Loss::Closed);
-            } else {
-                self.shared.loss.set(Loss::Released);
+        let held = self.shared.over().is_none();
+        // Closing ends the leases themselves, and needs no release of each entry besides.
+        let closed = session.ground.is_closed();
+        if held {
+            self.shared.loss.set(if closed { Loss::Closed } else { Loss::Released });
+            if !closed {
                 self.shared.leave_pending();
             }
         }
         session.untrack(self.shared.number);
+        // Last, for it is the user's code that hears it.
+        if let Some(subject) = self.shared.loss.subject().filter(|_| held && !closed) {
+            session.ground.telemetry.dropped(subject);
+        }
     }
 }
 

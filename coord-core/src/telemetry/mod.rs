@@ -198,6 +198,15 @@ impl Telemetry {
         }
     }
 
+    /// What was held was dropped, and nobody had given it back. That is no fault; but who forgot it
+    /// asks here.
+    pub(crate) fn dropped(&self, subject: &Subject) {
+        if subject.was_held() {
+            let (provider, contract, name) = (self.provider.clone(), subject.contract, subject.name.clone());
+            coord_home::event!(DEBUG, provider, contract, key = name, "dropped while it was held");
+        }
+    }
+
     /// A watch is over, because trying again cannot repair what is wrong.
     pub(crate) fn watch_ended(&self, span: &Span, error: &Error) {
         if error.kind() != ErrorKind::Closed {
