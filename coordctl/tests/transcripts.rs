@@ -126,6 +126,9 @@ async fn transcript(title: &str, url: &str) -> String {
     ctl.shows(&set(r#"{"level": "debug"}"#, &ben)).await;
     ctl.ctl(&set("{}", &["--if-version", "0"]), exit::CONFLICT).await;
     ctl.ctl(&set(r#"{"level": }"#, &[]), exit::USAGE).await;
+    let schema = r#"{"properties": {"level": {"enum": ["info", "debug"]}}}"#;
+    ctl.shows(&["config", "set", "dev/chat/clog.schema.json", schema]).await;
+    ctl.ctl(&set(r#"{"level": "loud"}"#, &[]), exit::USAGE).await;
     ctl.shows(&["config", "list", "dev"]).await;
     ctl.shows(&["config", "history", key]).await;
     ctl.shows(&["config", "diff", key]).await;
