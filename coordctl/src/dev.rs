@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, stdin};
 use tokio::time::{Instant, sleep_until};
 
 use crate::error::Failure;
+use crate::stop::stopped;
 use crate::terminal::Terminal;
 
 /// An etcd for a laptop, without anything to install: several processes, of any language, work on
@@ -146,8 +147,7 @@ impl Arguments {
         let mut pause = Again::every(self.pause);
         loop {
             let order = tokio::select! {
-                _ = tokio::signal::ctrl_c() => Order::Quit,
-                () = terminated() => Order::Quit,
+                () = stopped() => Order::Quit,
                 () = compact.due() => Order::Compact,
                 () = drop_connections.due() => Order::DropConnections,
                 () = pause.due() => Order::Pause(self.pause_for),
@@ -174,20 +174,6 @@ impl Arguments {
             }
         }
     }
-}
-
-#[cfg(unix)]
-async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut signal) => drop(signal.recv().await),
-        Err(_) => std::future::pending().await,
-    }
-}
-
-#[cfg(not(unix))]
-async fn terminated() {
-    std::future::pending().await
 }
 
 #[cfg(test)]

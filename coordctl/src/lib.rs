@@ -5,6 +5,7 @@ mod commands;
 mod dev;
 mod error;
 mod show;
+mod stop;
 mod terminal;
 mod time;
 #[doc = include_str!("../TRANSCRIPTS.md")]

@@ -118,6 +118,8 @@ async fn transcript(title: &str, url: &str) -> String {
     let session = queue.holders[0].session.unwrap().to_string();
     ctl.shows(&["sessions", &session]).await;
 
+    ctl.shows(&["bench", "--for", "300ms", "--yes"]).await;
+
     let key = "dev/chat/clog";
     let by = |who, note| ["--author", who, "--note", note];
     let set = |value, rest: &[&'static str]| [&["config", "set", key, value], rest].concat();

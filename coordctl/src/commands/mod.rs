@@ -1,5 +1,6 @@
 //! The verbs, a file each.
 
+mod bench;
 mod break_lock;
 mod config;
 mod doctor;
@@ -40,6 +41,7 @@ pub(crate) enum Verb {
     Sessions(sessions::Arguments),
     Config(config::Arguments),
     Events(events::Arguments),
+    Bench(bench::Arguments),
     BreakLock(break_lock::Arguments),
     Evict(evict::Arguments),
 }
@@ -65,6 +67,7 @@ pub(crate) async fn run(verb: Verb, session: &mut Session<'_>) -> Result<(), Fai
         Verb::Sessions(arguments) => arguments.run(session).await,
         Verb::Config(arguments) => arguments.run(session).await,
         Verb::Events(arguments) => arguments.run(session).await,
+        Verb::Bench(arguments) => arguments.run(session).await,
         Verb::BreakLock(arguments) => arguments.run(session).await,
         Verb::Evict(arguments) => arguments.run(session).await,
     }
@@ -107,16 +110,21 @@ impl Session<'_> {
         }
     }
 
+    /// Asks whether, unless `yes`.
+    pub(crate) fn ask_once(&mut self, what: &str, yes: bool) -> Result<(), Failure> {
+        if yes {
+            return Ok(());
+        }
+        let answer = self.terminal.ask(&format!("{what} [y/N] "))?.ok_or_else(unasked)?;
+        if matches!(answer.as_str(), "y" | "Y" | "yes") { Ok(()) } else { Err(Failure::Declined) }
+    }
+
     /// Asks twice, unless `yes`: whether, and for a word that shows that it is meant.
     pub(crate) fn ask_twice(&mut self, what: &str, word: &str, yes: bool) -> Result<(), Failure> {
         if yes {
             return Ok(());
         }
-        let unasked = || Failure::Usage("there is nobody to ask; --yes does it without".to_owned());
-        let answer = self.terminal.ask(&format!("{what} [y/N] "))?.ok_or_else(unasked)?;
-        if !matches!(answer.as_str(), "y" | "Y" | "yes") {
-            return Err(Failure::Declined);
-        }
+        self.ask_once(what, yes)?;
         let answer = self.terminal.ask(&format!("type {word} to do it: "))?.ok_or_else(unasked)?;
         if answer == word { Ok(()) } else { Err(Failure::Declined) }
     }
@@ -130,6 +138,10 @@ impl Session<'_> {
         let found = self.ask(self.coord.inspect().remaining(asked)).await?;
         Ok(Remaining(found.into_iter().map(|(session, time)| (session, time.as_secs())).collect()))
     }
+}
+
+fn unasked() -> Failure {
+    Failure::Usage("there is nobody to ask; --yes does it without".to_owned())
 }
 
 /// How many seconds sessions live unless they are renewed.
