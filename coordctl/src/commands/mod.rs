@@ -2,6 +2,7 @@
 
 mod bench;
 mod break_lock;
+mod certificates;
 mod config;
 mod doctor;
 mod elections;
@@ -44,6 +45,13 @@ pub(crate) enum Verb {
     Bench(bench::Arguments),
     BreakLock(break_lock::Arguments),
     Evict(evict::Arguments),
+}
+
+impl Verb {
+    /// Whether it says what is wrong with a store that does not answer.
+    pub(crate) fn is_for_the_ill(&self) -> bool {
+        matches!(self, Verb::Doctor(_))
+    }
 }
 
 /// What a verb works with.
