@@ -60,7 +60,8 @@ impl Dialing {
         Ok(addresses.into_iter().map(|address| SocketAddr::new(address, target.port)).collect())
     }
 
-    async fn connect(&self, target: &Target) -> io::Result<Stream> {
+    /// Makes a connection, within the time for that. To be called in the home.
+    pub(crate) async fn connect(&self, target: &Target) -> io::Result<Stream> {
         let deadline = Instant::now() + self.connect_timeout;
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it was not made in time");
         let addresses = timeout_at(deadline, self.addresses(target)).await.map_err(late)??;
@@ -97,7 +98,7 @@ impl Dialing {
     }
 }
 
-type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+pub(crate) type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Makes the connection of one channel, once. Who answers at the next one may be somebody else: so
 /// another connection is another link, of whose other end nothing is known yet.

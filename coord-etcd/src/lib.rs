@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod certificates;
 mod choice;
 mod cluster;
 mod connection;
@@ -25,6 +26,7 @@ mod tls;
 mod watch;
 mod wire;
 
+pub use certificates::{Certificate, CertificateReport, ServerCertificates};
 pub use coord_recipes::Home;
 pub use credentials::Credentials;
 pub use options::{Discovery, EtcdOptions};

@@ -13,6 +13,7 @@ use coord_api::{LeaseId, Result, Revision};
 use coord_recipes::Home;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::certificates::{self, CertificateReport};
 use crate::cluster::Cluster;
 use crate::kv;
 use crate::lease::{self, Granted};
@@ -113,6 +114,20 @@ impl EtcdStore {
     /// Cancel safe.
     pub async fn report(&self) -> Result<ClusterReport> {
         report::report(&self.inner.cluster).await
+    }
+
+    /// Until when the certificates of encrypted connections are valid: those that the servers show,
+    /// the client's own and its authorities'. `None` where nothing is encrypted.
+    ///
+    /// It is for those who operate the cluster: each server is connected to once more, at the same
+    /// time and within the connect timeout, and asked nothing. What it shows is told also where it
+    /// is not trusted, so that it can be seen why a cluster cannot be reached any more.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn certificates(&self) -> Option<CertificateReport> {
+        certificates::report(self.inner.cluster.members()).await
     }
 
     /// Waits until one member has answered.

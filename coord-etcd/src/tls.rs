@@ -12,11 +12,13 @@ use coord_api::{Error, Result};
 use coord_recipes::Home;
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use crate::certificates::{Recorder, Seen};
 use crate::error::{OPTIONS, refuse};
 
 /// How long a new connection waits for files to be read, or for the program's function. Then it is
@@ -182,6 +184,7 @@ pub(crate) fn read(what: &'static str, path: &Path) -> Result<String> {
 }
 
 /// What was read.
+#[derive(Clone)]
 struct Material {
     authorities: Option<String>,
     identity: Option<(String, SecretString)>,
@@ -205,7 +208,8 @@ impl PartialEq for Material {
 }
 
 impl Material {
-    fn config(&self) -> Result<Arc<ClientConfig>> {
+    /// How to encrypt. What servers show is kept in `seen`, where there is one.
+    fn config(&self, seen: Option<&Arc<Seen>>) -> Result<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
         match &self.authorities {
             Some(pem) => roots
@@ -215,12 +219,21 @@ impl Material {
         if roots.is_empty() {
             return refuse("no authority to trust: name one, or install those that the system trusts");
         }
-        let Ok(builder) = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
+        let provider = Arc::new(ring::default_provider());
+        let Ok(builder) =
+            ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()
         else {
             return refuse("no version of TLS to speak");
         };
-        let builder = builder.with_root_certificates(roots);
+        let builder = match seen {
+            None => builder.with_root_certificates(roots),
+            Some(seen) => {
+                let judge = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+                let Ok(judge) = judge else { return refuse("no authority to trust") };
+                let recorder = Recorder { judge, seen: Arc::clone(seen) };
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(recorder))
+            }
+        };
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => {
@@ -258,6 +271,8 @@ pub(crate) struct Encryption {
     current: Mutex<CurrentTls>,
     /// Whether somebody reads, who may be held up.
     reading: AtomicBool,
+    /// Where it is kept what servers show, if it is.
+    seen: Option<Arc<Seen>>,
 }
 
 struct CurrentTls {
@@ -278,12 +293,38 @@ impl Encryption {
             server_name(name)?;
         }
         let material = tls.read()?;
-        let config = material.config()?;
+        Encryption::of(tls, material, None)
+    }
+
+    fn of(tls: EtcdTls, material: Material, seen: Option<Arc<Seen>>) -> Result<Self> {
+        let config = material.config(seen.as_ref())?;
         Ok(Encryption {
             tls,
             current: Mutex::new(CurrentTls { material, config, complaint: None }),
             reading: AtomicBool::new(false),
+            seen,
         })
+    }
+
+    /// The same, which keeps in `seen` what servers show. No I/O.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub(crate) fn recording(&self, seen: Arc<Seen>) -> Result<Self> {
+        let material = self.current.lock().material.clone();
+        Encryption::of(self.tls.clone(), material, Some(seen))
+    }
+
+    /// What the client shows, and the authorities that it names.
+    pub(crate) fn certificates(&self) -> (Vec<CertificateDer<'static>>, Vec<CertificateDer<'static>>) {
+        let current = self.current.lock();
+        let read = |pem: Option<&String>| {
+            // They were read before.
+            pem.and_then(|pem| certificates(pem, "no certificates in PEM").ok()).unwrap_or_default()
+        };
+        let identity = current.material.identity.as_ref().map(|(certificates, _)| certificates);
+        (read(identity), read(current.material.authorities.as_ref()))
     }
 
     /// The name that a server must show which is reached as `host`.
@@ -316,7 +357,7 @@ impl Encryption {
         let _done = Done(&self.reading);
         let renewed = self.tls.read().and_then(|material| {
             let unchanged = self.current.lock().material == material;
-            let config = if unchanged { None } else { Some(material.config()?) };
+            let config = if unchanged { None } else { Some(material.config(self.seen.as_ref())?) };
             Ok((material, config))
         });
         let mut current = self.current.lock();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
-use coord::Coord;
+use coord::{Coord, Source};
 
 use crate::commands;
 use crate::dev;
@@ -47,8 +47,13 @@ pub(crate) struct StoreArguments {
 }
 
 impl StoreArguments {
-    pub(crate) async fn open(&self) -> Result<Coord, Failure> {
-        let opening = tokio::time::timeout(self.timeout, coord::open(&self.url)).await;
+    /// Opens it; with `is_ill` also one that does not answer.
+    pub(crate) async fn open(&self, is_ill: bool) -> Result<Coord, Failure> {
+        let open = async {
+            let source = Source::open(&self.url).await?;
+            if is_ill { source.client_lazy() } else { source.client().await }
+        };
+        let opening = tokio::time::timeout(self.timeout, open).await;
         Ok(opening.map_err(|_| {
             coord::Error::new(coord::ErrorKind::Timeout, "coord.open", "the store does not answer")
         })??)

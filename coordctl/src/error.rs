@@ -43,6 +43,12 @@ pub enum Failure {
     /// It was asked twice, and the answer was no.
     #[error("nothing was changed")]
     Declined,
+    /// Somebody ended it with Ctrl-C.
+    #[error("it was ended before its time")]
+    CutShort,
+    /// It may have left something in the store, for it could not look or not delete it.
+    #[error("what may lie below /{0}/ in the store could not be deleted: {1}")]
+    Left(String, #[source] Box<Failure>),
     /// Something is not well.
     #[error("{0}")]
     Unwell(String),
@@ -80,7 +86,8 @@ impl Failure {
             Failure::Usage(_) => exit::USAGE,
             Failure::Conflict(_) => exit::CONFLICT,
             Failure::Unwell(_) => exit::UNWELL,
-            Failure::Declined | Failure::Io(..) => exit::FAILED,
+            Failure::Left(_, failure) => failure.exit_code(),
+            Failure::CutShort | Failure::Declined | Failure::Io(..) => exit::FAILED,
         }
     }
 }

@@ -78,7 +78,7 @@ async fn dispatch(cli: Cli, coord: Option<Coord>, terminal: &mut Terminal) -> Re
     let given = coord.is_some();
     let coord = match coord {
         Some(coord) => coord,
-        None => store.open().await?,
+        None => store.open(verb.is_for_the_ill()).await?,
     };
     let mut session = Session { coord: coord.clone(), terminal, show, time: store.timeout };
     let done = commands::run(verb, &mut session).await;

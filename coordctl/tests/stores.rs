@@ -85,6 +85,11 @@ fn configuration(store: &Store) {
     assert_eq!((code, left), (exit::OK, 0), "{output:?}");
     let (code, left, output) = edit(r#"echo '{"level":' > "$1""#);
     assert_eq!((code, left), (exit::USAGE, 1), "what was edited is kept: {output:?}");
+    let schema = format!("{key}.schema.json");
+    store.shows(&["config", "set", &schema, r#"{"required": ["level"]}"#]);
+    let (code, left, output) = edit(r#"echo '{}' > "$1""#);
+    assert_eq!((code, left), (exit::USAGE, 1), "what was edited is kept: {output:?}");
+    store.shows(&["config", "delete", &schema, "--yes"]);
     if store.url.starts_with("etcd") {
         let ctl = env!("CARGO_BIN_EXE_coordctl");
         let (code, left, output) = edit(&format!(r#"{ctl} config set {key} 1 >&2; echo 2 > "$1""#));

@@ -118,6 +118,8 @@ async fn transcript(title: &str, url: &str) -> String {
     let session = queue.holders[0].session.unwrap().to_string();
     ctl.shows(&["sessions", &session]).await;
 
+    ctl.shows(&["bench", "--for", "300ms", "--yes"]).await;
+
     let key = "dev/chat/clog";
     let by = |who, note| ["--author", who, "--note", note];
     let set = |value, rest: &[&'static str]| [&["config", "set", key, value], rest].concat();
@@ -126,6 +128,9 @@ async fn transcript(title: &str, url: &str) -> String {
     ctl.shows(&set(r#"{"level": "debug"}"#, &ben)).await;
     ctl.ctl(&set("{}", &["--if-version", "0"]), exit::CONFLICT).await;
     ctl.ctl(&set(r#"{"level": }"#, &[]), exit::USAGE).await;
+    let schema = r#"{"properties": {"level": {"enum": ["info", "debug"]}}}"#;
+    ctl.shows(&["config", "set", "dev/chat/clog.schema.json", schema]).await;
+    ctl.ctl(&set(r#"{"level": "loud"}"#, &[]), exit::USAGE).await;
     ctl.shows(&["config", "list", "dev"]).await;
     ctl.shows(&["config", "history", key]).await;
     ctl.shows(&["config", "diff", key]).await;

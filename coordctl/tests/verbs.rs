@@ -216,6 +216,85 @@ async fn what_the_configuration_is_was_and_who_changed_it() {
     assert_eq!(store.ctl("config delete dev/chat/clog --yes").await.code, exit::NOT_FOUND);
 }
 
+/// A schema by which a limit is a number, and its key.
+const LIMITS_SCHEMA: &str = r#"{"type":"object","properties":{"rate":{"type":"integer","minimum":1}}}"#;
+
+#[tokio::test]
+async fn what_is_not_as_the_schema_beside_it_says_is_not_written() {
+    let store = Store::new().await;
+    let refused = async |arguments: &str, told: &str| {
+        let done = store.ctl(arguments).await;
+        assert!(done.code == exit::USAGE && done.complaints.contains(told), "{arguments}: {done:?}");
+        assert_eq!(done.out, "", "{arguments}");
+    };
+    // A schema that is none is not written, nor one that needs another one from elsewhere.
+    let schema = "dev/shop/limits.schema.json";
+    refused(&format!(r#"config set {schema} {{"type":"number?"}}"#), "/type").await;
+    refused(&format!("config set {schema} text --raw"), "no JSON schema").await;
+    refused(&format!(r#"config set {schema} {{"$ref":"http://127.0.0.1:1/a"}}"#), "none is fetched").await;
+    store.shows("config set dev/shop/other 1").await;
+    store.shows(&format!("config set {schema} {LIMITS_SCHEMA}")).await;
+
+    let limits = "config set dev/shop/limits";
+    refused(&format!(r#"{limits} {{"rate":"hidden"}}"#), "/rate: ").await;
+    refused(&format!(r#"{limits} {{"rate":0}} --dry-run"#), "/rate: ").await;
+    refused(&format!("{limits} text --raw"), "no JSON").await;
+    let done = store.ctl(&format!(r#"{limits} {{"rate":"hidden"}}"#)).await;
+    assert!(!done.complaints.contains("hidden"), "values are not repeated: {done:?}");
+    assert_eq!(store.ctl("config get dev/shop/limits").await.code, exit::NOT_FOUND);
+    store.shows(&format!(r#"{limits} {{"rate":1}} --dry-run"#)).await;
+    store.shows(&format!(r#"{limits} {{"rate":1}}"#)).await;
+    store.shows(&format!(r#"{limits} {{"rate":0}} --no-schema"#)).await;
+
+    // Another schema, of a file.
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("schema.json");
+    std::fs::write(&file, r#"{"required":["burst"]}"#).unwrap();
+    let by = format!("--schema {}", file.display());
+    refused(&format!(r#"{limits} {{"rate":1}} {by}"#), "\"burst\"").await;
+    store.shows(&format!(r#"{limits} {{"rate":"x","burst":1}} {by}"#)).await;
+    refused(&format!("{limits} 1 {by} --no-schema"), "cannot be used with").await;
+    std::fs::write(&file, "[]").unwrap();
+    refused(&format!("{limits} 1 {by}"), "is no JSON schema").await;
+    assert_eq!(store.ctl(&format!("{limits} 1 --schema {}/no", file.display())).await.code, exit::FAILED);
+
+    // One that somebody wrote otherwise is told, and the document left alone.
+    store.shows(&format!("config set {schema} [] --no-schema")).await;
+    refused(&format!("{limits} {{}}"), "limits.schema.json is no JSON schema").await;
+}
+
+#[tokio::test]
+async fn a_file_of_documents_is_checked_before_any_of_it_is_written() {
+    let store = Store::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("documents.json");
+    let import = format!("config import {} --author ann", file.display());
+    let write =
+        |documents: &str| std::fs::write(&file, format!(r#"{{"documents":{{{documents}}}}}"#)).unwrap();
+    let document = |key: &str, value: &str| format!(r#""{key}":{{"value":{{"json":{value}}}}}"#);
+
+    // The schema of the file counts, for it is what will lie there.
+    let schema = document("dev/a/limits.schema.json", LIMITS_SCHEMA);
+    let (good, bad) = (document("dev/a/limits", r#"{"rate":1}"#), document("dev/a/limits", r#"{"rate":0}"#));
+    let free = document("dev/a/free", "1");
+    for (documents, dry_run) in [(&bad, " --dry-run"), (&bad, "")] {
+        write(&[free.as_str(), &schema, documents].join(","));
+        let done = store.ctl(&format!("{import}{dry_run}")).await;
+        assert!(done.code == exit::USAGE && done.complaints.contains("/rate: "), "{done:?}");
+        assert!(store.coord.config().list_raw("dev").await.unwrap().items.is_empty(), "nothing was written");
+    }
+    write(&[free.as_str(), &schema, &good].join(","));
+    store.shows(&import).await;
+
+    // And else that of the store.
+    let version = store.json("config get dev/a/limits").await["version"].as_u64().unwrap();
+    write(&bad.replace(r#"{"value""#, &format!(r#"{{"version":{version},"value""#)));
+    let done = store.ctl(&import).await;
+    assert!(done.code == exit::USAGE && done.complaints.contains("limits.schema.json says"), "{done:?}");
+    store.shows(&format!("{import} --no-schema")).await;
+    assert_eq!(store.shows("config get dev/a/limits").await, "{\n  \"rate\": 0\n}\n");
+}
+
 #[tokio::test]
 async fn documents_go_to_a_file_and_come_back_where_nobody_changed_them() {
     let store = Store::new().await;

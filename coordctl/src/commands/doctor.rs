@@ -8,6 +8,7 @@ use coord::{Error, ErrorKind, LockOptions, Version, Wait, WatchStart, WriteOptio
 use serde::Serialize;
 
 use super::Session;
+use super::certificates::Certificates;
 use super::members::{Members, Wrong};
 use super::status::round_trip;
 use crate::error::Failure;
@@ -56,6 +57,11 @@ impl Finding {
     fn bad(what: &'static str, found: &impl ToString, advice: &'static str) -> Self {
         Finding { verdict: Verdict::Bad, what, found: found.to_string(), advice: Some(advice) }
     }
+
+    fn of(what: &'static str, wrong: Wrong) -> Self {
+        let verdict = if wrong.is_bad { Verdict::Bad } else { Verdict::Warn };
+        Finding { verdict, what, found: wrong.found, advice: Some(wrong.advice) }
+    }
 }
 
 /// Slower than that, leases of some seconds are at risk.
@@ -93,9 +99,10 @@ impl Arguments {
 
 async fn findings(session: &Session<'_>) -> Vec<Finding> {
     // Of a cluster that answers nobody, its members may still say why.
-    let cluster = cluster(session).await;
+    let (cluster, certificates) = tokio::join!(cluster(session), certificates(session));
     let mut findings = vec![reads(session).await];
     findings.extend(cluster);
+    findings.extend(certificates);
     if findings.iter().any(|finding| finding.verdict == Verdict::Bad && finding.what == READS) {
         // Whatever else is wrong, this comes first.
         return findings;
@@ -133,14 +140,26 @@ async fn cluster(session: &Session<'_>) -> Vec<Finding> {
     if wrong.is_empty() {
         return vec![Finding::ok(WHAT, format!("{}, all well", members.len()))];
     }
-    let finding = |wrong: Wrong| {
-        if wrong.is_bad {
-            Finding::bad(WHAT, &wrong.found, wrong.advice)
-        } else {
-            Finding::warn(WHAT, wrong.found, wrong.advice)
+    wrong.into_iter().map(|wrong| Finding::of(WHAT, wrong)).collect()
+}
+
+/// The certificates of an encrypted connection.
+async fn certificates(session: &Session<'_>) -> Vec<Finding> {
+    const WHAT: &str = "certificates";
+    let Some(etcd) = session.coord.etcd() else { return Vec::new() };
+    let report = session.ask(async { Ok(etcd.certificates().await) }).await;
+    let certificates = match report {
+        Ok(Some(report)) => Certificates::of(report),
+        Ok(None) => return Vec::new(),
+        Err(failure) => {
+            return vec![Finding::warn(WHAT, failure.to_string(), "are all servers reached from here?")];
         }
     };
-    wrong.into_iter().map(finding).collect()
+    let wrong = certificates.wrong();
+    if wrong.is_empty() {
+        return vec![Finding::ok(WHAT, certificates.well())];
+    }
+    wrong.into_iter().map(|wrong| Finding::of(WHAT, wrong)).collect()
 }
 
 async fn watches(session: &Session<'_>) -> Finding {

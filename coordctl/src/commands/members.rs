@@ -55,7 +55,7 @@ struct State {
     errors: Vec<String>,
 }
 
-/// Something that is wrong with a cluster: what, and what to do.
+/// Something that is wrong: what, and what to do.
 pub(super) struct Wrong {
     pub(super) found: String,
     pub(super) advice: &'static str,

@@ -1,6 +1,8 @@
 //! The verbs, a file each.
 
+mod bench;
 mod break_lock;
+mod certificates;
 mod config;
 mod doctor;
 mod elections;
@@ -41,9 +43,17 @@ pub(crate) enum Verb {
     Sessions(sessions::Arguments),
     Config(config::Arguments),
     Events(events::Arguments),
+    Bench(bench::Arguments),
     BreakLock(break_lock::Arguments),
     Evict(evict::Arguments),
     Ui(ui::Arguments),
+}
+
+impl Verb {
+    /// Whether it says what is wrong with a store that does not answer.
+    pub(crate) fn is_for_the_ill(&self) -> bool {
+        matches!(self, Verb::Doctor(_))
+    }
 }
 
 /// What a verb works with.
@@ -67,6 +77,7 @@ pub(crate) async fn run(verb: Verb, session: &mut Session<'_>) -> Result<(), Fai
         Verb::Sessions(arguments) => arguments.run(session).await,
         Verb::Config(arguments) => arguments.run(session).await,
         Verb::Events(arguments) => arguments.run(session).await,
+        Verb::Bench(arguments) => arguments.run(session).await,
         Verb::BreakLock(arguments) => arguments.run(session).await,
         Verb::Evict(arguments) => arguments.run(session).await,
         Verb::Ui(arguments) => arguments.run(session).await,
@@ -110,16 +121,21 @@ impl Session<'_> {
         }
     }
 
+    /// Asks whether, unless `yes`.
+    pub(crate) fn ask_once(&mut self, what: &str, yes: bool) -> Result<(), Failure> {
+        if yes {
+            return Ok(());
+        }
+        let answer = self.terminal.ask(&format!("{what} [y/N] "))?.ok_or_else(unasked)?;
+        if matches!(answer.as_str(), "y" | "Y" | "yes") { Ok(()) } else { Err(Failure::Declined) }
+    }
+
     /// Asks twice, unless `yes`: whether, and for a word that shows that it is meant.
     pub(crate) fn ask_twice(&mut self, what: &str, word: &str, yes: bool) -> Result<(), Failure> {
         if yes {
             return Ok(());
         }
-        let unasked = || Failure::Usage("there is nobody to ask; --yes does it without".to_owned());
-        let answer = self.terminal.ask(&format!("{what} [y/N] "))?.ok_or_else(unasked)?;
-        if !matches!(answer.as_str(), "y" | "Y" | "yes") {
-            return Err(Failure::Declined);
-        }
+        self.ask_once(what, yes)?;
         let answer = self.terminal.ask(&format!("type {word} to do it: "))?.ok_or_else(unasked)?;
         if answer == word { Ok(()) } else { Err(Failure::Declined) }
     }
@@ -133,6 +149,10 @@ impl Session<'_> {
         let found = self.ask(self.coord.inspect().remaining(asked)).await?;
         Ok(Remaining(found.into_iter().map(|(session, time)| (session, time.as_secs())).collect()))
     }
+}
+
+fn unasked() -> Failure {
+    Failure::Usage("there is nobody to ask; --yes does it without".to_owned())
 }
 
 /// How many seconds sessions live unless they are renewed.

@@ -217,8 +217,14 @@ async fn a_client_shows_its_certificate_where_it_is_asked_for_one() {
         let (authority, clients, other) = (Authority::new(), Authority::new(), Authority::new());
         let (cluster, _files) = encrypted(series, &authority, HERE, Some(&clients));
         let (shop, stranger) = (clients.sign("shop"), other.sign("shop"));
-        works(&options(&cluster, trusting(&authority).with_identity(&shop.certificate, shop.key.clone())))
-            .await;
+        let known = trusting(&authority).with_identity(&shop.certificate, shop.key.clone());
+        works(&options(&cluster, known.clone())).await;
+        let told = EtcdStore::connect(&options(&cluster, known)).await.unwrap().certificates().await.unwrap();
+        assert!(told.identity[0].subject.contains("CN=shop") && told.authorities.len() == 1, "{told:?}");
+        for server in &told.servers {
+            assert!(server.trusted.is_ok(), "{series:?}: {server:?}");
+            assert!(server.certificates[0].subject.contains(HERE), "{series:?}: {server:?}");
+        }
 
         let why = &["no connection to etcd", "the connection to etcd failed"];
         refused(&options(&cluster, trusting(&authority)), why, &[], "no certificate").await;

@@ -8,11 +8,15 @@ use coord::{Error, ErrorKind, Version, WriteOptions};
 
 use super::super::Session;
 use super::document::{Document, difference, given};
+use super::schema::{SchemaArguments, Written, refused};
 use super::{Author, version};
 use crate::error::Failure;
 use crate::show::plain;
 
 /// Write a document, and leave a record of who did it.
+///
+/// Where the document KEY.schema.json is there, it is the JSON schema of KEY: what is not as it
+/// says is not written.
 #[derive(Debug, Args)]
 pub(super) struct Set {
     /// Its key, such as `dev/chat/clog`.
@@ -32,6 +36,8 @@ pub(super) struct Set {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    schema: SchemaArguments,
+    #[command(flatten)]
     author: Author,
 }
 
@@ -39,6 +45,10 @@ impl Set {
     pub(super) async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
         let value = given(self.value, self.file.as_deref(), self.raw)?;
         let key = plain(&self.key);
+        let schemas = self.schema.read()?;
+        if let Some(checker) = schemas.of(session, &self.key, &Written::new()).await? {
+            checker.check(&self.key, &value).map_err(|wrong| refused(&wrong))?;
+        }
         if self.dry_run {
             let present = session.ask(session.coord.config().get_raw(&self.key)).await?;
             let at = present.as_ref().map_or(Version::ZERO, |present| present.version);

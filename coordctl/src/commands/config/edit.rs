@@ -11,11 +11,13 @@ use super::super::Session;
 use super::Author;
 use super::change::conflict;
 use super::document::{Document, check};
+use super::schema::{SchemaArguments, Written, refused};
 use crate::error::Failure;
 use crate::show::plain;
 
 /// Change a document in an editor: that of VISUAL or EDITOR. A version that is newer than the one
-/// that was edited is not written over.
+/// that was edited is not written over, and what is not as its JSON schema says (the document
+/// KEY.schema.json) is not written.
 #[derive(Debug, Args)]
 pub(super) struct Edit {
     /// Its key.
@@ -24,12 +26,17 @@ pub(super) struct Edit {
     #[arg(long)]
     raw: bool,
     #[command(flatten)]
+    schema: SchemaArguments,
+    #[command(flatten)]
     author: Author,
 }
 
 impl Edit {
     pub(super) async fn run(self, session: &mut Session<'_>) -> Result<(), Failure> {
         let key = plain(&self.key);
+        // A schema that is none is told before anybody writes something.
+        let schemas = self.schema.read()?;
+        let checker = schemas.of(session, &self.key, &Written::new()).await?;
         let present = session.ask(session.coord.config().get_raw(&self.key)).await?;
         let version = present.as_ref().map_or(Version::ZERO, |present| present.version);
         let before =
@@ -53,7 +60,12 @@ impl Edit {
             session.terminal.print(&format!("{key} is as it was\n"));
             return Ok(());
         }
-        let written = match if self.raw { Ok(()) } else { check(&after, "what was edited") } {
+        let is_json = if self.raw { Ok(()) } else { check(&after, "what was edited") };
+        let checked = is_json.and_then(|()| match &checker {
+            Some(checker) => checker.check(&self.key, &after).map_err(|wrong| refused(&wrong)),
+            None => Ok(()),
+        });
+        let written = match checked {
             Ok(()) => {
                 let options = WriteOptions::default().with_expected(version).with_note(self.author.note());
                 session.ask(session.coord.config().write_with(&self.key, after.into(), options)).await

@@ -5,6 +5,7 @@ mod document;
 mod edit;
 mod history;
 mod look;
+mod schema;
 mod transfer;
 mod uses;
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::super::Session;
 use super::Author;
 use super::document::Document;
+use super::schema::{SchemaArguments, Written, refused};
 use crate::error::Failure;
 use crate::show::Table;
 
@@ -67,6 +68,9 @@ impl Export {
 /// What the store and the file say alike is left alone. What was changed in the store since the
 /// export, and says something else than the file, is a conflict: it is told, and not written.
 /// Documents that are not in the file are left alone.
+///
+/// Where one of those that would be written is not as its JSON schema says (the document
+/// KEY.schema.json, in the file or in the store), nothing is written.
 #[derive(Debug, Args)]
 pub(super) struct Import {
     /// The file.
@@ -74,6 +78,8 @@ pub(super) struct Import {
     /// Show what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    schema: SchemaArguments,
     #[command(flatten)]
     author: Author,
 }
@@ -103,29 +109,46 @@ impl Import {
         let text = std::fs::read(&self.file).map_err(|error| Failure::Io(name.clone(), error))?;
         let documents: Documents = serde_json::from_slice(&text)
             .map_err(|error| Failure::Usage(format!("{name} was not made by `export`: {error}")))?;
+        let schemas = self.schema.read()?;
         let mut plan = Vec::new();
+        let mut written = Written::new();
         for (key, exported) in documents.documents {
             let value = exported.value.value()?;
             let found = session.ask(session.coord.config().get_raw(&key)).await?;
             let present = found.as_ref().map_or(Version::ZERO, |found| found.version);
             let says_so = found.as_ref().is_some_and(|found| Document::of(&found.value) == exported.value);
-            let mut step = match (says_so, present) {
+            let step = match (says_so, present) {
                 (true, _) => Step::Same,
                 (false, present) if present != exported.version => Step::Conflict,
                 (false, Version::ZERO) => Step::Create,
                 (false, _) => Step::Change,
             };
-            if !self.dry_run && matches!(step, Step::Create | Step::Change) {
-                let options = WriteOptions::default().with_expected(present).with_note(self.author.note());
-                match session.ask(session.coord.config().write_with(&key, value, options)).await {
-                    Ok(_) => {}
-                    Err(Failure::Coord(error)) if error.kind() == ErrorKind::Conflict => {
-                        step = Step::Conflict
-                    }
-                    Err(failure) => return Err(failure),
-                }
+            if matches!(step, Step::Create | Step::Change) {
+                written.insert(key.clone(), value.to_vec());
             }
             plan.push(Planned { key, step, present });
+        }
+        let mut wrong = Vec::new();
+        for (key, value) in &written {
+            if let Some(checker) = schemas.of(session, key, &written).await? {
+                wrong.extend(checker.check(key, value).err());
+            }
+        }
+        if !wrong.is_empty() {
+            return Err(refused(&wrong.join("\n")));
+        }
+        for planned in &mut plan {
+            let Some(value) = written.remove(&planned.key).filter(|_| !self.dry_run) else { continue };
+            let options =
+                WriteOptions::default().with_expected(planned.present).with_note(self.author.note());
+            let done = session.coord.config().write_with(&planned.key, value.into(), options);
+            match session.ask(done).await {
+                Ok(_) => {}
+                Err(Failure::Coord(error)) if error.kind() == ErrorKind::Conflict => {
+                    planned.step = Step::Conflict;
+                }
+                Err(failure) => return Err(failure),
+            }
         }
         let conflicts = plan.iter().filter(|planned| planned.step == Step::Conflict).count();
         let text = crate::show::render(session.show.output, &plan, || vec![table(&plan, self.dry_run)])?;
