@@ -16,6 +16,7 @@ mod members;
 mod options;
 mod probe;
 mod provider;
+mod recorder;
 mod report;
 mod resolver;
 mod status;

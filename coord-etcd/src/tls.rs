@@ -18,8 +18,8 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::certificates::{Recorder, Seen};
 use crate::error::{OPTIONS, refuse};
+use crate::recorder::{Recorder, Seen};
 
 /// How long a new connection waits for files to be read, or for the program's function. Then it is
 /// made with what was read before.
