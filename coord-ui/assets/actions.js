@@ -24,8 +24,8 @@ export function showRights(node, edit) {
 function askToken(node) {
   ask({
     title: 'Token for changes',
-    body: [el('p', {}, 'Whoever started this page has set it. Whether it is the right one turns out ' +
-      'with the first change.')],
+    body: [el('p', {}, 'Whoever started this page has set it. Whether it is the right one turns ' +
+      'out with the first change.')],
     token: true,
     submit: 'Use it',
     act: () => showRights(node, true),

@@ -122,7 +122,7 @@ impl Documents {
     /// As it was.
     pub(crate) async fn at(&self, key: &str, version: Version) -> Result<Text, Refusal> {
         let history = self.history.of(key).await?;
-        Ok(self.text(key, &kept(&history, key, version)?.value))
+        Ok(self.text(key, &self.value(&history, key, version).await?))
     }
 
     /// What was changed from one version to another.
@@ -133,9 +133,28 @@ impl Documents {
         to: Version,
     ) -> Result<Vec<Change>, Refusal> {
         let history = self.history.of(key).await?;
-        kept(&history, key, from).and(kept(&history, key, to))?;
-        let differences = self.history.diff(key, from, to).await?;
-        Ok(differences.into_iter().map(|difference| self.change(key, difference)).collect())
+        let (from, to) = (self.value(&history, key, from).await?, self.value(&history, key, to).await?);
+        let json = |value: &coord_api::Value| serde_json::from_slice::<Value>(value);
+        let (Ok(from), Ok(to)) = (json(&from), json(&to)) else {
+            return Err(Refusal::Wrong("Only JSON can be compared.".to_owned()));
+        };
+        let differences = Difference::between(&from, &to).into_iter();
+        Ok(differences.map(|difference| self.change(key, difference)).collect())
+    }
+
+    /// What was published as a version, or stands there as that now without a record.
+    async fn value(
+        &self,
+        history: &KeyHistory,
+        key: &str,
+        version: Version,
+    ) -> Result<coord_api::Value, Refusal> {
+        if let Some(published) = history.version(version) {
+            return Ok(published.value.clone());
+        }
+        let present = self.config.get_raw(key).await?.filter(|present| present.version == version);
+        let absent = || Refusal::Absent(format!("No version {version} of {key} is kept."));
+        present.map(|present| present.value).ok_or_else(absent)
     }
 
     fn change(&self, key: &str, difference: Difference) -> Change {
@@ -214,8 +233,4 @@ impl Record {
             current: published.version == current,
         }
     }
-}
-
-fn kept<'a>(history: &'a KeyHistory, key: &str, version: Version) -> Result<&'a Published, Refusal> {
-    history.version(version).ok_or_else(|| Refusal::Absent(format!("No version {version} of {key} is kept.")))
 }

@@ -59,14 +59,30 @@ pub(crate) async fn stream_of(
         let full = stream::iter([Ok(event("end", &Ended { message }))]);
         return Sse::new(full.left_stream()).keep_alive(KeepAlive::default());
     };
+    // The health is told also while a reading takes its time.
+    let health = health_of(Arc::clone(&parts));
     let viewer = Viewer::new(parts, query, seat);
-    let events = stream::unfold(Some(viewer), |viewer| async move {
+    let views = stream::unfold(Some(viewer), |viewer| async move {
         let mut viewer = viewer?;
         let event = viewer.next().await;
         let goes_on = !viewer.is_over;
         Some((Ok(event), goes_on.then_some(viewer)))
     });
+    let events = stream::select(health, views);
     Sse::new(events.right_stream()).keep_alive(KeepAlive::default())
+}
+
+/// The health, now and then, until the client is closed.
+fn health_of(parts: Arc<Parts>) -> impl Stream<Item = Result<Event, Infallible>> {
+    stream::unfold((parts, Instant::now()), |(parts, at)| async move {
+        tokio::select! {
+            biased;
+            () = parts.client.closing() => return None,
+            () = sleep_until(at) => {}
+        }
+        let health: Arc<Health> = parts.doctor.look().await;
+        Some((Ok(event("health", &*health)), (parts, Instant::now() + EVERY)))
+    })
 }
 
 /// Somebody who looks.
@@ -74,8 +90,6 @@ struct Viewer {
     parts: Arc<Parts>,
     query: Query,
     _seat: OwnedSemaphorePermit,
-    /// When the health is told next.
-    health_at: Instant,
     /// When the page is read next, unless something changes before that.
     view_at: Instant,
     /// It is read no earlier.
@@ -96,7 +110,6 @@ impl Viewer {
             parts,
             query,
             _seat: seat,
-            health_at: now,
             view_at: now,
             pause_until: now,
             changed: Moment::now(),
@@ -115,18 +128,13 @@ impl Viewer {
                 let message = "The client of the store was closed.".to_owned();
                 return event("end", &Ended { message });
             }
-            if self.health_at <= now {
-                let health: Arc<Health> = self.parts.doctor.look().await;
-                self.health_at = Instant::now() + EVERY;
-                return event("health", &*health);
-            }
-            if self.view_at.max(self.pause_until) <= now {
+            let due = self.view_at.max(self.pause_until);
+            if due <= now {
                 match self.read().await {
                     Some(event) => return event,
                     None => continue,
                 }
             }
-            let due = self.health_at.min(self.view_at.max(self.pause_until));
             tokio::select! {
                 biased;
                 () = self.parts.client.closing() => {}
@@ -162,7 +170,7 @@ impl Viewer {
                 self.view_at = now + Duration::from_secs(86_400);
                 None
             }
-            Ok(shown) if shown == self.sent => None,
+            Ok(Some(shown)) if !shown.runs_out() && self.sent.as_ref() == Some(&shown) => None,
             Ok(Some(shown)) => {
                 let event = event("view", &shown);
                 self.sent = Some(shown);

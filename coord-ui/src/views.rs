@@ -37,6 +37,18 @@ pub(crate) struct Shown {
     ttl: BTreeMap<LeaseId, u64>,
 }
 
+impl Shown {
+    fn set_left(&mut self, left: &BTreeMap<LeaseId, (u64, u64)>) {
+        self.remaining = left.iter().map(|(session, (left, _))| (*session, *left)).collect();
+        self.ttl = left.iter().map(|(session, (_, most))| (*session, *most)).collect();
+    }
+
+    /// Whether something of it runs out, so that it is news also where it is as it was.
+    pub(crate) fn runs_out(&self) -> bool {
+        !self.remaining.is_empty()
+    }
+}
+
 /// How new what is shown has to be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Since {
@@ -162,8 +174,7 @@ async fn queues(parts: &Parts, query: &Query, since: Since, all: &[QueueView]) -
     let waiters = in_sight.iter().flat_map(|queue| queue.waiters.iter().take(SOME));
     let sessions = holders.chain(waiters).filter_map(|standing| standing.session).collect();
     let left = parts.looks.left(sessions, since.sessions).await?;
-    shown.remaining = left.iter().map(|(session, (left, _))| (*session, *left)).collect();
-    shown.ttl = left.into_iter().map(|(session, (_, most))| (session, most)).collect();
+    shown.set_left(&left);
     Ok(shown)
 }
 
@@ -217,6 +228,7 @@ async fn sessions(parts: &Parts, query: &Query, since: Since) -> Result<Shown> {
             row.insert("remaining_s".to_owned(), json!(seconds));
         }
     }
+    shown.set_left(&left);
     Ok(shown)
 }
 

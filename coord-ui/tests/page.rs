@@ -185,10 +185,11 @@ async fn who_looks_at_locks_sees_each_change() {
 async fn of_many_rows_those_are_sent_that_were_asked_for() {
     let provider = MemoryProvider::new();
     let page = page_of(&provider, UiOptions::default());
+    let mut kept = Vec::new();
     for n in 0..300 {
         let instance = ServiceInstance::new("chat", format!("chat-{n}"), "10.0.0.7", 8080);
         let instance = instance.with_metadata("zone", if n % 3 == 0 { "Aquila" } else { "b" });
-        std::mem::forget(provider.registry().register(instance).await.unwrap());
+        kept.push(provider.registry().register(instance).await.unwrap());
         provider.config().set(&format!("dev/chat/{n:03}"), &n).await.unwrap();
     }
     for (query, total, matching, rows) in [
@@ -270,6 +271,14 @@ async fn what_is_secret_is_in_nothing_that_is_sent() {
     for told in &sent {
         assert!(!told.contains(SECRET), "{told}");
     }
+    // What was written without a record can be compared as well, for as long as it stands there.
+    let plain = config.set("dev/shop/db", &json!({ "port": 9 })).await.unwrap();
+    let (status, told) = ask(&page, get(&format!("/api/diff?key=dev/shop/db&from={third}&to={plain}"))).await;
+    assert_eq!((status, &told[0]["path"]), (StatusCode::OK, &json!("/db")), "{told}");
+    assert!(!told.to_string().contains(SECRET), "{told}");
+    let third = config.publish("dev/shop/db", &changed, Note::new("ben", "again")).await.unwrap();
+    let (status, _) = ask(&page, get(&format!("/api/version?key=dev/shop/db&version={plain}"))).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
     let shown: Value = serde_json::from_str(&sent[1]).unwrap();
     let row = &shown["rows"][0];
     assert_eq!(

@@ -19,7 +19,9 @@ use std::time::Duration;
 use axum::Router;
 use coord::prelude::*;
 use coord::ui::UiOptions;
-use coord::{CampaignOptions, Coord, LockGuard, Note, PermitLimit, PermitOptions, ServiceInstance};
+use coord::{
+    CampaignOptions, Coord, LockGuard, Note, PermitLimit, PermitOptions, Registration, ServiceInstance,
+};
 use coord_servers::chromium::Chromium;
 use coord_servers::etcd::{Binary, Cluster, Series};
 use fantoccini::key::Key;
@@ -174,7 +176,7 @@ async fn all<T>(work: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
 }
 
 /// A thousand locks, ten thousand instances, five thousand keys, of twenty clients.
-async fn fill(url: &str) -> (Vec<Coord>, Vec<LockGuard>) {
+async fn fill(url: &str) -> (Vec<Coord>, Vec<LockGuard>, Vec<Registration>) {
     let mut clients = Vec::new();
     for n in 0..20 {
         clients.push(coord::open(&format!("{url}?name=node-{n}")).await.unwrap());
@@ -192,21 +194,20 @@ async fn fill(url: &str) -> (Vec<Coord>, Vec<LockGuard>) {
         let instance = instance.with_metadata("zone", ["a", "b", "c"][n % 3]);
         async move { registry.register(instance).await.unwrap() }
     });
-    // They live as long as their clients.
-    all(instances).await.into_iter().for_each(std::mem::forget);
+    let registrations = all(instances).await;
     let documents = (0..5_000).map(|n| {
         let config = Arc::clone(clients[n % clients.len()].config());
         async move { config.set(&format!("dev/app-{}/component-{n:04}", n % 50), &n).await.unwrap() }
     });
     all(documents).await;
-    (clients, guards)
+    (clients, guards, registrations)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_lot_the_page_shows_what_is_looked_at() {
     let cluster = Cluster::single(&Binary::find(Series::V3_5));
     let url = format!("etcd://{}/shop", cluster.endpoints()[0].trim_start_matches("http://"));
-    let (clients, guards) = fill(&url).await;
+    let (clients, guards, registrations) = fill(&url).await;
     let first = &clients[0];
     let config = first.config();
     let limits = json!({ "per_second": 50, "db": { "user": "shop", "password": "hunter2" } });
@@ -278,7 +279,7 @@ async fn of_a_lot_the_page_shows_what_is_looked_at() {
     cluster.servers()[0].signal(coord_servers::process::Signal::Continue);
     page.shows("✓ Healthy").await;
     page.close().await;
-    drop((guards, waits, clients));
+    drop((guards, registrations, waits, clients));
     cluster.servers_mut()[0].kill();
 }
 
@@ -294,16 +295,17 @@ async fn nothing_of_what_stands_in_a_store_runs() {
         "{{constructor.constructor('window.ran=1')()}}",
     ];
     let coord = coord::open("memory://").await.unwrap();
-    let (mut kept, ttl) = (Vec::new(), Duration::from_secs(300));
+    let (mut kept, mut registrations, mut leaders) = (Vec::new(), Vec::new(), Vec::new());
+    let ttl = Duration::from_secs(300);
     for (n, name) in NAMES.iter().enumerate() {
         let key = format!("x{n}/{}", name.replace('/', "_"));
         kept.push(coord.lock().acquire(&key, ttl).await.unwrap());
         let instance = ServiceInstance::new("chat", format!("c-{n}"), "10.0.0.7", 8080);
         let instance = instance.with_metadata(*name, *name);
-        std::mem::forget(coord.registry().register(instance).await.unwrap());
+        registrations.push(coord.registry().register(instance).await.unwrap());
         let note = Note::new(*name, *name);
         coord.config().publish(&key, &json!({ *name: name }), note).await.unwrap();
-        std::mem::forget(coord.election(&key).campaign(*name, CampaignOptions::default()).await.unwrap());
+        leaders.push(coord.election(&key).campaign(*name, CampaignOptions::default()).await.unwrap());
     }
     let (address, chromium) = (serve(&coord, UiOptions::default()).await, Chromium::start());
     let page = Page::open(&chromium, &address).await;
@@ -321,7 +323,7 @@ async fn nothing_of_what_stands_in_a_store_runs() {
     }
     assert!(!page.text().await.contains('\u{202e}'), "what turns the text around is shown as what it is");
     page.close().await;
-    drop(kept);
+    drop((kept, registrations, leaders));
 }
 
 #[tokio::test(flavor = "multi_thread")]

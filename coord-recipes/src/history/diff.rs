@@ -16,6 +16,16 @@ pub struct Difference {
     pub after: Option<Value>,
 }
 
+impl Difference {
+    /// The places in which two documents say something else, in order. Lists of other lengths
+    /// differ where they differ, and at their end.
+    pub fn between(before: &Value, after: &Value) -> Vec<Self> {
+        let mut found = Vec::new();
+        compare(&mut String::new(), Some(before), Some(after), &mut found);
+        found
+    }
+}
+
 impl fmt::Debug for Difference {
     /// Never shows the values: configuration holds secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -25,14 +35,6 @@ impl fmt::Debug for Difference {
             .field("after", &self.after.is_some())
             .finish()
     }
-}
-
-/// The differences of two documents, in the order of their paths. Lists of other lengths differ
-/// where they differ, and at their end.
-pub(super) fn differences(before: &Value, after: &Value) -> Vec<Difference> {
-    let mut found = Vec::new();
-    compare(&mut String::new(), Some(before), Some(after), &mut found);
-    found
 }
 
 /// As deep as the documents are, which are read to a bounded depth.
@@ -75,7 +77,7 @@ mod tests {
     use super::*;
 
     fn paths(before: &Value, after: &Value) -> Vec<String> {
-        differences(before, after).into_iter().map(|difference| difference.path).collect()
+        Difference::between(before, after).into_iter().map(|difference| difference.path).collect()
     }
 
     #[test]
@@ -90,9 +92,9 @@ mod tests {
 
     #[test]
     fn what_came_and_what_went_are_told_apart() {
-        let told = differences(&json!({"a": null}), &json!({"b": null}));
+        let told = Difference::between(&json!({"a": null}), &json!({"b": null}));
         assert_eq!(told[0], Difference { path: "/a".to_owned(), before: Some(Value::Null), after: None });
         assert_eq!(told[1], Difference { path: "/b".to_owned(), before: None, after: Some(Value::Null) });
-        assert!(!format!("{:?}", differences(&json!("secret"), &json!(1))).contains("secret"));
+        assert!(!format!("{:?}", Difference::between(&json!("secret"), &json!(1))).contains("secret"));
     }
 }

@@ -180,7 +180,7 @@ impl History {
         };
         let both = document(from).and_then(|from| Ok((from, document(to)?)));
         let (from, to) = both.map_err(|error| error.about(key))?;
-        Ok(diff::differences(&from, &to))
+        Ok(Difference::between(&from, &to))
     }
 }
 
