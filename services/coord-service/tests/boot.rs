@@ -69,7 +69,7 @@ async fn logs_and_metrics_are_as_the_config_centre_says_while_the_service_runs()
     };
     let telling = async {
         while !told().await {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            sleep(Duration::from_millis(50)).await;
         }
     };
     timeout(LIMIT, telling).await.unwrap();
