@@ -9,7 +9,8 @@
     reason = "a test fails by panicking, and shows what was written"
 )]
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -190,4 +191,54 @@ fn on_an_etcd_of_its_own() {
     assert_eq!(store.shows(&["config", "get", "a"]), "1\n");
     assert_eq!(order("quit"), "it ends");
     assert!(dev.wait().unwrap().success());
+}
+
+/// What a server answers to this request.
+fn http(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    write!(stream, "{request}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// `coordctl ui`, which answers to whoever asks by a name that is its own, until it is asked to end.
+#[test]
+fn the_page_is_served_until_it_is_asked_to_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sled://{}", directory.path().join("store").display());
+    let store = Store { url: url.clone() };
+    store.shows(&["config", "set", "dev/a", "1"]);
+    let (code, _) = store.ctl(&["ui", "--allow-edit"]);
+    assert_eq!(code, exit::USAGE, "who may edit is not said");
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coordctl"));
+    command.env("COORD_URL", &url).env("COORD_UI_TOKEN", "a token of some length");
+    let mut ui = command
+        .args(["ui", "--listen", "127.0.0.1:0", "--allow-edit"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let page = BufReader::new(ui.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+    let address = page.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let found = http(&address, &format!("GET / HTTP/1.1\r\nhost: {address}"));
+    assert!(found.starts_with("HTTP/1.1 200 ") && found.contains("assets/ui.js"), "{found}");
+    let by_another_name = http(&address, "GET / HTTP/1.1\r\nhost: elsewhere.example");
+    assert!(by_another_name.starts_with("HTTP/1.1 403 "), "{by_another_name}");
+    let body = r#"{"key":"dev/a","text":"2","expected":0,"author":"ann"}"#;
+    let order = |token: &str| {
+        let request = "POST /api/config HTTP/1.1\r\ncontent-type: application/json";
+        let head = format!("{request}\r\nhost: {address}\r\nauthorization: Bearer {token}");
+        http(
+            &address,
+            &format!("{head}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()),
+        )
+    };
+    assert!(order("another token of a length").starts_with("HTTP/1.1 403 "));
+    assert!(order("a token of some length").starts_with("HTTP/1.1 409 "), "it is not absent");
+
+    assert!(Command::new("kill").args(["-TERM", &ui.id().to_string()]).status().unwrap().success());
+    assert!(ui.wait().unwrap().success());
+    assert_eq!(store.shows(&["config", "get", "dev/a"]), "1\n");
 }
