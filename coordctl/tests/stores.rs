@@ -203,7 +203,7 @@ fn http(address: &str, request: &str) -> String {
     answer
 }
 
-/// `coordctl ui`, which answers to whoever asks by a name that is its own, until it is asked to end.
+/// `coordctl ui`, which answers who asks by a name of its own, until it is asked to end.
 #[test]
 fn the_page_is_served_until_it_is_asked_to_end() {
     let directory = tempfile::tempdir().unwrap();
