@@ -90,8 +90,11 @@ impl<T: Send + Sync + 'static> Look<T> {
             // It lives on the runtime that serves the page: long lists take their time, which is
             // not to be taken from renewals.
             let found = self.flight.run(&Home::callers(), "ui", start).await?;
-            // What was joined may have begun too early.
-            *self.last.lock() = Some(found);
+            // What was joined may have begun too early, and others may have a later one by now.
+            let mut last = self.last.lock();
+            if last.as_ref().is_none_or(|last| last.began < found.began) {
+                *last = Some(found);
+            }
         }
     }
 }

@@ -28,9 +28,10 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// The operator's page over a store. Cheap to clone.
 ///
 /// It does nothing while nobody looks. What somebody looks at is watched, and read again when it
-/// changes, at most twice a second, once for all who look at it; a list that takes long to read is
-/// read less often, so that reading never takes more than a fifth of the time. Nothing is kept for
-/// a viewer that does not read.
+/// changes, at most twice a second: lists once for all who look at them, the instances or ids of
+/// one service and a document for each viewer. What takes long to read is read less often, so that
+/// reading never takes more than a fifth of the time. Nothing is kept for a viewer that does not
+/// read.
 #[derive(Clone)]
 pub struct Ui {
     parts: Arc<Parts>,

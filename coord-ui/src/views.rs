@@ -97,7 +97,7 @@ pub(crate) async fn look(parts: &Parts, query: &Query, since: Since) -> Result<O
             page(
                 query,
                 &instances,
-                |instance| is_instance(&filter, instance),
+                |instance| is_instance(&parts.secrets, &filter, instance),
                 |instance| {
                     let mut row = json!(instance);
                     row.get_mut("metadata").map(|metadata| parts.secrets.hide(metadata));
@@ -239,10 +239,14 @@ fn is_queue(filter: &Filter, queue: &QueueView) -> bool {
         || standing().any(|standing| is_whose(filter, standing.session, standing.process.as_ref()))
 }
 
-fn is_instance(filter: &Filter, view: &InstanceView) -> bool {
+/// What is not shown is not looked through either: whoever asks for it bit by bit would learn it.
+fn is_instance(secrets: &Secrets, filter: &Filter, view: &InstanceView) -> bool {
     let instance = &view.instance;
+    let mut metadata = json!(instance.metadata);
+    secrets.hide(&mut metadata);
+    let shown = metadata.as_object().into_iter().flatten();
     filter.is_in([instance.id.as_str(), instance.address.as_str()])
-        || filter.is_in(instance.metadata.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]))
+        || filter.is_in(shown.flat_map(|(name, value)| [name.as_str(), value.as_str().unwrap_or_default()]))
         || is_whose(filter, view.session, view.process.as_ref())
 }
 

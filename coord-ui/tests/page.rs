@@ -249,6 +249,10 @@ async fn what_is_secret_is_in_nothing_that_is_sent() {
     let election = Election::new(provider.core(), "jobs");
     let _leader = election.campaign(says, CampaignOptions::default()).await.unwrap();
 
+    // Not even whether it is there.
+    let mut asked = Viewer::of(&page, &format!("view=instances&name=shop&filter={SECRET}")).await;
+    let found = asked.find("view", |_| true).await;
+    assert_eq!((&found["total"], &found["matching"]), (&json!(1), &json!(0)));
     let mut sent = Vec::new();
     for query in [
         "view=config",
