@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly CRATES=(coord coord-api coord-core coord-etcd coord-fake-etcd coord-grpc coord-home coord-memory coord-recipes coord-testkit coord-ui coordctl services/coord-cache services/coord-db services/coord-mq services/coord-service services/im-service services/servers)
+readonly CRATES=(coord coord-api coord-core coord-etcd coord-fake-etcd coord-grpc coord-home coord-memory coord-recipes coord-testkit coord-ui coordctl global/coord-global services/coord-cache services/coord-db services/coord-mq services/coord-service services/im-service services/servers)
 
 edges=""
 if [ "${1:-}" = --edges ]; then

@@ -1,0 +1,309 @@
+//! A region: its fold of the log, its own edits on top of that, and what of it stands on its disk.
+//!
+//! This is a state machine: it does no I/O and reads no clock. Whoever drives it writes it down
+//! after each call, as one transaction, and only then acts on what it says.
+
+mod disk;
+mod doubt;
+mod link;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use super::Refusal;
+use super::event::{Body, Event, FORMAT, Sealed, Version};
+use super::id::{Actor, Dot, EditId, Hash, NodeId, RegionId, Session, SpaceName};
+use super::log::{ActorRecord, Head};
+use super::node::{Node, fold};
+use super::outbox::Outbox;
+use super::path::Names;
+use super::state::State;
+use super::vector::VersionVector;
+use super::view::PathView;
+use super::visible::Visible;
+
+#[cfg(test)]
+pub(in crate::model) use doubt::Decided;
+use snapshot::Filling;
+pub use snapshot::Paged;
+
+/// Positions of a region's own edits on top of its fold: behind any of the log.
+const LOCAL: u64 = 1 << 62;
+/// No clock is ahead of this.
+const NO_CAP_MS: u64 = 1 << 62;
+
+/// What stands on the disk of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Where it stands.
+    pub path: String,
+    /// As what it was written, or read.
+    pub version: Version,
+    /// What of it who looks there has seen.
+    pub(in crate::model) seen: VersionVector,
+    /// The pending edit that is part of what stands there.
+    pub(in crate::model) pending: Option<EditId>,
+}
+
+/// An edit that was not taken (G22): it is kept and listed, and holds nothing up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// The save.
+    pub edit: EditId,
+    /// The file.
+    pub node: NodeId,
+    /// The file as the save left it.
+    pub version: Version,
+    /// Why.
+    pub reason: Refusal,
+}
+
+/// What a region has to do before it can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: it may seal, push and pull.
+    Nothing,
+    /// To say [`Hello`].
+    Hello,
+    /// A snapshot.
+    Snapshot,
+    /// To pull: edits of an incarnation before are in doubt until the log has been read up to where
+    /// it was when this one began.
+    Pull,
+}
+
+/// A region.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    space: SpaceName,
+    region: RegionId,
+    pub(in crate::model) base: State,
+    view: PathView,
+    actor: Option<Actor>,
+    /// The epoch in which it was welcomed. Its fold is of an older one until it has a snapshot.
+    pub(in crate::model) epoch: u32,
+    /// The last of its own edits that is in the base.
+    pub(in crate::model) own: ActorRecord,
+    /// How far its edits are known to be accepted.
+    pub(in crate::model) accepted: u64,
+    pub(in crate::model) outbox: Outbox,
+    pub(in crate::model) shown: BTreeMap<NodeId, Shown>,
+    disk: BTreeMap<String, NodeId>,
+    set_aside: Vec<SetAside>,
+    pub(in crate::model) session: Session,
+    before: Option<Session>,
+    welcomed: bool,
+    pub(in crate::model) renew: bool,
+    pub(in crate::model) astray: bool,
+    /// The log is read up to here before what is in doubt is decided.
+    pub(in crate::model) doubt_until: Option<u64>,
+    /// How far the incarnation before had come, if that is known for sure: then nothing of it is in
+    /// doubt but what has not been folded yet.
+    pub(in crate::model) settled: Option<u64>,
+    /// Edits that are here and that the log has under the name of another copy of this disk.
+    found: BTreeMap<EditId, Dot>,
+    /// A snapshot went over a part of the log in which edits that are in doubt may be.
+    skipped: bool,
+    pub(in crate::model) trimmed: bool,
+    pub(in crate::model) filling: Option<Filling>,
+}
+
+impl Replica {
+    /// A region that knows nothing yet.
+    #[must_use]
+    pub fn new(space: SpaceName, region: RegionId, names: Names, session: Session) -> Self {
+        Self {
+            space,
+            region,
+            base: State::new(names, 0),
+            view: PathView::new(names),
+            actor: None,
+            epoch: 0,
+            own: ActorRecord::default(),
+            accepted: 0,
+            outbox: Outbox::default(),
+            shown: BTreeMap::new(),
+            disk: BTreeMap::new(),
+            set_aside: Vec::new(),
+            session,
+            before: None,
+            welcomed: false,
+            renew: false,
+            astray: false,
+            doubt_until: None,
+            settled: None,
+            found: BTreeMap::new(),
+            skipped: false,
+            trimmed: false,
+            filling: None,
+        }
+    }
+
+    /// Its agent starts again, as another run.
+    pub fn restarted(&mut self, session: Session) {
+        if self.welcomed {
+            self.before = Some(self.session);
+        }
+        self.session = session;
+        self.welcomed = false;
+        self.filling = None;
+    }
+
+    /// Its connection ended: it says Hello again, as the same run.
+    pub fn disconnected(&mut self) {
+        self.welcomed = false;
+        self.filling = None;
+    }
+
+    /// Compares itself with the head, before it reads the log.
+    pub fn compare(&mut self, head: &Head) {
+        let here = self.base.cursor;
+        if head.epoch != self.epoch {
+            self.welcomed = false;
+        } else if head.position < here || head.position == here && head.chain != self.base.chain {
+            self.astray = true;
+        } else if head.floor > here {
+            self.trimmed = true;
+        }
+    }
+
+    /// Its fold of the log.
+    #[must_use]
+    pub const fn base(&self) -> &State {
+        &self.base
+    }
+
+    /// Where each file is shown, with its own edits.
+    #[must_use]
+    pub const fn view(&self) -> &PathView {
+        &self.view
+    }
+
+    /// Its own edits that are not folded yet.
+    #[must_use]
+    pub const fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// The edits that were not taken.
+    #[must_use]
+    pub fn set_aside(&self) -> &[SetAside] {
+        &self.set_aside
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub const fn actor(&self) -> Option<&Actor> {
+        self.actor.as_ref()
+    }
+
+    /// What stands on its disk.
+    #[must_use]
+    pub const fn shown(&self) -> &BTreeMap<NodeId, Shown> {
+        &self.shown
+    }
+
+    /// What it needs before it can go on.
+    #[must_use]
+    pub const fn need(&self) -> Need {
+        if !self.welcomed || self.renew || self.astray {
+            Need::Hello
+        } else if self.trimmed {
+            Need::Snapshot
+        } else if self.doubt_until.is_some() {
+            Need::Pull
+        } else {
+            Need::Nothing
+        }
+    }
+
+    /// Whether the last edit that the coordinator has of its actor is one of those that are here.
+    fn is_in_chain(&self, record: &ActorRecord) -> bool {
+        let mine = if record.seq == self.own.seq {
+            Some(self.own.hash)
+        } else {
+            self.outbox.sealed(record.seq).map(Sealed::hash)
+        };
+        mine == Some(record.hash)
+    }
+
+    /// A file with its own edits on top.
+    #[must_use]
+    pub fn node(&self, id: &NodeId) -> Option<Node> {
+        let mut node = self.base.nodes.get(id).cloned();
+        if !self.outbox.has_node(id) {
+            return node;
+        }
+        let names = self.base.names();
+        let (sealed, pending) = self.outbox.of_node(id);
+        for event in sealed {
+            node = fold(names, node, LOCAL + event.dot().seq, NO_CAP_MS, event.event()).0;
+        }
+        for (order, pending) in pending {
+            let mut event = Event {
+                format: FORMAT,
+                dot: Dot::new(self.unnamed(), order),
+                edit: pending.edit,
+                node: *id,
+                context: pending.context.clone(),
+                body: Body::Write(pending.version.clone()),
+                prev: Hash::ZERO,
+            };
+            // What it was made on top of has no name that its context could have.
+            if let Some((below, _)) = pending.on_top_of.and_then(|below| self.outbox.by_edit(id, below)) {
+                event.context.insert(&Dot::new(self.unnamed(), below));
+            }
+            node = fold(names, node, LOCAL * 2 + order, NO_CAP_MS, &event).0;
+        }
+        node
+    }
+
+    /// Stands for the names that pending edits do not have yet.
+    pub(in crate::model) fn unnamed(&self) -> Actor {
+        Actor::region(self.region.clone(), 0)
+    }
+
+    pub(in crate::model) fn refresh(&mut self, id: NodeId) {
+        let node = self.node(&id);
+        self.view.set(id, node.as_ref());
+    }
+
+    /// What should stand on the disk of a file, and where; `None` if nothing should.
+    #[must_use]
+    pub fn wanted(&self, id: &NodeId) -> Option<(String, Version)> {
+        let path = self.view.place(id)?.path()?.to_owned();
+        Some((path, self.node(id)?.visible()?.version))
+    }
+
+    /// The disk shows of a file what it [should](Self::wanted): who edits it there has seen that.
+    pub fn wrote(&mut self, id: &NodeId) {
+        let wanted = self.wanted(id);
+        self.unshow(id);
+        let (Some((path, _)), Some(node)) = (wanted, self.node(id)) else { return };
+        let Some(visible) = node.visible() else { return };
+        let unnamed = self.unnamed();
+        let (_, pending) = self.outbox.of_node(id);
+        let edits: Vec<_> =
+            pending.filter(|(order, _)| visible.of.contains(&Dot::new(unnamed.clone(), *order))).collect();
+        let part = edits.last().map(|(_, pending)| pending.edit);
+        let mut seen = node.seen(&visible);
+        seen.lower(&unnamed, 0);
+        let Visible { version, .. } = visible;
+        self.disk.insert(path.clone(), *id);
+        self.shown.insert(*id, Shown { path, version, seen, pending: part });
+    }
+
+    /// The file that was last seen or written at a path of the disk.
+    #[must_use]
+    pub fn stands_at(&self, path: &str) -> Option<NodeId> {
+        self.disk.get(path).copied()
+    }
+
+    /// The file stands nowhere on the disk for now, since what should be its place is taken by
+    /// something that was not looked at yet.
+    pub fn took_away(&mut self, id: &NodeId) {
+        self.unshow(id);
+    }
+}
