@@ -15,6 +15,8 @@ use super::vector::VersionVector;
 pub const ENTRY_EVENTS_MAX: usize = 100;
 /// The most bytes of the events of one entry.
 pub const ENTRY_BYTES_MAX: usize = 512 * 1024;
+/// The most bytes of one append: of the entry and the files.
+pub const APPEND_BYTES_MAX: usize = 1_200_000;
 /// The most keys that one append writes.
 pub const APPEND_KEYS_MAX: usize = 120;
 /// The most versions of a file that callers of the API may keep beside each other.
@@ -94,7 +96,25 @@ pub struct Appending<'a, K> {
     known: &'a K,
     append: Append,
     bytes: usize,
+    node_bytes: BTreeMap<NodeId, usize>,
     keys: usize,
+}
+
+/// How long a file is in the store.
+fn encoded(node: &Node) -> usize {
+    bcs::serialized_size(node).unwrap_or(0)
+}
+
+impl<K> Clone for Appending<'_, K> {
+    fn clone(&self) -> Self {
+        Self {
+            known: self.known,
+            append: self.append.clone(),
+            bytes: self.bytes,
+            node_bytes: self.node_bytes.clone(),
+            keys: self.keys,
+        }
+    }
 }
 
 impl<'a, K: Known> Appending<'a, K> {
@@ -112,7 +132,7 @@ impl<'a, K: Known> Appending<'a, K> {
             contents: BTreeSet::new(),
         };
         // The head and the entry.
-        Self { known, append, bytes: 0, keys: 2 }
+        Self { known, append, bytes: 0, node_bytes: BTreeMap::new(), keys: 2 }
     }
 
     /// What it is made of.
@@ -133,14 +153,32 @@ impl<'a, K: Known> Appending<'a, K> {
         self.append.nodes.get(id).cloned().unwrap_or_else(|| self.known.node(id))
     }
 
+    /// The position of the last event.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.append.head.position
+    }
+
+    /// Whether so many small events still go in. Into an empty one, any number does.
+    #[must_use]
+    pub fn has_room_for(&self, events: usize) -> bool {
+        let taken = self.append.entry.events.len();
+        // At most: the file, two paths, an actor, and what one resolution among them lists.
+        let keys = self.keys + events * 4 + API_SIBLINGS_MAX;
+        taken == 0 || taken + events <= ENTRY_EVENTS_MAX && keys <= APPEND_KEYS_MAX
+    }
+
     /// Whether no more goes in. One event always does.
     #[must_use]
     pub fn is_full(&self, next: &Sealed) -> bool {
         let events = self.append.entry.events.len();
         // At most: the file, the path that it leaves, the one that it takes, and its actor.
         let keys = self.keys + 4;
+        let node = self.node(&next.event().node).map_or(0, |node| encoded(&node));
+        let all = self.bytes + self.node_bytes.values().sum::<usize>() + node + 2 * next.bytes().len();
         events > 0
             && (events == ENTRY_EVENTS_MAX
+                || all > APPEND_BYTES_MAX
                 || self.bytes + next.bytes().len() > ENTRY_BYTES_MAX
                 || keys > APPEND_KEYS_MAX)
     }
@@ -239,11 +277,14 @@ impl<'a, K: Known> Appending<'a, K> {
         append.head.position = position;
         append.head.chain = chained(append.head.chain, event);
         append.head.tally.count(&folded);
+        let before = append.losers.len();
         let listed = folded.ended.into_iter().filter(|(_, _, end)| matches!(end, End::Listed | End::Forked));
         append.losers.extend(listed.map(|(dot, sibling, _)| Loser { node: id, dot, sibling, position }));
+        self.keys += append.losers.len() - before;
         append
             .contents
             .extend(event.event().version().and_then(|version| version.content).map(|content| content.hash));
+        self.node_bytes.insert(id, node.as_ref().map_or(0, encoded));
         if append.nodes.insert(id, node).is_none() {
             self.keys += 3;
         }
@@ -308,10 +349,10 @@ pub struct Greeting {
     pub actors: BTreeMap<Actor, ActorRecord>,
 }
 
-/// Answers a [`Hello`] of `region`. `last` is its last incarnation with its record, and `alive`
-/// says whether the agent that speaks for that one still shows itself. `fresh` is an epoch that no
-/// store of this space ever had, for the case that this one was restored: seconds since 1970 are,
-/// and remember what the store forgot. The answer counts when what
+/// Answers a [`Hello`] of `region`. `last` is its last incarnation with its record, `named` the
+/// record of the actor that it names, and `alive` says whether the agent that speaks for the last
+/// one still shows itself. `fresh` is an epoch that no store of this space ever had, for the case
+/// that this one was restored: seconds since 1970 are, whatever the store forgot. The answer counts when what
 /// it writes was written while the head was still `head`: then no append that was made before
 /// arrives after it.
 ///
@@ -323,6 +364,7 @@ pub fn hello(
     head: &Head,
     region: &RegionId,
     last: Option<(u32, ActorRecord)>,
+    named: Option<ActorRecord>,
     hello: &Hello,
     alive: bool,
     fresh: u32,
@@ -340,15 +382,23 @@ pub fn hello(
     let known = last.map(|(incarnation, record)| (Actor::region(region.clone(), incarnation), record));
     let mut actors = BTreeMap::new();
     // An incarnation that the store has never heard of has got nothing into it.
-    let named = hello.actor.as_ref().map(Actor::incarnation);
-    let is_news = named.is_some_and(|named| last.is_none_or(|(last, _)| last < named));
+    let incarnation = hello.actor.as_ref().map_or(0, Actor::incarnation);
+    let is_news = incarnation > 0 && last.is_none_or(|(last, _)| last < incarnation);
     let mut before = is_news.then(ActorRecord::default);
     if let Some((actor, record)) = &known {
         let same_run = record.session == Some(hello.session);
         let next_run = hello.before.is_some() && record.session == hello.before;
         let is_the_last = hello.actor.as_ref() == Some(actor);
-        if !(is_the_last && (same_run || next_run)) && alive {
+        if !(same_run || is_the_last && next_run) && alive {
             return Err(Refusal::Busy { actor: actor.clone() });
+        }
+        if same_run && !is_the_last && record.seq == 0 && epoch == head.epoch {
+            // This run was answered before, and has not heard it.
+            let was_the_last = actor.incarnation() == incarnation + 1;
+            let before = named.filter(|_| was_the_last);
+            actors.insert(actor.clone(), *record);
+            let welcome = Welcome { actor: actor.clone(), record: *record, before, epoch };
+            return Ok(Greeting { welcome, actors });
         }
         if is_the_last && (same_run || next_run) && !hello.renew && epoch == hello.epoch {
             let record = ActorRecord { session: Some(hello.session), ..*record };
@@ -592,7 +642,7 @@ mod tests {
 
     fn answer(last: Option<(u32, ActorRecord)>, said: &Hello, alive: bool) -> Result<Welcome, Refusal> {
         let region = RegionId::new("a").unwrap();
-        let greeting = hello(&Head::new(Names::Folded), &region, last, said, alive, 100)?;
+        let greeting = hello(&Head::new(Names::Folded), &region, last, None, said, alive, 100)?;
         let (actor, record) = (&greeting.welcome.actor, &greeting.welcome.record);
         assert_eq!(greeting.actors.get(actor), Some(record), "what was said is written");
         Ok(greeting.welcome)

@@ -3,7 +3,7 @@
 //! A time is claimed by who makes an edit: its wall clock, or a little more than the latest that it
 //! has seen, so that whoever follows is later also where its clock is years behind. A clock that is
 //! years ahead wins for as long as the edit travels: the fold takes no time that is more than
-//! [`AHEAD`] beyond the moment in which the edit was received.
+//! [`AHEAD_MS`] beyond the moment in which the edit was received.
 
 use serde::{Deserialize, Serialize};
 

@@ -5,7 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 /// The longest name of a region or a space, in bytes.
@@ -30,10 +31,38 @@ impl NameError {
     }
 }
 
+/// Bytes for programs, hexadecimal digits for people.
+macro_rules! digits {
+    ($name:ident, $length:literal) => {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() {
+                    serializer.collect_str(self)
+                } else {
+                    self.0.serialize(serializer)
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if !deserializer.is_human_readable() {
+                    return Ok(Self(<[u8; $length]>::deserialize(deserializer)?));
+                }
+                let text = String::deserialize(deserializer)?;
+                let mut bytes = [0; $length];
+                hex::decode_to_slice(text, &mut bytes).map_err(de::Error::custom)?;
+                Ok(Self(bytes))
+            }
+        }
+    };
+}
+
 /// A SHA-256.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Hash([u8; 32]);
+
+digits!(Hash, 32);
 
 impl Hash {
     /// Stands where nothing came before: at the start of a chain.
@@ -320,9 +349,10 @@ impl fmt::Debug for Dot {
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(transparent)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name([u8; 16]);
+
+        digits!($name, 16);
 
         impl $name {
             /// Its 16 bytes.

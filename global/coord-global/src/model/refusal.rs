@@ -1,6 +1,6 @@
 //! Why something is not taken.
 
-use super::id::{Actor, Hash, NameError};
+use super::id::{Actor, Hash, NameError, NodeId};
 
 /// Why an edit, a name or a sequence of bytes is not taken. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,6 +99,12 @@ pub enum Refusal {
     /// The body of the event does not go together with the file, as the text says.
     #[error("{0}")]
     Body(&'static str),
+    /// The file has changed since it was looked at: look again, and decide again.
+    #[error("the file {node} has changed since: look again")]
+    Changed {
+        /// The file.
+        node: NodeId,
+    },
     /// The file has as many versions beside each other as are kept.
     #[error("the file has {max} versions beside each other: resolve the conflict first")]
     Siblings {

@@ -10,7 +10,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Refusal;
 use super::event::{Body, Event, FORMAT, Sealed, Version};
@@ -65,7 +65,7 @@ pub struct SetAside {
 pub enum Need {
     /// Nothing: it may seal, push and pull.
     Nothing,
-    /// To say [`Hello`].
+    /// To say [`Hello`](crate::model::append::Hello).
     Hello,
     /// A snapshot.
     Snapshot,
@@ -191,6 +191,27 @@ impl Replica {
     #[must_use]
     pub fn set_aside(&self) -> &[SetAside] {
         &self.set_aside
+    }
+
+    /// The region.
+    #[must_use]
+    pub const fn region(&self) -> &RegionId {
+        &self.region
+    }
+
+    /// This run of its agent.
+    #[must_use]
+    pub const fn session(&self) -> Session {
+        self.session
+    }
+
+    /// The content that its own edits have, as far as they are not folded: what has to be at the
+    /// coordinator.
+    #[must_use]
+    pub fn contents(&self) -> BTreeSet<Hash> {
+        let sealed = self.outbox.sealed_from(0).filter_map(|event| event.event().version());
+        let versions = sealed.chain(self.outbox.pending().map(|(_, pending)| &pending.version));
+        versions.filter_map(|version| version.content).map(|content| content.hash).collect()
     }
 
     /// Who it is.

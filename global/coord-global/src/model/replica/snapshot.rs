@@ -33,7 +33,8 @@ impl Replica {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Busy`] if another agent speaks for the region: it says [`Hello`] again.
+    /// [`Refusal::Busy`] if another agent speaks for the region: it says
+    /// [`Hello`](crate::model::append::Hello) again.
     pub fn begin_snapshot(&mut self, head: &Head, record: ActorRecord) -> Result<u64, Refusal> {
         if let Some(actor) = self.actor.clone().filter(|_| record.session != Some(self.session)) {
             self.welcomed = false;

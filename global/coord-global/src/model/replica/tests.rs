@@ -43,7 +43,8 @@ impl Coordinator {
         let region = RegionId::new("a").unwrap();
         let last =
             self.actors.iter().map(|(actor, record)| (actor.incarnation(), *record)).max_by_key(|(n, _)| *n);
-        let greeting = hello(&self.head, &region, last, &replica.hello(), false, 100).unwrap();
+        let named = replica.actor().and_then(|actor| self.actor(actor));
+        let greeting = hello(&self.head, &region, last, named, &replica.hello(), false, 100).unwrap();
         self.actors.extend(greeting.actors);
         replica.welcome(greeting.welcome, self.head.position);
     }

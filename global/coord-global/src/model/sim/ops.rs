@@ -45,7 +45,7 @@ pub(crate) enum Op {
     },
     Hello {
         agent: u8,
-        instance: u8,
+        heard: bool,
     },
     Upload {
         agent: u8,
@@ -200,7 +200,7 @@ pub(crate) fn generate(seed: u64) -> Vec<Op> {
             18..22 => Op::Move { agent, from: rng.u8(..), to: path(&mut rng) },
             22..29 => Op::Scan { agent },
             29..35 => Op::Write { agent },
-            35..39 => Op::Hello { agent, instance },
+            35..39 => Op::Hello { agent, heard: rng.u8(0..4) > 0 },
             39..44 => Op::Upload { agent },
             44..49 => Op::Seal { agent, most },
             49..56 => Op::Push { agent, instance, most, fate: fate(&mut rng) },

@@ -201,7 +201,7 @@ impl World {
             Op::Move { agent, from, to } => self.rename(self.agent(agent), from, to),
             Op::Scan { agent } => self.scan(self.agent(agent)),
             Op::Write { agent } => self.write(self.agent(agent)),
-            Op::Hello { agent, .. } => self.hello(self.agent(agent)),
+            Op::Hello { agent, heard } => self.hello(self.agent(agent), heard),
             Op::Upload { agent } => self.upload(self.agent(agent)),
             Op::Seal { agent, most } => self.seal(self.agent(agent), most.into()),
             Op::Push { agent, instance, most, fate } => {
@@ -544,7 +544,7 @@ impl World {
         }
     }
 
-    fn hello(&mut self, agent: usize) {
+    fn hello(&mut self, agent: usize, heard: bool) {
         let (region, mut said) = (self.agents[agent].region.clone(), self.agents[agent].replica.hello());
         let mut last = self.store.last(&region);
         let speaks = |session: Option<Session>| {
@@ -563,7 +563,8 @@ impl World {
             }
         }
         self.epochs += 1;
-        match hello(&self.store.head, &region, last, &said, alive, self.epochs) {
+        let named = said.actor.as_ref().and_then(|actor| self.store.actor(actor));
+        match hello(&self.store.head, &region, last, named, &said, alive, self.epochs) {
             Ok(Greeting { welcome, actors }) => {
                 let record = welcome.record;
                 self.counted.renewed +=
@@ -573,6 +574,9 @@ impl World {
                 self.store.actors.extend(actors);
                 self.store.revision += 1;
                 let head = self.store.head.position;
+                if !heard {
+                    return;
+                }
                 self.on(agent, |world| {
                     let replica = &mut world.agents[agent].replica;
                     replica.welcome(welcome, head);
@@ -905,7 +909,7 @@ impl World {
         self.scan(agent);
         for _ in 0..8 {
             match self.agents[agent].replica.need() {
-                Need::Hello => self.hello(agent),
+                Need::Hello => self.hello(agent, true),
                 Need::Snapshot => self.page(agent, 1_000),
                 Need::Pull | Need::Nothing => self.pull(agent, None, 1_000),
             }
@@ -924,7 +928,11 @@ impl World {
             .flat_map(|other| self.unfolded(other).into_keys())
             .collect();
         for edit in self.unfolded(agent).into_keys() {
-            if !kept.contains(&edit) && !others.contains(&edit) && !self.accepted.contains(&edit) {
+            if self.made.contains_key(&edit)
+                && !kept.contains(&edit)
+                && !others.contains(&edit)
+                && !self.accepted.contains(&edit)
+            {
                 self.made.insert(edit, Some("gone with its disk"));
             }
         }

@@ -1,0 +1,120 @@
+//! Where a space stands in the store.
+
+use bytes::Bytes;
+
+use crate::model::{Actor, Hash, NodeId, RegionId, SpaceName};
+
+/// The keys of a space, all below `/global/s/<space>/`.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    root: String,
+}
+
+impl Keys {
+    pub(super) fn of(space: &SpaceName) -> Self {
+        Self { root: format!("/global/s/{space}/") }
+    }
+
+    pub(super) fn head(&self) -> Bytes {
+        format!("{}head", self.root).into()
+    }
+
+    /// All entries of the log, each under its last position.
+    pub(super) fn log(&self) -> Bytes {
+        format!("{}log/", self.root).into()
+    }
+
+    pub(super) fn entry(&self, last: u64) -> Bytes {
+        format!("{}log/{last:020}", self.root).into()
+    }
+
+    /// The last position of the entry under that key.
+    pub(super) fn entry_in(&self, key: &[u8]) -> Option<u64> {
+        let key = std::str::from_utf8(key).ok()?;
+        key.strip_prefix(&self.root)?.strip_prefix("log/")?.parse().ok()
+    }
+
+    pub(super) fn nodes(&self) -> Bytes {
+        format!("{}node/", self.root).into()
+    }
+
+    pub(super) fn node(&self, id: &NodeId) -> Bytes {
+        format!("{}node/{id}", self.root).into()
+    }
+
+    pub(super) fn node_in(&self, key: &[u8]) -> Option<NodeId> {
+        let key = std::str::from_utf8(key).ok()?;
+        key.strip_prefix(&self.root)?.strip_prefix("node/")?.parse().ok()
+    }
+
+    /// The files that want a path, by its folded form. No path has two slashes in a row.
+    pub(super) fn at_path(&self, folded: &str) -> Bytes {
+        format!("{}path/{folded}//", self.root).into()
+    }
+
+    pub(super) fn path(&self, folded: &str, id: &NodeId) -> Bytes {
+        format!("{}path/{folded}//{id}", self.root).into()
+    }
+
+    /// The file that wants a path, in a key of those below [`at_path`](Self::at_path).
+    pub(super) fn in_path(&self, key: &[u8]) -> Option<NodeId> {
+        let key = std::str::from_utf8(key).ok()?;
+        key.strip_prefix(&self.root)?.rsplit_once("//")?.1.parse().ok()
+    }
+
+    pub(super) fn actor(&self, actor: &Actor) -> Bytes {
+        format!("{}actor/{actor}", self.root).into()
+    }
+
+    /// All incarnations of a region.
+    pub(super) fn actors_of(&self, region: &RegionId) -> Bytes {
+        format!("{}actor/{region}#", self.root).into()
+    }
+
+    pub(super) fn actor_in(&self, key: &[u8]) -> Option<Actor> {
+        let key = std::str::from_utf8(key).ok()?;
+        key.strip_prefix(&self.root)?.strip_prefix("actor/")?.parse().ok()
+    }
+
+    /// What a resolution lists, by its position.
+    pub(super) fn losers(&self) -> Bytes {
+        format!("{}conflict/", self.root).into()
+    }
+
+    pub(super) fn loser(&self, position: u64, number: usize) -> Bytes {
+        format!("{}conflict/{position:020}-{number:02}", self.root).into()
+    }
+
+    pub(super) fn content(&self, hash: &Hash) -> Bytes {
+        format!("{}blob/{hash}", self.root).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_tells_what_it_is_of() {
+        let keys = Keys::of(&SpaceName::new("main").unwrap());
+        let id = NodeId::from([7; 16]);
+        assert_eq!(keys.node_in(&keys.node(&id)), Some(id));
+        assert_eq!(keys.in_path(&keys.path("a/b", &id)), Some(id));
+        assert_eq!(keys.entry_in(&keys.entry(42)), Some(42));
+        let actor = Actor::region(RegionId::new("a").unwrap(), 3);
+        assert_eq!(keys.actor_in(&keys.actor(&actor)), Some(actor));
+        assert_eq!(keys.node_in(b"/global/s/other/node/07070707070707070707070707070707"), None);
+        // No path's key lies among those of another path.
+        assert!(!keys.path("a/b", &id).starts_with(&keys.at_path("a")));
+        // Nor a region's actors among those of one whose name goes on.
+        let longer = Actor::region(RegionId::new("a-1").unwrap(), 3);
+        assert!(!keys.actor(&longer).starts_with(&keys.actors_of(&RegionId::new("a").unwrap())));
+    }
+
+    /// Positions sort as numbers do.
+    #[test]
+    fn entries_lie_in_their_order() {
+        let keys = Keys::of(&SpaceName::new("main").unwrap());
+        assert!(keys.entry(9) < keys.entry(10) && keys.entry(10) < keys.entry(u64::MAX));
+    }
+}

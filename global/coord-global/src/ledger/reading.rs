@@ -1,0 +1,252 @@
+//! What is read of a ledger.
+
+use coord_api::store::{Op, Range, Txn};
+use coord_api::{Error, ErrorKind};
+
+use super::error::{LedgerError, Result};
+use super::picture::{binary, json};
+use super::{Ledger, OPERATION, Shared};
+use crate::model::replica::Paged;
+use crate::model::{Actor, ActorRecord, Dot, Entry, Head, Node, NodeId, Sibling, State};
+
+/// The most files of one page.
+pub const PAGE_MAX: usize = 1_000;
+
+/// Something that a resolution lists (G6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The file.
+    pub node: NodeId,
+    /// The edit that lost.
+    pub dot: Dot,
+    /// What it had left.
+    pub sibling: Sibling,
+}
+
+/// What [`Ledger::verify`] found. Each number must be what stands beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The head's position.
+    pub position: u64,
+    /// How many versions the tally says are there.
+    pub tally_alive: u64,
+    /// How many there are.
+    pub alive: u64,
+    /// Whether the entries from the floor on have no gap, and the chain ends at the head's.
+    pub dense: bool,
+    /// Files whose last event lies beyond the head: none may.
+    pub beyond: usize,
+}
+
+impl Verified {
+    /// Whether all adds up.
+    #[must_use]
+    pub const fn holds(&self) -> bool {
+        self.dense && self.tally_alive == self.alive && self.beyond == 0
+    }
+}
+
+impl Ledger {
+    /// The head, as it is now.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Store`], [`LedgerError::Unreadable`], and
+    /// [`Refusal::Format`](crate::model::Refusal::Format) for a log that this build cannot read.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn head(&self) -> Result<Head> {
+        let Shared { store, keys, .. } = &*self.shared;
+        let found = store.range(Range::key(keys.head())).await?;
+        let head = found.entries.first().map(json).transpose()?.ok_or_else(no_head)?;
+        State::can_read(&head)?;
+        Ok(head)
+    }
+
+    /// The entries behind `cursor`, at most `most` of them, and the head with which they were read.
+    /// Reading removes nothing (G4). The first may begin before the cursor, which then lies inside
+    /// of it.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Trimmed`] where the log behind the cursor is gone; else as
+    /// [`head`](Self::head).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn entries(&self, cursor: u64, most: usize) -> Result<(Head, Vec<Entry>)> {
+        let Shared { store, keys, .. } = &*self.shared;
+        let log =
+            Range::prefix(keys.log()).with_after_key(keys.entry(cursor)).with_limit(most.clamp(1, 1_000));
+        let txn = Txn::new().then(Op::Range(Range::key(keys.head()))).then(Op::Range(log));
+        let reply = store.txn(txn).await?;
+        let head = reply.range(0).and_then(|range| range.entries.first()).map(json::<Head>).transpose()?;
+        let head = head.ok_or_else(no_head)?;
+        State::can_read(&head)?;
+        if head.floor > cursor {
+            return Err(LedgerError::Trimmed { floor: head.floor });
+        }
+        let entries = reply.range(1).map_or(&[][..], |range| &range.entries);
+        Ok((head, entries.iter().map(binary).collect::<Result<_>>()?))
+    }
+
+    /// What a snapshot begins with: the head, and how far the reader's own actor has come there.
+    ///
+    /// # Errors
+    ///
+    /// As [`head`](Self::head).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn begin_snapshot(&self, actor: &Actor) -> Result<(Head, ActorRecord)> {
+        let Shared { store, keys, .. } = &*self.shared;
+        let txn = Txn::new()
+            .then(Op::Range(Range::key(keys.head())))
+            .then(Op::Range(Range::key(keys.actor(actor))));
+        let reply = store.txn(txn).await?;
+        let first = |index: usize| reply.range(index).and_then(|range| range.entries.first());
+        let head: Head = first(0).map(json).transpose()?.ok_or_else(no_head)?;
+        State::can_read(&head)?;
+        Ok((head, first(1).map(json).transpose()?.unwrap_or_default()))
+    }
+
+    /// A page of a snapshot: at most `most` files after `after`, in the order of their ids, as they
+    /// are now; those that have not changed since `newer_than` by their hash alone. An empty page
+    /// is the last. Others may write meanwhile (G10).
+    ///
+    /// # Errors
+    ///
+    /// As [`head`](Self::head).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn page(
+        &self,
+        after: Option<&NodeId>,
+        newer_than: u64,
+        most: usize,
+    ) -> Result<Vec<(NodeId, Paged)>> {
+        let nodes = self.nodes(after, most).await?;
+        let paged = nodes.into_iter().map(|(id, node)| {
+            let paged =
+                if node.position <= newer_than { Paged::Unchanged(node.digest()) } else { Paged::Node(node) };
+            (id, paged)
+        });
+        Ok(paged.collect())
+    }
+
+    async fn nodes(&self, after: Option<&NodeId>, most: usize) -> Result<Vec<(NodeId, Node)>> {
+        let Shared { store, keys, .. } = &*self.shared;
+        let mut range = Range::prefix(keys.nodes()).with_limit(most.clamp(1, PAGE_MAX));
+        if let Some(after) = after {
+            range = range.with_after_key(keys.node(after));
+        }
+        let found = store.range(range).await?;
+        let nodes = found.entries.iter().filter_map(|found| Some((keys.node_in(&found.key)?, found)));
+        nodes.map(|(id, found)| Ok((id, binary(found)?))).collect()
+    }
+
+    /// A file, as it is now; a deleted one too.
+    ///
+    /// # Errors
+    ///
+    /// As [`head`](Self::head).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn node(&self, id: &NodeId) -> Result<Option<Node>> {
+        let Shared { store, keys, .. } = &*self.shared;
+        let found = store.range(Range::key(keys.node(id))).await?;
+        found.entries.first().map(binary).transpose()
+    }
+
+    /// The files that want a path, the one that claimed it first at the front (G14).
+    ///
+    /// # Errors
+    ///
+    /// As [`head`](Self::head).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn at_path(&self, path: &str) -> Result<Vec<NodeId>> {
+        let Shared { store, keys, picture, .. } = &*self.shared;
+        let folded = picture.lock().await.head.names.fold(path);
+        let found = store.range(Range::prefix(keys.at_path(&folded))).await?;
+        let claim = |value: &[u8]| std::str::from_utf8(value).ok()?.parse::<u64>().ok();
+        let mut claims: Vec<(Option<u64>, NodeId)> = found
+            .entries
+            .iter()
+            .filter_map(|found| Some((claim(&found.value), keys.in_path(&found.key)?)))
+            .collect();
+        claims.sort_unstable();
+        Ok(claims.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// What was listed by resolutions, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`head`](Self::head).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn listed(&self, most: usize) -> Result<Vec<Listed>> {
+        let Shared { store, keys, .. } = &*self.shared;
+        let found = store.range(Range::prefix(keys.losers()).with_limit(most.clamp(1, PAGE_MAX))).await?;
+        let listed = found.entries.iter().map(|found| {
+            let (node, dot, sibling) = binary(found)?;
+            Ok(Listed { node, dot, sibling })
+        });
+        listed.collect()
+    }
+
+    /// Goes through the whole space and counts. It holds only while nobody writes.
+    ///
+    /// # Errors
+    ///
+    /// As [`head`](Self::head).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn verify(&self) -> Result<Verified> {
+        let head = self.head().await?;
+        let (mut cursor, mut chain, mut dense) = (head.floor, None, true);
+        loop {
+            let (_, entries) = self.entries(cursor, PAGE_MAX).await?;
+            let Some(last) = entries.last().map(Entry::last) else { break };
+            for entry in &entries {
+                // The first may begin below the floor.
+                dense &= chain.is_none_or(|chain| entry.chain == chain && entry.first == cursor + 1)
+                    && entry.first <= cursor + 1;
+                chain = Some(entry.events.iter().fold(entry.chain, crate::model::log::chained));
+                cursor = entry.last();
+            }
+            if last >= head.position {
+                break;
+            }
+        }
+        dense &= cursor == head.position && chain.is_none_or(|chain| chain == head.chain);
+        let (mut alive, mut beyond, mut after) = (0, 0, None);
+        loop {
+            let nodes = self.nodes(after.as_ref(), PAGE_MAX).await?;
+            let Some((last, _)) = nodes.last() else { break };
+            after = Some(*last);
+            alive += nodes.iter().map(|(_, node)| node.siblings.len() as u64).sum::<u64>();
+            beyond += nodes.iter().filter(|(_, node)| node.position > head.position).count();
+        }
+        Ok(Verified { position: head.position, tally_alive: head.tally.alive(), alive, dense, beyond })
+    }
+}
+
+fn no_head() -> LedgerError {
+    Error::new(ErrorKind::Internal, OPERATION, "the space has no head").into()
+}

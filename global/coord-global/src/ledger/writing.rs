@@ -1,0 +1,642 @@
+//! Appends, and what else is written with the head.
+
+use std::collections::BTreeMap;
+
+use coord_api::store::{Compare, Op, Range, Txn};
+use coord_api::{Error, ErrorKind, Outcome};
+use tokio::sync::oneshot;
+
+use super::error::{LedgerError, Result};
+use super::picture::{Needs, Picture, binary, json};
+use super::{Ledger, OPERATION, Shared, head_value, record_value};
+use crate::model::append::{self, Accepted, Append, Appending, Draft, Hello, Welcome};
+use crate::model::{
+    Actor, ActorRecord, Body, Entry, Hash, Head, Node, NodeId, Refusal, RegionId, Sealed, Session,
+};
+
+/// How often an append is made anew after others wrote in between.
+const TRIES: u32 = 64;
+
+/// How many keys an append may ask for before it is made.
+const NEEDS_MAX: usize = 120;
+
+/// As whom an instance writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// A caller of the API.
+    Api,
+    /// The leader.
+    Lead,
+}
+
+/// What became of what a region pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// What was taken, in the order in which it was pushed. What is missing was not looked at: push
+    /// it again.
+    pub taken: Vec<Accepted>,
+    /// The first that was not taken, with its number, if one was not.
+    pub refused: Option<(u64, Refusal)>,
+    /// How far the actor has come: whoever does not find that in its own chain is forked (G2).
+    pub record: ActorRecord,
+}
+
+/// What became of what an instance wrote: all of it, at these positions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Where each lies, in the order in which they were given. Empty if there was nothing to write.
+    pub positions: Vec<u64>,
+}
+
+/// What waits for an append.
+pub(super) enum Waiting {
+    Push {
+        session: Session,
+        events: Vec<Sealed>,
+        reply: oneshot::Sender<Result<Pushed>>,
+    },
+    Write {
+        writer: Writer,
+        drafts: Vec<Draft>,
+        seen: BTreeMap<NodeId, u64>,
+        reply: oneshot::Sender<Result<Written>>,
+    },
+}
+
+/// What an append in the making says to one who waits.
+enum Answer {
+    Pushed(Pushed),
+    Written(Written),
+    Refused(Refusal),
+    /// There was no room for it, or something about it is not known: it waits for the next one.
+    Later,
+}
+
+impl Ledger {
+    /// Takes the edits of a region, for which `session` speaks, in order; they share an append with
+    /// what others push at the same time. A repeat is Ok and gets no new position (G2), so that
+    /// whatever is in doubt may be pushed again.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Store`] and [`LedgerError::Contended`]. What is not taken is said in the
+    /// answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: what was pushed may have been taken, or may yet be.
+    pub async fn push(&self, session: Session, events: Vec<Sealed>) -> Result<Pushed> {
+        self.append(|reply| Waiting::Push { session, events: events.clone(), reply }).await
+    }
+
+    /// Writes as one of the names that instances share, all of `drafts` or nothing. `seen` says at
+    /// which position the caller has seen files that it decided by: where one has changed since,
+    /// nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Refused`], with [`Refusal::Changed`] where a file has changed;
+    /// [`LedgerError::Store`] and [`LedgerError::Contended`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it may have been written, or may yet be.
+    pub async fn write(
+        &self,
+        writer: Writer,
+        drafts: Vec<Draft>,
+        seen: BTreeMap<NodeId, u64>,
+    ) -> Result<Written> {
+        self.append(|reply| Waiting::Write { writer, drafts: drafts.clone(), seen: seen.clone(), reply })
+            .await
+    }
+
+    /// Puts something into the queue and appends until it is answered. Whoever holds the picture
+    /// appends for all; where that caller went away in the middle, the others begin anew, which is
+    /// safe: what was taken is known as such.
+    async fn append<T>(&self, waiting: impl Fn(oneshot::Sender<Result<T>>) -> Waiting) -> Result<T> {
+        let shared = &self.shared;
+        loop {
+            let (reply, mut answer) = oneshot::channel();
+            shared.waiting.lock().push(waiting(reply));
+            let mut picture = shared.picture.lock().await;
+            loop {
+                match answer.try_recv() {
+                    Ok(answer) => return answer,
+                    Err(oneshot::error::TryRecvError::Closed) => break,
+                    Err(oneshot::error::TryRecvError::Empty) => shared.append_once(&mut picture).await,
+                }
+            }
+        }
+    }
+
+    /// Answers a region that says [`Hello`] (G9): writes which run of its agent speaks for it, and
+    /// the epoch, with the head. `alive` says whether the run that speaks for it so far still shows
+    /// itself, and `fresh` is an epoch that no store of this space ever had: seconds since 1970
+    /// are. The position is that of the head at which it was answered.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Refused`] with [`Refusal::Busy`] while another agent speaks for the region;
+    /// [`LedgerError::Store`] and [`LedgerError::Contended`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it may have been written. The same run may say Hello again at any time.
+    pub async fn hello(
+        &self,
+        region: &RegionId,
+        said: &Hello,
+        alive: impl Fn(Option<Session>) -> bool,
+        fresh: u32,
+    ) -> Result<(Welcome, u64)> {
+        let Shared { store, keys, .. } = &*self.shared;
+        let mut doubts = 0;
+        for _ in 0..TRIES {
+            let read = Txn::new()
+                .then(Op::Range(Range::key(keys.head())))
+                .then(Op::Range(Range::prefix(keys.actors_of(region))));
+            let reply = store.txn(read).await?;
+            let (Some(head), Some(actors)) =
+                (reply.range(0).and_then(|range| range.entries.first()), reply.range(1))
+            else {
+                return Err(no_head());
+            };
+            let mut last: Option<(u32, ActorRecord)> = None;
+            let mut named = None;
+            for found in &actors.entries {
+                let Some(actor) = keys.actor_in(&found.key) else { continue };
+                let record: ActorRecord = json(found)?;
+                if last.is_none_or(|(incarnation, _)| incarnation < actor.incarnation()) {
+                    last = Some((actor.incarnation(), record));
+                }
+                if said.actor.as_ref() == Some(&actor) {
+                    named = Some(record);
+                }
+            }
+            let at: Head = json(head)?;
+            let speaks = last.and_then(|(_, record)| record.session);
+            let greeting = append::hello(&at, region, last, named, said, alive(speaks), fresh)?;
+            let new = Head { epoch: greeting.welcome.epoch, ..at.clone() };
+            let mut txn = Txn::new()
+                .when(Compare::Modified(keys.head(), head.modified))
+                .then(Op::put(keys.head(), head_value(&new)));
+            for (actor, record) in &greeting.actors {
+                txn = txn.then(Op::put(keys.actor(actor), record_value(record)));
+            }
+            match store.txn(txn).await {
+                Ok(reply) if reply.succeeded => return Ok((greeting.welcome, at.position)),
+                Ok(_) => {}
+                // It may have been written: then it is answered the same way.
+                Err(error) if error.outcome() == Outcome::Unknown && error.is_transient() && doubts < 2 => {
+                    doubts += 1
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(LedgerError::Contended { tries: TRIES })
+    }
+
+    /// Says that content is at the coordinator, and where: `object` is what whoever keeps it calls
+    /// it. Returns where it is; one that was there before stays.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Store`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it may have been written.
+    pub async fn put_content(&self, hash: &Hash, object: &str) -> Result<String> {
+        let Shared { store, keys, picture, .. } = &*self.shared;
+        let key = keys.content(hash);
+        let txn = Txn::new()
+            .when(Compare::Absent(key.clone()))
+            .then(Op::put(key.clone(), object.as_bytes().to_vec()))
+            .otherwise(Op::Range(Range::key(key)));
+        let reply = store.txn(txn).await?;
+        picture.lock().await.has_now(*hash);
+        let found = reply.range(0).and_then(|range| range.entries.first());
+        Ok(found
+            .map_or_else(|| object.to_owned(), |found| String::from_utf8_lossy(&found.value).into_owned()))
+    }
+
+    /// Forgets content that no file has: its key goes with the head, so that no append that was
+    /// made before takes it for there (G21). What it was called is returned: its object may be
+    /// deleted afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Store`] and [`LedgerError::Contended`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it may have been forgotten; then its object is an orphan, which is found by
+    /// listing.
+    pub async fn forget_content(&self, hash: &Hash) -> Result<Option<String>> {
+        let Shared { store, keys, .. } = &*self.shared;
+        for _ in 0..TRIES {
+            let read = Txn::new()
+                .then(Op::Range(Range::key(keys.head())))
+                .then(Op::Range(Range::key(keys.content(hash))));
+            let reply = store.txn(read).await?;
+            let Some(head) = reply.range(0).and_then(|range| range.entries.first()) else {
+                return Err(no_head());
+            };
+            let Some(content) = reply.range(1).and_then(|range| range.entries.first()) else {
+                return Ok(None);
+            };
+            let txn = Txn::new()
+                .when(Compare::Modified(keys.head(), head.modified))
+                .then(Op::put(keys.head(), head.value.clone()))
+                .then(Op::delete(keys.content(hash)));
+            if store.txn(txn).await?.succeeded {
+                return Ok(Some(String::from_utf8_lossy(&content.value).into_owned()));
+            }
+        }
+        Err(LedgerError::Contended { tries: TRIES })
+    }
+
+    /// Moves the floor, and removes the entries up to it (G17): the floor first, so that a reader
+    /// is told before it meets a gap. Returns how many entries are gone.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Store`] and [`LedgerError::Contended`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: entries below the floor that are still there go with the next call.
+    pub async fn trim(&self, floor: u64) -> Result<usize> {
+        let Shared { store, keys, .. } = &*self.shared;
+        let mut tries = 0;
+        let floor = loop {
+            let found = store.range(Range::key(keys.head())).await?;
+            let Some(found) = found.entries.first() else { return Err(no_head()) };
+            let mut head: Head = json(found)?;
+            if head.floor >= floor.min(head.position) {
+                break head.floor;
+            }
+            head.floor = floor.min(head.position);
+            let txn = Txn::new()
+                .when(Compare::Modified(keys.head(), found.modified))
+                .then(Op::put(keys.head(), head_value(&head)));
+            if store.txn(txn).await?.succeeded {
+                break head.floor;
+            }
+            tries += 1;
+            if tries == TRIES {
+                return Err(LedgerError::Contended { tries });
+            }
+        };
+        let mut removed = 0;
+        loop {
+            let entries =
+                store.range(Range::prefix(keys.log()).with_limit(100).with_keys_only()).await?.entries;
+            let old: Vec<_> = entries
+                .into_iter()
+                .filter(|entry| keys.entry_in(&entry.key).is_some_and(|last| last <= floor))
+                .collect();
+            if old.is_empty() {
+                return Ok(removed);
+            }
+            removed += old.len();
+            let txn = old.into_iter().fold(Txn::new(), |txn, entry| txn.then(Op::delete(entry.key)));
+            store.txn(txn).await?;
+        }
+    }
+}
+
+fn no_head() -> LedgerError {
+    Error::new(ErrorKind::Internal, OPERATION, "the space has no head").into()
+}
+
+impl Shared {
+    /// One append for as many as have room in it; each of them is answered, or waits on.
+    async fn append_once(&self, picture: &mut Picture) {
+        let mut waiting = std::mem::take(&mut *self.waiting.lock());
+        // Whoever went away is not waited for.
+        waiting.retain(|waiting| match waiting {
+            Waiting::Push { reply, .. } => !reply.is_closed(),
+            Waiting::Write { reply, .. } => !reply.is_closed(),
+        });
+        let mut waiting = PutBack { shared: self, waiting };
+        match self.try_append(picture, &waiting.waiting).await {
+            Ok(answers) => {
+                let waiting = std::mem::take(&mut waiting.waiting);
+                let answered = waiting.into_iter().zip(answers);
+                let mut later: Vec<Waiting> =
+                    answered.filter_map(|(waiting, answer)| answer_to(waiting, answer)).collect();
+                // Whoever had no room is first in the next one.
+                let mut queue = self.waiting.lock();
+                later.append(&mut queue);
+                *queue = later;
+            }
+            Err(error) => {
+                // All are told; each may try again.
+                let mut first = Some(error);
+                for waiting in std::mem::take(&mut waiting.waiting) {
+                    let error = first.take().unwrap_or_else(|| {
+                        let error = Error::new(
+                            ErrorKind::Unavailable,
+                            OPERATION,
+                            "the append that this shared failed",
+                        );
+                        error.with_outcome(Outcome::Unknown).into()
+                    });
+                    match waiting {
+                        Waiting::Push { reply, .. } => drop(reply.send(Err(error))),
+                        Waiting::Write { reply, .. } => drop(reply.send(Err(error))),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes an append of what waits and writes it, until the head that it was made of is still the
+    /// head. What is refused counts only then.
+    async fn try_append(&self, picture: &mut Picture, waiting: &[Waiting]) -> Result<Vec<Answer>> {
+        // What this call may have written without being told.
+        let mut doubtful: Option<Append> = None;
+        for _ in 0..TRIES {
+            // It may have arrived since: then the head is another, and it is looked at anew.
+            let written = match &doubtful {
+                Some(append) => self.was_written(append).await?,
+                None => false,
+            };
+            let needs = needs_of(picture, waiting);
+            let unknown = picture.unknown(&needs);
+            if unknown.keys() > 2 {
+                self.look(picture, &unknown).await?;
+                if !picture.knows(&needs) {
+                    // Others wrote: what was known of actors and content is not known any more.
+                    self.look(picture, &needs).await?;
+                }
+            }
+            let (append, answers) = self.make(picture, waiting, doubtful.as_ref().filter(|_| written));
+            let Some(append) = append else {
+                // Nothing to write: what was said must have been said of the present head.
+                let revision = picture.revision;
+                self.look(picture, &needs).await?;
+                if picture.revision == revision {
+                    return Ok(answers);
+                }
+                continue;
+            };
+            let reply = self.store.txn(self.txn(picture, &append, &needs)).await;
+            match reply {
+                Ok(reply) if reply.succeeded => {
+                    picture.written(append, reply.revision);
+                    return Ok(answers);
+                }
+                Ok(reply) => {
+                    picture.forget_contents();
+                    picture.read(&self.keys, &needs, &reply.replies)?;
+                }
+                Err(error) if error.outcome() == Outcome::NotApplied || !error.is_transient() => {
+                    return Err(error.into());
+                }
+                Err(error) => {
+                    if doubtful.is_some() {
+                        return Err(error.into());
+                    }
+                    // In doubt: the actors' records tell for regions, the edits' ids for others.
+                    self.look(picture, &needs).await?;
+                    doubtful = Some(append);
+                }
+            }
+        }
+        Err(LedgerError::Contended { tries: TRIES })
+    }
+
+    /// Reads the head, what came since, and what is needed.
+    async fn look(&self, picture: &mut Picture, needs: &Needs) -> Result<()> {
+        let txn = picture.reads(&self.keys, needs).into_iter().fold(Txn::new(), Txn::then);
+        let reply = self.store.txn(txn).await?;
+        picture.read(&self.keys, needs, &reply.replies)
+    }
+
+    /// Whether an append of ours is in the log.
+    async fn was_written(&self, append: &Append) -> Result<bool> {
+        let found = self.store.range(Range::key(self.keys.entry(append.entry.last()))).await?;
+        match found.entries.first() {
+            Some(found) => Ok(binary::<Entry>(found)?.events == append.entry.events),
+            None => Ok(false),
+        }
+    }
+
+    /// The append of all that has room in it, and what is said to each.
+    fn make(
+        &self,
+        picture: &Picture,
+        waiting: &[Waiting],
+        written: Option<&Append>,
+    ) -> (Option<Append>, Vec<Answer>) {
+        let mut appending = Appending::new(picture, &picture.head, (self.clock)());
+        let answers = waiting
+            .iter()
+            .map(|waiting| match waiting {
+                Waiting::Push { session, events, .. } => {
+                    let mut pushed =
+                        Pushed { taken: Vec::new(), refused: None, record: ActorRecord::default() };
+                    let Some(first) = events.first() else { return Answer::Pushed(pushed) };
+                    for event in events {
+                        // What was not looked at is looked at for the next append.
+                        let mut needs = Needs::default();
+                        needs_of_event(&mut needs, event);
+                        if appending.is_full(event) || !picture.knows(&needs) {
+                            if pushed.taken.is_empty() && pushed.refused.is_none() {
+                                return Answer::Later;
+                            }
+                            break;
+                        }
+                        match appending.take(event, *session) {
+                            Ok(accepted) => pushed.taken.push(accepted),
+                            Err(refusal) => {
+                                pushed.refused = Some((event.dot().seq, refusal));
+                                break;
+                            }
+                        }
+                    }
+                    pushed.record = appending.actor(&first.dot().actor).unwrap_or_default();
+                    Answer::Pushed(pushed)
+                }
+                Waiting::Write { writer, drafts, seen, .. } => {
+                    if let Some(positions) = written.and_then(|append| positions_of(append, drafts)) {
+                        return Answer::Written(Written { positions });
+                    }
+                    let mut needs = Needs::default();
+                    needs_of_write(&mut needs, picture, *writer, drafts, seen);
+                    if !picture.knows(&needs) || !appending.has_room_for(drafts.len()) {
+                        return Answer::Later;
+                    }
+                    let changed = seen.iter().find(|(id, position)| {
+                        appending.node(id).map_or(0, |node| node.position) != **position
+                    });
+                    if let Some((id, _)) = changed {
+                        return Answer::Refused(Refusal::Changed { node: *id });
+                    }
+                    let actor = actor_of(*writer, picture.head.epoch);
+                    let before = appending.clone();
+                    let mut positions = Vec::new();
+                    for draft in drafts {
+                        match appending.write(actor.clone(), draft.clone()) {
+                            Ok(_) => positions.push(appending.position()),
+                            Err(refusal) => {
+                                appending = before;
+                                return Answer::Refused(refusal);
+                            }
+                        }
+                    }
+                    Answer::Written(Written { positions })
+                }
+            })
+            .collect();
+        (appending.finish(), answers)
+    }
+
+    fn txn(&self, picture: &Picture, append: &Append, needs: &Needs) -> Txn {
+        let keys = &self.keys;
+        let mut txn = Txn::new().when(Compare::Modified(keys.head(), picture.revision));
+        for hash in &append.contents {
+            txn = txn.when(Compare::Present(keys.content(hash)));
+        }
+        txn = txn.then(Op::put(keys.head(), head_value(&append.head)));
+        let entry = bcs::to_bytes(&append.entry).unwrap_or_default();
+        txn = txn.then(Op::put(keys.entry(append.entry.last()), entry));
+        for (actor, record) in &append.actors {
+            txn = txn.then(Op::put(keys.actor(actor), record_value(record)));
+        }
+        for (id, node) in &append.nodes {
+            let before = coordinate(picture, picture_node(picture, id).as_ref());
+            let after = coordinate(picture, node.as_ref());
+            if let Some((path, _)) =
+                before.as_ref().filter(|(path, _)| after.as_ref().is_none_or(|(other, _)| other != path))
+            {
+                txn = txn.then(Op::delete(keys.path(path, id)));
+            }
+            if let Some((path, claimed)) = after.as_ref().filter(|after| before.as_ref() != Some(*after)) {
+                txn = txn.then(Op::put(keys.path(path, id), claimed.to_string().into_bytes()));
+            }
+            txn = txn.then(match node {
+                Some(node) => Op::put(keys.node(id), bcs::to_bytes(node).unwrap_or_default()),
+                None => Op::delete(keys.node(id)),
+            });
+        }
+        for (number, loser) in append.losers.iter().enumerate() {
+            let value = bcs::to_bytes(&(loser.node, &loser.dot, &loser.sibling)).unwrap_or_default();
+            txn = txn.then(Op::put(keys.loser(loser.position, number), value));
+        }
+        picture.reads(keys, needs).into_iter().fold(txn, Txn::otherwise)
+    }
+}
+
+/// Tells one who waits; returns whoever has to wait on.
+fn answer_to(waiting: Waiting, answer: Answer) -> Option<Waiting> {
+    match (waiting, answer) {
+        (waiting, Answer::Later) => return Some(waiting),
+        (Waiting::Push { reply, .. }, Answer::Pushed(pushed)) => drop(reply.send(Ok(pushed))),
+        (Waiting::Write { reply, .. }, Answer::Written(written)) => drop(reply.send(Ok(written))),
+        (Waiting::Push { reply, .. }, Answer::Refused(refusal)) => drop(reply.send(Err(refusal.into()))),
+        (Waiting::Write { reply, .. }, Answer::Refused(refusal)) => drop(reply.send(Err(refusal.into()))),
+        (Waiting::Push { .. }, Answer::Written(_)) | (Waiting::Write { .. }, Answer::Pushed(_)) => {}
+    }
+    None
+}
+
+fn picture_node(picture: &Picture, id: &NodeId) -> Option<Node> {
+    append::Known::node(picture, id)
+}
+
+/// The path that a file takes, in its folded form, and since which position.
+fn coordinate(picture: &Picture, node: Option<&Node>) -> Option<(String, u64)> {
+    let node = node?;
+    let visible = node.visible().filter(|visible| !visible.is_deleted())?;
+    Some((picture.head.names.fold(visible.version.path.as_str()), node.claimed))
+}
+
+fn actor_of(writer: Writer, epoch: u32) -> Actor {
+    match writer {
+        Writer::Api => Actor::api(epoch),
+        Writer::Lead => Actor::lead(epoch),
+    }
+}
+
+/// Where an append has these drafts, if it has them.
+fn positions_of(append: &Append, drafts: &[Draft]) -> Option<Vec<u64>> {
+    let at = |draft: &Draft| append.entry.events.iter().position(|event| event.event().edit == draft.edit);
+    drafts.iter().map(|draft| Some(append.entry.first + at(draft)? as u64)).collect()
+}
+
+fn needs_of_event(needs: &mut Needs, event: &Sealed) {
+    let event = event.event();
+    needs.actors.insert(event.dot.actor.clone());
+    needs.actors.extend(event.context.iter().map(|(actor, _)| actor.clone()));
+    needs.nodes.insert(event.node);
+    needs.contents.extend(event.version().and_then(|version| version.content).map(|content| content.hash));
+}
+
+fn needs_of_write(
+    needs: &mut Needs,
+    picture: &Picture,
+    writer: Writer,
+    drafts: &[Draft],
+    seen: &BTreeMap<NodeId, u64>,
+) {
+    needs.actors.insert(actor_of(writer, picture.head.epoch));
+    needs.nodes.extend(seen.keys().copied());
+    for draft in drafts {
+        needs.actors.extend(draft.context.iter().map(|(actor, _)| actor.clone()));
+        needs.nodes.insert(draft.node);
+        let version = match &draft.body {
+            Body::Write(version) | Body::Resolve { keep: version, .. } | Body::Fork { version, .. } => {
+                Some(version)
+            }
+            Body::Forget => None,
+        };
+        needs.contents.extend(version.and_then(|version| version.content).map(|content| content.hash));
+    }
+}
+
+/// What it takes to make an append of what waits: as much as one read may ask for. The first one
+/// always is in it.
+fn needs_of(picture: &Picture, waiting: &[Waiting]) -> Needs {
+    let mut needs = Needs::default();
+    for waiting in waiting {
+        match waiting {
+            Waiting::Push { events, .. } => {
+                for event in events {
+                    let mut more = needs.clone();
+                    needs_of_event(&mut more, event);
+                    if more.keys() > NEEDS_MAX && needs.keys() > 2 {
+                        return needs;
+                    }
+                    needs = more;
+                }
+            }
+            Waiting::Write { writer, drafts, seen, .. } => {
+                let mut more = needs.clone();
+                needs_of_write(&mut more, picture, *writer, drafts, seen);
+                if more.keys() > NEEDS_MAX && needs.keys() > 2 {
+                    return needs;
+                }
+                needs = more;
+            }
+        }
+    }
+    needs
+}
+
+/// What waits goes back into the queue where the caller that appends for it goes away.
+struct PutBack<'a> {
+    shared: &'a Shared,
+    waiting: Vec<Waiting>,
+}
+
+impl Drop for PutBack<'_> {
+    fn drop(&mut self) {
+        if !self.waiting.is_empty() {
+            self.shared.waiting.lock().append(&mut self.waiting);
+        }
+    }
+}

@@ -1,0 +1,543 @@
+//! The ledger over a store: what one transaction writes, who races, what is in doubt.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod faulty;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use coord_api::store::Store;
+use coord_global::ledger::{Ledger, LedgerError, Writer};
+use coord_global::model::append::{Accepted, Draft};
+use coord_global::model::leader;
+use coord_global::model::{
+    BlobRef, EditId, Hash, Names, NodeId, PathView, Refusal, RegionId, RelPath, Replica, Session, SpaceName,
+    State, Strategy,
+};
+use coord_global::sync::{Peer, Synced, sync};
+use coord_memory::MemoryStore;
+
+use faulty::{Fate, Faulty};
+
+fn space() -> SpaceName {
+    SpaceName::new("main").unwrap()
+}
+
+async fn open(store: &Arc<Faulty>) -> Ledger {
+    let store: Arc<dyn Store> = Arc::<Faulty>::clone(store);
+    Ledger::open_with_clock(store, space(), Names::Folded, Arc::new(|| 1_000_000)).await.unwrap()
+}
+
+/// Ids that are given once in a process.
+fn next() -> [u8; 16] {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let mut id = [0; 16];
+    id[..4].copy_from_slice(&NEXT.fetch_add(1, Ordering::SeqCst).to_be_bytes());
+    id
+}
+
+/// A region and its disk.
+struct Region {
+    replica: Replica,
+    files: BTreeMap<String, u8>,
+    clock: u64,
+}
+
+fn blob(content: u8) -> BlobRef {
+    BlobRef { hash: Hash::of_content(&[content]), size: 1 }
+}
+
+impl Region {
+    fn new(name: &str) -> Self {
+        let replica =
+            Replica::new(space(), RegionId::new(name).unwrap(), Names::Folded, Session::from(next()));
+        Self { replica, files: BTreeMap::new(), clock: 1_000_000 }
+    }
+
+    fn save(&mut self, path: &str, content: u8) {
+        self.clock += 1;
+        self.files.insert(path.to_owned(), content);
+        let path = RelPath::new(path).unwrap();
+        self.replica.found(&path, blob(content), self.clock, self.clock, EditId::from(next()));
+    }
+
+    fn delete(&mut self, path: &str) {
+        self.clock += 1;
+        if self.files.remove(path).is_some() {
+            self.replica.vanished(path, self.clock, EditId::from(next()));
+        }
+    }
+
+    /// Brings the disk to what it should show.
+    fn write(&mut self) {
+        let shown: Vec<NodeId> = self.replica.shown().keys().copied().collect();
+        let tree = self.replica.view().tree();
+        let ids: BTreeSet<NodeId> = shown.into_iter().chain(tree.values().copied()).collect();
+        for id in ids {
+            self.replica.wrote(&id);
+        }
+        let content = |id: &NodeId| {
+            let version = self.replica.node(id).unwrap().visible().unwrap().version;
+            (0..=u8::MAX).find(|content| Some(blob(*content)) == version.content).unwrap()
+        };
+        self.files = tree.iter().map(|(path, id)| (path.clone(), content(id))).collect();
+    }
+
+    async fn sync(&mut self, ledger: &Ledger) -> Result<Synced, LedgerError> {
+        for hash in self.replica.contents() {
+            ledger.put_content(&hash, &format!("objects/{hash}")).await?;
+        }
+        let synced = sync(ledger, &mut self.replica, |_| Peer::Gone, 100, |_| true).await?;
+        self.write();
+        Ok(synced)
+    }
+}
+
+fn memory() -> Arc<Faulty> {
+    Faulty::sound(Arc::new(MemoryStore::new()))
+}
+
+/// All regions and the ledger come to the same.
+async fn settle(ledger: &Ledger, regions: &mut [Region]) {
+    for _ in 0..20 {
+        let before = ledger.head().await.unwrap().position;
+        for region in regions.iter_mut() {
+            region.sync(ledger).await.unwrap();
+        }
+        let nodes = regions[0].replica.base().nodes.clone();
+        for (id, node) in &nodes {
+            let drafts = leader::resolve(*id, node, Strategy::LastWriterWins);
+            if !drafts.is_empty() {
+                let _ = ledger.write(Writer::Lead, drafts, [(*id, node.position)].into()).await;
+            }
+        }
+        if regions.iter().all(|region| region.replica.outbox().is_empty())
+            && ledger.head().await.unwrap().position == before
+        {
+            return;
+        }
+    }
+    panic!("it does not come to rest");
+}
+
+/// The whole log, folded.
+async fn state_of(ledger: &Ledger) -> State {
+    let head = ledger.head().await.unwrap();
+    let mut state = State::new(head.names, head.epoch);
+    loop {
+        let (_, entries) = ledger.entries(state.cursor, 7).await.unwrap();
+        if entries.is_empty() {
+            return state;
+        }
+        for entry in &entries {
+            state.fold(entry, usize::MAX).unwrap();
+        }
+    }
+}
+
+async fn check(ledger: &Ledger, regions: &[Region]) {
+    let verified = ledger.verify().await.unwrap();
+    assert!(verified.holds(), "{verified:?}");
+    let tree = regions[0].replica.view().tree();
+    for region in regions {
+        assert_eq!(region.replica.base().cursor, verified.position);
+        assert_eq!(
+            region.replica.base().nodes,
+            regions[0].replica.base().nodes,
+            "{}",
+            region.replica.region()
+        );
+        assert_eq!(region.files, regions[0].files);
+        assert_eq!(region.replica.view().tree(), tree);
+    }
+}
+
+#[tokio::test]
+async fn regions_meet_over_it() {
+    let ledger = open(&memory()).await;
+    let mut regions = [Region::new("a"), Region::new("b"), Region::new("c")];
+    regions[0].save("docs/x", 1);
+    regions[1].save("docs/y", 2);
+    regions[2].save("DOCS/X", 3);
+    settle(&ledger, &mut regions).await;
+    check(&ledger, &regions).await;
+    assert_eq!(regions[0].files.len(), 3);
+    // G14: the index tells who wants a path, in the order of their claims.
+    let first = ledger.at_path("docs/x").await.unwrap();
+    assert_eq!(first.len(), 2);
+    assert_eq!(regions[0].replica.view().owner("docs/x"), Some(first[0]));
+    regions[1].delete("docs/y");
+    settle(&ledger, &mut regions).await;
+    check(&ledger, &regions).await;
+    assert_eq!(ledger.at_path("docs/y").await.unwrap(), []);
+}
+
+/// G6: what lost is listed, with what it was.
+#[tokio::test]
+async fn losers_are_listed() {
+    let ledger = open(&memory()).await;
+    let mut regions = [Region::new("a"), Region::new("b")];
+    regions[0].save("f", 1);
+    settle(&ledger, &mut regions).await;
+    regions[0].save("f", 2);
+    regions[1].clock += 10;
+    regions[1].save("f", 3);
+    settle(&ledger, &mut regions).await;
+    check(&ledger, &regions).await;
+    assert_eq!(regions[0].files["f"], 3);
+    let listed = ledger.listed(10).await.unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].sibling.version.content, Some(blob(2)));
+}
+
+/// One request an append where what it needs is known, one more after a race.
+#[tokio::test]
+async fn an_append_is_one_request() {
+    let store = memory();
+    let (ledger, other) = (open(&store).await, open(&store).await);
+    let mut region = Region::new("a");
+    region.save("f", 1);
+    region.sync(&ledger).await.unwrap();
+    let update = |ledger: Ledger, region: &mut Region, content: u8| {
+        region.save("f", content);
+        region.replica.seal(usize::MAX, |_| true);
+        let events: Vec<_> = region.replica.to_push().cloned().collect();
+        let session = region.replica.session();
+        async move { ledger.push(session, events).await.unwrap() }
+    };
+    for content in 2..5 {
+        ledger.put_content(&blob(content).hash, "x").await.unwrap();
+    }
+    region.sync(&ledger).await.unwrap();
+    store.requests();
+    let pushed = update(ledger.clone(), &mut region, 2).await;
+    assert!(matches!(pushed.taken[..], [Accepted::At(2)]));
+    assert_eq!(store.requests(), 1);
+    // Another instance writes.
+    region.replica.answered(pushed.record);
+    let id = *region.replica.base().nodes.keys().next().unwrap();
+    let node = other.node(&id).await.unwrap().unwrap();
+    let version = node.visible().unwrap().version;
+    let draft = Draft {
+        edit: EditId::from(next()),
+        node: id,
+        context: node.context,
+        body: coord_global::model::Body::Write(version),
+    };
+    other.write(Writer::Api, vec![draft], BTreeMap::new()).await.unwrap();
+    store.requests();
+    let pushed = update(ledger, &mut region, 3).await;
+    assert!(matches!(pushed.taken[..], [Accepted::At(4)]));
+    assert_eq!(store.requests(), 2);
+}
+
+/// G1: three instances race; positions have no gap, nothing is written twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn three_instances_race() {
+    let store = memory();
+    let mut tasks = Vec::new();
+    for name in ["a", "b", "c"] {
+        let ledger = open(&store).await;
+        tasks.push(tokio::spawn(async move {
+            let mut region = Region::new(name);
+            for round in 0..40_u8 {
+                region.save(&format!("{name}/{}", round % 7), round);
+                region.save("shared", round);
+                region.sync(&ledger).await.unwrap();
+            }
+            region
+        }));
+    }
+    let mut regions = Vec::new();
+    for task in tasks {
+        regions.push(task.await.unwrap());
+    }
+    let ledger = open(&store).await;
+    settle(&ledger, &mut regions).await;
+    check(&ledger, &regions).await;
+    assert!(ledger.head().await.unwrap().position >= 120);
+}
+
+/// Those that wait at one instance share an append; one who goes away in the middle of it leaves
+/// nobody behind.
+#[tokio::test]
+async fn who_goes_away_holds_nobody_up() {
+    let store = memory();
+    let ledger = open(&store).await;
+    let mut pushes = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        let mut region = Region::new(name);
+        region.sync(&ledger).await.unwrap();
+        region.save(name, 1);
+        ledger.put_content(&blob(1).hash, "x").await.unwrap();
+        region.replica.seal(usize::MAX, |_| true);
+        pushes.push((region.replica.session(), region.replica.to_push().cloned().collect::<Vec<_>>()));
+    }
+    for polls in 0..12 {
+        let mut first = Box::pin(ledger.push(pushes[0].0, pushes[0].1.clone()));
+        for _ in 0..polls {
+            tokio::select! {
+                biased;
+                _ = &mut first => break,
+                () = std::future::ready(()) => {}
+            }
+        }
+        drop(first);
+        for (session, events) in &pushes {
+            let pushed = ledger.push(*session, events.clone()).await.unwrap();
+            assert_eq!(pushed.refused, None);
+            assert_eq!(pushed.taken.len(), 1);
+        }
+    }
+    assert_eq!(ledger.head().await.unwrap().position, 4);
+    assert!(ledger.verify().await.unwrap().holds());
+}
+
+/// What is in doubt is known by the actor's record, and by the id of an edit of the API: it is
+/// written once, also where the first of two arrives late.
+#[tokio::test]
+async fn what_is_in_doubt_is_written_once() {
+    for fate in [Fate::AnswerLost, Fate::Lost, Fate::Late] {
+        let store = memory();
+        let ledger = open(&store).await;
+        let mut region = Region::new("a");
+        region.save("f", 1);
+        region.sync(&ledger).await.unwrap();
+        let once = move || {
+            let mut first = true;
+            move || if std::mem::take(&mut first) { fate } else { Fate::Arrives }
+        };
+        region.save("f", 2);
+        ledger.put_content(&blob(2).hash, "x").await.unwrap();
+        store.set(once());
+        sync(&ledger, &mut region.replica, |_| Peer::Gone, 100, |_| true).await.unwrap();
+        assert_eq!(store.arrive().await, 0, "{fate:?}: the second one was written over it");
+
+        let id = *region.replica.base().nodes.keys().next().unwrap();
+        let node = ledger.node(&id).await.unwrap().unwrap();
+        let version = node.visible().unwrap().version;
+        let body = coord_global::model::Body::Write(version);
+        let draft = Draft { edit: EditId::from(next()), node: id, context: node.context.clone(), body };
+        store.set(once());
+        let written = ledger.write(Writer::Api, vec![draft], [(id, node.position)].into()).await.unwrap();
+        assert_eq!(written.positions, [3], "{fate:?}");
+        assert_eq!(store.arrive().await, 0);
+        assert_eq!(ledger.head().await.unwrap().position, 3, "{fate:?}");
+        assert!(ledger.verify().await.unwrap().holds());
+    }
+}
+
+/// A leader that decided by an older state writes nothing.
+#[tokio::test]
+async fn who_decided_by_something_older_looks_again() {
+    let ledger = open(&memory()).await;
+    let mut regions = [Region::new("a"), Region::new("b")];
+    regions[0].save("f", 1);
+    settle(&ledger, &mut regions).await;
+    regions[0].save("f", 2);
+    regions[1].save("f", 3);
+    regions[0].sync(&ledger).await.unwrap();
+    regions[1].sync(&ledger).await.unwrap();
+    let (id, node) = state_of(&ledger).await.nodes.pop_first().unwrap();
+    let drafts = leader::resolve(id, &node, Strategy::LastWriterWins);
+    let seen = [(id, node.position)];
+    ledger.write(Writer::Lead, drafts.clone(), seen.into()).await.unwrap();
+    // Another leader, which was asleep: G13.
+    match ledger.write(Writer::Lead, drafts, seen.into()).await {
+        Err(LedgerError::Refused(Refusal::Changed { node })) => assert_eq!(node, id),
+        other => panic!("{other:?}"),
+    }
+    settle(&ledger, &mut regions).await;
+    check(&ledger, &regions).await;
+}
+
+/// G10, G17: a reader that is behind the floor is told, takes a snapshot while others write, and
+/// keeps its own edits.
+#[tokio::test]
+async fn behind_the_floor_there_is_a_snapshot() {
+    let ledger = open(&memory()).await;
+    let mut regions = [Region::new("a"), Region::new("b")];
+    regions[0].save("old", 1);
+    settle(&ledger, &mut regions).await;
+    regions[1].save("mine", 9);
+    for n in 0..30 {
+        regions[0].save(&format!("f{}", n % 10), n);
+        regions[0].sync(&ledger).await.unwrap();
+    }
+    let position = ledger.head().await.unwrap().position;
+    assert!(ledger.trim(position - 3).await.unwrap() > 20);
+    assert_eq!(ledger.head().await.unwrap().floor, position - 3);
+    match ledger.entries(1, 10).await {
+        Err(LedgerError::Trimmed { floor }) => assert_eq!(floor, position - 3),
+        other => panic!("{other:?}"),
+    }
+    let synced = regions[1].sync(&ledger).await.unwrap();
+    assert_eq!((synced.snapshots, synced.pushed), (1, 1));
+    settle(&ledger, &mut regions).await;
+    check(&ledger, &regions).await;
+    assert_eq!(regions[0].files["mine"], 9);
+    // The floor never goes back.
+    assert_eq!(ledger.trim(1).await.unwrap(), 0);
+    assert_eq!(ledger.head().await.unwrap().floor, position - 3);
+}
+
+/// G21: content that was swept is uploaded again, and the edit goes through then.
+#[tokio::test]
+async fn swept_content_is_asked_for_again() {
+    let ledger = open(&memory()).await;
+    let mut region = Region::new("a");
+    region.save("f", 1);
+    ledger.put_content(&blob(1).hash, "first").await.unwrap();
+    // Known to be there, sealed, and then gone.
+    sync(&ledger, &mut region.replica, |_| Peer::Gone, 100, |_| false).await.unwrap();
+    region.replica.seal(usize::MAX, |_| true);
+    assert_eq!(ledger.forget_content(&blob(1).hash).await.unwrap().as_deref(), Some("first"));
+    let synced = sync(&ledger, &mut region.replica, |_| Peer::Gone, 100, |_| true).await.unwrap();
+    assert_eq!((synced.pushed, synced.lacks), (0, [blob(1).hash].into()));
+    assert_eq!(ledger.put_content(&blob(1).hash, "second").await.unwrap(), "second");
+    let synced = sync(&ledger, &mut region.replica, |_| Peer::Gone, 100, |_| true).await.unwrap();
+    assert_eq!(synced.pushed, 1);
+    assert!(region.replica.outbox().is_empty());
+    assert_eq!(ledger.put_content(&blob(1).hash, "third").await.unwrap(), "second", "who was first stays");
+}
+
+/// G9: of two agents on copies of one disk, the second one is told.
+#[tokio::test]
+async fn of_two_copies_of_a_disk_one_goes_on() {
+    let ledger = open(&memory()).await;
+    let mut region = Region::new("a");
+    region.save("f", 1);
+    region.sync(&ledger).await.unwrap();
+    let mut copy = region.replica.clone();
+    copy.restarted(Session::from(next()));
+    region.replica.restarted(Session::from(next()));
+    region.sync(&ledger).await.unwrap();
+    let refused = sync(&ledger, &mut copy, |_| Peer::Alive, 100, |_| true).await;
+    assert!(matches!(refused, Err(LedgerError::Refused(Refusal::Busy { .. }))), "{refused:?}");
+    // When the other one is gone, it goes on, as another incarnation.
+    sync(&ledger, &mut copy, |_| Peer::Gone, 100, |_| true).await.unwrap();
+    assert_eq!(copy.actor().unwrap().incarnation(), 2);
+}
+
+/// The paths of a space are one in one way, for good.
+#[tokio::test]
+async fn a_space_keeps_its_names() {
+    let store: Arc<dyn Store> = memory();
+    Ledger::open(Arc::clone(&store), space(), Names::Exact).await.unwrap();
+    match Ledger::open(store, space(), Names::Folded).await {
+        Err(LedgerError::Store(error)) => assert_eq!(error.kind(), coord_api::ErrorKind::InvalidArgument),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Several spaces of one store have nothing in common.
+#[tokio::test]
+async fn spaces_are_apart() {
+    let store: Arc<dyn Store> = memory();
+    let one = Ledger::open(Arc::clone(&store), space(), Names::Folded).await.unwrap();
+    let other = Ledger::open(store, SpaceName::new("main-2").unwrap(), Names::Folded).await.unwrap();
+    let mut region = Region::new("a");
+    region.save("f", 1);
+    region.sync(&one).await.unwrap();
+    assert_eq!(one.head().await.unwrap().position, 1);
+    assert_eq!(other.head().await.unwrap().position, 0);
+    assert_eq!(other.at_path("f").await.unwrap(), []);
+}
+
+/// Users of three regions, over a store that loses answers and delivers late, with trims in
+/// between: all come to the same.
+#[tokio::test]
+async fn regions_meet_over_a_store_that_fails() {
+    for seed in 0..30 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let store = memory();
+        let ledgers = [open(&store).await, open(&store).await, open(&store).await];
+        let mut regions = [Region::new("a"), Region::new("b"), Region::new("c")];
+        let mut fates = fastrand::Rng::with_seed(seed + 1_000);
+        store.set(move || match fates.u8(0..10) {
+            0 => Fate::AnswerLost,
+            1 => Fate::Lost,
+            2 => Fate::Late,
+            _ => Fate::Arrives,
+        });
+        for _ in 0..60 {
+            let region = &mut regions[rng.usize(0..3)];
+            let path = ["a", "A", "d/x", "d/y"][rng.usize(0..4)];
+            match rng.u8(0..10) {
+                0..4 => region.save(path, rng.u8(0..5)),
+                4 => region.delete(path),
+                5 => drop(store.arrive().await),
+                6 => {
+                    let position = ledgers[0].head().await.unwrap().position;
+                    drop(ledgers[rng.usize(0..3)].trim(position.saturating_sub(rng.u64(0..5))).await);
+                }
+                // It may fail; what it did is done.
+                _ => drop(region.sync(&ledgers[rng.usize(0..3)]).await),
+            }
+        }
+        store.set(|| Fate::Arrives);
+        store.arrive().await;
+        ledgers[0].trim(0).await.unwrap();
+        settle(&ledgers[0], &mut regions).await;
+        check(&ledgers[0], &regions).await;
+    }
+}
+
+/// S6: what was acknowledged is there after a restart of the store, and the ledger goes on.
+#[tokio::test]
+async fn it_goes_on_after_a_restart_of_its_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut regions = [Region::new("a"), Region::new("b")];
+    for round in 0..3_u8 {
+        let store = Faulty::sound(Arc::new(MemoryStore::open_async(directory.path()).await.unwrap()));
+        let ledger = open(&store).await;
+        regions[usize::from(round % 2)].save(&format!("f{round}"), round);
+        settle(&ledger, &mut regions).await;
+        check(&ledger, &regions).await;
+        assert_eq!(ledger.head().await.unwrap().position, u64::from(round) + 1);
+        drop(ledger);
+        store.close().await.unwrap();
+    }
+}
+
+/// The view that is made of all files is that of the index.
+#[tokio::test]
+async fn the_index_of_paths_is_that_of_the_files() {
+    let ledger = open(&memory()).await;
+    let mut region = Region::new("a");
+    let mut rng = fastrand::Rng::with_seed(7);
+    for n in 0..80 {
+        let path = ["a", "b/c", "B/d", "b"][rng.usize(0..4)];
+        if rng.u8(0..4) == 0 {
+            region.delete(path);
+        } else if !region
+            .files
+            .keys()
+            .any(|other| other.starts_with(&format!("{path}/")) || path.starts_with(&format!("{other}/")))
+        {
+            region.save(path, n);
+        }
+        region.sync(&ledger).await.unwrap();
+    }
+    let state = state_of(&ledger).await;
+    let mut view = PathView::new(Names::Folded);
+    state.nodes.iter().for_each(|(id, node)| view.set(*id, Some(node)));
+    for path in ["a", "b/c", "B/d", "b"] {
+        let there: BTreeSet<NodeId> = ledger.at_path(path).await.unwrap().into_iter().collect();
+        let wanted = state.nodes.iter().filter(|(_, node)| {
+            let visible = node.visible().unwrap();
+            !visible.is_deleted()
+                && Names::Folded.fold(visible.version.path.as_str()) == Names::Folded.fold(path)
+        });
+        assert_eq!(there, wanted.map(|(id, _)| *id).collect(), "{path}");
+    }
+}
