@@ -71,23 +71,9 @@ impl EtcdProvider {
     ///
     /// `InvalidArgument` for a retry policy or a namespace that cannot be.
     pub fn over(store: EtcdStore, options: &EtcdOptions) -> Result<Arc<Self>> {
-        let mut layered: Arc<dyn Store> = Arc::new(store.clone());
-        if let Some(lanes) = options.batching {
-            layered = Arc::new(Batched::new(layered).with_lanes(lanes).with_home(store.home().clone()));
-        }
-        if let Some(namespace) = &options.namespace {
-            layered = Arc::new(Namespace::new(layered, namespace)?);
-        }
-        // Each attempt is bounded by the store itself, and so is a call of it as a whole.
-        let mut retry = options.retry.clone();
-        retry.attempt_timeout = None;
-        // One home for all of it.
-        let home = store.home().clone();
-        let layered = Observe::new(Retry::over_bounded(layered, retry)?.with_home(home.clone()), "etcd");
-        let contracts = StoreProvider::new(
-            Arc::new(layered),
-            ProviderOptions::default().with_name(&options.name).with_home(home),
-        );
+        let layered = layered(&store, options)?;
+        let provider = ProviderOptions::default().with_name(&options.name).with_home(store.home().clone());
+        let contracts = StoreProvider::new(layered, provider);
         Ok(Arc::new(EtcdProvider { store, contracts }))
     }
 
@@ -100,6 +86,54 @@ impl EtcdProvider {
     /// semaphores, and those of one's own.
     pub fn core(&self) -> &coord_core::Client {
         self.contracts.core()
+    }
+}
+
+/// A client of a cluster with the layers that its options ask for: what is sent at once, the
+/// namespace, what is repeated, what is seen.
+fn layered(store: &EtcdStore, options: &EtcdOptions) -> Result<Arc<dyn Store>> {
+    let mut layered: Arc<dyn Store> = Arc::new(store.clone());
+    if let Some(lanes) = options.batching {
+        layered = Arc::new(Batched::new(layered).with_lanes(lanes).with_home(store.home().clone()));
+    }
+    if let Some(namespace) = &options.namespace {
+        layered = Arc::new(Namespace::new(layered, namespace)?);
+    }
+    // Each attempt is bounded by the store itself, and so is a call of it as a whole.
+    let mut retry = options.retry.clone();
+    retry.attempt_timeout = None;
+    // One home for all of it.
+    let retried = Retry::over_bounded(layered, retry)?.with_home(store.home().clone());
+    Ok(Arc::new(Observe::new(retried, "etcd")))
+}
+
+impl EtcdStore {
+    /// A client of a cluster of which one member has answered, with the layers that a provider of
+    /// these options has: for what is made over a [`Store`] and not over the contracts.
+    ///
+    /// # Errors
+    ///
+    /// As [`EtcdProvider::connect`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn connect_layered(options: &EtcdOptions) -> Result<Arc<dyn Store>> {
+        let store = EtcdStore::connect_lazy(options)?;
+        // A namespace that cannot be is refused before any I/O.
+        let layered = layered(&store, options)?;
+        store.reach(options).await?;
+        Ok(layered)
+    }
+
+    /// As [`connect_layered`](Self::connect_layered), connected when it is first used. No I/O but
+    /// reading the files that the options name.
+    ///
+    /// # Errors
+    ///
+    /// As [`EtcdProvider::connect_lazy`].
+    pub fn connect_layered_lazy(options: &EtcdOptions) -> Result<Arc<dyn Store>> {
+        layered(&EtcdStore::connect_lazy(options)?, options)
     }
 }
 

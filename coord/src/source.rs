@@ -2,12 +2,12 @@
 
 use std::env::{self, VarError};
 use std::fmt;
-#[cfg(feature = "memory")]
 use std::sync::Arc;
 
+use coord_api::store::Store as DynStore;
 use coord_api::{Error, Result};
 #[cfg(feature = "etcd")]
-use coord_etcd::{EtcdOptions, EtcdProvider};
+use coord_etcd::{EtcdOptions, EtcdProvider, EtcdStore};
 #[cfg(feature = "memory")]
 use coord_memory::MemoryStore;
 #[cfg(feature = "memory")]
@@ -184,19 +184,65 @@ impl Source {
         }
     }
 
+    /// The store itself, by a client of its own, for what is made over a [`Store`](DynStore) and
+    /// not over the contracts: with all that the URL asks for. What is written through it stays in
+    /// the URL's namespace, what may be repeated is, and it can be seen.
+    ///
+    /// The contracts over it are a [`StoreProvider`](crate::recipes::StoreProvider), which closes it when it
+    /// is closed. A store that is closed already is closed: once is enough.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use coord::prelude::*;
+    /// use coord::store::Range;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> coord::Result<()> {
+    /// let source = coord::Source::open("memory://?namespace=shop").await?;
+    /// let store = source.store().await?;
+    /// source.client().await?.config().set("greeting", "hello").await?;
+    /// let found = store.range(Range::key("/config/greeting")).await?;
+    /// assert_eq!(found.entries.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`client`](Self::client).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    #[allow(clippy::unused_async, reason = "only clusters are connected to")]
+    pub async fn store(&self) -> Result<Arc<dyn DynStore>> {
+        match &self.store {
+            #[cfg(feature = "memory")]
+            Store::Memory(store) => self.layered(store.client()),
+            #[cfg(feature = "etcd")]
+            Store::Etcd(options) => EtcdStore::connect_layered(options).await,
+            #[cfg(feature = "etcd")]
+            Store::LazyEtcd(options) => EtcdStore::connect_layered_lazy(options),
+        }
+    }
+
     #[cfg(feature = "memory")]
     fn client_of(&self, store: MemoryStore) -> Result<Coord> {
         let options = ProviderOptions::default().with_name(&self.name).with_home(store.home().clone());
-        let store = Observe::new(store, "memory");
-        let provider = match self.url.namespace()? {
-            Some(namespace) => {
-                let store =
-                    Namespace::new(store, namespace).map_err(|error| error.in_operation(OPERATION))?;
-                StoreProvider::new(Arc::new(store), options)
-            }
-            None => StoreProvider::new(Arc::new(store), options),
-        };
+        let provider = StoreProvider::new(self.layered(store)?, options);
         Ok(Coord::new(provider.core().clone(), provider))
+    }
+
+    #[cfg(feature = "memory")]
+    fn layered(&self, store: MemoryStore) -> Result<Arc<dyn DynStore>> {
+        let store = Observe::new(store, "memory");
+        Ok(match self.url.namespace()? {
+            Some(namespace) => {
+                Arc::new(Namespace::new(store, namespace).map_err(|error| error.in_operation(OPERATION))?)
+            }
+            None => Arc::new(store),
+        })
     }
 }
 
@@ -260,6 +306,47 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);
             assert!(error.to_string().contains(&format!("feature `{feature}`")), "{error}");
         }
+    }
+
+    /// What is made over the store lies where the contracts of the same URL have theirs, and nowhere
+    /// else; the contracts over it close it.
+    #[cfg(feature = "memory")]
+    #[tokio::test]
+    async fn its_store_stays_in_its_namespace_and_is_closed_once() {
+        use coord_api::prelude::*;
+        use coord_api::store::{Op, Range, Store as _, Txn};
+
+        let source = Source::open("memory://?namespace=shop").await.unwrap();
+        let store = source.store().await.unwrap();
+        let everything = Txn::new().then(Op::put("/global/s/main/head", "{}"));
+        store.txn(everything).await.unwrap();
+        #[allow(irrefutable_let_patterns, reason = "with etcd there is another one")]
+        let Store::Memory(below) = &source.store else { panic!("not in memory") };
+        let found = below.range(Range::prefix("/")).await.unwrap().entries;
+        assert_eq!(
+            found.iter().map(|entry| &entry.key[..]).collect::<Vec<_>>(),
+            [b"/shop/global/s/main/head"]
+        );
+
+        // Two sets of contracts over one store see each other's.
+        let contracts = || StoreProvider::new(Arc::clone(&store), ProviderOptions::default());
+        let (one, other) = (contracts(), contracts());
+        one.config().set("a", &1).await.unwrap();
+        assert_eq!(other.config().get::<u8>("a").await.unwrap(), Some(1));
+        one.close().await.unwrap();
+        other.close().await.unwrap();
+        store.close().await.unwrap();
+        assert_eq!(store.range(Range::prefix("/")).await.unwrap_err().kind(), ErrorKind::Closed);
+        // Other clients of the source go on.
+        let client = source.client().await.unwrap();
+        assert_eq!(client.config().get::<u8>("a").await.unwrap(), Some(1));
+    }
+
+    #[cfg(feature = "memory")]
+    #[tokio::test]
+    async fn a_namespace_is_no_directory_of_the_global_layer() {
+        let error = Source::open("memory://?namespace=global").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     }
 
     #[cfg(feature = "memory")]

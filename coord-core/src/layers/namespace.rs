@@ -24,6 +24,7 @@ const LAYOUT: &[&str] = &[
     "counters",
     "elections",
     "events",
+    "global",
     "im-infra",
     "locks",
     "mq",
@@ -72,8 +73,8 @@ impl<S: Store> Namespace<S> {
     ///
     /// `InvalidArgument` for what is no key (R4), and for a segment that the recipes use
     /// themselves: `barriers`, `config`, `config-gray`, `config-history`, `config-use`,
-    /// `counter-tokens`, `counters`, `elections`, `events`, `im-infra`, `locks`, `mq`, `once`,
-    /// `ordered-queues`, `periodic`, `queues`, `semaphores`, `services`, `sessions`, `uid`.
+    /// `counter-tokens`, `counters`, `elections`, `events`, `global`, `im-infra`, `locks`, `mq`,
+    /// `once`, `ordered-queues`, `periodic`, `queues`, `semaphores`, `services`, `sessions`, `uid`.
     pub fn new(store: S, namespace: &str) -> Result<Self> {
         const OPERATION: &str = "namespace.new";
         let namespace = key::check(OPERATION, namespace)?;

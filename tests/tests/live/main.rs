@@ -9,6 +9,7 @@ mod disk;
 mod errors;
 mod fake_etcd;
 mod garbage;
+mod global;
 mod go_mutex;
 mod grpc_proxy;
 mod held;

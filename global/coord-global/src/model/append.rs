@@ -352,9 +352,9 @@ pub struct Greeting {
 /// Answers a [`Hello`] of `region`. `last` is its last incarnation with its record, `named` the
 /// record of the actor that it names, and `alive` says whether the agent that speaks for the last
 /// one still shows itself. `fresh` is an epoch that no store of this space ever had, for the case
-/// that this one was restored: seconds since 1970 are, whatever the store forgot. The answer counts when what
-/// it writes was written while the head was still `head`: then no append that was made before
-/// arrives after it.
+/// that this one was restored: seconds since 1970 are, whatever the store forgot. The answer counts
+/// when what it writes was written while the head was still `head`: then no append that was made
+/// before arrives after it.
 ///
 /// # Errors
 ///
