@@ -188,8 +188,8 @@ impl Source {
     /// not over the contracts: with all that the URL asks for. What is written through it stays in
     /// the URL's namespace, what may be repeated is, and it can be seen.
     ///
-    /// The contracts over it are a [`StoreProvider`](crate::recipes::StoreProvider), which closes it when it
-    /// is closed. A store that is closed already is closed: once is enough.
+    /// The contracts over it are a [`StoreProvider`](crate::recipes::StoreProvider), which closes
+    /// it when it is closed. A store that is closed already is closed: once is enough.
     ///
     /// # Examples
     ///
@@ -308,8 +308,8 @@ mod tests {
         }
     }
 
-    /// What is made over the store lies where the contracts of the same URL have theirs, and nowhere
-    /// else; the contracts over it close it.
+    /// What is made over the store lies where the contracts of the same URL have theirs, and
+    /// nowhere else; the contracts over it close it.
     #[cfg(feature = "memory")]
     #[tokio::test]
     async fn its_store_stays_in_its_namespace_and_is_closed_once() {
