@@ -30,9 +30,9 @@ use coord_api::{Error, ErrorKind};
 use parking_lot::Mutex;
 
 use self::keys::Keys;
-use self::picture::{Picture, json};
+use self::picture::Picture;
 use self::writing::Waiting;
-use crate::model::{ActorRecord, Head, Names, SpaceName, State};
+use crate::model::{ActorRecord, Head, Names, SpaceName};
 
 pub use self::error::{LedgerError, Result};
 pub use self::reading::{Listed, PAGE_MAX, Verified};
@@ -120,8 +120,7 @@ impl Ledger {
             )
             .into());
         };
-        let head: Head = json(found)?;
-        State::can_read(&head)?;
+        let head = picture::head(found)?;
         if head.names != names {
             let what = format!("the space has the names {:?} since it was made, not {names:?}", head.names);
             return Err(Error::invalid_argument(OPERATION, what).into());

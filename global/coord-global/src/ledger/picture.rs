@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use super::error::{LedgerError, Result};
 use super::keys::Keys;
 use crate::model::append::{Append, Known};
-use crate::model::{Actor, ActorRecord, Entry, Hash, Head, Node, NodeId, fold};
+use crate::model::log::LOG_FORMAT;
+use crate::model::{Actor, ActorRecord, Entry, Hash, Head, Node, NodeId, Refusal, fold};
 
 /// How many entries of the log are read to come up to date; where there are more, all that is known
 /// of files is read anew when it is needed.
@@ -34,6 +35,17 @@ impl Needs {
     }
 }
 
+/// An append that was sent, and of which it is not known whether it was written.
+#[derive(Clone, Debug)]
+pub(super) struct Doubt {
+    /// The revision of the head that it compares.
+    pub(super) revision: Revision,
+    pub(super) append: Append,
+    /// That it was written, when it is known: it is asked once the head is another one, for then it
+    /// can no longer arrive.
+    pub(super) is_written: bool,
+}
+
 /// What is known. Everything in it is as it is at the head's revision; what is not in it is not
 /// known.
 #[derive(Clone, Debug)]
@@ -43,6 +55,8 @@ pub(super) struct Picture {
     actors: BTreeMap<Actor, Option<ActorRecord>>,
     nodes: BTreeMap<NodeId, Option<Node>>,
     contents: BTreeMap<Hash, bool>,
+    /// What was sent and not answered. Kept here, so that it outlives a caller who goes away.
+    pub(super) doubts: Vec<Doubt>,
 }
 
 impl Known for Picture {
@@ -64,6 +78,19 @@ pub(super) fn binary<T: DeserializeOwned>(found: &Found) -> Result<T> {
     bcs::from_bytes(&found.value).map_err(|error| unreadable(found, &error))
 }
 
+/// Reads a head: its format first, for of a later one nothing else may be as it is here (G26).
+pub(super) fn head(found: &Found) -> Result<Head> {
+    #[derive(serde::Deserialize)]
+    struct Format {
+        format: u8,
+    }
+    let Format { format } = json(found)?;
+    if format > LOG_FORMAT {
+        return Err(Refusal::Format { found: format, known: LOG_FORMAT }.into());
+    }
+    json(found)
+}
+
 /// Reads a value that is JSON, for people too.
 pub(super) fn json<T: DeserializeOwned>(found: &Found) -> Result<T> {
     serde_json::from_slice(&found.value).map_err(|error| unreadable(found, &error))
@@ -75,7 +102,14 @@ fn unreadable(found: &Found, error: &dyn std::fmt::Display) -> LedgerError {
 
 impl Picture {
     pub(super) fn new(head: Head, revision: Revision) -> Self {
-        Self { head, revision, actors: BTreeMap::new(), nodes: BTreeMap::new(), contents: BTreeMap::new() }
+        Self {
+            head,
+            revision,
+            actors: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            contents: BTreeMap::new(),
+            doubts: Vec::new(),
+        }
     }
 
     /// What of `needs` is not known. Content that was not there is looked for again.
@@ -121,7 +155,7 @@ impl Picture {
         let head = next()?.entries.first().ok_or_else(missing)?;
         let log = next()?;
         if head.modified != self.revision {
-            self.catch_up(json(head)?, head.modified, log)?;
+            self.catch_up(self::head(head)?, head.modified, log)?;
         }
         for actor in &needs.actors {
             let record = next()?.entries.first().map(json).transpose()?;
@@ -143,7 +177,6 @@ impl Picture {
 
     /// Takes in a newer head and what the log has behind the one that was known.
     fn catch_up(&mut self, head: Head, revision: Revision, log: &RangeReply) -> Result<()> {
-        crate::model::State::can_read(&head)?;
         // Hello writes actors with the head alone, so that of those nothing is known any more; and
         // content is swept with the head.
         self.actors.clear();

@@ -4,10 +4,10 @@ use coord_api::store::{Op, Range, Txn};
 use coord_api::{Error, ErrorKind};
 
 use super::error::{LedgerError, Result};
-use super::picture::{binary, json};
+use super::picture::{binary, head as head_in, json};
 use super::{Ledger, OPERATION, Shared};
 use crate::model::replica::Paged;
-use crate::model::{Actor, ActorRecord, Dot, Entry, Head, Node, NodeId, Sibling, State};
+use crate::model::{Actor, ActorRecord, Dot, Entry, Head, Node, NodeId, Sibling};
 
 /// The most files of one page.
 pub const PAGE_MAX: usize = 1_000;
@@ -60,8 +60,7 @@ impl Ledger {
     pub async fn head(&self) -> Result<Head> {
         let Shared { store, keys, .. } = &*self.shared;
         let found = store.range(Range::key(keys.head())).await?;
-        let head = found.entries.first().map(json).transpose()?.ok_or_else(no_head)?;
-        State::can_read(&head)?;
+        let head = found.entries.first().map(head_in).transpose()?.ok_or_else(no_head)?;
         Ok(head)
     }
 
@@ -83,9 +82,8 @@ impl Ledger {
             Range::prefix(keys.log()).with_after_key(keys.entry(cursor)).with_limit(most.clamp(1, 1_000));
         let txn = Txn::new().then(Op::Range(Range::key(keys.head()))).then(Op::Range(log));
         let reply = store.txn(txn).await?;
-        let head = reply.range(0).and_then(|range| range.entries.first()).map(json::<Head>).transpose()?;
+        let head = reply.range(0).and_then(|range| range.entries.first()).map(head_in).transpose()?;
         let head = head.ok_or_else(no_head)?;
-        State::can_read(&head)?;
         if head.floor > cursor {
             return Err(LedgerError::Trimmed { floor: head.floor });
         }
@@ -109,8 +107,7 @@ impl Ledger {
             .then(Op::Range(Range::key(keys.actor(actor))));
         let reply = store.txn(txn).await?;
         let first = |index: usize| reply.range(index).and_then(|range| range.entries.first());
-        let head: Head = first(0).map(json).transpose()?.ok_or_else(no_head)?;
-        State::can_read(&head)?;
+        let head: Head = first(0).map(head_in).transpose()?.ok_or_else(no_head)?;
         Ok((head, first(1).map(json).transpose()?.unwrap_or_default()))
     }
 

@@ -7,7 +7,7 @@ use coord_api::{Error, ErrorKind, Outcome};
 use tokio::sync::oneshot;
 
 use super::error::{LedgerError, Result};
-use super::picture::{Needs, Picture, binary, json};
+use super::picture::{Doubt, Needs, Picture, binary, head as head_in, json};
 use super::{Ledger, OPERATION, Shared, head_value, record_value};
 use crate::model::append::{self, Accepted, Append, Appending, Draft, Hello, Welcome};
 use crate::model::{
@@ -16,6 +16,9 @@ use crate::model::{
 
 /// How often an append is made anew after others wrote in between.
 const TRIES: u32 = 64;
+
+/// How many appends may be in doubt at once.
+const DOUBTS_MAX: usize = 64;
 
 /// How many keys an append may ask for before it is made.
 const NEEDS_MAX: usize = 120;
@@ -174,7 +177,7 @@ impl Ledger {
                     named = Some(record);
                 }
             }
-            let at: Head = json(head)?;
+            let at = head_in(head)?;
             let speaks = last.and_then(|(_, record)| record.session);
             let greeting = append::hello(&at, region, last, named, said, alive(speaks), fresh)?;
             let new = Head { epoch: greeting.welcome.epoch, ..at.clone() };
@@ -222,33 +225,38 @@ impl Ledger {
     }
 
     /// Forgets content that no file has: its key goes with the head, so that no append that was
-    /// made before takes it for there (G21). What it was called is returned: its object may be
-    /// deleted afterwards.
+    /// made before takes it for there (G21). `seen` is the position at which the caller has seen
+    /// that no file has it. What it was called is returned: its object may be deleted afterwards.
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Store`] and [`LedgerError::Contended`].
+    /// [`LedgerError::Refused`] with [`Refusal::Moved`] where the log has gone on since: a file may
+    /// have it now. [`LedgerError::Store`] and [`LedgerError::Contended`].
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: it may have been forgotten; then its object is an orphan, which is found by
     /// listing.
-    pub async fn forget_content(&self, hash: &Hash) -> Result<Option<String>> {
+    pub async fn forget_content(&self, hash: &Hash, seen: u64) -> Result<Option<String>> {
         let Shared { store, keys, .. } = &*self.shared;
         for _ in 0..TRIES {
             let read = Txn::new()
                 .then(Op::Range(Range::key(keys.head())))
                 .then(Op::Range(Range::key(keys.content(hash))));
             let reply = store.txn(read).await?;
-            let Some(head) = reply.range(0).and_then(|range| range.entries.first()) else {
+            let Some(found) = reply.range(0).and_then(|range| range.entries.first()) else {
                 return Err(no_head());
             };
             let Some(content) = reply.range(1).and_then(|range| range.entries.first()) else {
                 return Ok(None);
             };
+            let position = head_in(found)?.position;
+            if position != seen {
+                return Err(Refusal::Moved { position }.into());
+            }
             let txn = Txn::new()
-                .when(Compare::Modified(keys.head(), head.modified))
-                .then(Op::put(keys.head(), head.value.clone()))
+                .when(Compare::Modified(keys.head(), found.modified))
+                .then(Op::put(keys.head(), found.value.clone()))
                 .then(Op::delete(keys.content(hash)));
             if store.txn(txn).await?.succeeded {
                 return Ok(Some(String::from_utf8_lossy(&content.value).into_owned()));
@@ -273,7 +281,7 @@ impl Ledger {
         let floor = loop {
             let found = store.range(Range::key(keys.head())).await?;
             let Some(found) = found.entries.first() else { return Err(no_head()) };
-            let mut head: Head = json(found)?;
+            let mut head = head_in(found)?;
             if head.floor >= floor.min(head.position) {
                 break head.floor;
             }
@@ -331,6 +339,9 @@ impl Shared {
                 let mut queue = self.waiting.lock();
                 later.append(&mut queue);
                 *queue = later;
+                drop(queue);
+                // Who was in doubt has been told.
+                picture.doubts.retain(|doubt| !doubt.is_written);
             }
             Err(error) => {
                 // All are told; each may try again.
@@ -356,14 +367,9 @@ impl Shared {
     /// Makes an append of what waits and writes it, until the head that it was made of is still the
     /// head. What is refused counts only then.
     async fn try_append(&self, picture: &mut Picture, waiting: &[Waiting]) -> Result<Vec<Answer>> {
-        // What this call may have written without being told.
-        let mut doubtful: Option<Append> = None;
+        let mut unanswered = 0;
         for _ in 0..TRIES {
-            // It may have arrived since: then the head is another, and it is looked at anew.
-            let written = match &doubtful {
-                Some(append) => self.was_written(append).await?,
-                None => false,
-            };
+            self.settle_doubts(picture).await?;
             let needs = needs_of(picture, waiting);
             let unknown = picture.unknown(&needs);
             if unknown.keys() > 2 {
@@ -373,7 +379,7 @@ impl Shared {
                     self.look(picture, &needs).await?;
                 }
             }
-            let (append, answers) = self.make(picture, waiting, doubtful.as_ref().filter(|_| written));
+            let (append, answers) = self.make(picture, waiting);
             let Some(append) = append else {
                 // Nothing to write: what was said must have been said of the present head.
                 let revision = picture.revision;
@@ -383,26 +389,28 @@ impl Shared {
                 }
                 continue;
             };
-            let reply = self.store.txn(self.txn(picture, &append, &needs)).await;
+            let txn = self.txn(picture, &append, &needs);
+            let revision = picture.revision;
+            picture.doubts.push(Doubt { revision, append, is_written: false });
+            let reply = self.store.txn(txn).await;
             match reply {
-                Ok(reply) if reply.succeeded => {
-                    picture.written(append, reply.revision);
-                    return Ok(answers);
-                }
                 Ok(reply) => {
+                    let Some(Doubt { append, .. }) = picture.doubts.pop() else { continue };
+                    if reply.succeeded {
+                        picture.written(append, reply.revision);
+                        return Ok(answers);
+                    }
                     picture.forget_contents();
                     picture.read(&self.keys, &needs, &reply.replies)?;
                 }
-                Err(error) if error.outcome() == Outcome::NotApplied || !error.is_transient() => {
-                    return Err(error.into());
-                }
                 Err(error) => {
-                    if doubtful.is_some() {
+                    if error.outcome() == Outcome::NotApplied {
+                        picture.doubts.pop();
+                    }
+                    unanswered += 1;
+                    if error.outcome() == Outcome::NotApplied || !error.is_transient() || unanswered == 2 {
                         return Err(error.into());
                     }
-                    // In doubt: the actors' records tell for regions, the edits' ids for others.
-                    self.look(picture, &needs).await?;
-                    doubtful = Some(append);
                 }
             }
         }
@@ -416,6 +424,34 @@ impl Shared {
         picture.read(&self.keys, needs, &reply.replies)
     }
 
+    /// What was sent and not answered before: once the head is another one than it compares, it has
+    /// arrived or never will, and the log tells which. So long as the head is the same it may still
+    /// arrive; then whatever is written meanwhile is written over it, and it is asked about anew.
+    async fn settle_doubts(&self, picture: &mut Picture) -> Result<()> {
+        if picture.doubts.iter().all(|doubt| doubt.is_written) {
+            return Ok(());
+        }
+        self.look(picture, &Needs::default()).await?;
+        let mut at = 0;
+        while let Some(doubt) = picture.doubts.get(at) {
+            if doubt.is_written || doubt.revision == picture.revision {
+                at += 1;
+            } else if self.was_written(&doubt.append).await? {
+                if let Some(doubt) = picture.doubts.get_mut(at) {
+                    doubt.is_written = true;
+                }
+                at += 1;
+            } else {
+                picture.doubts.remove(at);
+            }
+        }
+        if picture.doubts.len() > DOUBTS_MAX {
+            let what = "too many appends were sent and not answered; the store is not well";
+            return Err(Error::new(ErrorKind::Unavailable, OPERATION, what).into());
+        }
+        Ok(())
+    }
+
     /// Whether an append of ours is in the log.
     async fn was_written(&self, append: &Append) -> Result<bool> {
         let found = self.store.range(Range::key(self.keys.entry(append.entry.last()))).await?;
@@ -426,12 +462,7 @@ impl Shared {
     }
 
     /// The append of all that has room in it, and what is said to each.
-    fn make(
-        &self,
-        picture: &Picture,
-        waiting: &[Waiting],
-        written: Option<&Append>,
-    ) -> (Option<Append>, Vec<Answer>) {
+    fn make(&self, picture: &Picture, waiting: &[Waiting]) -> (Option<Append>, Vec<Answer>) {
         let mut appending = Appending::new(picture, &picture.head, (self.clock)());
         let answers = waiting
             .iter()
@@ -462,7 +493,10 @@ impl Shared {
                     Answer::Pushed(pushed)
                 }
                 Waiting::Write { writer, drafts, seen, .. } => {
-                    if let Some(positions) = written.and_then(|append| positions_of(append, drafts)) {
+                    let written = picture.doubts.iter().filter(|doubt| doubt.is_written);
+                    if let Some(positions) =
+                        written.filter_map(|doubt| positions_of(&doubt.append, drafts)).next()
+                    {
                         return Answer::Written(Written { positions });
                     }
                     let mut needs = Needs::default();

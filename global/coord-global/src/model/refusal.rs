@@ -105,6 +105,12 @@ pub enum Refusal {
         /// The file.
         node: NodeId,
     },
+    /// The log has gone on since it was looked at: look again, and decide again.
+    #[error("the log has gone on to {position} since: look again")]
+    Moved {
+        /// Where it is now.
+        position: u64,
+    },
     /// The file has as many versions beside each other as are kept.
     #[error("the file has {max} versions beside each other: resolve the conflict first")]
     Siblings {

@@ -400,7 +400,11 @@ async fn swept_content_is_asked_for_again() {
     // Known to be there, sealed, and then gone.
     sync(&ledger, &mut region.replica, |_| Peer::Gone, 100, |_| false).await.unwrap();
     region.replica.seal(usize::MAX, |_| true);
-    assert_eq!(ledger.forget_content(&blob(1).hash).await.unwrap().as_deref(), Some("first"));
+    match ledger.forget_content(&blob(1).hash, 7).await {
+        Err(LedgerError::Refused(Refusal::Moved { position })) => assert_eq!(position, 0),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(ledger.forget_content(&blob(1).hash, 0).await.unwrap().as_deref(), Some("first"));
     let synced = sync(&ledger, &mut region.replica, |_| Peer::Gone, 100, |_| true).await.unwrap();
     assert_eq!((synced.pushed, synced.lacks), (0, [blob(1).hash].into()));
     assert_eq!(ledger.put_content(&blob(1).hash, "second").await.unwrap(), "second");
@@ -540,4 +544,73 @@ async fn the_index_of_paths_is_that_of_the_files() {
         });
         assert_eq!(there, wanted.map(|(id, _)| *id).collect(), "{path}");
     }
+}
+
+/// A caller of the API who goes away while the store has not answered: what it shared with others is
+/// written once.
+#[tokio::test]
+async fn who_goes_away_in_doubt_doubles_nothing() {
+    for polls in 0..10 {
+        let store = memory();
+        let ledger = open(&store).await;
+        let mut region = Region::new("a");
+        region.save("f", 1);
+        region.sync(&ledger).await.unwrap();
+        let id = *region.replica.base().nodes.keys().next().unwrap();
+        let draft = |node: &coord_global::model::Node| {
+            let version = node.visible().unwrap().version;
+            let body = coord_global::model::Body::Write(version);
+            Draft { edit: EditId::from(next()), node: id, context: node.context.clone(), body }
+        };
+        let node = ledger.node(&id).await.unwrap().unwrap();
+        let (first, second) = (draft(&node), draft(&node));
+        // Both wait; the first one appends for both, and goes away.
+        let mut fates = [Fate::AnswerLost, Fate::Arrives].into_iter();
+        store.set(move || fates.next().unwrap_or(Fate::Arrives));
+        let mut one = Box::pin(ledger.write(Writer::Api, vec![first], BTreeMap::new()));
+        let mut other = Box::pin(ledger.write(Writer::Api, vec![second.clone()], BTreeMap::new()));
+        for _ in 0..polls {
+            tokio::select! {
+                biased;
+                _ = &mut one => break,
+                _ = &mut other => break,
+                () = std::future::ready(()) => {}
+            }
+        }
+        drop(one);
+        drop(other);
+        // Whatever became of the second, it is written once when it is written again in this queue.
+        let _ = ledger.write(Writer::Api, vec![], BTreeMap::new()).await;
+        let state = state_of(&ledger).await;
+        let (_, entries) = ledger.entries(0, 100).await.unwrap();
+        let edits: Vec<_> =
+            entries.iter().flat_map(|entry| &entry.events).map(|event| event.event().edit).collect();
+        assert!(edits.iter().filter(|edit| **edit == second.edit).count() <= 1, "{polls}: {edits:?}");
+        assert_eq!(state.cursor, edits.len() as u64);
+        assert!(ledger.verify().await.unwrap().holds());
+    }
+}
+
+/// G26: a log of a later format is not read, nor written, and its reader says so.
+#[tokio::test]
+async fn a_log_of_a_later_format_stops_its_reader() {
+    let store = memory();
+    let ledger = open(&store).await;
+    let mut region = Region::new("a");
+    region.save("f", 1);
+    region.sync(&ledger).await.unwrap();
+    let later = br#"{"format": 200, "anything": "else"}"#.to_vec();
+    let txn = coord_api::store::Txn::new().then(coord_api::store::Op::put("/global/s/main/head", later));
+    store.txn(txn).await.unwrap();
+    let refused = |error: LedgerError| {
+        assert!(matches!(error, LedgerError::Refused(Refusal::Format { found: 200, .. })), "{error}");
+    };
+    region.save("f", 2);
+    refused(region.sync(&ledger).await.unwrap_err());
+    refused(ledger.head().await.unwrap_err());
+    refused(ledger.trim(1).await.unwrap_err());
+    region.replica.seal(usize::MAX, |_| true);
+    let events = region.replica.to_push().cloned().collect();
+    refused(ledger.push(region.replica.session(), events).await.unwrap_err());
+    assert_eq!(region.replica.outbox().is_empty(), false, "nothing of it is lost");
 }
