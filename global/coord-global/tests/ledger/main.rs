@@ -546,8 +546,8 @@ async fn the_index_of_paths_is_that_of_the_files() {
     }
 }
 
-/// A caller of the API who goes away while the store has not answered: what it shared with others is
-/// written once.
+/// A caller of the API who goes away while the store has not answered: what it shared with others
+/// is written once.
 #[tokio::test]
 async fn who_goes_away_in_doubt_doubles_nothing() {
     for polls in 0..10 {
