@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::Hlc;
 use super::event::{Body, Event, Strategy};
 use super::id::{Dot, Hash};
-use super::path::Names;
+use super::path::{Names, RelPath};
 use super::sibling::{Sibling, covers};
 use super::vector::VersionVector;
 use super::visible::Visible;
@@ -104,7 +104,7 @@ pub fn fold(
     if node.as_ref().is_some_and(known) {
         return (node, Folded::default());
     }
-    let before = node.as_ref().and_then(|node| claimed_path(names, node));
+    let before = node.as_ref().and_then(wanted_path);
     let mut folded = Folded { applied: true, ..Folded::default() };
     let mut node = match (node, &event.body) {
         (Some(node), _) => node,
@@ -144,16 +144,28 @@ pub fn fold(
     node.context.join(&event.context);
     node.context.insert(&event.dot);
     node.position = position;
-    if claimed_path(names, &node) != before {
+    let keeps_it = match (before, wanted_path(&node)) {
+        (Some(before), Some(now)) => before == now || names.fold(before.as_str()) == names.fold(now.as_str()),
+        (None, None) => true,
+        _ => false,
+    };
+    if !keeps_it {
         node.claimed = position;
     }
     (Some(node), folded)
 }
 
-/// The path that a file takes, in the form that all have that are one.
-fn claimed_path(names: Names, node: &Node) -> Option<String> {
-    let visible = node.visible()?;
-    (!visible.is_deleted()).then(|| names.fold(visible.version.path.as_str()))
+/// The path that a file wants; `None` if it is not there.
+fn wanted_path(node: &Node) -> Option<RelPath> {
+    let mut siblings = node.siblings.values();
+    match (siblings.next(), siblings.next()) {
+        // In peace, which is nearly always, there is nothing to join.
+        (Some(only), None) => (!only.version.is_deleted()).then(|| only.version.path.clone()),
+        _ => {
+            let visible = node.visible()?;
+            (!visible.is_deleted()).then_some(visible.version.path)
+        }
+    }
 }
 
 fn how_it_ends(by: &Event, dot: &Dot) -> End {

@@ -612,5 +612,5 @@ async fn a_log_of_a_later_format_stops_its_reader() {
     region.replica.seal(usize::MAX, |_| true);
     let events = region.replica.to_push().cloned().collect();
     refused(ledger.push(region.replica.session(), events).await.unwrap_err());
-    assert_eq!(region.replica.outbox().is_empty(), false, "nothing of it is lost");
+    assert!(!region.replica.outbox().is_empty(), "nothing of it is lost");
 }
