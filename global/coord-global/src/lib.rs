@@ -3,3 +3,6 @@
 pub mod ledger;
 pub mod model;
 pub mod sync;
+
+#[doc = include_str!("../RULES.md")]
+pub mod rules {}

@@ -14,10 +14,6 @@ impl Replica {
     /// A file with that content stands at `path` on the disk; `modified_ms` is when the disk says
     /// that it was modified, `wall_ms` the clock now. Tells which file it is; `None` if nothing has
     /// changed.
-    ///
-    /// # Errors
-    ///
-    /// Nothing can be wrong with it; a path that is none is told by [`RelPath`].
     pub fn found(
         &mut self,
         path: &RelPath,
@@ -56,7 +52,8 @@ impl Replica {
         Some(id)
     }
 
-    /// The file at `path` is no longer there.
+    /// The file at `path` is no longer there. Tells which file it was; `None` if none was known
+    /// there.
     pub fn vanished(&mut self, path: &str, wall_ms: u64, edit: EditId) -> Option<NodeId> {
         let id = self.disk.get(path).copied()?;
         let was = self.shown.get(&id).and_then(|shown| shown.version.content);
@@ -82,7 +79,8 @@ impl Replica {
         done
     }
 
-    /// The file at `from` stands at `to` now.
+    /// The file at `from` stands at `to` now. If another one stood there, it is told first that
+    /// that one [vanished](Self::vanished).
     pub fn moved(&mut self, from: &str, to: &RelPath, wall_ms: u64, edit: EditId) -> Option<NodeId> {
         let id = self.disk.get(from).copied()?;
         self.edited(id, wall_ms, edit, |version| {
