@@ -142,10 +142,11 @@ async fn what_would_leave_the_namespace_is_refused_before_any_request() {
     assert!(part.range(Range::prefix("/").with_limit(0)).await.is_err());
     assert!(part.watch(Span::Interval("/b".into(), "/a".into()), None).await.is_err());
     assert_eq!(store.calls(), 0);
-    for name in ["", "/", "a//b", "..", "a/..", "a/", "config", "a/locks/b"] {
+    for name in ["", "/", "a//b", "..", "a/..", "a/", "config", "a/locks/b", "global", "a/global"] {
         let refused = Namespace::new(Arc::clone(&store), name).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::InvalidArgument, "{name:?}");
     }
+    Namespace::new(store, "globals").unwrap();
 }
 
 #[tokio::test]

@@ -135,6 +135,7 @@ const MEMORY: &[(&str, Then)] = &[
     ("memory://?namespace=a//b", Says("empty segment")),
     ("memory://?namespace=a/../b", Says("`..`")),
     ("memory://?namespace=config", Says("a directory of the recipes")),
+    ("memory://?namespace=global", Says("a directory of the recipes")),
 ];
 
 /// `DIR` stands for a directory of the test's own, which is the working directory too.
@@ -209,6 +210,7 @@ const SLED: &[(&str, Then)] = &[
     ("sled:///var/shop?lazy", Says("unknown parameter; `sled:` knows name, namespace")),
     ("sled:///var/shop?password=hunter2", Says("a password in the URL")),
     ("sled:./never-made?namespace=config", Says("a directory of the recipes")),
+    ("sled:./never-made?namespace=shop/global", Says("a directory of the recipes")),
 ];
 
 #[cfg(feature = "etcd")]
@@ -306,6 +308,7 @@ const ETCD: &[(&str, Then)] = &[
     ("etcd://h:1/shop;lazy", Says("write `%3B`")),
     ("etcd://h:1/team@shop", Says("write `%40`")),
     ("etcd://h:1/config", Says("a directory of the recipes")),
+    ("etcd://h:1/global", Says("a directory of the recipes")),
     ("etcd://h:1/team/locks", Says("a directory of the recipes")),
     ("etcd://h:1?namespace=sessions", Says("a directory of the recipes")),
     ("etcd://h:1/a?namespace=a", Says("two namespaces")),

@@ -12,8 +12,8 @@ use coord_api::store::{
 use coord_api::{Error, LeaseId, Result, Revision, key};
 use futures_util::Stream;
 
-/// The directories that the recipes make. A namespace with one of these names in it would lie
-/// inside the data of another one.
+/// The directories that the recipes make, and what is built upon them. A namespace with one of
+/// these names in it would lie inside the data of another one.
 const LAYOUT: &[&str] = &[
     "barriers",
     "config",
