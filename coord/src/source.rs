@@ -184,12 +184,19 @@ impl Source {
         }
     }
 
-    /// The store itself, by a client of its own, for what is made over a [`Store`](DynStore) and
-    /// not over the contracts: with all that the URL asks for. What is written through it stays in
-    /// the URL's namespace, what may be repeated is, and it can be seen.
+    /// The store itself, by a further client, for what is made over a [`Store`](DynStore) and not
+    /// over the contracts, such as transactions of one's own. It has the layers of a provider of
+    /// this URL: its keys lie in the namespace, a cluster is asked again as often as the URL says,
+    /// wherever that is safe (R2), and requests can be seen.
     ///
-    /// The contracts over it are a [`StoreProvider`](crate::recipes::StoreProvider), which closes
-    /// it when it is closed. A store that is closed already is closed: once is enough.
+    /// The contracts over it are a [`StoreProvider`](crate::recipes::StoreProvider), or several.
+    /// The name in the URL is not the store's: say it in their
+    /// [options](crate::recipes::ProviderOptions::with_name). Closing one of them closes the store,
+    /// as [`close`](DynStore::close) of the store does; to close what is closed is no error. What
+    /// the others hold is then lost to them, and free when its TTL has run out. Other clients of
+    /// this source go on.
+    ///
+    /// With `lazy` in the URL it waits for no cluster, as [`client_lazy`](Self::client_lazy).
     ///
     /// # Examples
     ///
@@ -309,17 +316,16 @@ mod tests {
     }
 
     /// What is made over the store lies where the contracts of the same URL have theirs, and
-    /// nowhere else; the contracts over it close it.
+    /// nowhere else. A second source of a store in memory there is none, so that this looks below.
     #[cfg(feature = "memory")]
     #[tokio::test]
-    async fn its_store_stays_in_its_namespace_and_is_closed_once() {
-        use coord_api::prelude::*;
+    async fn its_store_stays_in_its_namespace() {
         use coord_api::store::{Op, Range, Store as _, Txn};
 
         let source = Source::open("memory://?namespace=shop").await.unwrap();
         let store = source.store().await.unwrap();
-        let everything = Txn::new().then(Op::put("/global/s/main/head", "{}"));
-        store.txn(everything).await.unwrap();
+        let write = Txn::new().then(Op::put("/global/s/main/head", "{}"));
+        store.txn(write).await.unwrap();
         #[allow(irrefutable_let_patterns, reason = "with etcd there is another one")]
         let Store::Memory(below) = &source.store else { panic!("not in memory") };
         let found = below.range(Range::prefix("/")).await.unwrap().entries;
@@ -327,26 +333,6 @@ mod tests {
             found.iter().map(|entry| &entry.key[..]).collect::<Vec<_>>(),
             [b"/shop/global/s/main/head"]
         );
-
-        // Two sets of contracts over one store see each other's.
-        let contracts = || StoreProvider::new(Arc::clone(&store), ProviderOptions::default());
-        let (one, other) = (contracts(), contracts());
-        one.config().set("a", &1).await.unwrap();
-        assert_eq!(other.config().get::<u8>("a").await.unwrap(), Some(1));
-        one.close().await.unwrap();
-        other.close().await.unwrap();
-        store.close().await.unwrap();
-        assert_eq!(store.range(Range::prefix("/")).await.unwrap_err().kind(), ErrorKind::Closed);
-        // Other clients of the source go on.
-        let client = source.client().await.unwrap();
-        assert_eq!(client.config().get::<u8>("a").await.unwrap(), Some(1));
-    }
-
-    #[cfg(feature = "memory")]
-    #[tokio::test]
-    async fn a_namespace_is_no_directory_of_the_global_layer() {
-        let error = Source::open("memory://?namespace=global").await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     }
 
     #[cfg(feature = "memory")]
