@@ -3,7 +3,7 @@
 use crate::model::Refusal;
 
 /// Why a call of a ledger failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LedgerError {
     /// The store. A write whose outcome is unknown may be repeated at any time: what was applied is
@@ -26,6 +26,13 @@ pub enum LedgerError {
         key: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// So many wait for an append already that no more are taken. Nothing was written; try again
+    /// later.
+    #[error("{waiting} wait for an append already; nothing was written")]
+    Full {
+        /// How many wait.
+        waiting: usize,
     },
     /// Others wrote in between each time. Nothing was written; try again later.
     #[error("others wrote in between {tries} times; nothing was written")]

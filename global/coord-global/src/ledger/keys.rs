@@ -85,6 +85,13 @@ impl Keys {
         format!("{}conflict/{position:020}-{number:02}", self.root).into()
     }
 
+    /// Position and number of what is listed under that key.
+    pub(super) fn loser_in(&self, key: &[u8]) -> Option<(u64, usize)> {
+        let key = std::str::from_utf8(key).ok()?;
+        let (position, number) = key.strip_prefix(&self.root)?.strip_prefix("conflict/")?.split_once('-')?;
+        Some((position.parse().ok()?, number.parse().ok()?))
+    }
+
     pub(super) fn content(&self, hash: &Hash) -> Bytes {
         format!("{}blob/{hash}", self.root).into()
     }
@@ -101,6 +108,7 @@ mod tests {
         assert_eq!(keys.node_in(&keys.node(&id)), Some(id));
         assert_eq!(keys.in_path(&keys.path("a/b", &id)), Some(id));
         assert_eq!(keys.entry_in(&keys.entry(42)), Some(42));
+        assert_eq!(keys.loser_in(&keys.loser(42, 7)), Some((42, 7)));
         let actor = Actor::region(RegionId::new("a").unwrap(), 3);
         assert_eq!(keys.actor_in(&keys.actor(&actor)), Some(actor));
         assert_eq!(keys.node_in(b"/global/s/other/node/07070707070707070707070707070707"), None);

@@ -28,11 +28,12 @@ use std::sync::Arc;
 use coord_api::store::{Compare, Op, Range, Store, Txn};
 use coord_api::{Error, ErrorKind};
 use parking_lot::Mutex;
+use serde::Serialize;
 
 use self::keys::Keys;
 use self::picture::Picture;
 use self::writing::Waiting;
-use crate::model::{ActorRecord, Head, Names, SpaceName};
+use crate::model::{Head, Names, SpaceName};
 
 pub use self::error::{LedgerError, Result};
 pub use self::reading::{Listed, PAGE_MAX, Verified};
@@ -102,9 +103,7 @@ impl Ledger {
     ) -> Result<Self> {
         let keys = Keys::of(&space);
         let read = || Op::Range(Range::key(keys.head()));
-        let new = serde_json::to_vec(&Head::new(names)).map_err(|error| {
-            Error::new(ErrorKind::Internal, OPERATION, format!("a head cannot be written: {error}"))
-        })?;
+        let new = json_value(&Head::new(names))?;
         let txn = Txn::new()
             .when(Compare::Absent(keys.head()))
             .then(Op::put(keys.head(), new))
@@ -137,13 +136,16 @@ impl Ledger {
     }
 }
 
-/// The value under an actor's key.
-fn record_value(record: &ActorRecord) -> Vec<u8> {
-    // Numbers and digits always are JSON.
-    serde_json::to_vec(record).unwrap_or_default()
+/// A value as JSON, for people too.
+fn json_value(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|error| unwritable(&error))
 }
 
-/// The value under the head's key.
-fn head_value(head: &Head) -> Vec<u8> {
-    serde_json::to_vec(head).unwrap_or_default()
+/// A value as bytes for programs.
+fn binary_value(value: &impl Serialize) -> Result<Vec<u8>> {
+    bcs::to_bytes(value).map_err(|error| unwritable(&error))
+}
+
+fn unwritable(error: &dyn fmt::Display) -> LedgerError {
+    Error::new(ErrorKind::Internal, OPERATION, format!("a value cannot be written: {error}")).into()
 }

@@ -13,9 +13,9 @@ use crate::model::append::{Append, Known};
 use crate::model::log::LOG_FORMAT;
 use crate::model::{Actor, ActorRecord, Entry, Hash, Head, Node, NodeId, Refusal, fold};
 
-/// How many entries of the log are read to come up to date; where there are more, all that is known
-/// of files is read anew when it is needed.
-const CATCH_UP: usize = 50;
+/// How many entries of the log are read to come up to date, 8 MiB at most; where there are more, all
+/// that is known of files is read anew when it is needed.
+const CATCH_UP: usize = 16;
 
 /// How many files are kept at most. Beyond it all are forgotten, and read when they are needed.
 const NODES_KEPT: usize = 100_000;
@@ -32,6 +32,29 @@ impl Needs {
     /// How many keys it takes to read all of it, with the head and the log.
     pub(super) fn keys(&self) -> usize {
         2 + self.actors.len() + self.nodes.len() + self.contents.len()
+    }
+
+    /// As much of it as one read may ask for, and the rest. An edit may name more actors than that.
+    pub(super) fn split(&self, most: usize) -> (Self, Self) {
+        let mut left = most.saturating_sub(2);
+        let mut first = || {
+            left = left.checked_sub(1)?;
+            Some(())
+        };
+        let (mut head, mut rest) = (Self::default(), Self::default());
+        for actor in &self.actors {
+            let part = if first().is_some() { &mut head } else { &mut rest };
+            part.actors.insert(actor.clone());
+        }
+        for node in &self.nodes {
+            let part = if first().is_some() { &mut head } else { &mut rest };
+            part.nodes.insert(*node);
+        }
+        for hash in &self.contents {
+            let part = if first().is_some() { &mut head } else { &mut rest };
+            part.contents.insert(*hash);
+        }
+        (head, rest)
     }
 }
 

@@ -9,12 +9,20 @@ use super::{Ledger, OPERATION, Shared};
 use crate::model::replica::Paged;
 use crate::model::{Actor, ActorRecord, Dot, Entry, Head, Node, NodeId, Sibling};
 
+/// How many entries the first request for them asks for: 8 MiB at most.
+const FIRST_ENTRIES: usize = 16;
+
+/// How many bytes of entries the second one asks for, by the size of the first.
+const FURTHER_BYTES: usize = 4 << 20;
+
 /// The most files of one page.
 pub const PAGE_MAX: usize = 1_000;
 
 /// Something that a resolution lists (G6).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
+    /// Where its resolution lies, and the how-manieth of that it is.
+    pub at: (u64, usize),
     /// The file.
     pub node: NodeId,
     /// The edit that lost.
@@ -64,7 +72,8 @@ impl Ledger {
         Ok(head)
     }
 
-    /// The entries behind `cursor`, at most `most` of them, and the head with which they were read.
+    /// The entries behind `cursor`, at most `most` of them and some 12 MiB, and the head with which
+    /// they were read; the last of them may be newer than that.
     /// Reading removes nothing (G4). The first may begin before the cursor, which then lies inside
     /// of it.
     ///
@@ -78,17 +87,30 @@ impl Ledger {
     /// Cancel safe.
     pub async fn entries(&self, cursor: u64, most: usize) -> Result<(Head, Vec<Entry>)> {
         let Shared { store, keys, .. } = &*self.shared;
+        let most = most.clamp(1, PAGE_MAX);
         let log =
-            Range::prefix(keys.log()).with_after_key(keys.entry(cursor)).with_limit(most.clamp(1, 1_000));
-        let txn = Txn::new().then(Op::Range(Range::key(keys.head()))).then(Op::Range(log));
+            |after: u64, limit| Range::prefix(keys.log()).with_after_key(keys.entry(after)).with_limit(limit);
+        let first = most.min(FIRST_ENTRIES);
+        let txn = Txn::new().then(Op::Range(Range::key(keys.head()))).then(Op::Range(log(cursor, first)));
         let reply = store.txn(txn).await?;
         let head = reply.range(0).and_then(|range| range.entries.first()).map(head_in).transpose()?;
         let head = head.ok_or_else(no_head)?;
         if head.floor > cursor {
             return Err(LedgerError::Trimmed { floor: head.floor });
         }
-        let entries = reply.range(1).map_or(&[][..], |range| &range.entries);
-        Ok((head, entries.iter().map(binary).collect::<Result<_>>()?))
+        let found = reply.range(1).map_or(&[][..], |range| &range.entries);
+        let mut entries: Vec<Entry> = found.iter().map(binary).collect::<Result<_>>()?;
+        // Further ones by their size, so that many small ones are one request and large ones no
+        // more than fits.
+        let size = found.iter().map(|found| found.value.len()).sum::<usize>() / found.len().max(1);
+        let further = (FURTHER_BYTES / size.max(1)).min(most - entries.len());
+        if let Some(last) = entries.last().filter(|_| found.len() == first && further > 0) {
+            let found = store.range(log(last.last(), further)).await?;
+            for found in &found.entries {
+                entries.push(binary(found)?);
+            }
+        }
+        Ok((head, entries))
     }
 
     /// What a snapshot begins with: the head, and how far the reader's own actor has come there.
@@ -186,7 +208,8 @@ impl Ledger {
         Ok(claims.into_iter().map(|(_, id)| id).collect())
     }
 
-    /// What was listed by resolutions, the oldest first.
+    /// What was listed by resolutions, the oldest first: at most `most`, and 1,000, of those behind
+    /// `after`.
     ///
     /// # Errors
     ///
@@ -195,12 +218,17 @@ impl Ledger {
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub async fn listed(&self, most: usize) -> Result<Vec<Listed>> {
+    pub async fn listed(&self, after: Option<(u64, usize)>, most: usize) -> Result<Vec<Listed>> {
         let Shared { store, keys, .. } = &*self.shared;
-        let found = store.range(Range::prefix(keys.losers()).with_limit(most.clamp(1, PAGE_MAX))).await?;
-        let listed = found.entries.iter().map(|found| {
+        let mut range = Range::prefix(keys.losers()).with_limit(most.clamp(1, PAGE_MAX));
+        if let Some((position, number)) = after {
+            range = range.with_after_key(keys.loser(position, number));
+        }
+        let found = store.range(range).await?;
+        let losers = found.entries.iter().filter_map(|found| Some((keys.loser_in(&found.key)?, found)));
+        let listed = losers.map(|(at, found)| {
             let (node, dot, sibling) = binary(found)?;
-            Ok(Listed { node, dot, sibling })
+            Ok(Listed { at, node, dot, sibling })
         });
         listed.collect()
     }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::error::{LedgerError, Result};
 use super::picture::{Doubt, Needs, Picture, binary, head as head_in, json};
-use super::{Ledger, OPERATION, Shared, head_value, record_value};
+use super::{Ledger, OPERATION, Shared, binary_value, json_value};
 use crate::model::append::{self, Accepted, Append, Appending, Draft, Hello, Welcome};
 use crate::model::{
     Actor, ActorRecord, Body, Entry, Hash, Head, Node, NodeId, Refusal, RegionId, Sealed, Session,
@@ -16,6 +16,9 @@ use crate::model::{
 
 /// How often an append is made anew after others wrote in between.
 const TRIES: u32 = 64;
+
+/// How many may wait for an append of one instance.
+const WAITING_MAX: usize = 1_000;
 
 /// How many appends may be in doubt at once.
 const DOUBTS_MAX: usize = 64;
@@ -82,8 +85,8 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Store`] and [`LedgerError::Contended`]. What is not taken is said in the
-    /// answer.
+    /// [`LedgerError::Store`], [`LedgerError::Contended`], and [`LedgerError::Full`] where a
+    /// thousand wait already. What is not taken is said in the answer.
     ///
     /// # Cancel safety
     ///
@@ -98,8 +101,8 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Refused`], with [`Refusal::Changed`] where a file has changed;
-    /// [`LedgerError::Store`] and [`LedgerError::Contended`].
+    /// [`LedgerError::Refused`], with [`Refusal::Changed`] where a file has changed and
+    /// [`Refusal::TooLarge`] for more than one append may write; else as [`push`](Self::push).
     ///
     /// # Cancel safety
     ///
@@ -121,7 +124,13 @@ impl Ledger {
         let shared = &self.shared;
         loop {
             let (reply, mut answer) = oneshot::channel();
-            shared.waiting.lock().push(waiting(reply));
+            {
+                let mut queue = shared.waiting.lock();
+                if queue.len() >= WAITING_MAX {
+                    return Err(LedgerError::Full { waiting: queue.len() });
+                }
+                queue.push(waiting(reply));
+            }
             let mut picture = shared.picture.lock().await;
             loop {
                 match answer.try_recv() {
@@ -183,9 +192,9 @@ impl Ledger {
             let new = Head { epoch: greeting.welcome.epoch, ..at.clone() };
             let mut txn = Txn::new()
                 .when(Compare::Modified(keys.head(), head.modified))
-                .then(Op::put(keys.head(), head_value(&new)));
+                .then(Op::put(keys.head(), json_value(&new)?));
             for (actor, record) in &greeting.actors {
-                txn = txn.then(Op::put(keys.actor(actor), record_value(record)));
+                txn = txn.then(Op::put(keys.actor(actor), json_value(record)?));
             }
             match store.txn(txn).await {
                 Ok(reply) if reply.succeeded => return Ok((greeting.welcome, at.position)),
@@ -288,7 +297,7 @@ impl Ledger {
             head.floor = floor.min(head.position);
             let txn = Txn::new()
                 .when(Compare::Modified(keys.head(), found.modified))
-                .then(Op::put(keys.head(), head_value(&head)));
+                .then(Op::put(keys.head(), json_value(&head)?));
             if store.txn(txn).await?.succeeded {
                 break head.floor;
             }
@@ -320,7 +329,8 @@ fn no_head() -> LedgerError {
 }
 
 impl Shared {
-    /// One append for as many as have room in it; each of them is answered, or waits on.
+    /// One append for as many as have room in it; each of them is answered, or waits on. Where the
+    /// caller that runs this goes away, those who wait are not answered, and begin anew.
     async fn append_once(&self, picture: &mut Picture) {
         let mut waiting = std::mem::take(&mut *self.waiting.lock());
         // Whoever went away is not waited for.
@@ -328,40 +338,33 @@ impl Shared {
             Waiting::Push { reply, .. } => !reply.is_closed(),
             Waiting::Write { reply, .. } => !reply.is_closed(),
         });
-        let mut waiting = PutBack { shared: self, waiting };
-        match self.try_append(picture, &waiting.waiting).await {
-            Ok(answers) => {
-                let waiting = std::mem::take(&mut waiting.waiting);
-                let answered = waiting.into_iter().zip(answers);
-                let mut later: Vec<Waiting> =
-                    answered.filter_map(|(waiting, answer)| answer_to(waiting, answer)).collect();
-                // Whoever had no room is first in the next one.
-                let mut queue = self.waiting.lock();
-                later.append(&mut queue);
-                *queue = later;
-                drop(queue);
-                // Who was in doubt has been told.
-                picture.doubts.retain(|doubt| !doubt.is_written);
-            }
-            Err(error) => {
-                // All are told; each may try again.
-                let mut first = Some(error);
-                for waiting in std::mem::take(&mut waiting.waiting) {
-                    let error = first.take().unwrap_or_else(|| {
-                        let error = Error::new(
-                            ErrorKind::Unavailable,
-                            OPERATION,
-                            "the append that this shared failed",
-                        );
-                        error.with_outcome(Outcome::Unknown).into()
-                    });
-                    match waiting {
-                        Waiting::Push { reply, .. } => drop(reply.send(Err(error))),
-                        Waiting::Write { reply, .. } => drop(reply.send(Err(error))),
-                    }
+        let Err(error) = self.serve(picture, &mut waiting).await else { return };
+        let each = waiting;
+        let is_of_one = !matches!(&error, LedgerError::Store(error) if error.is_transient());
+        if is_of_one && each.len() > 1 {
+            // Something that one of them asks for: it holds nobody else up.
+            for waiting in each {
+                let mut one = vec![waiting];
+                if let Err(error) = self.serve(picture, &mut one).await {
+                    one.into_iter().for_each(|waiting| tell(waiting, &error));
                 }
             }
+        } else {
+            each.into_iter().for_each(|waiting| tell(waiting, &error));
         }
+    }
+
+    /// Appends for those, and answers them; they are left where it fails.
+    async fn serve(&self, picture: &mut Picture, those: &mut Vec<Waiting>) -> Result<()> {
+        let answers = self.try_append(picture, those).await?;
+        let answered = std::mem::take(those).into_iter().zip(answers);
+        let later: Vec<Waiting> =
+            answered.filter_map(|(waiting, answer)| answer_to(waiting, answer)).collect();
+        // Whoever had no room is first in the next one.
+        self.waiting.lock().splice(..0, later);
+        // Who was in doubt has been told.
+        picture.doubts.retain(|doubt| !doubt.is_written);
+        Ok(())
     }
 
     /// Makes an append of what waits and writes it, until the head that it was made of is still the
@@ -371,13 +374,14 @@ impl Shared {
         for _ in 0..TRIES {
             self.settle_doubts(picture).await?;
             let needs = needs_of(picture, waiting);
-            let unknown = picture.unknown(&needs);
-            if unknown.keys() > 2 {
+            let mut unknown = picture.unknown(&needs);
+            while unknown.keys() > 2 {
                 self.look(picture, &unknown).await?;
-                if !picture.knows(&needs) {
-                    // Others wrote: what was known of actors and content is not known any more.
-                    self.look(picture, &needs).await?;
+                if picture.knows(&needs) {
+                    break;
                 }
+                // Others wrote: what was known of actors and content is not known any more.
+                unknown = picture.unknown(&needs);
             }
             let (append, answers) = self.make(picture, waiting);
             let Some(append) = append else {
@@ -389,7 +393,8 @@ impl Shared {
                 }
                 continue;
             };
-            let txn = self.txn(picture, &append, &needs);
+            let (again, _) = needs.split(NEEDS_MAX);
+            let txn = self.txn(picture, &append, &again)?;
             let revision = picture.revision;
             picture.doubts.push(Doubt { revision, append, is_written: false });
             let reply = self.store.txn(txn).await;
@@ -401,7 +406,7 @@ impl Shared {
                         return Ok(answers);
                     }
                     picture.forget_contents();
-                    picture.read(&self.keys, &needs, &reply.replies)?;
+                    picture.read(&self.keys, &again, &reply.replies)?;
                 }
                 Err(error) => {
                     if error.outcome() == Outcome::NotApplied {
@@ -417,11 +422,20 @@ impl Shared {
         Err(LedgerError::Contended { tries: TRIES })
     }
 
-    /// Reads the head, what came since, and what is needed.
+    /// Reads the head, what came since, and what is needed: in several requests where that is more
+    /// than one may ask for.
     async fn look(&self, picture: &mut Picture, needs: &Needs) -> Result<()> {
-        let txn = picture.reads(&self.keys, needs).into_iter().fold(Txn::new(), Txn::then);
-        let reply = self.store.txn(txn).await?;
-        picture.read(&self.keys, needs, &reply.replies)
+        let mut rest = needs.clone();
+        loop {
+            let (part, left) = rest.split(NEEDS_MAX);
+            let txn = picture.reads(&self.keys, &part).into_iter().fold(Txn::new(), Txn::then);
+            let reply = self.store.txn(txn).await?;
+            picture.read(&self.keys, &part, &reply.replies)?;
+            if left.keys() == 2 {
+                return Ok(());
+            }
+            rest = left;
+        }
     }
 
     /// What was sent and not answered before: once the head is another one than it compares, it has
@@ -501,7 +515,7 @@ impl Shared {
                     }
                     let mut needs = Needs::default();
                     needs_of_write(&mut needs, picture, *writer, drafts, seen);
-                    if !picture.knows(&needs) || !appending.has_room_for(drafts.len()) {
+                    if !picture.knows(&needs) {
                         return Answer::Later;
                     }
                     let changed = seen.iter().find(|(id, position)| {
@@ -522,6 +536,12 @@ impl Shared {
                             }
                         }
                     }
+                    if appending.is_over() {
+                        let alone = before.is_empty();
+                        appending = before;
+                        // What is too much by itself will be at any time.
+                        return if alone { Answer::Refused(too_much(drafts.len())) } else { Answer::Later };
+                    }
                     Answer::Written(Written { positions })
                 }
             })
@@ -529,17 +549,17 @@ impl Shared {
         (appending.finish(), answers)
     }
 
-    fn txn(&self, picture: &Picture, append: &Append, needs: &Needs) -> Txn {
+    fn txn(&self, picture: &Picture, append: &Append, needs: &Needs) -> Result<Txn> {
         let keys = &self.keys;
         let mut txn = Txn::new().when(Compare::Modified(keys.head(), picture.revision));
         for hash in &append.contents {
             txn = txn.when(Compare::Present(keys.content(hash)));
         }
-        txn = txn.then(Op::put(keys.head(), head_value(&append.head)));
-        let entry = bcs::to_bytes(&append.entry).unwrap_or_default();
+        txn = txn.then(Op::put(keys.head(), json_value(&append.head)?));
+        let entry = binary_value(&append.entry)?;
         txn = txn.then(Op::put(keys.entry(append.entry.last()), entry));
         for (actor, record) in &append.actors {
-            txn = txn.then(Op::put(keys.actor(actor), record_value(record)));
+            txn = txn.then(Op::put(keys.actor(actor), json_value(record)?));
         }
         for (id, node) in &append.nodes {
             let before = coordinate(picture, picture_node(picture, id).as_ref());
@@ -553,15 +573,23 @@ impl Shared {
                 txn = txn.then(Op::put(keys.path(path, id), claimed.to_string().into_bytes()));
             }
             txn = txn.then(match node {
-                Some(node) => Op::put(keys.node(id), bcs::to_bytes(node).unwrap_or_default()),
+                Some(node) => Op::put(keys.node(id), binary_value(node)?),
                 None => Op::delete(keys.node(id)),
             });
         }
         for (number, loser) in append.losers.iter().enumerate() {
-            let value = bcs::to_bytes(&(loser.node, &loser.dot, &loser.sibling)).unwrap_or_default();
+            let value = binary_value(&(loser.node, &loser.dot, &loser.sibling))?;
             txn = txn.then(Op::put(keys.loser(loser.position, number), value));
         }
-        picture.reads(keys, needs).into_iter().fold(txn, Txn::otherwise)
+        Ok(picture.reads(keys, needs).into_iter().fold(txn, Txn::otherwise))
+    }
+}
+
+/// Tells one who waits that it failed.
+fn tell(waiting: Waiting, error: &LedgerError) {
+    match waiting {
+        Waiting::Push { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Waiting::Write { reply, .. } => drop(reply.send(Err(error.clone()))),
     }
 }
 
@@ -576,6 +604,10 @@ fn answer_to(waiting: Waiting, answer: Answer) -> Option<Waiting> {
         (Waiting::Push { .. }, Answer::Written(_)) | (Waiting::Write { .. }, Answer::Pushed(_)) => {}
     }
     None
+}
+
+fn too_much(drafts: usize) -> Refusal {
+    Refusal::TooLarge { what: "what is to be written at once", size: drafts, max: append::ENTRY_EVENTS_MAX }
 }
 
 fn picture_node(picture: &Picture, id: &NodeId) -> Option<Node> {
@@ -659,18 +691,4 @@ fn needs_of(picture: &Picture, waiting: &[Waiting]) -> Needs {
         }
     }
     needs
-}
-
-/// What waits goes back into the queue where the caller that appends for it goes away.
-struct PutBack<'a> {
-    shared: &'a Shared,
-    waiting: Vec<Waiting>,
-}
-
-impl Drop for PutBack<'_> {
-    fn drop(&mut self) {
-        if !self.waiting.is_empty() {
-            self.shared.waiting.lock().append(&mut self.waiting);
-        }
-    }
 }

@@ -159,13 +159,19 @@ impl<'a, K: Known> Appending<'a, K> {
         self.append.head.position
     }
 
-    /// Whether so many small events still go in. Into an empty one, any number does.
+    /// Whether nothing is in it.
     #[must_use]
-    pub fn has_room_for(&self, events: usize) -> bool {
-        let taken = self.append.entry.events.len();
-        // At most: the file, two paths, an actor, and what one resolution among them lists.
-        let keys = self.keys + events * 4 + API_SIBLINGS_MAX;
-        taken == 0 || taken + events <= ENTRY_EVENTS_MAX && keys <= APPEND_KEYS_MAX
+    pub fn is_empty(&self) -> bool {
+        self.append.entry.events.is_empty()
+    }
+
+    /// Whether more is in it than one append may write.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.append.entry.events.len() > ENTRY_EVENTS_MAX
+            || self.bytes > ENTRY_BYTES_MAX
+            || self.bytes + self.node_bytes.values().sum::<usize>() > APPEND_BYTES_MAX
+            || self.keys > APPEND_KEYS_MAX
     }
 
     /// Whether no more goes in. One event always does.

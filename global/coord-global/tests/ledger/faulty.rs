@@ -85,10 +85,17 @@ impl Store for Faulty {
             return self.store.txn(txn).await;
         }
         let fate = (self.fate.lock().unwrap())();
+        // A caller may go away before it is sent, and before it is answered.
+        tokio::task::yield_now().await;
         match fate {
-            Fate::Arrives => self.store.txn(txn).await,
+            Fate::Arrives => {
+                let reply = self.store.txn(txn).await;
+                tokio::task::yield_now().await;
+                reply
+            }
             Fate::AnswerLost => {
                 self.store.txn(txn).await?;
+                tokio::task::yield_now().await;
                 Err(unanswered())
             }
             Fate::Lost => Err(unanswered()),

@@ -194,9 +194,10 @@ async fn losers_are_listed() {
     settle(&ledger, &mut regions).await;
     check(&ledger, &regions).await;
     assert_eq!(regions[0].files["f"], 3);
-    let listed = ledger.listed(10).await.unwrap();
+    let listed = ledger.listed(None, 10).await.unwrap();
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].sibling.version.content, Some(blob(2)));
+    assert_eq!(ledger.listed(Some(listed[0].at), 10).await.unwrap(), []);
 }
 
 /// One request an append where what it needs is known, one more after a race.
@@ -550,7 +551,9 @@ async fn the_index_of_paths_is_that_of_the_files() {
 /// is written once.
 #[tokio::test]
 async fn who_goes_away_in_doubt_doubles_nothing() {
-    for polls in 0..10 {
+    let mut gone = 0;
+    let fates = [Fate::Arrives, Fate::AnswerLost, Fate::Lost, Fate::Late];
+    for (polls, fate) in (0..12).flat_map(|polls| fates.map(|fate| (polls, fate))) {
         let store = memory();
         let ledger = open(&store).await;
         let mut region = Region::new("a");
@@ -565,30 +568,135 @@ async fn who_goes_away_in_doubt_doubles_nothing() {
         let node = ledger.node(&id).await.unwrap().unwrap();
         let (first, second) = (draft(&node), draft(&node));
         // Both wait; the first one appends for both, and goes away.
-        let mut fates = [Fate::AnswerLost, Fate::Arrives].into_iter();
+        let edits = [first.edit, second.edit];
+        let mut fates = [fate, Fate::Arrives].into_iter();
         store.set(move || fates.next().unwrap_or(Fate::Arrives));
         let mut one = Box::pin(ledger.write(Writer::Api, vec![first], BTreeMap::new()));
-        let mut other = Box::pin(ledger.write(Writer::Api, vec![second.clone()], BTreeMap::new()));
+        let mut other = Box::pin(ledger.write(Writer::Api, vec![second], BTreeMap::new()));
+        // The other one is in the queue before the first one looks into it.
+        let _ = futures_util::poll!(&mut one);
+        let _ = futures_util::poll!(&mut other);
+        let mut is_there = true;
         for _ in 0..polls {
-            tokio::select! {
-                biased;
-                _ = &mut one => break,
-                _ = &mut other => break,
-                () = std::future::ready(()) => {}
-            }
+            is_there = is_there && futures_util::poll!(&mut one).is_pending();
         }
         drop(one);
-        drop(other);
-        // Whatever became of the second, it is written once when it is written again in this queue.
-        let _ = ledger.write(Writer::Api, vec![], BTreeMap::new()).await;
-        let state = state_of(&ledger).await;
+        other.await.unwrap();
+        store.arrive().await;
         let (_, entries) = ledger.entries(0, 100).await.unwrap();
-        let edits: Vec<_> =
-            entries.iter().flat_map(|entry| &entry.events).map(|event| event.event().edit).collect();
-        assert!(edits.iter().filter(|edit| **edit == second.edit).count() <= 1, "{polls}: {edits:?}");
-        assert_eq!(state.cursor, edits.len() as u64);
+        let events = entries.iter().flat_map(|entry| &entry.events);
+        let count = |edit| events.clone().filter(|event| event.event().edit == edit).count();
+        assert_eq!(count(edits[1]), 1, "{fate:?} after {polls}");
+        assert!(count(edits[0]) <= 1, "{fate:?} after {polls}");
         assert!(ledger.verify().await.unwrap().holds());
+        gone += usize::from(is_there);
     }
+    assert!(gone >= 8, "{gone} went away in the middle");
+}
+
+/// What one caller asks for, and no store can do, holds nobody else up: too much at once, and a
+/// context that names more actors than one request may ask for.
+#[tokio::test]
+async fn what_one_asks_for_holds_nobody_else_up() {
+    let ledger = open(&memory()).await;
+    let mut region = Region::new("a");
+    region.save("f", 1);
+    region.sync(&ledger).await.unwrap();
+    let (id, node) = state_of(&ledger).await.nodes.pop_first().unwrap();
+    let version = node.visible().unwrap().version;
+    let draft = |n: u8| {
+        let body = coord_global::model::Body::Write(version.clone());
+        let node = NodeId::from([n; 16]);
+        Draft { edit: EditId::from(next()), node, context: Default::default(), body }
+    };
+    let many: Vec<Draft> = (0..200).map(draft).collect();
+    let actors: Vec<_> =
+        (1..=150).map(|n| coord_global::model::Actor::region(RegionId::new("b").unwrap(), n)).collect();
+    let mut wide = draft(201);
+    wide.context = actors.iter().map(|actor| coord_global::model::Dot::new(actor.clone(), 1)).collect();
+    let (too_much, future, fine) = tokio::join!(
+        ledger.write(Writer::Api, many, BTreeMap::new()),
+        ledger.write(Writer::Api, vec![wide], BTreeMap::new()),
+        ledger.write(Writer::Api, vec![draft(202)], [(id, node.position)].into()),
+    );
+    assert!(matches!(too_much, Err(LedgerError::Refused(Refusal::TooLarge { .. }))), "{too_much:?}");
+    assert!(matches!(future, Err(LedgerError::Refused(Refusal::Future { .. }))), "{future:?}");
+    assert_eq!(fine.unwrap().positions, [2]);
+}
+
+/// What an instance remembers is no reason to refuse: another one has greeted the region since.
+#[tokio::test]
+async fn what_is_refused_is_refused_as_things_are_now() {
+    let store = memory();
+    let (one, other) = (open(&store).await, open(&store).await);
+    let mut region = Region::new("a");
+    region.save("f", 1);
+    region.sync(&one).await.unwrap();
+    region.replica.restarted(Session::from(next()));
+    region.sync(&other).await.unwrap();
+    region.save("f", 2);
+    one.put_content(&blob(2).hash, "x").await.unwrap();
+    region.replica.seal(usize::MAX, |_| true);
+    let events = region.replica.to_push().cloned().collect();
+    let pushed = one.push(region.replica.session(), events).await.unwrap();
+    assert_eq!((pushed.refused, pushed.taken.len()), (None, 1));
+}
+
+/// G21: content that is swept by another instance in the very moment in which it is found to be
+/// there is not taken for there.
+#[tokio::test]
+async fn content_that_is_swept_while_it_is_looked_for_is_missing() {
+    let store = memory();
+    let (one, other) = (open(&store).await, open(&store).await);
+    let mut region = Region::new("a");
+    region.save("f", 1);
+    region.sync(&one).await.unwrap();
+    one.put_content(&blob(2).hash, "x").await.unwrap();
+    // An append of ours is on its way, so that what is said to be there is taken in behind it.
+    let (id, node) = state_of(&one).await.nodes.pop_first().unwrap();
+    let body = coord_global::model::Body::Write(node.visible().unwrap().version);
+    let draft = Draft { edit: EditId::from(next()), node: id, context: node.context, body };
+    let mut append = Box::pin(one.write(Writer::Api, vec![draft], BTreeMap::new()));
+    assert!(futures_util::poll!(&mut append).is_pending());
+    let hash = blob(2).hash;
+    let mut put = Box::pin(one.put_content(&hash, "y"));
+    while futures_util::poll!(&mut put).is_pending() && store.requests() > 0 {}
+    assert_eq!(other.forget_content(&hash, 1).await.unwrap().as_deref(), Some("x"));
+    append.await.unwrap();
+    put.await.unwrap();
+    region.save("f", 2);
+    region.replica.seal(usize::MAX, |_| true);
+    let events = region.replica.to_push().cloned().collect();
+    let pushed = one.push(region.replica.session(), events).await.unwrap();
+    assert!(matches!(pushed.refused, Some((_, Refusal::ContentMissing { .. }))), "{pushed:?}");
+}
+
+/// Of a queue that is full, callers are told.
+#[tokio::test]
+async fn a_queue_has_an_end() {
+    let ledger = open(&memory()).await;
+    let mut region = Region::new("a");
+    region.sync(&ledger).await.unwrap();
+    region.save("f", 1);
+    ledger.put_content(&blob(1).hash, "x").await.unwrap();
+    region.replica.seal(usize::MAX, |_| true);
+    let (session, events) = (region.replica.session(), region.replica.to_push().cloned().collect());
+    // It has the store's ear, and is not polled again; all others wait behind it.
+    let mut first = Box::pin(ledger.push(session, events));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    let mut waiting = Vec::new();
+    for _ in 0..1_000 {
+        let mut push = Box::pin(ledger.push(session, Vec::new()));
+        assert!(futures_util::poll!(&mut push).is_pending());
+        waiting.push(push);
+    }
+    let refused = ledger.push(session, Vec::new()).await;
+    assert!(matches!(refused, Err(LedgerError::Full { waiting: 1_000 })), "{refused:?}");
+    first.await.unwrap();
+    for push in waiting {
+        push.await.unwrap();
+    }
+    assert_eq!(ledger.push(session, Vec::new()).await.unwrap().taken, []);
 }
 
 /// G26: a log of a later format is not read, nor written, and its reader says so.

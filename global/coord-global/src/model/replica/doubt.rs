@@ -226,8 +226,9 @@ impl Replica {
         for (id, node) in &old.nodes {
             let known = known(id);
             for (dot, sibling) in &node.siblings {
-                let covered = sure && own.iter().any(|edit| edit.node == *id && edit.context.contains(dot));
-                if known.contains(dot) || covered {
+                let covered =
+                    || sure && own.iter().any(|edit| edit.node == *id && edit.context.contains(dot));
+                if known.contains(dot) || covered() {
                     continue;
                 }
                 edits.push(Pending {

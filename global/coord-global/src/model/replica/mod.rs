@@ -187,7 +187,13 @@ impl Replica {
         &self.outbox
     }
 
-    /// The edits that were not taken.
+    /// The edits that were not taken, which whoever lists them keeps from now on.
+    pub fn take_set_aside(&mut self) -> Vec<SetAside> {
+        std::mem::take(&mut self.set_aside)
+    }
+
+    /// The edits that were not taken. They stay until they are
+    /// [taken](Self::take_set_aside): there is no more of them than there were edits.
     #[must_use]
     pub fn set_aside(&self) -> &[SetAside] {
         &self.set_aside
