@@ -13,8 +13,8 @@ use crate::model::append::{Append, Known};
 use crate::model::log::LOG_FORMAT;
 use crate::model::{Actor, ActorRecord, Entry, Hash, Head, Node, NodeId, Refusal, fold};
 
-/// How many entries of the log are read to come up to date, 8 MiB at most; where there are more, all
-/// that is known of files is read anew when it is needed.
+/// How many entries of the log are read to come up to date, 8 MiB at most; where there are more,
+/// all that is known of files is read anew when it is needed.
 const CATCH_UP: usize = 16;
 
 /// How many files are kept at most. Beyond it all are forgotten, and read when they are needed.
