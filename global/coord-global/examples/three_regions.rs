@@ -86,7 +86,7 @@ impl Region {
         let tree = self.replica.view().tree();
         let shown: Vec<NodeId> = self.replica.shown().keys().copied().collect();
         for id in shown.into_iter().chain(tree.values().copied()).collect::<BTreeSet<_>>() {
-            self.replica.wrote(&id);
+            self.replica.shows(&id);
         }
         let content =
             |id: &NodeId| Some(world.contents.get(&self.replica.wanted(id)?.1.content?.hash)?.clone());

@@ -68,7 +68,7 @@ async fn work(endpoints: Vec<String>, name: &'static str) -> Replica {
         }
         // What stands on the disk is what is shown, so that the next edit is on top of it.
         let ids: Vec<NodeId> = replica.view().tree().into_values().collect();
-        ids.iter().for_each(|id| replica.wrote(id));
+        ids.iter().for_each(|id| replica.shows(id));
     }
     replica
 }

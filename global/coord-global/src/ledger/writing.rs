@@ -607,7 +607,11 @@ fn answer_to(waiting: Waiting, answer: Answer) -> Option<Waiting> {
 }
 
 fn too_much(drafts: usize) -> Refusal {
-    Refusal::TooLarge { what: "what is to be written at once", size: drafts, max: append::ENTRY_EVENTS_MAX }
+    Refusal::TooLarge {
+        what: "what is to be written at once".into(),
+        size: drafts,
+        max: append::ENTRY_EVENTS_MAX,
+    }
 }
 
 fn picture_node(picture: &Picture, id: &NodeId) -> Option<Node> {

@@ -268,7 +268,7 @@ impl<'a, K: Known> Appending<'a, K> {
             let forgettable =
                 node.is_none_or(|node| node.visible().is_none_or(|visible| visible.is_deleted()));
             if !forgettable {
-                return Err(Refusal::Body("a file that is there is not forgotten"));
+                return Err(Refusal::Body("a file that is there is not forgotten".into()));
             }
         }
         Ok(())

@@ -227,7 +227,7 @@ impl Event {
             return Err(Refusal::Format { found: self.format, known: FORMAT });
         }
         if self.dot.seq == 0 {
-            return Err(Refusal::Body("the edits of an actor are counted from 1"));
+            return Err(Refusal::Body("the edits of an actor are counted from 1".into()));
         }
         if self.context.get(&self.dot.actor) >= self.dot.seq {
             let known = self.dot.seq - 1;
@@ -238,7 +238,7 @@ impl Event {
             });
         }
         if self.version().is_some_and(|version| !version.changed.is_known()) {
-            return Err(Refusal::Body("the edit changes fields that are not known here"));
+            return Err(Refusal::Body("the edit changes fields that are not known here".into()));
         }
         match &self.body {
             Body::Write(_) => Ok(()),
@@ -247,11 +247,11 @@ impl Event {
                 if seen {
                     Ok(())
                 } else {
-                    Err(Refusal::Body("a resolution names an edit that it has not seen"))
+                    Err(Refusal::Body("a resolution names an edit that it has not seen".into()))
                 }
             }
             Body::Fork { version, .. } if version.is_deleted() => {
-                Err(Refusal::Body("a deletion is no file of its own"))
+                Err(Refusal::Body("a deletion is no file of its own".into()))
             }
             Body::Fork { .. } if !self.dot.actor.is_instance() => {
                 Err(Refusal::NotTheActor { actor: self.dot.actor.clone() })
@@ -299,7 +299,7 @@ impl Sealed {
     /// As [`new`](Self::new), and [`Refusal::Encoding`] for bytes that no event is encoded to.
     pub fn read(bytes: Vec<u8>) -> Result<Self, Refusal> {
         if bytes.len() > EVENT_MAX {
-            return Err(Refusal::TooLarge { what: "an event", size: bytes.len(), max: EVENT_MAX });
+            return Err(Refusal::TooLarge { what: "an event".into(), size: bytes.len(), max: EVENT_MAX });
         }
         match bytes.first() {
             Some(&FORMAT) => {}
@@ -313,7 +313,7 @@ impl Sealed {
 
     fn of(event: Event, bytes: Vec<u8>) -> Result<Self, Refusal> {
         if bytes.len() > EVENT_MAX {
-            return Err(Refusal::TooLarge { what: "an event", size: bytes.len(), max: EVENT_MAX });
+            return Err(Refusal::TooLarge { what: "an event".into(), size: bytes.len(), max: EVENT_MAX });
         }
         let hash = Hash::of("coord.global.event", &[&bytes]);
         Ok(Self(Arc::new(Parts { event, bytes, hash })))

@@ -1,6 +1,6 @@
 //! Names: of regions, of who writes, of files, of edits.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use sha2::{Digest, Sha256};
 pub const NAME_MAX: usize = 63;
 
 /// That is no name of its kind.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error(
     "{name:?} is no {what}: a region and a space are 1 to 63 bytes of a to z, 0 to 9 and `-`, a letter or \
      a digit first; an actor is `region#incarnation`, an id 32 hexadecimal digits"
 )]
 pub struct NameError {
     /// Of what kind the name should have been.
-    pub what: &'static str,
+    pub what: Cow<'static, str>,
     /// The name, shortened.
     pub name: String,
 }
 
 impl NameError {
     fn new(what: &'static str, name: &str) -> Self {
-        Self { what, name: name.chars().take(NAME_MAX).collect() }
+        Self { what: what.into(), name: name.chars().take(NAME_MAX).collect() }
     }
 }
 

@@ -26,6 +26,7 @@ mod refusal;
 pub mod replica;
 pub mod sibling;
 pub mod state;
+mod tracked;
 pub mod vector;
 pub mod view;
 pub mod visible;

@@ -7,12 +7,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::event::{Sealed, Version};
 use super::id::{Dot, EditId, Hash, NodeId};
+use super::tracked::Tracked;
 use super::vector::VersionVector;
 
 /// Whether it is known that an edit was not accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
     /// Nobody else has it.
     Own,
@@ -22,7 +25,7 @@ pub enum Standing {
 }
 
 /// An edit that has no name yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
     /// The save.
     pub edit: EditId,
@@ -48,13 +51,30 @@ struct Edits {
 /// A region's edits, in the order in which they were made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outbox {
-    sealed: BTreeMap<u64, Sealed>,
-    pending: BTreeMap<u64, Pending>,
+    pub(in crate::model) sealed: Tracked<u64, Sealed>,
+    pub(in crate::model) pending: Tracked<u64, Pending>,
     by_node: BTreeMap<NodeId, Edits>,
-    next: u64,
+    /// The number of the last pending edit that there was.
+    pub(in crate::model) last: u64,
 }
 
 impl Outbox {
+    /// As it was written down.
+    pub(in crate::model) fn restored(
+        sealed: Tracked<u64, Sealed>,
+        pending: Tracked<u64, Pending>,
+        last: u64,
+    ) -> Self {
+        let mut by_node: BTreeMap<NodeId, Edits> = BTreeMap::new();
+        for (seq, event) in &*sealed {
+            by_node.entry(event.event().node).or_default().sealed.push(*seq);
+        }
+        for (order, pending) in &*pending {
+            by_node.entry(pending.node).or_default().pending.push(*order);
+        }
+        Self { sealed, pending, by_node, last }
+    }
+
     /// Whether there is nothing in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -123,17 +143,26 @@ impl Outbox {
         self.pending.get_mut(&order)
     }
 
-    /// All pending edits.
-    pub(crate) fn each_pending_mut(&mut self) -> impl Iterator<Item = &mut Pending> {
-        self.pending.values_mut()
+    /// An edit of a file has that name, or is part of the base under one that is not known: what
+    /// was made on top of it has seen it.
+    pub(crate) fn named(&mut self, node: &NodeId, edit: EditId, dot: Option<&Dot>) {
+        let orders = self.by_node.get(node).map(|edits| edits.pending.clone()).unwrap_or_default();
+        for order in orders {
+            if self.pending.get(&order).is_some_and(|pending| pending.on_top_of == Some(edit)) {
+                if let Some(pending) = self.pending.get_mut(&order) {
+                    pending.on_top_of = None;
+                    dot.into_iter().for_each(|dot| pending.context.insert(dot));
+                }
+            }
+        }
     }
 
     /// One more edit.
     pub(crate) fn add(&mut self, pending: Pending) -> u64 {
-        self.next += 1;
-        self.by_node.entry(pending.node).or_default().pending.push(self.next);
-        self.pending.insert(self.next, pending);
-        self.next
+        self.last += 1;
+        self.by_node.entry(pending.node).or_default().pending.push(self.last);
+        self.pending.insert(self.last, pending);
+        self.last
     }
 
     pub(crate) fn remove(&mut self, order: u64) -> Option<Pending> {
@@ -152,8 +181,7 @@ impl Outbox {
 
     /// All sealed edits up to `seq` are folded.
     pub(crate) fn folded(&mut self, seq: u64) -> Vec<Sealed> {
-        let rest = self.sealed.split_off(&seq.saturating_add(1));
-        let folded = std::mem::replace(&mut self.sealed, rest);
+        let folded = self.sealed.take_up_to(&seq);
         for (seq, event) in &folded {
             self.forget(&event.event().node, |edits| edits.sealed.retain(|other| other != seq));
         }
@@ -178,8 +206,7 @@ impl Outbox {
 
     /// Takes everything out, in order: sealed edits first, as pending ones that are in doubt.
     pub(crate) fn take_in_doubt(&mut self) -> Vec<Pending> {
-        let sealed = std::mem::take(&mut self.sealed);
-        let pending = std::mem::take(&mut self.pending);
+        let (sealed, pending) = (self.sealed.take(), self.pending.take());
         self.by_node.clear();
         let mut last: BTreeMap<NodeId, (Dot, EditId)> = BTreeMap::new();
         let mut all = Vec::new();

@@ -29,7 +29,8 @@ impl RelPath {
     /// [`Refusal::Path`] says what is wrong with it.
     pub fn new(path: impl AsRef<str>) -> Result<Self, Refusal> {
         let path = path.as_ref();
-        let refused = |why| Err(Refusal::Path { why, path: path.chars().take(80).collect() });
+        let refused =
+            |why: &'static str| Err(Refusal::Path { why: why.into(), path: path.chars().take(80).collect() });
         if path.is_empty() {
             return refused("it is empty");
         }

@@ -1,9 +1,13 @@
 //! Why something is not taken.
 
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
 use super::id::{Actor, Hash, NameError, NodeId};
 
 /// Why an edit, a name or a sequence of bytes is not taken. Nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
     /// That is no name of its kind.
@@ -13,7 +17,7 @@ pub enum Refusal {
     #[error("{path:?} is no path: {why}")]
     Path {
         /// What is wrong with it.
-        why: &'static str,
+        why: Cow<'static, str>,
         /// The path, shortened.
         path: String,
     },
@@ -39,7 +43,7 @@ pub enum Refusal {
     #[error("{what} has {size} bytes, and {max} at most are taken")]
     TooLarge {
         /// What it is.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// Its size in bytes.
         size: usize,
         /// The most that is taken.
@@ -98,7 +102,7 @@ pub enum Refusal {
     },
     /// The body of the event does not go together with the file, as the text says.
     #[error("{0}")]
-    Body(&'static str),
+    Body(Cow<'static, str>),
     /// The file has changed since it was looked at: look again, and decide again.
     #[error("the file {node} has changed since: look again")]
     Changed {

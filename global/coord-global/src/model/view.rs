@@ -39,7 +39,7 @@ impl Place {
 }
 
 /// A file that wants a path.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Claim {
     path: RelPath,
     folded: String,
@@ -62,6 +62,13 @@ pub struct PathView {
     crowded: BTreeSet<String>,
     /// Who gives way, and where it is shown; made when it is asked for.
     giving_way: OnceLock<BTreeMap<NodeId, Place>>,
+}
+
+/// Where the same files are, they are shown at the same places.
+impl PartialEq for PathView {
+    fn eq(&self, other: &Self) -> bool {
+        self.names == other.names && self.claims == other.claims
+    }
 }
 
 impl PathView {

@@ -83,7 +83,7 @@ impl Region {
         let tree = self.replica.view().tree();
         let ids: BTreeSet<NodeId> = shown.into_iter().chain(tree.values().copied()).collect();
         for id in ids {
-            self.replica.wrote(&id);
+            self.replica.shows(&id);
         }
         let content = |id: &NodeId| {
             let version = self.replica.node(id).unwrap().visible().unwrap().version;

@@ -22,6 +22,9 @@ impl Replica {
         wall_ms: u64,
         edit: EditId,
     ) -> Option<NodeId> {
+        if self.was_written(path.as_str(), content) {
+            return None;
+        }
         if let Some(id) = self.disk.get(path.as_str()).copied() {
             return self.edited(id, wall_ms, edit, |version| {
                 version.changed = Fields::CONTENT;
@@ -56,6 +59,11 @@ impl Replica {
     /// there.
     pub fn vanished(&mut self, path: &str, wall_ms: u64, edit: EditId) -> Option<NodeId> {
         let id = self.disk.get(path).copied()?;
+        if self.writing.contains_key(&id) {
+            // It was taken away to be written elsewhere, or not at all.
+            self.took_away(&id);
+            return None;
+        }
         let was = self.shown.get(&id).and_then(|shown| shown.version.content);
         let is_new = |pending: &Pending| {
             pending.context.is_empty() && pending.version.base.is_none() && pending.standing == Standing::Own
@@ -83,15 +91,17 @@ impl Replica {
     /// that one [vanished](Self::vanished).
     pub fn moved(&mut self, from: &str, to: &RelPath, wall_ms: u64, edit: EditId) -> Option<NodeId> {
         let id = self.disk.get(from).copied()?;
+        let content = self.shown.get(&id)?.version.content;
+        if content.is_some_and(|content| self.was_written(to.as_str(), content)) {
+            return None;
+        }
         self.edited(id, wall_ms, edit, |version| {
             version.changed = Fields::PATH;
             version.path = to.clone();
             true
         });
-        self.disk.remove(from);
-        self.disk.insert(to.as_str().to_owned(), id);
-        if let Some(shown) = self.shown.get_mut(&id) {
-            to.as_str().clone_into(&mut shown.path);
+        if let Some(shown) = self.shown.get(&id).cloned() {
+            self.show(id, Shown { path: to.as_str().to_owned(), ..shown });
         }
         Some(id)
     }
@@ -114,7 +124,10 @@ impl Replica {
         if !change(&mut version) {
             return None;
         }
-        let (path, seen, on_top_of) = (shown.path.clone(), shown.seen.clone(), shown.pending);
+        // Where something was being written, it is not known what it was saved on top of.
+        let is_known = !self.writing.contains_key(&id);
+        let (path, seen, on_top_of) =
+            (shown.path.clone(), shown.seen.clone(), shown.pending.filter(|_| is_known));
         self.save(id, seen, version, edit, on_top_of);
         self.stands(id, &path, edit);
         Some(id)
@@ -166,7 +179,20 @@ impl Replica {
         };
         let shown =
             Shown { path: path.to_owned(), version: pending.version.clone(), seen, pending: Some(edit) };
-        self.disk.insert(path.to_owned(), id);
+        self.show(id, shown);
+    }
+
+    /// The file stands there now, and no other one does.
+    pub(super) fn show(&mut self, id: NodeId, shown: Shown) {
+        if self.shown.get(&id) == Some(&shown) {
+            return;
+        }
+        self.unshow(&id);
+        self.writing.remove(&id);
+        if let Some(other) = self.disk.get(&shown.path).copied() {
+            self.unshow(&other);
+        }
+        self.disk.insert(shown.path.clone(), id);
         self.shown.insert(id, shown);
     }
 

@@ -1,6 +1,8 @@
 //! Edits of which a region does not know whether they were accepted (G9): its disk was restored
 //! from a copy, or the store was, or another copy of the disk has spoken for it.
 
+use std::collections::BTreeSet;
+
 use super::super::Refusal;
 use super::super::event::{Event, Fields, Sealed, Version};
 use super::super::id::{Dot, EditId, NodeId};
@@ -25,17 +27,16 @@ impl Replica {
     pub(super) fn doubt(&mut self) {
         let edits = self.outbox.take_in_doubt();
         for edit in &edits {
-            if let (Standing::InDoubt(Some((dot, _))), Some(shown)) =
-                (&edit.standing, self.shown.get_mut(&edit.node))
-            {
+            let Standing::InDoubt(Some((dot, _))) = &edit.standing else { continue };
+            self.each_shown(&edit.node, |shown| {
                 // It is what stands on the disk, unless something was saved on top of it.
                 let below = shown.pending.is_none() || shown.pending == edit.on_top_of;
                 if shown.seen.contains(dot) && below {
                     shown.pending = Some(edit.edit);
                 }
-            }
+            });
         }
-        let found = std::mem::take(&mut self.found);
+        let found = self.found.take();
         let mut orders = Vec::new();
         for edit in edits {
             let dot = found.get(&edit.edit).cloned();
@@ -48,7 +49,7 @@ impl Replica {
         }
         for (edit, node, dot, order) in orders {
             self.outbox.remove(order);
-            self.accepted_as(edit, node, Some(&dot));
+            self.named(edit, node, Some(&dot));
             self.refresh(node);
         }
         self.refresh_all();
@@ -89,7 +90,7 @@ impl Replica {
         match found {
             Some((order, Standing::InDoubt(_))) => {
                 self.outbox.remove(order);
-                self.accepted_as(*edit, *node, Some(event.dot()));
+                self.named(*edit, *node, Some(event.dot()));
             }
             None if !is_sealed => {}
             // Another copy of this disk speaks for the region, and had this edit too.
@@ -100,16 +101,16 @@ impl Replica {
         }
     }
 
-    /// An edit that was in doubt is part of the base, under that name if it is known.
-    pub(super) fn accepted_as(&mut self, edit: EditId, node: NodeId, dot: Option<&Dot>) {
-        for other in self.outbox.each_pending_mut().filter(|other| other.on_top_of == Some(edit)) {
-            other.on_top_of = None;
-            dot.into_iter().for_each(|dot| other.context.insert(dot));
-        }
-        if let Some(shown) = self.shown.get_mut(&node).filter(|shown| shown.pending == Some(edit)) {
-            shown.pending = None;
-            dot.into_iter().for_each(|dot| shown.seen.insert(dot));
-        }
+    /// An edit has that name now, or is part of the base under one that is not known: what was made
+    /// on top of it has seen it.
+    pub(super) fn named(&mut self, edit: EditId, node: NodeId, dot: Option<&Dot>) {
+        self.outbox.named(&node, edit, dot);
+        self.each_shown(&node, |shown| {
+            if shown.pending == Some(edit) {
+                shown.pending = None;
+                dot.into_iter().for_each(|dot| shown.seen.insert(dot));
+            }
+        });
     }
 
     /// What is still in doubt is decided.
@@ -151,11 +152,7 @@ impl Replica {
             rest.iter_mut()
                 .filter(|other| other.on_top_of == Some(edit.edit))
                 .for_each(|other| other.on_top_of = None);
-            if let Some(shown) =
-                self.shown.get_mut(&edit.node).filter(|shown| shown.pending == Some(edit.edit))
-            {
-                shown.pending = None;
-            }
+            self.named(edit.edit, edit.node, None);
         }
         rest
     }
@@ -168,18 +165,14 @@ impl Replica {
         edit.context = edit.context.meet(&known);
         edit.on_top_of = None;
         edit.standing = Standing::Own;
-        if let Some(shown) = self.shown.get_mut(&edit.node) {
-            shown.seen = shown.seen.meet(&known);
-        }
+        self.each_shown(&edit.node, |shown| shown.seen = shown.seen.meet(&known));
         self.outbox.add(edit);
     }
 
     /// Whether an edit was accepted is no longer to be known: its content becomes a file of its
     /// own, unless the file has it anyway. Anything else that it did is set aside.
     fn copy(&mut self, edit: Pending) -> Option<NodeId> {
-        if let Some(shown) = self.shown.get_mut(&edit.node) {
-            shown.pending = shown.pending.filter(|pending| *pending != edit.edit);
-        }
+        self.named(edit.edit, edit.node, None);
         let visible = self.base.nodes.get(&edit.node).and_then(Node::visible);
         if visible.as_ref().is_some_and(|visible| edit.version.agrees(&visible.version, edit.version.changed))
         {
@@ -189,9 +182,9 @@ impl Replica {
         let content = edit.version.content.filter(|_| edit.version.changed.has(Fields::CONTENT) && !has_it);
         let Some(content) = content else {
             let reason = Refusal::Body(
-                "whether it was accepted before the disk was restored is no longer to be known",
+                "whether it was accepted before the disk was restored is no longer to be known".into(),
             );
-            self.set_aside.push(SetAside { edit: edit.edit, node: edit.node, version: edit.version, reason });
+            self.put_aside(SetAside { edit: edit.edit, node: edit.node, version: edit.version, reason });
             return None;
         };
         let actor = self.actor.clone().unwrap_or_else(|| self.unnamed());
@@ -246,12 +239,10 @@ impl Replica {
             _ => true,
         });
         let unknown = collapse(unknown.collect());
-        let nodes: Vec<NodeId> = self.shown.keys().copied().collect();
+        let nodes: BTreeSet<NodeId> = self.shown.keys().chain(self.writing.keys()).copied().collect();
         for id in nodes {
-            let known = known(&id);
-            if let Some(shown) = self.shown.get_mut(&id) {
-                shown.seen = shown.seen.meet(&known);
-            }
+            let known = self.base.nodes.get(&id).map(|node| node.context.clone()).unwrap_or_default();
+            self.each_shown(&id, |shown| shown.seen = shown.seen.meet(&known));
         }
         for edit in edits {
             self.outbox.add(edit);

@@ -92,7 +92,7 @@ impl Replica {
             if let Some(event) = self.outbox.take_out(seq) {
                 let node = event.event().node;
                 if let Some(version) = event.event().version().cloned() {
-                    self.set_aside.push(SetAside { edit: event.event().edit, node, version, reason });
+                    self.put_aside(SetAside { edit: event.event().edit, node, version, reason });
                 }
                 self.refresh(node);
             }
@@ -144,21 +144,12 @@ impl Replica {
             }) {
                 Ok(event) => {
                     self.outbox.seal(order, event);
-                    for other in self.outbox.each_pending_mut().filter(|other| other.on_top_of == Some(edit))
-                    {
-                        other.context.insert(&dot);
-                        other.on_top_of = None;
-                    }
-                    if let Some(shown) = self.shown.get_mut(&node).filter(|shown| shown.pending == Some(edit))
-                    {
-                        shown.seen.insert(&dot);
-                        shown.pending = None;
-                    }
+                    self.named(edit, node, Some(&dot));
                     sealed += 1;
                 }
                 Err(reason) => {
                     self.outbox.remove(order);
-                    self.set_aside.push(SetAside { edit, node, version, reason });
+                    self.put_aside(SetAside { edit, node, version, reason });
                 }
             }
             self.refresh(node);
@@ -197,6 +188,7 @@ impl Replica {
             } else {
                 self.found_accepted(&event);
             }
+            self.folded.insert(event.event().node);
             self.refresh(event.event().node);
         }
         self.decide_if_read();

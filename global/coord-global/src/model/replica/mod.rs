@@ -6,11 +6,15 @@
 mod disk;
 mod doubt;
 mod link;
+mod record;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
 
 use super::Refusal;
 use super::event::{Body, Event, FORMAT, Sealed, Version};
@@ -20,12 +24,13 @@ use super::node::{Node, fold};
 use super::outbox::Outbox;
 use super::path::Names;
 use super::state::State;
+use super::tracked::Tracked;
 use super::vector::VersionVector;
 use super::view::PathView;
-use super::visible::Visible;
 
 #[cfg(test)]
 pub(in crate::model) use doubt::Decided;
+pub use record::{Change, Part, REPLICA_FORMAT};
 use snapshot::Filling;
 pub use snapshot::Paged;
 
@@ -35,7 +40,7 @@ const LOCAL: u64 = 1 << 62;
 const NO_CAP_MS: u64 = 1 << 62;
 
 /// What stands on the disk of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shown {
     /// Where it stands.
     pub path: String,
@@ -48,7 +53,7 @@ pub struct Shown {
 }
 
 /// An edit that was not taken (G22): it is kept and listed, and holds nothing up.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetAside {
     /// The save.
     pub edit: EditId,
@@ -75,11 +80,17 @@ pub enum Need {
 }
 
 /// A region.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Replica {
     space: SpaceName,
     region: RegionId,
     pub(in crate::model) base: State,
+    /// Under which the files of the base are written down: a snapshot is another one.
+    generation: u32,
+    /// The last generation that there was.
+    generations: u32,
+    /// The files of the base that were changed since they were written down.
+    folded: BTreeSet<NodeId>,
     view: PathView,
     actor: Option<Actor>,
     /// The epoch in which it was welcomed. Its fold is of an older one until it has a snapshot.
@@ -89,9 +100,13 @@ pub struct Replica {
     /// How far its edits are known to be accepted.
     pub(in crate::model) accepted: u64,
     pub(in crate::model) outbox: Outbox,
-    pub(in crate::model) shown: BTreeMap<NodeId, Shown>,
+    pub(in crate::model) shown: Tracked<NodeId, Shown>,
     disk: BTreeMap<String, NodeId>,
-    set_aside: Vec<SetAside>,
+    /// What the disk may show of a file since it was decided to write that; `None`: nothing.
+    writing: Tracked<NodeId, Option<Shown>>,
+    set_aside: Tracked<u64, SetAside>,
+    /// How many there ever were.
+    last_set_aside: u64,
     pub(in crate::model) session: Session,
     before: Option<Session>,
     welcomed: bool,
@@ -103,7 +118,7 @@ pub struct Replica {
     /// doubt but what has not been folded yet.
     pub(in crate::model) settled: Option<u64>,
     /// Edits that are here and that the log has under the name of another copy of this disk.
-    found: BTreeMap<EditId, Dot>,
+    found: Tracked<EditId, Dot>,
     /// A snapshot went over a part of the log in which edits that are in doubt may be.
     skipped: bool,
     pub(in crate::model) trimmed: bool,
@@ -118,15 +133,20 @@ impl Replica {
             space,
             region,
             base: State::new(names, 0),
+            generation: 0,
+            generations: 0,
+            folded: BTreeSet::new(),
             view: PathView::new(names),
             actor: None,
             epoch: 0,
             own: ActorRecord::default(),
             accepted: 0,
             outbox: Outbox::default(),
-            shown: BTreeMap::new(),
+            shown: Tracked::default(),
             disk: BTreeMap::new(),
-            set_aside: Vec::new(),
+            writing: Tracked::default(),
+            set_aside: Tracked::default(),
+            last_set_aside: 0,
             session,
             before: None,
             welcomed: false,
@@ -134,7 +154,7 @@ impl Replica {
             astray: false,
             doubt_until: None,
             settled: None,
-            found: BTreeMap::new(),
+            found: Tracked::default(),
             skipped: false,
             trimmed: false,
             filling: None,
@@ -189,14 +209,18 @@ impl Replica {
 
     /// The edits that were not taken, which whoever lists them keeps from now on.
     pub fn take_set_aside(&mut self) -> Vec<SetAside> {
-        std::mem::take(&mut self.set_aside)
+        self.set_aside.take().into_values().collect()
     }
 
     /// The edits that were not taken. They stay until they are
     /// [taken](Self::take_set_aside): there is no more of them than there were edits.
-    #[must_use]
-    pub fn set_aside(&self) -> &[SetAside] {
-        &self.set_aside
+    pub fn set_aside(&self) -> impl ExactSizeIterator<Item = &SetAside> {
+        self.set_aside.values()
+    }
+
+    fn put_aside(&mut self, edit: SetAside) {
+        self.last_set_aside += 1;
+        self.set_aside.insert(self.last_set_aside, edit);
     }
 
     /// The region.
@@ -228,7 +252,7 @@ impl Replica {
 
     /// What stands on its disk.
     #[must_use]
-    pub const fn shown(&self) -> &BTreeMap<NodeId, Shown> {
+    pub fn shown(&self) -> &BTreeMap<NodeId, Shown> {
         &self.shown
     }
 
@@ -295,42 +319,5 @@ impl Replica {
     pub(in crate::model) fn refresh(&mut self, id: NodeId) {
         let node = self.node(&id);
         self.view.set(id, node.as_ref());
-    }
-
-    /// What should stand on the disk of a file, and where; `None` if nothing should.
-    #[must_use]
-    pub fn wanted(&self, id: &NodeId) -> Option<(String, Version)> {
-        let path = self.view.place(id)?.path()?.to_owned();
-        Some((path, self.node(id)?.visible()?.version))
-    }
-
-    /// The disk shows of a file what it [should](Self::wanted): who edits it there has seen that.
-    pub fn wrote(&mut self, id: &NodeId) {
-        let wanted = self.wanted(id);
-        self.unshow(id);
-        let (Some((path, _)), Some(node)) = (wanted, self.node(id)) else { return };
-        let Some(visible) = node.visible() else { return };
-        let unnamed = self.unnamed();
-        let (_, pending) = self.outbox.of_node(id);
-        let edits: Vec<_> =
-            pending.filter(|(order, _)| visible.of.contains(&Dot::new(unnamed.clone(), *order))).collect();
-        let part = edits.last().map(|(_, pending)| pending.edit);
-        let mut seen = node.seen(&visible);
-        seen.lower(&unnamed, 0);
-        let Visible { version, .. } = visible;
-        self.disk.insert(path.clone(), *id);
-        self.shown.insert(*id, Shown { path, version, seen, pending: part });
-    }
-
-    /// The file that was last seen or written at a path of the disk.
-    #[must_use]
-    pub fn stands_at(&self, path: &str) -> Option<NodeId> {
-        self.disk.get(path).copied()
-    }
-
-    /// The file stands nowhere on the disk for now, since what should be its place is taken by
-    /// something that was not looked at yet.
-    pub fn took_away(&mut self, id: &NodeId) {
-        self.unshow(id);
     }
 }

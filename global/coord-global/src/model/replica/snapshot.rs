@@ -1,5 +1,7 @@
 //! A snapshot, where the log is trimmed behind a region (G10), or another one (G25).
 
+use std::collections::BTreeSet;
+
 use super::super::Refusal;
 use super::super::id::{Hash, NodeId};
 use super::super::log::{ActorRecord, Head};
@@ -10,11 +12,14 @@ use super::Replica;
 use super::doubt::Decided;
 
 /// A snapshot that is being taken.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(in crate::model) struct Filling {
     pub(in crate::model) state: State,
-    record: ActorRecord,
-    next: Option<NodeId>,
+    pub(super) generation: u32,
+    /// The files of pages that are not written down yet.
+    pub(super) paged: BTreeSet<NodeId>,
+    pub(super) record: ActorRecord,
+    pub(super) next: Option<NodeId>,
 }
 
 /// A file in a page of a snapshot.
@@ -42,7 +47,9 @@ impl Replica {
         }
         let mut state = State::new(head.names, head.epoch);
         (state.cursor, state.chain) = (head.position, head.chain);
-        self.filling = Some(Filling { state, record, next: None });
+        self.generations += 1;
+        let generation = self.generations;
+        self.filling = Some(Filling { state, generation, paged: BTreeSet::new(), record, next: None });
         Ok(self.snapshot_newer_than())
     }
 
@@ -83,16 +90,18 @@ impl Replica {
                     }
                 }
             };
+            filling.paged.insert(id);
             filling.state.nodes.insert(id, node);
         }
     }
 
     /// The last page has come: the snapshot takes the place of what was folded. Own edits stay.
     pub fn finish_snapshot(&mut self) {
-        let Some(Filling { state, record, .. }) = self.filling.take() else { return };
+        let Some(Filling { state, generation, paged, record, .. }) = self.filling.take() else { return };
         let restored = state.epoch != self.base.epoch;
         let in_chain = self.is_in_chain(&record);
         let old = std::mem::replace(&mut self.base, state);
+        (self.generation, self.folded) = (generation, paged);
         self.trimmed = false;
         if restored {
         } else if in_chain {
@@ -106,13 +115,16 @@ impl Replica {
         } else if self.doubt_until.is_some() {
             self.decide(Decided::SomeOfThem);
         }
+        self.refresh_view();
+    }
+
+    /// Finds anew where each file is shown.
+    pub(super) fn refresh_view(&mut self) {
         let mut view = PathView::new(self.base.names());
         for (id, node) in &self.base.nodes {
             view.set(*id, Some(node));
         }
         self.view = view;
-        for id in self.outbox.nodes() {
-            self.refresh(id);
-        }
+        self.refresh_all();
     }
 }

@@ -183,7 +183,8 @@ fn a_bad_edit_is_set_aside_and_nothing_waits() {
     replica.refused(2, bad.clone());
     assert_eq!(replica.need(), Need::Hello);
     assert_eq!(replica.set_aside().len(), 1);
-    assert_eq!((replica.set_aside()[0].edit, &replica.set_aside()[0].reason), (edit(2), &bad));
+    let aside = replica.set_aside().next().unwrap();
+    assert_eq!((aside.edit, &aside.reason), (edit(2), &bad));
     coordinator.greet(&mut replica);
     assert_eq!(replica.actor().unwrap().incarnation(), 2);
     assert_eq!(everything(&mut replica), 2);
@@ -203,7 +204,7 @@ fn an_edit_that_is_too_large_gets_no_name() {
     let pending = replica.outbox.pending_mut(order).unwrap();
     pending.version.meta.insert("note".to_owned(), "x".repeat(event::EVENT_MAX));
     assert_eq!(everything(&mut replica), 1);
-    assert!(matches!(replica.set_aside()[0].reason, Refusal::TooLarge { .. }));
+    assert!(matches!(replica.set_aside().next().unwrap().reason, Refusal::TooLarge { .. }));
     assert_eq!(replica.to_push().count(), 1);
 }
 

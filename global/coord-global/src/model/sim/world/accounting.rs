@@ -17,8 +17,10 @@ impl World {
         let set_aside = self.agents[agent].replica.set_aside().len();
         let result = run(self);
         let after = self.unfolded(agent);
-        let set_aside: BTreeMap<EditId, NodeId> = self.agents[agent].replica.set_aside()[set_aside..]
-            .iter()
+        let set_aside: BTreeMap<EditId, NodeId> = self.agents[agent]
+            .replica
+            .set_aside()
+            .skip(set_aside)
             .map(|edit| (edit.edit, edit.node))
             .collect();
         for edit in set_aside.keys() {

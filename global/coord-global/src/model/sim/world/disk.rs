@@ -153,7 +153,7 @@ impl World {
                 _ => false,
             };
             if same && untouched {
-                replica.wrote(&id);
+                replica.shows(&id);
                 stand(replica, stood, id);
                 continue;
             }
@@ -172,7 +172,7 @@ impl World {
         }
         for (id, wanted, old) in waiting {
             let Some((path, version)) = wanted else {
-                replica.wrote(&id);
+                replica.shows(&id);
                 self.changed = true;
                 continue;
             };
@@ -187,7 +187,7 @@ impl World {
                 let seen = looked_at.insert(path.clone(), content);
                 let unseen = replaced.is_some_and(|file| seen != Some(file.content));
                 destroyed = destroyed.take().or(unseen.then_some(path));
-                replica.wrote(&id);
+                replica.shows(&id);
                 stand(replica, stood, id);
                 self.changed = true;
             } else if old.is_some() {

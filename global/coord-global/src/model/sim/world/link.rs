@@ -6,7 +6,7 @@ use super::{Agent, World};
 use crate::model::Refusal;
 use crate::model::append::{Accepted, Greeting, Known, hello};
 use crate::model::id::{EditId, Hash, NodeId, Session};
-use crate::model::outbox::Standing;
+use crate::model::outbox::{Pending, Standing};
 use crate::model::replica::{Decided, Need, Paged, Replica};
 use crate::model::sim::Broken;
 use crate::model::sim::ops::Fate;
@@ -78,13 +78,17 @@ impl World {
     pub(super) fn rename_doubts(&mut self, agent: usize) {
         let fresh: Vec<EditId> = (0..16).map(|_| self.edit()).collect();
         let outbox = &mut self.agents[agent].replica.outbox;
-        for (edit, fresh) in
-            outbox.each_pending_mut().filter(|edit| edit.standing == Standing::InDoubt(None)).zip(fresh)
-        {
-            self.alias.insert(fresh, edit.edit);
-            self.made.insert(edit.edit, Some("renamed"));
+        let in_doubt = |(order, edit): (u64, &Pending)| {
+            (edit.standing == Standing::InDoubt(None)).then_some((order, edit.edit))
+        };
+        let orders: Vec<(u64, EditId)> = outbox.pending().filter_map(in_doubt).collect();
+        for ((order, edit), fresh) in orders.into_iter().zip(fresh) {
+            self.alias.insert(fresh, edit);
+            self.made.insert(edit, Some("renamed"));
             self.made.insert(fresh, None);
-            edit.edit = fresh;
+            if let Some(pending) = outbox.pending_mut(order) {
+                pending.edit = fresh;
+            }
         }
     }
 
