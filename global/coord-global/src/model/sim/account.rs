@@ -20,6 +20,8 @@ pub(crate) struct Account {
     pub(super) renewed: u64,
     pub(super) restored: u64,
     pub(super) busy: u64,
+    /// Agents that were killed: not in every kind of schedule.
+    pub(super) killed: u64,
     pub(super) disks: u64,
     pub(super) clones: u64,
     pub(super) stores: u64,
@@ -62,6 +64,7 @@ impl Account {
         for (why, count) in other.why {
             *self.why.entry(why).or_default() += count;
         }
+        self.killed += other.killed;
     }
 
     /// Schedules in which something never happens say nothing about it.

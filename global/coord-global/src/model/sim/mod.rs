@@ -13,7 +13,7 @@ mod ops;
 mod store;
 mod world;
 
-pub(crate) use ops::{Op, generate};
+pub(crate) use ops::{Op, generate, with_kills};
 pub(crate) use world::World;
 
 /// One thing that is done wrong.
@@ -72,6 +72,10 @@ pub(crate) enum Broken {
     NothingMovedAside,
     /// What lost is counted as nothing.
     NoTally,
+    /// A writer does not say what it is going to write.
+    NoIntention,
+    /// A step is written down in two transactions, and only the first may arrive.
+    HalfWrittenDown,
 }
 
 /// Runs a schedule; tells what did not hold, and after which step.
@@ -145,12 +149,30 @@ fn every_schedule_converges_and_every_edit_is_accounted_for() {
     total.has_seen_everything();
 }
 
+/// G3, G4, G8, and the rest again: agents are killed at any point of a step, and go on from what
+/// they had written down.
+#[test]
+fn every_schedule_converges_where_agents_are_killed() {
+    let mut killed = account::Account::default();
+    for seed in seeds() {
+        let ops = with_kills(seed, generate(seed));
+        match run(&ops, Broken::Nothing) {
+            Ok(world) => killed.add(&world.account()),
+            Err(_) => panic!("{}", report(seed, &ops, Broken::Nothing)),
+        }
+    }
+    println!("{killed:?}");
+    assert!(killed.killed > 0 && killed.why.contains_key("never written down"), "{killed:?}");
+}
+
 /// How many seeds are tried before a change counts as not found.
 const SEEDS_FOR_BROKEN: u64 = 20_000;
 
 fn is_found(broken: Broken) {
+    let is_of_a_kill = matches!(broken, Broken::NoIntention | Broken::HalfWrittenDown);
     for seed in 0..SEEDS_FOR_BROKEN {
         let ops = generate(seed);
+        let ops = if is_of_a_kill { with_kills(seed, ops) } else { ops };
         if let Err((step, what)) = run(&ops, broken) {
             println!("{broken:?}: seed {seed}, step {step}: {what}");
             return;
@@ -200,6 +222,8 @@ broken! {
     a_snapshot_has_no_positions: NoPositionInSnapshot;
     nothing_is_moved_aside: NothingMovedAside;
     what_lost_is_not_counted: NoTally;
+    a_writer_does_not_say_what_it_writes: NoIntention;
+    a_step_is_written_down_by_halves: HalfWrittenDown;
 }
 
 /// That one agent speaks for a region is for its operator: two agents on copies of one disk are

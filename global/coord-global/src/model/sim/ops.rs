@@ -145,6 +145,43 @@ pub(crate) enum Op {
     CoordinatorClock {
         to: u8,
     },
+    /// In the next step of an agent it is killed.
+    Kill {
+        after: u8,
+    },
+}
+
+impl Op {
+    /// The agent that does something.
+    pub(super) const fn agent(&self) -> Option<u8> {
+        match *self {
+            Self::Scan { agent }
+            | Self::Write { agent }
+            | Self::Hello { agent, .. }
+            | Self::Upload { agent }
+            | Self::Seal { agent, .. }
+            | Self::Push { agent, .. }
+            | Self::Pull { agent, .. }
+            | Self::Page { agent, .. }
+            | Self::Restart { agent }
+            | Self::Sync { agent, .. } => Some(agent),
+            _ => None,
+        }
+    }
+}
+
+/// The schedule with agents that are killed at any point.
+pub(crate) fn with_kills(seed: u64, ops: Vec<Op>) -> Vec<Op> {
+    let mut rng = fastrand::Rng::with_seed(seed ^ 0x6b69_6c6c);
+    let often = rng.u8(3..12);
+    let mut with = Vec::with_capacity(ops.len());
+    for op in ops {
+        if op.agent().is_some() && rng.u8(0..often) == 0 {
+            with.push(Op::Kill { after: rng.u8(0..8) });
+        }
+        with.push(op);
+    }
+    with
 }
 
 /// The schedule of a seed.

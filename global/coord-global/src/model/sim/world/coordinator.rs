@@ -295,8 +295,9 @@ impl World {
         for instance in &mut self.instances {
             *instance = self.store.clone();
         }
-        for agent in &mut self.agents {
-            agent.replica.disconnected();
+        for agent in 0..self.agents.len() {
+            self.agents[agent].replica.disconnected();
+            self.write_down(agent);
         }
         self.acks.clear();
         self.counted.stores += 1;

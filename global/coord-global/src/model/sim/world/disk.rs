@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Agent, File, World, blob, pick};
 use crate::model::event::BlobRef;
+use crate::model::event::Version;
 use crate::model::id::{EditId, NodeId};
 use crate::model::path::{RelPath, directories};
 use crate::model::replica::Replica;
@@ -16,9 +17,15 @@ fn stand(replica: &Replica, stood: &mut BTreeMap<NodeId, (VersionVector, Option<
     if let Some(shown) = replica.shown().get(&id) {
         let entry = stood.entry(id).or_default();
         entry.0.join(&shown.seen);
-        let sealed = replica.outbox().of_node(&id).0.filter(|event| shown.seen.contains(event.dot())).last();
-        entry.1 = shown.pending.or(sealed.map(|event| event.event().edit));
+        entry.1 = standing(replica, &id);
     }
+}
+
+/// The own edit that stands on the disk, as far as the agent knows.
+pub(super) fn standing(replica: &Replica, id: &NodeId) -> Option<EditId> {
+    let shown = replica.shown().get(id)?;
+    let sealed = replica.outbox().of_node(id).0.filter(|event| shown.seen.contains(event.dot())).last();
+    shown.pending.or(sealed.map(|event| event.event().edit))
 }
 
 impl World {
@@ -132,10 +139,68 @@ impl World {
     }
 
     /// Brings the disk to what it should show, but for what was changed there and not looked at.
-    pub(super) fn write(&mut self, agent: usize) {
+    /// Whether the agent goes on.
+    pub(super) fn write(&mut self, agent: usize) -> bool {
+        let waiting = self.will_write(agent);
+        if !self.write_down(agent) {
+            return false;
+        }
+        // Files change places: what stands in the way of another goes first.
+        let mut taken = Vec::new();
+        for (id, wanted) in waiting {
+            if self.dies(agent) {
+                return false;
+            }
+            let Agent { replica, files, looked_at, .. } = &mut self.agents[agent];
+            let path = replica.shown().get(&id).map(|shown| shown.path.clone());
+            let old = path.and_then(|path| Some((files.remove(&path)?, path)));
+            if let Some((file, path)) = &old {
+                if looked_at.remove(path) != Some(file.content) {
+                    return self.destroyed(path);
+                }
+            }
+            if wanted.is_some() && old.is_some() {
+                replica.took_away(&id);
+            }
+            taken.push((id, wanted, old.is_some()));
+        }
+        for (id, wanted, stood) in taken {
+            if self.dies(agent) {
+                return false;
+            }
+            let Some((path, version)) = wanted else {
+                self.agents[agent].replica.wrote(&id);
+                self.changed = true;
+                continue;
+            };
+            let Agent { replica, files, looked_at, stood: stands, .. } = &mut self.agents[agent];
+            let below = format!("{path}/");
+            let free = !files.contains_key(&path)
+                && replica.stands_at(&path).is_none()
+                && !files.keys().any(|other| other.starts_with(&below))
+                && !directories(&path).any(|directory| files.contains_key(directory));
+            if free || self.broken == Broken::BlindWriter {
+                let content = (0..=u8::MAX).find(|content| Some(blob(*content)) == version.content).unwrap();
+                let replaced = files.insert(path.clone(), File { content, modified_ms: version.modified_ms });
+                let seen = looked_at.insert(path.clone(), content);
+                if replaced.is_some_and(|file| seen != Some(file.content)) {
+                    return self.destroyed(&path);
+                }
+                replica.wrote(&id);
+                stand(replica, stands, id);
+                self.changed = true;
+            } else {
+                replica.left(&id);
+                self.changed |= stood;
+            }
+        }
+        self.write_down(agent)
+    }
+
+    /// What the agent is going to write to its disk.
+    fn will_write(&mut self, agent: usize) -> Vec<(NodeId, Option<(String, Version)>)> {
         let blind = self.is(Broken::BlindWriter);
-        let mut destroyed = None;
-        let Agent { replica, files, looked_at, stood, .. } = &mut self.agents[agent];
+        let Agent { replica, files, stood, .. } = &mut self.agents[agent];
         let ids: BTreeSet<NodeId> =
             replica.shown().keys().copied().chain(replica.view().tree().into_values()).collect();
         let mut waiting = Vec::new();
@@ -157,45 +222,14 @@ impl World {
                 stand(replica, stood, id);
                 continue;
             }
-            let old = have.and_then(|(path, _)| {
-                let file = files.remove(&path)?;
-                let seen = looked_at.remove(&path) == Some(file.content);
-                destroyed = destroyed.take().or((!seen).then(|| path.clone()));
-                Some((path, file))
-            });
-            waiting.push((id, wanted, old));
+            replica.will_write(&id);
+            waiting.push((id, wanted));
         }
-        for (id, wanted, old) in &waiting {
-            if wanted.is_some() && old.is_some() {
-                replica.took_away(id);
-            }
-        }
-        for (id, wanted, old) in waiting {
-            let Some((path, version)) = wanted else {
-                replica.shows(&id);
-                self.changed = true;
-                continue;
-            };
-            let below = format!("{path}/");
-            let free = !files.contains_key(&path)
-                && replica.stands_at(&path).is_none()
-                && !files.keys().any(|other| other.starts_with(&below))
-                && !directories(&path).any(|directory| files.contains_key(directory));
-            if free || blind {
-                let content = (0..=u8::MAX).find(|content| Some(blob(*content)) == version.content).unwrap();
-                let replaced = files.insert(path.clone(), File { content, modified_ms: version.modified_ms });
-                let seen = looked_at.insert(path.clone(), content);
-                let unseen = replaced.is_some_and(|file| seen != Some(file.content));
-                destroyed = destroyed.take().or(unseen.then_some(path));
-                replica.shows(&id);
-                stand(replica, stood, id);
-                self.changed = true;
-            } else if old.is_some() {
-                self.changed = true;
-            }
-        }
-        if let Some(path) = destroyed {
-            self.fail(format!("the writer destroyed what a user had saved at {path}"));
-        }
+        waiting
+    }
+
+    fn destroyed(&mut self, path: &str) -> bool {
+        self.fail(format!("the writer destroyed what a user had saved at {path}"));
+        false
     }
 }

@@ -304,19 +304,32 @@ impl World {
 
     pub(super) fn sync(&mut self, agent: usize, instance: usize) {
         self.scan(agent);
+        if !self.write_down(agent) {
+            return;
+        }
         for _ in 0..8 {
             match self.agents[agent].replica.need() {
                 Need::Hello => self.hello(agent, true),
                 Need::Snapshot => self.page(agent, 1_000),
                 Need::Pull | Need::Nothing => self.pull(agent, None, 1_000),
             }
+            if !self.write_down(agent) {
+                return;
+            }
         }
-        self.write(agent);
+        if !self.write(agent) {
+            return;
+        }
         self.upload(agent);
         self.seal(agent, 1_000);
+        if !self.write_down(agent) {
+            return;
+        }
         self.instances[instance] = self.store.clone();
         self.push(agent, instance, 1_000, Fate::Arrives);
-        self.ack(agent);
+        if self.write_down(agent) {
+            self.ack(agent);
+        }
     }
 
     pub(super) fn gone_with_the_disk(&mut self, agent: usize, kept: &BTreeSet<EditId>) {
@@ -340,7 +353,7 @@ impl World {
 
     pub(super) fn restore_disk(&mut self, agent: usize) {
         let Some(backup) = self.agents[agent].backup.clone() else { return };
-        let Agent { replica, files, looked_at, stood, .. } = *backup;
+        let Agent { replica, local, files, looked_at, stood, .. } = *backup;
         let kept: BTreeSet<EditId> = {
             let outbox = replica.outbox();
             outbox
@@ -350,10 +363,9 @@ impl World {
                 .collect()
         };
         self.gone_with_the_disk(agent, &kept);
-        let session = self.session();
         let it = &mut self.agents[agent];
-        (it.replica, it.files, it.looked_at, it.stood) = (replica, files, looked_at, stood);
-        it.replica.restarted(session);
+        (it.replica, it.local, it.files, it.looked_at, it.stood) = (replica, local, files, looked_at, stood);
+        self.restart(agent);
         self.counted.disks += 1;
         // What was replaced or taken back since is there again.
         for edit in kept {
@@ -365,10 +377,9 @@ impl World {
 
     pub(super) fn clone_disk(&mut self, agent: usize) {
         if self.agents.len() < 5 {
-            let session = self.session();
-            let mut copy = self.agents[agent].clone();
-            copy.replica.restarted(session);
+            let copy = self.agents[agent].clone();
             self.agents.push(copy);
+            self.restart(self.agents.len() - 1);
             self.counted.clones += 1;
         }
     }

@@ -4,6 +4,7 @@ mod accounting;
 mod coordinator;
 mod disk;
 mod link;
+mod local;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +14,7 @@ use super::super::id::{Actor, Dot, EditId, Hash, NodeId, RegionId, Session, Spac
 use super::super::log::{ActorRecord, Entry};
 use super::super::node::Node;
 use super::super::path::Names;
-use super::super::replica::Replica;
+use super::super::replica::{Part, Replica};
 use super::super::vector::VersionVector;
 use super::Broken;
 use super::account::Account;
@@ -37,6 +38,8 @@ pub(super) struct File {
 pub(super) struct Agent {
     pub(super) region: RegionId,
     pub(super) replica: Replica,
+    /// The replica, as it is written down.
+    local: BTreeMap<Part, Vec<u8>>,
     pub(super) files: BTreeMap<String, File>,
     /// What the agent has seen there, or written.
     looked_at: BTreeMap<String, u8>,
@@ -90,6 +93,8 @@ pub(crate) struct World {
     pub(super) counted: Account,
     failure: Option<String>,
     changed: bool,
+    /// The agent of the next step is killed after that many points at which it may be.
+    killed_after: Option<u8>,
 }
 
 pub(super) fn blob(content: u8) -> BlobRef {
@@ -126,6 +131,7 @@ impl World {
             counted: Account::default(),
             failure: None,
             changed: false,
+            killed_after: None,
         };
         for name in ["amsterdam", "beijing", "chicago"] {
             let region = RegionId::new(name).unwrap();
@@ -135,6 +141,7 @@ impl World {
             let agent = Agent {
                 region,
                 replica,
+                local: BTreeMap::new(),
                 files: BTreeMap::new(),
                 looked_at: BTreeMap::new(),
                 stood: BTreeMap::new(),
@@ -144,6 +151,7 @@ impl World {
                 failures: 0,
             };
             world.agents.push(agent);
+            world.write_down(world.agents.len() - 1);
         }
         world
     }
@@ -177,6 +185,18 @@ impl World {
 
     pub(crate) fn step(&mut self, op: &Op) {
         self.ms += 100;
+        if let Op::Kill { after } = *op {
+            self.killed_after = Some(after);
+            return;
+        }
+        self.take(op);
+        if let Some(agent) = op.agent().map(|agent| self.agent(agent)) {
+            self.write_down(agent);
+            self.killed_after = None;
+        }
+    }
+
+    fn take(&mut self, op: &Op) {
         match *op {
             Op::Save { agent, path, content } => {
                 self.save(self.agent(agent), PATHS[pick(path, PATHS.len())], content)
@@ -184,7 +204,9 @@ impl World {
             Op::Delete { agent, path } => self.delete(self.agent(agent), path),
             Op::Move { agent, from, to } => self.rename(self.agent(agent), from, to),
             Op::Scan { agent } => self.scan(self.agent(agent)),
-            Op::Write { agent } => self.write(self.agent(agent)),
+            Op::Write { agent } => {
+                self.write(self.agent(agent));
+            }
             Op::Hello { agent, heard } => self.hello(self.agent(agent), heard),
             Op::Upload { agent } => self.upload(self.agent(agent)),
             Op::Seal { agent, most } => self.seal(self.agent(agent), most.into()),
@@ -197,8 +219,8 @@ impl World {
             Op::Page { agent, most } => self.page(self.agent(agent), most.into()),
             Op::Ack { agent } => self.ack(self.agent(agent)),
             Op::Restart { agent } => {
-                let (agent, session) = (self.agent(agent), self.session());
-                self.agents[agent].replica.restarted(session);
+                self.is_as_written_down(self.agent(agent));
+                self.restart(self.agent(agent));
             }
             Op::Sync { agent, instance } => self.sync(self.agent(agent), pick(instance, 3)),
             Op::BackUpDisk { agent } => {
@@ -229,6 +251,7 @@ impl World {
                 self.agents[agent].clock = CLOCKS[pick(to, 3)];
             }
             Op::CoordinatorClock { to } => self.coordinator_clock = CLOCKS[pick(to, 3)],
+            Op::Kill { .. } => {}
         }
     }
 
