@@ -2,6 +2,7 @@
 
 pub mod ledger;
 pub mod model;
+pub mod replica;
 pub mod sync;
 
 #[doc = include_str!("../RULES.md")]

@@ -2,13 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use crate::ledger::{Ledger, LedgerError, PAGE_MAX, Result};
+use crate::ledger::{Ledger, LedgerError, PAGE_MAX};
 use crate::model::replica::Need;
 use crate::model::state::Astray;
-use crate::model::{Entry, Hash, Replica, Session};
+use crate::model::{Entry, Hash, Refusal, Replica, Session};
+use crate::replica::{Keep, ReplicaError};
 
 /// How many events are pushed at once.
 const PUSH: usize = 100;
+
+/// How many events are folded, and edits sealed, in one change of the region: what changes with
+/// them has room in one transaction.
+const STEP: usize = 40;
 
 /// How often a region says Hello again in one call, before it leaves it to the next.
 const ROUNDS: usize = 8;
@@ -35,40 +40,54 @@ pub struct Synced {
     pub lacks: BTreeSet<Hash>,
 }
 
+/// Why a region and a ledger did not come together.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SyncError {
+    /// The ledger: most of all that it cannot be reached. Try again.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The region's own store.
+    #[error(transparent)]
+    Replica(#[from] ReplicaError),
+}
+
+/// What a call of [`sync`] returns.
+pub type Result<T> = std::result::Result<T, SyncError>;
+
 /// Brings a region and a ledger together: says Hello where it has to, takes a snapshot or reads the
 /// log, seals what has its content at the coordinator, and pushes. What is left over is what could
-/// not be done: call it again at any time.
+/// not be done: call it again at any time. A snapshot goes on where the last call left it.
 ///
 /// `peer` says whether the run of an agent that speaks for the region so far still shows itself;
 /// `fresh` is an epoch that no store of this space ever had: seconds since 1970 are. `has_content`
 /// says whether content is at the coordinator.
 ///
-/// The region is a value in memory. Who keeps one on a disk writes it down before it acts on what
-/// it says.
+/// Each step of the region is written down where it is [kept](Keep) before the next one is taken.
 ///
 /// # Errors
 ///
-/// As the calls of [`Ledger`]; [`Refusal::Busy`](crate::model::Refusal::Busy) while another agent
-/// speaks for the region. What was done until then is done.
+/// [`SyncError::Ledger`], with [`Refusal::Busy`] while another agent speaks for the region;
+/// [`SyncError::Replica`]. What was done until then is done.
 ///
 /// # Cancel safety
 ///
 /// Cancel safe: the region is between two of its steps.
-pub async fn sync(
+pub async fn sync<K: Keep>(
     ledger: &Ledger,
-    region: &mut Replica,
-    peer: impl Fn(Option<Session>) -> Peer,
+    region: &mut K,
+    peer: impl Fn(Option<Session>) -> Peer + Sync + Send,
     fresh: u32,
-    mut has_content: impl FnMut(&Hash) -> bool,
+    has_content: impl Fn(&Hash) -> bool + Sync + Send,
 ) -> Result<Synced> {
     let mut synced = Synced::default();
     for _ in 0..ROUNDS {
-        match region.need() {
+        match region.replica().need() {
             Need::Hello => greet(ledger, region, &peer, fresh).await?,
             Need::Snapshot => snapshot(ledger, region, &mut synced).await?,
             Need::Pull | Need::Nothing => {
-                if pull(ledger, region, &mut synced).await? && region.need() == Need::Nothing {
-                    region.seal(usize::MAX, &mut has_content);
+                if pull(ledger, region, &mut synced).await? && region.replica().need() == Need::Nothing {
+                    while region.change(|region| region.seal(STEP, &has_content)).await? == STEP {}
                     if !push(ledger, region, &mut synced).await? {
                         break;
                     }
@@ -79,99 +98,127 @@ pub async fn sync(
     Ok(synced)
 }
 
-async fn greet(
+async fn greet<K: Keep>(
     ledger: &Ledger,
-    region: &mut Replica,
-    peer: &impl Fn(Option<Session>) -> Peer,
+    region: &mut K,
+    peer: &(impl Fn(Option<Session>) -> Peer + Sync + Send),
     fresh: u32,
 ) -> Result<()> {
-    let own = region.session();
+    let (name, hello) = (region.replica().region().clone(), region.replica().hello());
+    let own = hello.session;
     let alive =
         |session: Option<Session>| session.is_some() && session != Some(own) && peer(session) == Peer::Alive;
-    let (welcome, head) = ledger.hello(&region.region().clone(), &region.hello(), alive, fresh).await?;
-    region.welcome(welcome, head);
+    let (welcome, head) = ledger.hello(&name, &hello, alive, fresh).await?;
+    region.change(|region| region.welcome(welcome, head)).await?;
     Ok(())
 }
 
+/// Whether the log may be read on.
+fn reads(region: &Replica) -> bool {
+    matches!(region.need(), Need::Pull | Need::Nothing)
+}
+
 /// Reads the log to its end. Whether it got there.
-async fn pull(ledger: &Ledger, region: &mut Replica, synced: &mut Synced) -> Result<bool> {
+async fn pull<K: Keep>(ledger: &Ledger, region: &mut K, synced: &mut Synced) -> Result<bool> {
     loop {
-        let (head, entries) = match ledger.entries(region.base().cursor, PUSH).await {
+        let (head, entries) = match ledger.entries(region.replica().base().cursor, PUSH).await {
             Err(LedgerError::Trimmed { .. }) => {
-                region.compare(&ledger.head().await?);
+                let head = ledger.head().await?;
+                region.change(|region| region.compare(&head)).await?;
                 return Ok(false);
             }
             other => other?,
         };
-        region.compare(&head);
-        if !matches!(region.need(), Need::Pull | Need::Nothing) {
+        region.change(|region| region.compare(&head)).await?;
+        if !reads(region.replica()) {
             return Ok(false);
         }
-        if entries.is_empty() {
-            return Ok(true);
-        }
-        for entry in &entries {
-            match fold(region, entry) {
+        let Some(last) = entries.last().map(Entry::last) else { return Ok(true) };
+        while region.replica().base().cursor < last {
+            match region.change(|region| fold(region, &entries)).await? {
                 Ok(folded) => synced.pulled += folded,
-                Err(Astray::Unreadable(refusal)) => return Err(refusal.into()),
+                Err(Astray::Unreadable(refusal)) => return Err(LedgerError::from(refusal).into()),
                 Err(_) => return Ok(false),
             }
-        }
-        if !matches!(region.need(), Need::Pull | Need::Nothing) {
-            return Ok(false);
+            if !reads(region.replica()) {
+                return Ok(false);
+            }
         }
     }
 }
 
-fn fold(region: &mut Replica, entry: &Entry) -> std::result::Result<usize, Astray> {
-    region.fold(entry, usize::MAX)
+/// Folds as much of the entries as has room in one change.
+fn fold(region: &mut Replica, entries: &[Entry]) -> std::result::Result<usize, Astray> {
+    let cursor = region.base().cursor;
+    let mut folded = 0;
+    for entry in entries.iter().filter(|entry| entry.last() > cursor) {
+        match region.fold(entry, STEP - folded) {
+            Ok(more) => folded += more,
+            // What was folded before it is.
+            Err(_) if folded > 0 => break,
+            Err(astray) => return Err(astray),
+        }
+        if folded == STEP || !reads(region) {
+            break;
+        }
+    }
+    Ok(folded)
 }
 
-async fn snapshot(ledger: &Ledger, region: &mut Replica, synced: &mut Synced) -> Result<()> {
-    let Some(actor) = region.actor().cloned() else { return Ok(()) };
-    let (head, record) = ledger.begin_snapshot(&actor).await?;
-    if region.begin_snapshot(&head, record).is_err() {
-        // Another agent speaks for it: it says Hello next, and hears of that.
-        return Ok(());
-    }
-    synced.snapshots += 1;
-    loop {
-        let after = region.snapshot_after();
-        let page = ledger.page(after.as_ref(), region.snapshot_newer_than(), PAGE_MAX).await?;
-        if page.is_empty() {
-            region.finish_snapshot();
+async fn snapshot<K: Keep>(ledger: &Ledger, region: &mut K, synced: &mut Synced) -> Result<()> {
+    let Some(actor) = region.replica().actor().cloned() else { return Ok(()) };
+    if !region.replica().is_filling() {
+        let (head, record) = ledger.begin_snapshot(&actor).await?;
+        if region.change(|region| region.begin_snapshot(&head, record)).await?.is_err() {
+            // Another agent speaks for it: it says Hello next, and hears of that.
             return Ok(());
         }
-        region.page(page);
-        if region.need() != Need::Snapshot {
+        synced.snapshots += 1;
+    }
+    loop {
+        let after = region.replica().snapshot_after();
+        let newer_than = region.replica().snapshot_newer_than();
+        let (epoch, page) = ledger.page(after.as_ref(), newer_than, PAGE_MAX).await?;
+        let is_last = page.is_empty();
+        let take = |region: &mut Replica| {
+            region.page(epoch, page);
+            if is_last {
+                region.finish_snapshot();
+            }
+        };
+        region.change(take).await?;
+        if region.replica().need() != Need::Snapshot {
             return Ok(());
         }
     }
 }
 
 /// Pushes what is sealed. Whether something is to be done again.
-async fn push(ledger: &Ledger, region: &mut Replica, synced: &mut Synced) -> Result<bool> {
+async fn push<K: Keep>(ledger: &Ledger, region: &mut K, synced: &mut Synced) -> Result<bool> {
     let mut again = false;
     loop {
-        let events: Vec<_> = region.to_push().take(PUSH).cloned().collect();
+        let events: Vec<_> = region.replica().to_push().take(PUSH).cloned().collect();
         if events.is_empty() {
             return Ok(again);
         }
-        let pushed = ledger.push(region.session(), events).await?;
+        let pushed = ledger.push(region.replica().session(), events).await?;
         synced.pushed += pushed.taken.len();
         again = true;
         let done = pushed.taken.is_empty();
         if let Some((seq, refusal)) = pushed.refused {
-            if let crate::model::Refusal::ContentMissing { hash } = &refusal {
+            if let Refusal::ContentMissing { hash } = &refusal {
                 synced.lacks.insert(*hash);
             }
-            // What was taken before it is known by the record that comes with the next answer.
-            region.answered(pushed.record);
-            region.refused(seq, refusal);
+            // What was taken before it is known by the record.
+            let answer = |region: &mut Replica| {
+                region.answered(pushed.record);
+                region.refused(seq, refusal);
+            };
+            region.change(answer).await?;
             return Ok(synced.lacks.is_empty());
         }
-        region.answered(pushed.record);
-        if done || region.need() != Need::Nothing {
+        region.change(|region| region.answered(pushed.record)).await?;
+        if done || region.replica().need() != Need::Nothing {
             return Ok(true);
         }
     }

@@ -1,6 +1,6 @@
 //! What is read of a ledger.
 
-use coord_api::store::{Op, Range, Txn};
+use coord_api::store::{Entry as Stored, Op, Range, Txn};
 use coord_api::{Error, ErrorKind};
 
 use super::error::{LedgerError, Result};
@@ -134,8 +134,8 @@ impl Ledger {
     }
 
     /// A page of a snapshot: at most `most` files after `after`, in the order of their ids, as they
-    /// are now; those that have not changed since `newer_than` by their hash alone. An empty page
-    /// is the last. Others may write meanwhile (G10).
+    /// are now; those that have not changed since `newer_than` by their hash alone; and the epoch in
+    /// which they were read. An empty page is the last. Others may write meanwhile (G10).
     ///
     /// # Errors
     ///
@@ -149,24 +149,37 @@ impl Ledger {
         after: Option<&NodeId>,
         newer_than: u64,
         most: usize,
-    ) -> Result<Vec<(NodeId, Paged)>> {
-        let nodes = self.nodes(after, most).await?;
+    ) -> Result<(u32, Vec<(NodeId, Paged)>)> {
+        let Shared { store, keys, .. } = &*self.shared;
+        let head = Op::Range(Range::key(keys.head()));
+        let reply = store.txn(Txn::new().then(head).then(Op::Range(self.nodes_after(after, most)))).await?;
+        let head = reply.range(0).and_then(|range| range.entries.first()).map(head_in).transpose()?;
+        let nodes = self.nodes_in(reply.range(1).map_or(&[][..], |range| &range.entries))?;
         let paged = nodes.into_iter().map(|(id, node)| {
             let paged =
                 if node.position <= newer_than { Paged::Unchanged(node.digest()) } else { Paged::Node(node) };
             (id, paged)
         });
-        Ok(paged.collect())
+        Ok((head.ok_or_else(no_head)?.epoch, paged.collect()))
+    }
+
+    fn nodes_after(&self, after: Option<&NodeId>, most: usize) -> Range {
+        let keys = &self.shared.keys;
+        let range = Range::prefix(keys.nodes()).with_limit(most.clamp(1, PAGE_MAX));
+        match after {
+            Some(after) => range.with_after_key(keys.node(after)),
+            None => range,
+        }
     }
 
     async fn nodes(&self, after: Option<&NodeId>, most: usize) -> Result<Vec<(NodeId, Node)>> {
-        let Shared { store, keys, .. } = &*self.shared;
-        let mut range = Range::prefix(keys.nodes()).with_limit(most.clamp(1, PAGE_MAX));
-        if let Some(after) = after {
-            range = range.with_after_key(keys.node(after));
-        }
-        let found = store.range(range).await?;
-        let nodes = found.entries.iter().filter_map(|found| Some((keys.node_in(&found.key)?, found)));
+        let found = self.shared.store.range(self.nodes_after(after, most)).await?;
+        self.nodes_in(&found.entries)
+    }
+
+    fn nodes_in(&self, found: &[Stored]) -> Result<Vec<(NodeId, Node)>> {
+        let keys = &self.shared.keys;
+        let nodes = found.iter().filter_map(|found| Some((keys.node_in(&found.key)?, found)));
         nodes.map(|(id, found)| Ok((id, binary(found)?))).collect()
     }
 

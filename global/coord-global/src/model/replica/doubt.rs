@@ -26,29 +26,27 @@ impl Replica {
     /// Everything in the outbox was written by another incarnation.
     pub(super) fn doubt(&mut self) {
         let edits = self.outbox.take_in_doubt();
-        for edit in &edits {
+        // The last one that was seen there is what stands on the disk, unless something was saved on
+        // top of it.
+        for edit in edits.iter().rev() {
             let Standing::InDoubt(Some((dot, _))) = &edit.standing else { continue };
             self.each_shown(&edit.node, |shown| {
-                // It is what stands on the disk, unless something was saved on top of it.
-                let below = shown.pending.is_none() || shown.pending == edit.on_top_of;
-                if shown.seen.contains(dot) && below {
+                if shown.seen.contains(dot) && shown.pending.is_none() {
                     shown.pending = Some(edit.edit);
                 }
             });
         }
         let found = self.found.take();
-        let mut orders = Vec::new();
+        let mut named = Vec::new();
         for edit in edits {
-            let dot = found.get(&edit.edit).cloned();
-            orders.extend(dot.map(|dot| (edit.edit, edit.node, dot, self.outbox.add(edit.clone()))).or_else(
-                || {
+            match found.get(&edit.edit) {
+                Some(dot) => named.push((edit.edit, edit.node, dot.clone())),
+                None => {
                     self.outbox.add(edit);
-                    None
-                },
-            ));
+                }
+            }
         }
-        for (edit, node, dot, order) in orders {
-            self.outbox.remove(order);
+        for (edit, node, dot) in named {
             self.named(edit, node, Some(&dot));
             self.refresh(node);
         }

@@ -53,6 +53,12 @@ impl Replica {
         Ok(self.snapshot_newer_than())
     }
 
+    /// Whether a snapshot is being taken.
+    #[must_use]
+    pub const fn is_filling(&self) -> bool {
+        self.filling.is_some()
+    }
+
     /// Files that have not changed since this position are the same here: their bodies are not
     /// sent.
     #[must_use]
@@ -71,9 +77,15 @@ impl Replica {
 
     /// One page: files in the order of their ids, the next ones after
     /// [`snapshot_after`](Self::snapshot_after). They may be newer than the snapshot began: what
-    /// the log has of them is skipped then.
-    pub fn page(&mut self, page: Vec<(NodeId, Paged)>) {
+    /// the log has of them is skipped then. `epoch` is the one in which they were read: where that
+    /// is another one than the snapshot's, the store was restored meanwhile, and the region says
+    /// [`Hello`](crate::model::append::Hello) again.
+    pub fn page(&mut self, epoch: u32, page: Vec<(NodeId, Paged)>) {
         let Some(filling) = &mut self.filling else { return };
+        if filling.state.epoch != epoch {
+            self.disconnected();
+            return;
+        }
         for (id, paged) in page {
             filling.next = Some(id);
             let node = match paged {

@@ -123,6 +123,11 @@ impl World {
             });
             self.look_at_context(agent, edit);
             self.changed |= done.is_some();
+            let Agent { replica, stood, .. } = &mut self.agents[agent];
+            if let Some(id) = replica.stands_at(&path).filter(|_| done.is_none()) {
+                // What was to be written there stands there, whoever has put it there.
+                stand(replica, stood, id);
+            }
         }
         for path in gone {
             let edit = self.edit();

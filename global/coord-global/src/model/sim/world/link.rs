@@ -259,12 +259,12 @@ impl World {
                 (*id, paged)
             })
             .collect();
-        let last = page.len() < most;
+        let (last, epoch) = (page.len() < most, self.store.head.epoch);
         self.changed = true;
         self.on(agent, |world| {
             let broken = world.broken;
             let replica = &mut world.agents[agent].replica;
-            replica.page(page);
+            replica.page(epoch, page);
             if !last {
                 return;
             }

@@ -18,6 +18,8 @@ pub(crate) enum Fate {
     Lost,
     /// It is done when [`Faulty::arrive`] says so.
     Late,
+    /// There is no room.
+    Full,
 }
 
 /// A store around another one.
@@ -99,6 +101,7 @@ impl Store for Faulty {
                 Err(unanswered())
             }
             Fate::Lost => Err(unanswered()),
+            Fate::Full => Err(Error::new(ErrorKind::Exhausted, "store.txn", "the disk is full")),
             Fate::Late => {
                 self.late.lock().unwrap().push(txn);
                 Err(unanswered())

@@ -1,0 +1,15 @@
+//! What stands on a store: the ledger, and a region on its disk.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod faulty;
+mod ledger;
+mod region;
+mod replica;
