@@ -3,6 +3,8 @@
 pub mod ledger;
 pub mod model;
 pub mod replica;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 pub mod sync;
 
 #[doc = include_str!("../RULES.md")]

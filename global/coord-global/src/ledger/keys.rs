@@ -6,94 +6,106 @@ use crate::model::{Actor, Hash, NodeId, RegionId, SpaceName};
 
 /// The keys of a space, all below `/global/s/<space>/`.
 #[derive(Clone, Debug)]
-pub(super) struct Keys {
+pub(crate) struct Keys {
     root: String,
 }
 
 impl Keys {
-    pub(super) fn of(space: &SpaceName) -> Self {
+    pub(crate) fn of(space: &SpaceName) -> Self {
         Self { root: format!("/global/s/{space}/") }
     }
 
-    pub(super) fn head(&self) -> Bytes {
+    pub(crate) fn head(&self) -> Bytes {
         format!("{}head", self.root).into()
     }
 
     /// All entries of the log, each under its last position.
-    pub(super) fn log(&self) -> Bytes {
+    pub(crate) fn log(&self) -> Bytes {
         format!("{}log/", self.root).into()
     }
 
-    pub(super) fn entry(&self, last: u64) -> Bytes {
+    pub(crate) fn entry(&self, last: u64) -> Bytes {
         format!("{}log/{last:020}", self.root).into()
     }
 
     /// The last position of the entry under that key.
-    pub(super) fn entry_in(&self, key: &[u8]) -> Option<u64> {
+    pub(crate) fn entry_in(&self, key: &[u8]) -> Option<u64> {
         let key = std::str::from_utf8(key).ok()?;
         key.strip_prefix(&self.root)?.strip_prefix("log/")?.parse().ok()
     }
 
-    pub(super) fn nodes(&self) -> Bytes {
+    pub(crate) fn nodes(&self) -> Bytes {
         format!("{}node/", self.root).into()
     }
 
-    pub(super) fn node(&self, id: &NodeId) -> Bytes {
+    pub(crate) fn node(&self, id: &NodeId) -> Bytes {
         format!("{}node/{id}", self.root).into()
     }
 
-    pub(super) fn node_in(&self, key: &[u8]) -> Option<NodeId> {
+    pub(crate) fn node_in(&self, key: &[u8]) -> Option<NodeId> {
         let key = std::str::from_utf8(key).ok()?;
         key.strip_prefix(&self.root)?.strip_prefix("node/")?.parse().ok()
     }
 
     /// The files that want a path, by its folded form. No path has two slashes in a row.
-    pub(super) fn at_path(&self, folded: &str) -> Bytes {
+    pub(crate) fn at_path(&self, folded: &str) -> Bytes {
         format!("{}path/{folded}//", self.root).into()
     }
 
-    pub(super) fn path(&self, folded: &str, id: &NodeId) -> Bytes {
+    pub(crate) fn path(&self, folded: &str, id: &NodeId) -> Bytes {
         format!("{}path/{folded}//{id}", self.root).into()
     }
 
     /// The file that wants a path, in a key of those below [`at_path`](Self::at_path).
-    pub(super) fn in_path(&self, key: &[u8]) -> Option<NodeId> {
+    pub(crate) fn in_path(&self, key: &[u8]) -> Option<NodeId> {
         let key = std::str::from_utf8(key).ok()?;
         key.strip_prefix(&self.root)?.rsplit_once("//")?.1.parse().ok()
     }
 
-    pub(super) fn actor(&self, actor: &Actor) -> Bytes {
+    pub(crate) fn actor(&self, actor: &Actor) -> Bytes {
         format!("{}actor/{actor}", self.root).into()
     }
 
     /// All incarnations of a region.
-    pub(super) fn actors_of(&self, region: &RegionId) -> Bytes {
+    pub(crate) fn actors_of(&self, region: &RegionId) -> Bytes {
         format!("{}actor/{region}#", self.root).into()
     }
 
-    pub(super) fn actor_in(&self, key: &[u8]) -> Option<Actor> {
+    pub(crate) fn actor_in(&self, key: &[u8]) -> Option<Actor> {
         let key = std::str::from_utf8(key).ok()?;
         key.strip_prefix(&self.root)?.strip_prefix("actor/")?.parse().ok()
     }
 
     /// What a resolution lists, by its position.
-    pub(super) fn losers(&self) -> Bytes {
+    pub(crate) fn losers(&self) -> Bytes {
         format!("{}conflict/", self.root).into()
     }
 
-    pub(super) fn loser(&self, position: u64, number: usize) -> Bytes {
+    pub(crate) fn loser(&self, position: u64, number: usize) -> Bytes {
         format!("{}conflict/{position:020}-{number:02}", self.root).into()
     }
 
     /// Position and number of what is listed under that key.
-    pub(super) fn loser_in(&self, key: &[u8]) -> Option<(u64, usize)> {
+    pub(crate) fn loser_in(&self, key: &[u8]) -> Option<(u64, usize)> {
         let key = std::str::from_utf8(key).ok()?;
         let (position, number) = key.strip_prefix(&self.root)?.strip_prefix("conflict/")?.split_once('-')?;
         Some((position.parse().ok()?, number.parse().ok()?))
     }
 
-    pub(super) fn content(&self, hash: &Hash) -> Bytes {
+    pub(crate) fn content(&self, hash: &Hash) -> Bytes {
         format!("{}blob/{hash}", self.root).into()
+    }
+
+    /// Below it is all of the space.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn root(&self) -> &str {
+        &self.root
+    }
+
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn content_in(&self, key: &[u8]) -> Option<Hash> {
+        let key = std::str::from_utf8(key).ok()?;
+        key.strip_prefix(&self.root)?.strip_prefix("blob/")?.parse().ok()
     }
 }
 

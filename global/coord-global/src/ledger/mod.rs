@@ -17,8 +17,8 @@
 //! | `blob/<hash>` | the content is at the coordinator; its value says where |
 
 mod error;
-mod keys;
-mod picture;
+pub(crate) mod keys;
+pub(crate) mod picture;
 mod reading;
 mod writing;
 

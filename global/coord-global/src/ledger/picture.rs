@@ -97,12 +97,12 @@ impl Known for Picture {
 }
 
 /// Reads a value that is bytes for programs.
-pub(super) fn binary<T: DeserializeOwned>(found: &Found) -> Result<T> {
+pub(crate) fn binary<T: DeserializeOwned>(found: &Found) -> Result<T> {
     bcs::from_bytes(&found.value).map_err(|error| unreadable(found, &error))
 }
 
 /// Reads a head: its format first, for of a later one nothing else may be as it is here (G26).
-pub(super) fn head(found: &Found) -> Result<Head> {
+pub(crate) fn head(found: &Found) -> Result<Head> {
     #[derive(serde::Deserialize)]
     struct Format {
         format: u8,
@@ -115,7 +115,7 @@ pub(super) fn head(found: &Found) -> Result<Head> {
 }
 
 /// Reads a value that is JSON, for people too.
-pub(super) fn json<T: DeserializeOwned>(found: &Found) -> Result<T> {
+pub(crate) fn json<T: DeserializeOwned>(found: &Found) -> Result<T> {
     serde_json::from_slice(&found.value).map_err(|error| unreadable(found, &error))
 }
 

@@ -209,6 +209,41 @@ impl Ledger {
         Err(LedgerError::Contended { tries: TRIES })
     }
 
+    /// Says that the store was restored from a backup, with all instances stopped: the space goes on
+    /// as epoch `fresh`, and each region takes a snapshot, goes on as its next incarnation, and
+    /// issues again what the backup does not have (G25). `fresh` is an epoch that no store of this
+    /// space ever had: seconds since 1970 are. To say it again is Ok.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Refused`] with [`Refusal::Epoch`] where the space is in a later epoch already;
+    /// [`LedgerError::Store`] and [`LedgerError::Contended`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it may have been written.
+    pub async fn restored(&self, fresh: u32) -> Result<()> {
+        let Shared { store, keys, .. } = &*self.shared;
+        for _ in 0..TRIES {
+            let found = store.range(Range::key(keys.head())).await?;
+            let Some(found) = found.entries.first() else { return Err(no_head()) };
+            let head = head_in(found)?;
+            if head.epoch == fresh {
+                return Ok(());
+            }
+            if head.epoch > fresh {
+                return Err(Refusal::Epoch { claimed: fresh, known: head.epoch }.into());
+            }
+            let txn = Txn::new()
+                .when(Compare::Modified(keys.head(), found.modified))
+                .then(Op::put(keys.head(), json_value(&Head { epoch: fresh, ..head })?));
+            if store.txn(txn).await?.succeeded {
+                return Ok(());
+            }
+        }
+        Err(LedgerError::Contended { tries: TRIES })
+    }
+
     /// Says that content is at the coordinator, and where: `object` is what whoever keeps it calls
     /// it. Returns where it is; one that was there before stays.
     ///

@@ -16,7 +16,7 @@ pub const NAME_MAX: usize = 63;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error(
     "{name:?} is no {what}: a region and a space are 1 to 63 bytes of a to z, 0 to 9 and `-`, a letter or \
-     a digit first; an actor is `region#incarnation`, an id 32 hexadecimal digits"
+     a digit first; an actor is `region#incarnation`, an id 32 hexadecimal digits, a hash 64"
 )]
 pub struct NameError {
     /// Of what kind the name should have been.
@@ -96,6 +96,17 @@ impl Hash {
 impl From<[u8; 32]> for Hash {
     fn from(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+}
+
+impl FromStr for Hash {
+    type Err = NameError;
+
+    /// Reads 64 hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| NameError::new("hash", text))?;
+        Ok(Self(bytes))
     }
 }
 

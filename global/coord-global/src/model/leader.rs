@@ -104,6 +104,17 @@ pub fn make_real(id: NodeId, node: &Node, view: &PathView) -> Option<Draft> {
     Some(Draft { edit, node: id, context: node.context.clone(), body: Body::Write(version) })
 }
 
+/// The files that what the leader writes of one is decided by: name their positions as seen with
+/// [`Ledger::write`](crate::ledger::Ledger::write). One that hides behind another is deleted for
+/// that one's sake.
+#[must_use]
+pub fn decided_by(id: &NodeId, view: &PathView) -> Vec<NodeId> {
+    match view.place(id) {
+        Some(Place::Hidden { behind }) => vec![*id, behind],
+        _ => vec![*id],
+    }
+}
+
 /// Forgets a deletion, which all have seen. `None` for a file that is there or in conflict.
 #[must_use]
 pub fn forget(id: NodeId, node: &Node) -> Option<Draft> {

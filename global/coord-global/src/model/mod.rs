@@ -33,8 +33,6 @@ pub mod visible;
 
 #[cfg(test)]
 mod samples;
-#[cfg(test)]
-mod sim;
 
 pub use clock::Hlc;
 pub use event::{BlobRef, Body, Event, Fields, Sealed, Strategy, Version};

@@ -51,20 +51,16 @@ struct Edits {
 /// A region's edits, in the order in which they were made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outbox {
-    pub(in crate::model) sealed: Tracked<u64, Sealed>,
-    pub(in crate::model) pending: Tracked<u64, Pending>,
+    pub(crate) sealed: Tracked<u64, Sealed>,
+    pub(crate) pending: Tracked<u64, Pending>,
     by_node: BTreeMap<NodeId, Edits>,
     /// The number of the last pending edit that there was.
-    pub(in crate::model) last: u64,
+    pub(crate) last: u64,
 }
 
 impl Outbox {
     /// As it was written down.
-    pub(in crate::model) fn restored(
-        sealed: Tracked<u64, Sealed>,
-        pending: Tracked<u64, Pending>,
-        last: u64,
-    ) -> Self {
+    pub(crate) fn restored(sealed: Tracked<u64, Sealed>, pending: Tracked<u64, Pending>, last: u64) -> Self {
         let mut by_node: BTreeMap<NodeId, Edits> = BTreeMap::new();
         for (seq, event) in &*sealed {
             by_node.entry(event.event().node).or_default().sealed.push(*seq);

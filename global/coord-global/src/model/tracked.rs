@@ -6,7 +6,7 @@ use std::ops::Deref;
 /// A [`BTreeMap`] to read, whose changes are remembered by their keys: as many as there were
 /// entries, at most, until they are [written](Self::written).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::model) struct Tracked<K, V> {
+pub(crate) struct Tracked<K, V> {
     entries: BTreeMap<K, V>,
     changed: BTreeSet<K>,
 }
@@ -33,25 +33,25 @@ impl<K: Ord, V> FromIterator<(K, V)> for Tracked<K, V> {
 }
 
 impl<K: Ord + Copy, V> Tracked<K, V> {
-    pub(in crate::model) fn insert(&mut self, key: K, value: V) -> Option<V> {
+    pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
         self.changed.insert(key);
         self.entries.insert(key, value)
     }
 
-    pub(in crate::model) fn remove(&mut self, key: &K) -> Option<V> {
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         let removed = self.entries.remove(key)?;
         self.changed.insert(*key);
         Some(removed)
     }
 
-    pub(in crate::model) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         let found = self.entries.get_mut(key)?;
         self.changed.insert(*key);
         Some(found)
     }
 
     /// Takes all entries out up to and with `last`.
-    pub(in crate::model) fn take_up_to(&mut self, last: &K) -> BTreeMap<K, V> {
+    pub(crate) fn take_up_to(&mut self, last: &K) -> BTreeMap<K, V> {
         let mut taken = BTreeMap::new();
         while let Some(entry) = self.entries.first_entry().filter(|entry| entry.key() <= last) {
             let (key, value) = entry.remove_entry();
@@ -62,18 +62,18 @@ impl<K: Ord + Copy, V> Tracked<K, V> {
     }
 
     /// Takes all entries out.
-    pub(in crate::model) fn take(&mut self) -> BTreeMap<K, V> {
+    pub(crate) fn take(&mut self) -> BTreeMap<K, V> {
         self.changed.extend(self.entries.keys());
         std::mem::take(&mut self.entries)
     }
 
     /// What has changed: `None` where there is nothing any more.
-    pub(in crate::model) fn changes(&self) -> impl Iterator<Item = (K, Option<&V>)> {
+    pub(crate) fn changes(&self) -> impl Iterator<Item = (K, Option<&V>)> {
         self.changed.iter().map(|key| (*key, self.entries.get(key)))
     }
 
     /// The changes are written down.
-    pub(in crate::model) fn written(&mut self) {
+    pub(crate) fn written(&mut self) {
         self.changed.clear();
     }
 }

@@ -35,7 +35,7 @@ struct Writer {
 }
 
 /// The place of a region in a store.
-pub(super) struct Local {
+pub(crate) struct Local {
     store: Arc<dyn Store>,
     region: RegionId,
     root: String,
@@ -49,7 +49,7 @@ pub(super) struct Local {
 }
 
 impl Local {
-    pub(super) fn new(store: Arc<dyn Store>, space: &SpaceName, region: &RegionId) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, space: &SpaceName, region: &RegionId) -> Self {
         Self {
             store,
             region: region.clone(),
@@ -79,7 +79,7 @@ impl Local {
 
     /// Takes the region over, so that nobody who had it before writes any more, not even what is on
     /// its way; carries out what was begun; and reads the region.
-    pub(super) async fn claim_and_read(&mut self) -> Result<Option<Replica>> {
+    pub(crate) async fn claim_and_read(&mut self) -> Result<Option<Replica>> {
         self.claim().await?;
         if self.writer.redo > 0 {
             self.carry_out().await?;
@@ -133,7 +133,7 @@ impl Local {
     }
 
     /// Writes all of the changes down, or nothing.
-    pub(super) async fn write(&mut self, mut changes: Vec<Change>) -> Result<()> {
+    pub(crate) async fn write(&mut self, mut changes: Vec<Change>) -> Result<()> {
         changes.retain(|(part, value)| *part != Part::State || value.as_ref() != Some(&self.state));
         let state =
             changes.iter().find(|(part, _)| *part == Part::State).and_then(|(_, value)| value.clone());
@@ -249,7 +249,7 @@ impl Local {
 
     /// Files of generations that are not in use any more are removed, some with each change. What
     /// fails is tried again with the next one.
-    pub(super) async fn clear(&mut self, before: (u32, Option<u32>), now: (u32, Option<u32>)) {
+    pub(crate) async fn clear(&mut self, before: (u32, Option<u32>), now: (u32, Option<u32>)) {
         let in_use = |generation: u32| generation == now.0 || Some(generation) == now.1;
         self.stale.extend([Some(before.0), before.1].into_iter().flatten().filter(|old| !in_use(*old)));
         let Some(generation) = self.stale.first().copied() else { return };

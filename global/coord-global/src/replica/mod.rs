@@ -16,7 +16,7 @@
 //! | [`Part`](crate::model::replica::Part) | what it says |
 
 mod error;
-mod local;
+pub(crate) mod local;
 
 use std::fmt;
 use std::future::Future;

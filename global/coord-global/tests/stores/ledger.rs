@@ -11,8 +11,8 @@ use coord_global::model::{EditId, Names, NodeId, PathView, Refusal, RegionId, Se
 use coord_global::sync::{Peer, SyncError, sync};
 use coord_memory::MemoryStore;
 
-use crate::faulty::{Fate, Faulty};
 use crate::region::{Region, blob, check, memory, next, open, settle, space, state_of};
+use coord_global::simulation::{Fate, Faulty};
 
 #[tokio::test]
 async fn regions_meet_over_it() {
@@ -174,7 +174,7 @@ async fn what_is_in_doubt_is_written_once() {
         ledger.put_content(&blob(2).hash, "x").await.unwrap();
         store.set(once());
         sync(&ledger, &mut region.replica, |_| Peer::Gone, 100, |_| true).await.unwrap();
-        assert_eq!(store.arrive().await, 0, "{fate:?}: the second one was written over it");
+        assert_eq!(store.arrive().await.unwrap(), 0, "{fate:?}: the second one was written over it");
 
         let id = *region.replica.base().nodes.keys().next().unwrap();
         let node = ledger.node(&id).await.unwrap().unwrap();
@@ -184,7 +184,7 @@ async fn what_is_in_doubt_is_written_once() {
         store.set(once());
         let written = ledger.write(Writer::Api, vec![draft], [(id, node.position)].into()).await.unwrap();
         assert_eq!(written.positions, [3], "{fate:?}");
-        assert_eq!(store.arrive().await, 0);
+        assert_eq!(store.arrive().await.unwrap(), 0);
         assert_eq!(ledger.head().await.unwrap().position, 3, "{fate:?}");
         assert!(ledger.verify().await.unwrap().holds());
     }
@@ -336,7 +336,7 @@ async fn regions_meet_over_a_store_that_fails() {
             match rng.u8(0..10) {
                 0..4 => region.save(path, rng.u8(0..5)),
                 4 => region.delete(path),
-                5 => drop(store.arrive().await),
+                5 => drop(store.arrive().await.unwrap()),
                 6 => {
                     let position = ledgers[0].head().await.unwrap().position;
                     drop(ledgers[rng.usize(0..3)].trim(position.saturating_sub(rng.u64(0..5))).await);
@@ -346,7 +346,7 @@ async fn regions_meet_over_a_store_that_fails() {
             }
         }
         store.set(|| Fate::Arrives);
-        store.arrive().await;
+        store.arrive().await.unwrap();
         ledgers[0].trim(0).await.unwrap();
         settle(&ledgers[0], &mut regions).await;
         check(&ledgers[0], &regions).await;
@@ -438,7 +438,7 @@ async fn who_goes_away_in_doubt_doubles_nothing() {
         }
         drop(one);
         other.await.unwrap();
-        store.arrive().await;
+        store.arrive().await.unwrap();
         let (_, entries) = ledger.entries(0, 100).await.unwrap();
         let events = entries.iter().flat_map(|entry| &entry.events);
         let count = |edit| events.clone().filter(|event| event.event().edit == edit).count();

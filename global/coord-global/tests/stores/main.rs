@@ -9,7 +9,7 @@
     reason = "tests"
 )]
 
-mod faulty;
 mod ledger;
 mod region;
 mod replica;
+mod schedules;

@@ -13,7 +13,7 @@ use coord_global::model::{
 use coord_global::sync::{Peer, SyncError, Synced, sync};
 use coord_memory::MemoryStore;
 
-use crate::faulty::Faulty;
+use coord_global::simulation::Faulty;
 
 pub(crate) fn space() -> SpaceName {
     SpaceName::new("main").unwrap()

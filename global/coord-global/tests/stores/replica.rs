@@ -13,8 +13,8 @@ use coord_global::replica::{DurableReplica, Keep, ReplicaError};
 use coord_global::sync::{Peer, sync};
 use coord_memory::MemoryStore;
 
-use crate::faulty::{Fate, Faulty};
 use crate::region::{blob, memory, next, open as open_ledger, space};
+use coord_global::simulation::{Fate, Faulty};
 
 const ROOT: &str = "/global/replica/main/a/";
 
@@ -69,7 +69,7 @@ async fn one_writes_at_a_time() {
     save(&mut first, "late", 1, 1).await.unwrap_err();
     store.set(|| Fate::Arrives);
     let mut second = open(&store).await.unwrap();
-    assert_eq!(store.arrive().await, 0);
+    assert_eq!(store.arrive().await.unwrap(), 0);
     save(&mut second, "b", 2, 2).await.unwrap();
     // The first one looks, and takes it over again: that is what its operator has asked for by
     // letting it run on; then the second one is told.

@@ -15,7 +15,7 @@ use super::{Replica, SetAside};
 
 /// How much can be known of the edits that are in doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::model) enum Decided {
+pub(crate) enum Decided {
     /// The log was read from where they were made: what it does not have was never accepted.
     AllOfThem,
     /// A part of the log is gone: what was not found may have been in it.
@@ -112,7 +112,7 @@ impl Replica {
     }
 
     /// What is still in doubt is decided.
-    pub(in crate::model) fn decide(&mut self, decided: Decided) {
+    pub(crate) fn decide(&mut self, decided: Decided) {
         let edits: Vec<Pending> = self.outbox.take_in_doubt();
         let mut nodes: Vec<NodeId> = edits.iter().map(|edit| edit.node).collect();
         let skipped = std::mem::take(&mut self.skipped);

@@ -28,8 +28,8 @@ use super::tracked::Tracked;
 use super::vector::VersionVector;
 use super::view::PathView;
 
-#[cfg(test)]
-pub(in crate::model) use doubt::Decided;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use doubt::Decided;
 pub use record::{Change, Part, REPLICA_FORMAT};
 use snapshot::Filling;
 pub use snapshot::Paged;
@@ -47,9 +47,9 @@ pub struct Shown {
     /// As what it was written, or read.
     pub version: Version,
     /// What of it who looks there has seen.
-    pub(in crate::model) seen: VersionVector,
+    pub(crate) seen: VersionVector,
     /// The pending edit that is part of what stands there.
-    pub(in crate::model) pending: Option<EditId>,
+    pub(crate) pending: Option<EditId>,
 }
 
 /// An edit that was not taken (G22): it is kept and listed, and holds nothing up.
@@ -84,7 +84,7 @@ pub enum Need {
 pub struct Replica {
     space: SpaceName,
     region: RegionId,
-    pub(in crate::model) base: State,
+    pub(crate) base: State,
     /// Under which the files of the base are written down: a snapshot is another one.
     generation: u32,
     /// The last generation that there was.
@@ -94,35 +94,35 @@ pub struct Replica {
     view: PathView,
     actor: Option<Actor>,
     /// The epoch in which it was welcomed. Its fold is of an older one until it has a snapshot.
-    pub(in crate::model) epoch: u32,
+    pub(crate) epoch: u32,
     /// The last of its own edits that is in the base.
-    pub(in crate::model) own: ActorRecord,
+    pub(crate) own: ActorRecord,
     /// How far its edits are known to be accepted.
-    pub(in crate::model) accepted: u64,
-    pub(in crate::model) outbox: Outbox,
-    pub(in crate::model) shown: Tracked<NodeId, Shown>,
+    pub(crate) accepted: u64,
+    pub(crate) outbox: Outbox,
+    pub(crate) shown: Tracked<NodeId, Shown>,
     disk: BTreeMap<String, NodeId>,
     /// What the disk may show of a file since it was decided to write that; `None`: nothing.
     writing: Tracked<NodeId, Option<Shown>>,
     set_aside: Tracked<u64, SetAside>,
     /// How many there ever were.
     last_set_aside: u64,
-    pub(in crate::model) session: Session,
+    pub(crate) session: Session,
     before: Option<Session>,
     welcomed: bool,
-    pub(in crate::model) renew: bool,
-    pub(in crate::model) astray: bool,
+    pub(crate) renew: bool,
+    pub(crate) astray: bool,
     /// The log is read up to here before what is in doubt is decided.
-    pub(in crate::model) doubt_until: Option<u64>,
+    pub(crate) doubt_until: Option<u64>,
     /// How far the incarnation before had come, if that is known for sure: then nothing of it is in
     /// doubt but what has not been folded yet.
-    pub(in crate::model) settled: Option<u64>,
+    pub(crate) settled: Option<u64>,
     /// Edits that are here and that the log has under the name of another copy of this disk.
     found: Tracked<EditId, Dot>,
     /// A snapshot went over a part of the log in which edits that are in doubt may be.
     skipped: bool,
-    pub(in crate::model) trimmed: bool,
-    pub(in crate::model) filling: Option<Filling>,
+    pub(crate) trimmed: bool,
+    pub(crate) filling: Option<Filling>,
 }
 
 impl Replica {
@@ -312,11 +312,11 @@ impl Replica {
     }
 
     /// Stands for the names that pending edits do not have yet.
-    pub(in crate::model) fn unnamed(&self) -> Actor {
+    pub(crate) fn unnamed(&self) -> Actor {
         Actor::region(self.region.clone(), 0)
     }
 
-    pub(in crate::model) fn refresh(&mut self, id: NodeId) {
+    pub(crate) fn refresh(&mut self, id: NodeId) {
         let node = self.node(&id);
         self.view.set(id, node.as_ref());
     }

@@ -13,8 +13,8 @@ use super::doubt::Decided;
 
 /// A snapshot that is being taken.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::model) struct Filling {
-    pub(in crate::model) state: State,
+pub(crate) struct Filling {
+    pub(crate) state: State,
     pub(super) generation: u32,
     /// The files of pages that are not written down yet.
     pub(super) paged: BTreeSet<NodeId>,

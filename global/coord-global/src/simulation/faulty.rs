@@ -1,16 +1,18 @@
 //! A store whose transactions get lost, answered or not, or arrive late.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use coord_api::store::{Range, RangeReply, Store, Txn, TxnReply};
 use coord_api::{Error, ErrorKind, Outcome, Result};
+use parking_lot::Mutex;
 
 /// What becomes of a transaction that writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub enum Fate {
+    /// It is done, and answered.
     Arrives,
     /// It is done, and the answer is lost.
     AnswerLost,
@@ -23,7 +25,7 @@ pub(crate) enum Fate {
 }
 
 /// A store around another one.
-pub(crate) struct Faulty {
+pub struct Faulty {
     store: Arc<dyn Store>,
     fate: Mutex<Box<dyn FnMut() -> Fate + Send>>,
     late: Mutex<Vec<Txn>>,
@@ -31,7 +33,8 @@ pub(crate) struct Faulty {
 }
 
 impl Faulty {
-    pub(crate) fn new(store: Arc<dyn Store>, fate: impl FnMut() -> Fate + Send + 'static) -> Arc<Self> {
+    /// A store around `store`; each transaction that writes asks `fate`.
+    pub fn new(store: Arc<dyn Store>, fate: impl FnMut() -> Fate + Send + 'static) -> Arc<Self> {
         Arc::new(Self {
             store,
             fate: Mutex::new(Box::new(fate)),
@@ -40,27 +43,58 @@ impl Faulty {
         })
     }
 
-    pub(crate) fn sound(store: Arc<dyn Store>) -> Arc<Self> {
+    /// A store around `store` that counts.
+    pub fn sound(store: Arc<dyn Store>) -> Arc<Self> {
         Self::new(store, || Fate::Arrives)
     }
 
-    pub(crate) fn set(&self, fate: impl FnMut() -> Fate + Send + 'static) {
-        *self.fate.lock().unwrap() = Box::new(fate);
+    /// From now on each transaction that writes asks `fate`.
+    pub fn set(&self, fate: impl FnMut() -> Fate + Send + 'static) {
+        *self.fate.lock() = Box::new(fate);
     }
 
     /// How many requests there were since the last time.
-    pub(crate) fn requests(&self) -> usize {
+    pub fn requests(&self) -> usize {
         self.requests.swap(0, Ordering::SeqCst)
     }
 
+    /// How many transactions are late.
+    pub fn late(&self) -> usize {
+        self.late.lock().len()
+    }
+
+    /// The late transaction of that number arrives. Whether it wrote.
+    ///
+    /// # Errors
+    ///
+    /// As the store's.
+    pub async fn arrives(&self, number: usize) -> Result<bool> {
+        let txn = {
+            let mut late = self.late.lock();
+            if number >= late.len() {
+                return Ok(false);
+            }
+            late.remove(number)
+        };
+        Ok(self.store.txn(txn).await?.succeeded)
+    }
+
     /// All that is late arrives; how many of those wrote.
-    pub(crate) async fn arrive(&self) -> usize {
-        let late: Vec<Txn> = std::mem::take(&mut *self.late.lock().unwrap());
+    ///
+    /// # Errors
+    ///
+    /// As the store's.
+    pub async fn arrive(&self) -> Result<usize> {
         let mut wrote = 0;
-        for txn in late {
-            wrote += usize::from(self.store.txn(txn).await.unwrap().succeeded);
+        while self.late() > 0 {
+            wrote += usize::from(self.arrives(0).await?);
         }
-        wrote
+        Ok(wrote)
+    }
+
+    /// Nothing that is late ever arrives.
+    pub fn forget_late(&self) {
+        self.late.lock().clear();
     }
 }
 
@@ -86,7 +120,7 @@ impl Store for Faulty {
         if txn.is_read_only() {
             return self.store.txn(txn).await;
         }
-        let fate = (self.fate.lock().unwrap())();
+        let fate = (self.fate.lock())();
         // A caller may go away before it is sent, and before it is answered.
         tokio::task::yield_now().await;
         match fate {
@@ -103,7 +137,7 @@ impl Store for Faulty {
             Fate::Lost => Err(unanswered()),
             Fate::Full => Err(Error::new(ErrorKind::Exhausted, "store.txn", "the disk is full")),
             Fate::Late => {
-                self.late.lock().unwrap().push(txn);
+                self.late.lock().push(txn);
                 Err(unanswered())
             }
         }

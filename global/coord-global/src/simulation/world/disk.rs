@@ -8,9 +8,9 @@ use crate::model::event::Version;
 use crate::model::id::{EditId, NodeId};
 use crate::model::path::{RelPath, directories};
 use crate::model::replica::Replica;
-use crate::model::sim::Broken;
-use crate::model::sim::ops::PATHS;
 use crate::model::vector::VersionVector;
+use crate::simulation::Broken;
+use crate::simulation::ops::PATHS;
 
 /// That much of the file stands on the disk now.
 fn stand(replica: &Replica, stood: &mut BTreeMap<NodeId, (VersionVector, Option<EditId>)>, id: NodeId) {

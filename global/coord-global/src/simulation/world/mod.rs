@@ -5,21 +5,23 @@ mod coordinator;
 mod disk;
 mod link;
 mod local;
+mod over;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::append::Known;
-use super::super::event::{BlobRef, Strategy, Version};
-use super::super::id::{Actor, Dot, EditId, Hash, NodeId, RegionId, Session, SpaceName};
-use super::super::log::{ActorRecord, Entry};
-use super::super::node::Node;
-use super::super::path::Names;
-use super::super::replica::{Part, Replica};
-use super::super::vector::VersionVector;
 use super::Broken;
 use super::account::Account;
-use super::ops::{Fate, Op, PATHS};
+use super::faulty::Fate;
+use super::ops::{Op, PATHS};
 use super::store::{Store, Txn};
+use crate::model::append::Known;
+use crate::model::event::{BlobRef, Strategy, Version};
+use crate::model::id::{Actor, Dot, EditId, Hash, NodeId, RegionId, Session, SpaceName};
+use crate::model::log::{ActorRecord, Entry};
+use crate::model::node::Node;
+use crate::model::path::Names;
+use crate::model::replica::{Part, Replica};
+use crate::model::vector::VersionVector;
 
 const Y2001: u64 = 978_307_200_000;
 const Y2026: u64 = 1_767_225_600_000;
@@ -93,6 +95,8 @@ pub(crate) struct World {
     pub(super) counted: Account,
     failure: Option<String>,
     changed: bool,
+    /// The real thing, where the schedule runs over that.
+    over: Option<Box<over::Over>>,
     /// The agent of the next step is killed after that many points at which it may be.
     killed_after: Option<u8>,
 }
@@ -106,8 +110,8 @@ fn pick(n: u8, of: usize) -> usize {
 }
 
 impl World {
-    pub(crate) fn new(broken: Broken) -> Self {
-        let mut world = Self {
+    fn empty(broken: Broken) -> Self {
+        Self {
             broken,
             store: Store::new(),
             objects: BTreeSet::new(),
@@ -132,11 +136,21 @@ impl World {
             failure: None,
             changed: false,
             killed_after: None,
-        };
+            over: None,
+        }
+    }
+
+    pub(crate) fn new(broken: Broken) -> Self {
+        let mut world = Self::empty(broken);
+        world.populate();
+        world
+    }
+
+    fn populate(&mut self) {
         for name in ["amsterdam", "beijing", "chicago"] {
             let region = RegionId::new(name).unwrap();
             let space = SpaceName::new("main").unwrap();
-            let session = world.session();
+            let session = self.session();
             let replica = Replica::new(space, region.clone(), Names::Folded, session);
             let agent = Agent {
                 region,
@@ -150,10 +164,9 @@ impl World {
                 up: true,
                 failures: 0,
             };
-            world.agents.push(agent);
-            world.write_down(world.agents.len() - 1);
+            self.agents.push(agent);
+            self.write_down(self.agents.len() - 1);
         }
-        world
     }
 
     pub(crate) fn failure(&self) -> Option<String> {
@@ -243,7 +256,10 @@ impl World {
             Op::Sweep => self.sweep(),
             Op::Arrive { which } => self.arrive(which),
             Op::BackUpStore => {
-                self.backup = Some((self.store.clone(), self.log.clone(), self.accepted.clone()))
+                self.backup = Some((self.store.clone(), self.log.clone(), self.accepted.clone()));
+                if self.over.is_some() {
+                    self.back_up_over();
+                }
             }
             Op::RestoreStore { told } => self.restore_store(told),
             Op::Clock { agent, to } => {
@@ -253,6 +269,11 @@ impl World {
             Op::CoordinatorClock { to } => self.coordinator_clock = CLOCKS[pick(to, 3)],
             Op::Kill { .. } => {}
         }
+    }
+
+    /// How many transactions are on their way.
+    fn late(&self) -> usize {
+        self.over.as_ref().map_or(self.late.len(), |over| over.late())
     }
 
     fn agent(&self, agent: u8) -> usize {
@@ -267,7 +288,7 @@ impl World {
 
     /// All that is on its way arrives, nothing fails any more, users rest: until nothing changes.
     pub(crate) fn settle(&mut self) {
-        while !self.late.is_empty() || !self.doomed.is_empty() {
+        while self.late() > 0 || !self.doomed.is_empty() {
             self.arrive(0);
         }
         self.coordinator_clock = Y2026;

@@ -1,18 +1,20 @@
 //! What instances write: appends, callers of the API, the leader, trims, sweeps; and the store
 //! that is restored.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Agent, Forgotten, Picture, World, blob, pick};
+use crate::ledger::Writer;
 use crate::model::append::{Appending, Draft, Known};
 use crate::model::event::{Body, Fields, Strategy, Version};
 use crate::model::id::{Actor, Hash, NodeId};
+use crate::model::node::Node;
 use crate::model::path::Names;
-use crate::model::sim::Broken;
-use crate::model::sim::ops::Fate;
-use crate::model::sim::store::{Store, Txn};
 use crate::model::view::PathView;
 use crate::model::{Hlc, leader};
+use crate::simulation::Broken;
+use crate::simulation::faulty::Fate;
+use crate::simulation::store::{Store, Txn};
 
 impl World {
     pub(super) fn received(&self) -> u64 {
@@ -41,7 +43,7 @@ impl World {
             };
             let txn = Txn { revision: store.revision, append };
             match fate {
-                Fate::Lost => return None,
+                Fate::Lost | Fate::Full => return None,
                 Fate::Late => {
                     self.late.push(txn);
                     return None;
@@ -110,9 +112,8 @@ impl World {
         }
         let edit = self.edit();
         let (wall, epoch) = (self.received(), self.store.head.epoch);
-        self.append(instance, fate, |appending| {
-            let Some(node) = appending.node(&id) else { return };
-            let Some(visible) = node.visible() else { return };
+        let draft = |node: Node| {
+            let visible = node.visible()?;
             let context = if all { node.context.clone() } else { node.seen(&visible) };
             let version = Version {
                 content: content.map(blob),
@@ -122,12 +123,32 @@ impl World {
                 time: Hlc::after(wall, visible.version.time),
                 ..visible.version
             };
-            let draft = Draft { edit, node: id, context, body: Body::Write(version) };
-            let _ = appending.write(Actor::api(epoch), draft);
+            Some(Draft { edit, node: id, context, body: Body::Write(version) })
+        };
+        if self.over.is_some() {
+            let drafts =
+                self.instances[instance].nodes.get(&id).cloned().and_then(draft).into_iter().collect();
+            return self.write_over(instance, fate, Writer::Api, drafts, BTreeMap::new());
+        }
+        self.append(instance, fate, |appending| {
+            if let Some(draft) = appending.node(&id).and_then(draft) {
+                let _ = appending.write(Actor::api(epoch), draft);
+            }
         });
     }
 
     pub(super) fn lead(&mut self, instance: usize, fate: Fate, drafts: impl Fn(&Store) -> Vec<Draft>) {
+        if self.over.is_some() {
+            let store = &self.instances[instance];
+            let drafts = drafts(store);
+            // What it was decided by: the file, and all that want its path.
+            let mut view = PathView::new(Names::Folded);
+            store.nodes.iter().for_each(|(id, node)| view.set(*id, Some(node)));
+            let decided_by = drafts.iter().flat_map(|draft| leader::decided_by(&draft.node, &view));
+            let position = |id: NodeId| (id, store.nodes.get(&id).map_or(0, |node| node.position));
+            let seen = decided_by.map(position).collect();
+            return self.write_over(instance, fate, Writer::Lead, drafts, seen);
+        }
         let (epoch, broken) = (self.store.head.epoch, self.broken);
         self.append(instance, fate, |appending| {
             for mut draft in drafts(appending.known().store) {
@@ -186,9 +207,13 @@ impl World {
         if floor <= head.floor {
             return;
         }
-        head.floor = floor;
-        self.store.revision += 1;
-        self.store.log.retain(|last, _| *last > floor);
+        if self.over.is_some() {
+            self.trim_over(floor);
+        } else {
+            head.floor = floor;
+            self.store.revision += 1;
+            self.store.log.retain(|last, _| *last > floor);
+        }
         // A restore that nobody tells is found by the log alone, and that is gone.
         self.forgotten.retain(|forgotten| forgotten.told);
         self.counted.trims += 1;
@@ -205,15 +230,23 @@ impl World {
             .map(|(hash, object)| (*hash, *object))
             .collect();
         for (hash, object) in unused {
-            self.store.contents.remove(&hash);
-            self.store.revision += 1;
+            if self.over.is_none() {
+                self.store.contents.remove(&hash);
+                self.store.revision += 1;
+            } else if !self.forget_content_over(hash) {
+                continue;
+            }
             self.doomed.push((hash, object));
             self.counted.swept += 1;
         }
     }
 
     pub(super) fn arrive(&mut self, which: u8) {
-        if !self.late.is_empty() {
+        if self.over.is_some() {
+            if self.late() > 0 {
+                self.arrive_over(which);
+            }
+        } else if !self.late.is_empty() {
             let txn = self.late.remove(pick(which, self.late.len()));
             self.counted.late += 1;
             self.apply(txn, true, Fate::Arrives);
@@ -292,6 +325,9 @@ impl World {
         }
         (self.store, self.log, self.accepted) = (store, log, accepted);
         self.late.clear();
+        if self.over.is_some() {
+            self.restore_over(told.then_some(self.epochs));
+        }
         for instance in &mut self.instances {
             *instance = self.store.clone();
         }

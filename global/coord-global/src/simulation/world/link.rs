@@ -8,9 +8,9 @@ use crate::model::append::{Accepted, Greeting, Known, hello};
 use crate::model::id::{EditId, Hash, NodeId, Session};
 use crate::model::outbox::{Pending, Standing};
 use crate::model::replica::{Decided, Need, Paged, Replica};
-use crate::model::sim::Broken;
-use crate::model::sim::ops::Fate;
 use crate::model::state::Astray;
+use crate::simulation::Broken;
+use crate::simulation::faulty::Fate;
 
 /// The outbox forgets all sealed edits up to `seq`.
 fn drop_sealed(replica: &mut Replica, seq: u64) {
@@ -21,6 +21,9 @@ fn drop_sealed(replica: &mut Replica, seq: u64) {
 
 impl World {
     pub(super) fn hello(&mut self, agent: usize, heard: bool) {
+        if self.over.is_some() {
+            return self.hello_over(agent, heard);
+        }
         let (region, mut said) = (self.agents[agent].region.clone(), self.agents[agent].replica.hello());
         let mut last = self.store.last(&region);
         let speaks = |session: Option<Session>| {
@@ -105,7 +108,10 @@ impl World {
     }
 
     pub(super) fn put_content(&mut self, hash: Hash) {
-        if !self.store.contents.contains_key(&hash) {
+        if self.store.contents.contains_key(&hash) {
+        } else if self.over.is_some() {
+            self.put_content_over(hash);
+        } else {
             self.next_object += 1;
             self.objects.insert((hash, self.next_object));
             self.store.contents.insert(hash, self.next_object);
@@ -121,6 +127,9 @@ impl World {
     }
 
     pub(super) fn push(&mut self, agent: usize, instance: usize, most: usize, fate: Fate) {
+        if self.over.is_some() {
+            return self.push_over(agent, instance, most, fate);
+        }
         if self.agents[agent].replica.need() != Need::Nothing {
             return;
         }
@@ -183,6 +192,9 @@ impl World {
     }
 
     pub(super) fn pull(&mut self, agent: usize, instance: Option<usize>, most: usize) {
+        if self.over.is_some() {
+            return self.pull_over(agent, instance.unwrap_or_default(), most);
+        }
         if !matches!(self.agents[agent].replica.need(), Need::Nothing | Need::Pull) {
             return;
         }
@@ -226,6 +238,9 @@ impl World {
     }
 
     pub(super) fn page(&mut self, agent: usize, most: usize) {
+        if self.over.is_some() {
+            return self.page_over(agent, most);
+        }
         if self.agents[agent].replica.need() != Need::Snapshot {
             return;
         }
@@ -365,6 +380,7 @@ impl World {
         self.gone_with_the_disk(agent, &kept);
         let it = &mut self.agents[agent];
         (it.replica, it.local, it.files, it.looked_at, it.stood) = (replica, local, files, looked_at, stood);
+        self.replace_local(agent);
         self.restart(agent);
         self.counted.disks += 1;
         // What was replaced or taken back since is there again.
@@ -379,6 +395,7 @@ impl World {
         if self.agents.len() < 5 {
             let copy = self.agents[agent].clone();
             self.agents.push(copy);
+            self.replace_local(self.agents.len() - 1);
             self.restart(self.agents.len() - 1);
             self.counted.clones += 1;
         }

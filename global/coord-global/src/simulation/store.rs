@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::append::{Append, Known};
-use super::super::id::{Actor, Hash, NodeId, RegionId};
-use super::super::log::{ActorRecord, Entry, Head};
-use super::super::node::Node;
-use super::super::path::Names;
+use crate::model::append::{Append, Known};
+use crate::model::id::{Actor, Hash, NodeId, RegionId};
+use crate::model::log::{ActorRecord, Entry, Head};
+use crate::model::node::Node;
+use crate::model::path::Names;
 
 /// What the store holds. An instance has an older one as its picture.
 #[derive(Clone, Debug)]

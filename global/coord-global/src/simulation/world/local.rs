@@ -6,7 +6,7 @@ use super::disk::standing;
 use super::{Agent, World, blob};
 use crate::model::id::EditId;
 use crate::model::replica::{Part, Replica};
-use crate::model::sim::Broken;
+use crate::simulation::Broken;
 
 impl World {
     /// Whether agents are what they wrote down. What else is broken reaches into them.
@@ -33,6 +33,10 @@ impl World {
         let it = &mut self.agents[agent];
         match it.replica.changes() {
             Ok(changes) => {
+                if self.over.is_some() {
+                    self.write_local(agent, changes.clone());
+                }
+                let it = &mut self.agents[agent];
                 for (part, value) in changes.into_iter().filter(|(part, _)| arrives(part)) {
                     match value {
                         Some(value) => drop(it.local.insert(part, value)),
@@ -132,7 +136,13 @@ impl World {
     fn read_back(&mut self, agent: usize) -> Option<Replica> {
         let it = &self.agents[agent];
         match Replica::restore(it.local.iter().map(|(part, value)| (*part, value))) {
-            Ok(replica) => Some(replica),
+            Ok(replica) => {
+                let there = self.read_local(agent);
+                if there.is_some_and(|there| there != replica) {
+                    self.fail("a region is another one in its own store");
+                }
+                Some(replica)
+            }
             Err(refusal) => {
                 let what = format!("what {} wrote down cannot be read: {refusal}", it.region);
                 self.fail(what);

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::event::Body;
-use super::super::id::{Dot, EditId, NodeId};
-use super::super::path::Names;
-use super::super::state::State;
-use super::super::view::PathView;
 use super::Broken;
 use super::account::Account;
 use super::world::{World, blob};
+use crate::model::event::Body;
+use crate::model::id::{Dot, EditId, NodeId};
+use crate::model::path::Names;
+use crate::model::state::State;
+use crate::model::view::PathView;
 
 impl World {
     /// What happened to the edits.

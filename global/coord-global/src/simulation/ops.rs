@@ -1,22 +1,11 @@
 //! Steps, and the schedules that are made of them.
 
-use super::super::event::Strategy;
+use super::faulty::Fate;
+use crate::model::event::Strategy;
 
 /// What users call their files. Some are one, some are a directory of others.
 pub(super) const PATHS: [&str; 9] =
     ["a", "A", "b", "b/c", "d/e", "D/e", "d/f.txt", "caf\u{e9}", "cafe\u{301}"];
-
-/// What becomes of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    Arrives,
-    /// It is done, and nobody hears of it.
-    AnswerLost,
-    /// It is done later, and nobody hears of it.
-    Late,
-    /// It is never done.
-    Lost,
-}
 
 /// A step. Numbers name one of what there is, modulo how many there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
