@@ -1,5 +1,5 @@
-//! The ledger of the global layer on a real etcd: three instances that race, and a server that is
-//! killed while they do.
+//! The ledger of the global layer on a real etcd: three instances that race, a server that is
+//! killed while they do, and the schedules of the model.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,9 @@ use coord_global::ledger::{Ledger, LedgerError};
 use coord_global::model::{
     BlobRef, EditId, Hash, Names, NodeId, RegionId, RelPath, Replica, Session, SpaceName,
 };
-use coord_global::sync::{Peer, sync};
+use coord_global::simulation::{Stores, run_over};
+use coord_global::sync::{Peer, SyncError, sync};
+use coord_memory::MemoryStore;
 use coord_servers::etcd::{Binary, Cluster, Series};
 use coord_testkit::wait::eventually;
 
@@ -44,7 +46,7 @@ fn save(region: &mut Replica, path: &str, content: u8, at: u64) {
     region.found(&RelPath::new(path).unwrap(), blob, at, at, EditId::from(next()));
 }
 
-async fn synced(ledger: &Ledger, region: &mut Replica) -> Result<(), LedgerError> {
+async fn synced(ledger: &Ledger, region: &mut Replica) -> Result<(), SyncError> {
     for hash in region.contents() {
         ledger.put_content(&hash, "an object").await?;
     }
@@ -61,7 +63,8 @@ async fn work(endpoints: Vec<String>, name: &'static str) -> Replica {
         save(&mut replica, "shared", edit, u64::from(edit) + 1);
         let mut tries = 0;
         while let Err(error) = synced(&ledger, &mut replica).await {
-            assert!(matches!(&error, LedgerError::Store(error) if error.is_transient()), "{error}");
+            let SyncError::Ledger(LedgerError::Store(store)) = &error else { panic!("{error}") };
+            assert!(store.is_transient(), "{error}");
             tries += 1;
             assert!(tries < 100, "{error}");
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -85,7 +88,7 @@ async fn come_to_the_same(endpoints: Vec<String>, mut replicas: Vec<Replica>) {
     let tree: BTreeMap<String, NodeId> = replicas[0].view().tree();
     for replica in &replicas {
         assert!(replica.outbox().is_empty());
-        assert_eq!(replica.set_aside(), []);
+        assert_eq!(replica.set_aside().len(), 0);
         assert_eq!(replica.base().cursor, verified.position);
         assert_eq!(replica.base().nodes, replicas[0].base().nodes);
         assert_eq!(replica.view().tree(), tree);
@@ -133,4 +136,45 @@ async fn a_server_that_is_killed_loses_and_doubles_nothing() {
         replicas.push(work.await.unwrap());
     }
     come_to_the_same(endpoints, replicas).await;
+}
+
+fn regions_in_memory(store: &Arc<dyn Store>, may_fail: bool) -> Stores {
+    let local = Arc::new(|| -> Arc<dyn Store> { Arc::new(MemoryStore::new()) });
+    Stores { store: Arc::clone(store), local, may_fail }
+}
+
+/// G1 to G11, G13 to G15, G17, G21, G22, G25 and G26, as in the model.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schedules_of_the_model_hold() {
+    let cluster = Cluster::single(&Binary::find(Series::V3_5));
+    let store: Arc<dyn Store> =
+        EtcdStore::connect_layered(&EtcdOptions::new(cluster.endpoints())).await.unwrap();
+    let run = move || run_over(|| regions_in_memory(&store, false), 0..40);
+    let account = tokio::task::spawn_blocking(run).await.unwrap();
+    assert!(account.contains("accepted: "), "{account}");
+}
+
+/// The same while the server is killed and started again, over and over.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schedules_of_the_model_hold_while_the_server_is_killed() {
+    let mut cluster = Cluster::single_durable(&Binary::find(Series::V3_5));
+    let store: Arc<dyn Store> =
+        EtcdStore::connect_layered(&EtcdOptions::new(cluster.endpoints())).await.unwrap();
+    let run = move || run_over(|| regions_in_memory(&store, true), 100..120);
+    let run = tokio::task::spawn_blocking(run);
+    let mut kills = 0;
+    while !run.is_finished() {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        cluster = tokio::task::spawn_blocking(move || {
+            cluster.servers_mut()[0].kill();
+            cluster.servers_mut()[0].restart();
+            cluster
+        })
+        .await
+        .unwrap();
+        kills += 1;
+    }
+    let account = run.await.unwrap();
+    assert!(account.contains("accepted: "), "{account}");
+    assert!(kills > 2, "the server was killed {kills} times");
 }

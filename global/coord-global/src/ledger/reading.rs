@@ -134,8 +134,8 @@ impl Ledger {
     }
 
     /// A page of a snapshot: at most `most` files after `after`, in the order of their ids, as they
-    /// are now; those that have not changed since `newer_than` by their hash alone; and the epoch in
-    /// which they were read. An empty page is the last. Others may write meanwhile (G10).
+    /// are now; those that have not changed since `newer_than` by their hash alone; and the epoch
+    /// in which they were read. An empty page is the last. Others may write meanwhile (G10).
     ///
     /// # Errors
     ///

@@ -209,15 +209,15 @@ impl Ledger {
         Err(LedgerError::Contended { tries: TRIES })
     }
 
-    /// Says that the store was restored from a backup, with all instances stopped: the space goes on
-    /// as epoch `fresh`, and each region takes a snapshot, goes on as its next incarnation, and
+    /// Says that the store was restored from a backup, with all instances stopped: the space goes
+    /// on as epoch `fresh`, and each region takes a snapshot, goes on as its next incarnation, and
     /// issues again what the backup does not have (G25). `fresh` is an epoch that no store of this
     /// space ever had: seconds since 1970 are. To say it again is Ok.
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Refused`] with [`Refusal::Epoch`] where the space is in a later epoch already;
-    /// [`LedgerError::Store`] and [`LedgerError::Contended`].
+    /// [`LedgerError::Refused`] with [`Refusal::Epoch`] where the space is in a later epoch
+    /// already; [`LedgerError::Store`] and [`LedgerError::Contended`].
     ///
     /// # Cancel safety
     ///

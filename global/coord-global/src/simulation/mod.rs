@@ -154,6 +154,8 @@ pub struct Stores {
     pub store: Arc<dyn Store>,
     /// Makes one that is empty, for a region and for each copy of its disk.
     pub local: Arc<dyn Fn() -> Arc<dyn Store> + Send + Sync>,
+    /// Whether the coordinator's store may fail by itself, as a server does that is killed.
+    pub may_fail: bool,
 }
 
 impl fmt::Debug for Stores {

@@ -32,7 +32,7 @@ fn has_seen_everything(account: &str) {
 #[test]
 fn schedules_hold_over_memory() {
     let store = memory();
-    let stores = || Stores { store: Arc::clone(&store), local: Arc::new(memory) };
+    let stores = || Stores { store: Arc::clone(&store), local: Arc::new(memory), may_fail: false };
     has_seen_everything(&run_over(stores, seeds(200)));
 }
 
@@ -48,7 +48,7 @@ fn schedules_hold_over_sled() {
         let number = regions.fetch_add(1, Ordering::SeqCst);
         at(root.join(format!("region-{number}")))
     });
-    let stores = || Stores { store: Arc::clone(&store), local: Arc::clone(&local) };
+    let stores = || Stores { store: Arc::clone(&store), local: Arc::clone(&local), may_fail: false };
     let account = run_over(stores, seeds(30));
     assert!(account.contains("accepted: "), "{account}");
 }

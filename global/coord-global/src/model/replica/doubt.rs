@@ -26,8 +26,8 @@ impl Replica {
     /// Everything in the outbox was written by another incarnation.
     pub(super) fn doubt(&mut self) {
         let edits = self.outbox.take_in_doubt();
-        // The last one that was seen there is what stands on the disk, unless something was saved on
-        // top of it.
+        // The last one that was seen there is what stands on the disk, unless something was saved
+        // on top of it.
         for edit in edits.iter().rev() {
             let Standing::InDoubt(Some((dot, _))) = &edit.standing else { continue };
             self.each_shown(&edit.node, |shown| {

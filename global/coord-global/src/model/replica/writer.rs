@@ -1,9 +1,9 @@
 //! What is written to a region's disk.
 //!
 //! A writer says what it is going to write before it touches the disk, and that it has written
-//! afterwards; each is written down before the next step is taken. Whatever ends it in between, what
-//! stands on the disk then is known for what it is, and not taken for something that a user saved
-//! (G3, G8).
+//! afterwards; each is written down before the next step is taken. Whatever ends it in between,
+//! what stands on the disk then is known for what it is, and not taken for something that a user
+//! saved (G3, G8).
 
 use super::{Replica, Shown};
 use crate::model::event::{BlobRef, Version};

@@ -1,11 +1,12 @@
 //! A schedule over the real thing: the ledger over a store that fails, and regions in stores of
-//! their own. What the store holds is read back after each step, so that what must hold is looked at
-//! in the same way as in the model.
+//! their own. What the store holds is read back after each step, so that what must hold is looked
+//! at in the same way as in the model.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use coord_api::store::{Entry as Stored, MAX_TXN_OPS, Op, Range, Store as RealStore, Txn};
 use parking_lot::Mutex;
@@ -13,7 +14,7 @@ use parking_lot::Mutex;
 use super::{Agent, World};
 use crate::ledger::keys::Keys;
 use crate::ledger::picture::{binary, head, json};
-use crate::ledger::{Ledger, LedgerError, Writer};
+use crate::ledger::{Clock, Ledger, LedgerError, Writer};
 use crate::model::Refusal;
 use crate::model::append::Draft;
 use crate::model::id::{Hash, NodeId, Session, SpaceName};
@@ -27,6 +28,9 @@ use crate::simulation::store::Store;
 
 /// How many instances there are.
 const INSTANCES: usize = 3;
+
+/// How often a store is asked that does not answer.
+const ANSWERS: u32 = 1_200;
 
 /// How many keys are read at once.
 const PAGE: usize = 1_000;
@@ -79,7 +83,11 @@ impl Over {
                 let clock = Arc::clone(&self.clock);
                 let clock = Arc::new(move || clock.load(Ordering::SeqCst));
                 let space = self.space.clone();
-                self.runtime.block_on(Ledger::open_with_clock(store, space, Names::Folded, clock)).unwrap()
+                let open = || {
+                    let (store, space, clock) = (Arc::clone(&store), space.clone(), Arc::clone(&clock));
+                    Ledger::open_with_clock(store, space, Names::Folded, clock as Clock)
+                };
+                self.until_it_answers(open)
             })
             .collect();
     }
@@ -96,7 +104,7 @@ impl Over {
             if let Some(last) = all.last() {
                 range = range.with_after_key(last.key.clone());
             }
-            let found = self.runtime.block_on(self.stores.store.range(range)).unwrap().entries;
+            let found = self.until_it_answers(|| self.stores.store.range(range.clone())).entries;
             let is_last = found.len() < PAGE;
             all.extend(found);
             if is_last {
@@ -108,8 +116,25 @@ impl Over {
     fn write(&self, ops: Vec<Op>) {
         for ops in ops.chunks(MAX_TXN_OPS) {
             let txn = ops.iter().cloned().fold(Txn::new(), Txn::then);
-            self.runtime.block_on(self.stores.store.txn(txn)).unwrap();
+            self.until_it_answers(|| self.stores.store.txn(txn.clone()));
         }
+    }
+
+    /// Calls until the store answers: what is called may be repeated at any time.
+    fn until_it_answers<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>(
+        &self,
+        mut call: impl FnMut() -> F,
+    ) -> T {
+        for _ in 0..ANSWERS {
+            match self.runtime.block_on(call()) {
+                Ok(value) => return value,
+                Err(error) => {
+                    assert!(self.stores.may_fail, "{error:?}");
+                    self.runtime.block_on(tokio::time::sleep(Duration::from_millis(50)));
+                }
+            }
+        }
+        panic!("the store has not answered {ANSWERS} times");
     }
 
     /// What the store holds.
@@ -170,7 +195,9 @@ impl World {
         self.look();
         match result {
             Ok(value) => Ok(Answer::Heard(value)),
-            Err(LedgerError::Store(error)) if error.is_transient() && fate != Fate::Arrives => {
+            Err(LedgerError::Store(error))
+                if error.is_transient() && (fate != Fate::Arrives || self.real().stores.may_fail) =>
+            {
                 Ok(Answer::Unheard)
             }
             Err(error) => Err(error),
@@ -207,6 +234,7 @@ impl World {
         });
         match put {
             Ok(_) => {
+                // Whoever asks for it anew gives the object that has it.
                 self.objects.insert((hash, object));
                 self.changed = true;
             }
@@ -322,7 +350,11 @@ impl World {
         if !replica.is_filling() {
             let begun =
                 self.call(0, Fate::Arrives, |ledger| async move { ledger.begin_snapshot(&actor).await });
-            let Ok(Answer::Heard((head, record))) = begun else { return self.fail("begin_snapshot") };
+            let (head, record) = match begun {
+                Ok(Answer::Heard(begun)) => begun,
+                Ok(Answer::Unheard) => return,
+                Err(error) => return self.unexpected("begin_snapshot", &error),
+            };
             if self.agents[agent].replica.begin_snapshot(&head, record).is_err() {
                 return;
             }
@@ -332,7 +364,11 @@ impl World {
         let (after, newer) = (replica.snapshot_after(), replica.snapshot_newer_than());
         let page = self
             .call(0, Fate::Arrives, |ledger| async move { ledger.page(after.as_ref(), newer, most).await });
-        let Ok(Answer::Heard((epoch, page))) = page else { return self.fail("page") };
+        let (epoch, page) = match page {
+            Ok(Answer::Heard(page)) => page,
+            Ok(Answer::Unheard) => return,
+            Err(error) => return self.unexpected("page", &error),
+        };
         self.changed = true;
         let last = page.is_empty();
         self.on(agent, |world| {
@@ -365,7 +401,9 @@ impl World {
     pub(super) fn arrive_over(&mut self, which: u8) {
         let over = self.real();
         let late = super::pick(which, over.late());
-        over.runtime.block_on(over.faulty.arrives(late)).unwrap();
+        // Where the store does not answer, it may have arrived or not.
+        let arrived = over.runtime.block_on(over.faulty.arrives(late));
+        assert!(over.stores.may_fail || arrived.is_ok(), "{arrived:?}");
         self.counted.late += 1;
         self.look();
     }
@@ -388,7 +426,7 @@ impl World {
         over.write(back);
         over.open_ledgers();
         if let Some(fresh) = told {
-            over.runtime.block_on(over.ledgers[0].restored(fresh)).unwrap();
+            over.until_it_answers(|| over.ledgers[0].restored(fresh));
             over.open_ledgers();
         }
         match over.look() {
