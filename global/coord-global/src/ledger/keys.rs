@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::model::{Actor, Hash, NodeId, RegionId, SpaceName};
+use crate::model::{Actor, EditId, Hash, NodeId, RegionId, SpaceName};
 
 /// The keys of a space, all below `/global/s/<space>/`.
 #[derive(Clone, Debug)]
@@ -94,6 +94,11 @@ impl Keys {
 
     pub(crate) fn content(&self, hash: &Hash) -> Bytes {
         format!("{}blob/{hash}", self.root).into()
+    }
+
+    /// What was answered to a write of the API.
+    pub(crate) fn request(&self, edit: &EditId) -> Bytes {
+        format!("{}req/{edit}", self.root).into()
     }
 
     /// Below it is all of the space.

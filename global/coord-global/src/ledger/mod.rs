@@ -14,6 +14,7 @@
 //! | `path/<folded>//<id>` | the file wants that path; an index, made of the files |
 //! | `actor/<actor>` | JSON: how far it has come, and which run of its agent speaks for it |
 //! | `conflict/<position>-<n>` | what a resolution lists |
+//! | `req/<edit>` | JSON: the positions of a write of the API, for an hour at least |
 //! | `blob/<hash>` | the content is at the coordinator; its value says where |
 
 mod error;
@@ -26,9 +27,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use coord_api::store::{Compare, Op, Range, Store, Txn};
-use coord_api::{Error, ErrorKind};
+use coord_api::{Error, ErrorKind, LeaseId};
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use self::keys::Keys;
 use self::picture::Picture;
@@ -61,6 +63,16 @@ struct Shared {
     picture: tokio::sync::Mutex<Picture>,
     /// What waits for an append.
     waiting: Mutex<Vec<Waiting>>,
+    /// The lease on which answers to writes of the API hang.
+    answers: Mutex<Option<Answers>>,
+}
+
+/// A lease on which answers to writes of the API hang.
+#[derive(Clone, Copy)]
+struct Answers {
+    lease: LeaseId,
+    since: Instant,
+    count: usize,
 }
 
 impl fmt::Debug for Ledger {
@@ -125,7 +137,15 @@ impl Ledger {
             return Err(Error::invalid_argument(OPERATION, what).into());
         }
         let picture = tokio::sync::Mutex::new(Picture::new(head, found.modified));
-        let shared = Shared { store, space, keys, clock, picture, waiting: Mutex::new(Vec::new()) };
+        let shared = Shared {
+            store,
+            space,
+            keys,
+            clock,
+            picture,
+            waiting: Mutex::default(),
+            answers: Mutex::default(),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 

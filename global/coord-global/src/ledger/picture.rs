@@ -11,7 +11,7 @@ use super::error::{LedgerError, Result};
 use super::keys::Keys;
 use crate::model::append::{Append, Known};
 use crate::model::log::LOG_FORMAT;
-use crate::model::{Actor, ActorRecord, Entry, Hash, Head, Node, NodeId, Refusal, fold};
+use crate::model::{Actor, ActorRecord, EditId, Entry, Hash, Head, Node, NodeId, Refusal, fold};
 
 /// How many entries of the log are read to come up to date, 8 MiB at most; where there are more,
 /// all that is known of files is read anew when it is needed.
@@ -26,12 +26,15 @@ pub(super) struct Needs {
     pub(super) actors: BTreeSet<Actor>,
     pub(super) nodes: BTreeSet<NodeId>,
     pub(super) contents: BTreeSet<Hash>,
+    /// Writes of the API, which may have been answered before. Mostly they were not: so they are
+    /// compared, and read only when that fails.
+    pub(super) requests: BTreeSet<EditId>,
 }
 
 impl Needs {
     /// How many keys it takes to read all of it, with the head and the log.
     pub(super) fn keys(&self) -> usize {
-        2 + self.actors.len() + self.nodes.len() + self.contents.len()
+        2 + self.actors.len() + self.nodes.len() + self.contents.len() + self.requests.len()
     }
 
     /// As much of it as one read may ask for, and the rest. An edit may name more actors than that.
@@ -53,6 +56,10 @@ impl Needs {
         for hash in &self.contents {
             let part = if first().is_some() { &mut head } else { &mut rest };
             part.contents.insert(*hash);
+        }
+        for edit in &self.requests {
+            let part = if first().is_some() { &mut head } else { &mut rest };
+            part.requests.insert(*edit);
         }
         (head, rest)
     }
@@ -78,6 +85,8 @@ pub(super) struct Picture {
     actors: BTreeMap<Actor, Option<ActorRecord>>,
     nodes: BTreeMap<NodeId, Option<Node>>,
     contents: BTreeMap<Hash, bool>,
+    /// What was answered to writes of the API.
+    requests: BTreeMap<EditId, Vec<u64>>,
     /// What was sent and not answered. Kept here, so that it outlives a caller who goes away.
     pub(super) doubts: Vec<Doubt>,
 }
@@ -131,6 +140,7 @@ impl Picture {
             actors: BTreeMap::new(),
             nodes: BTreeMap::new(),
             contents: BTreeMap::new(),
+            requests: BTreeMap::new(),
             doubts: Vec::new(),
         }
     }
@@ -142,6 +152,7 @@ impl Picture {
             nodes: needs.nodes.iter().filter(|node| !self.nodes.contains_key(node)).copied().collect(),
             // That something was there does not mean that it is: an append compares it.
             contents: needs.contents.iter().filter(|hash| !self.has_content(hash)).copied().collect(),
+            requests: BTreeSet::new(),
         }
     }
 
@@ -161,6 +172,7 @@ impl Picture {
         ops.extend(needs.nodes.iter().map(|node| Op::Range(Range::key(keys.node(node)))));
         let exists = |hash| Range::new(Span::Key(keys.content(hash))).with_keys_only();
         ops.extend(needs.contents.iter().map(|hash| Op::Range(exists(hash))));
+        ops.extend(needs.requests.iter().map(|edit| Op::Range(Range::key(keys.request(edit)))));
         ops
     }
 
@@ -190,6 +202,12 @@ impl Picture {
         }
         for hash in &needs.contents {
             self.contents.insert(*hash, !next()?.entries.is_empty());
+        }
+        self.requests.clear();
+        for edit in &needs.requests {
+            if let Some(found) = next()?.entries.first() {
+                self.requests.insert(*edit, json(found)?);
+            }
         }
         if self.nodes.len() > NODES_KEPT {
             let needed = needs.nodes.iter().filter_map(|id| Some((*id, self.nodes.remove(id)?))).collect();
@@ -233,6 +251,11 @@ impl Picture {
         (self.head, self.revision) = (append.head, revision);
         self.nodes.extend(append.nodes);
         self.actors.extend(append.actors.into_iter().map(|(actor, record)| (actor, Some(record))));
+    }
+
+    /// What was answered to a write of the API, if it was made before.
+    pub(super) fn answered(&self, edit: &EditId) -> Option<&Vec<u64>> {
+        self.requests.get(edit)
     }
 
     /// Content was uploaded.

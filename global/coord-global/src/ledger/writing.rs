@@ -1,17 +1,19 @@
 //! Appends, and what else is written with the head.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use coord_api::store::{Compare, Op, Range, Txn};
-use coord_api::{Error, ErrorKind, Outcome};
+use coord_api::{Error, ErrorKind, LeaseId, Outcome};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::error::{LedgerError, Result};
 use super::picture::{Doubt, Needs, Picture, binary, head as head_in, json};
-use super::{Ledger, OPERATION, Shared, binary_value, json_value};
+use super::{Answers, Ledger, OPERATION, Shared, binary_value, json_value};
 use crate::model::append::{self, Accepted, Append, Appending, Draft, Hello, Welcome};
 use crate::model::{
-    Actor, ActorRecord, Body, Entry, Hash, Head, Node, NodeId, Refusal, RegionId, Sealed, Session,
+    Actor, ActorRecord, Body, EditId, Entry, Hash, Head, Node, NodeId, Refusal, RegionId, Sealed, Session,
 };
 
 /// How often an append is made anew after others wrote in between.
@@ -22,6 +24,12 @@ const WAITING_MAX: usize = 1_000;
 
 /// How many appends may be in doubt at once.
 const DOUBTS_MAX: usize = 64;
+
+/// How long what was answered to a write of the API is known, at least.
+const ANSWERED: Duration = Duration::from_secs(3600);
+
+/// How many of them hang on one lease: they end together.
+const ANSWERS_OF_A_LEASE: usize = 500;
 
 /// How many keys an append may ask for before it is made.
 const NEEDS_MAX: usize = 120;
@@ -78,6 +86,16 @@ enum Answer {
     Later,
 }
 
+/// An append that was made, and what is said when it is written.
+struct Made {
+    /// `None` if it would write nothing.
+    append: Option<Append>,
+    /// To each who waits.
+    answers: Vec<Answer>,
+    /// What is answered to which write of the API.
+    requests: Vec<(EditId, Vec<u64>)>,
+}
+
 impl Ledger {
     /// Takes the edits of a region, for which `session` speaks, in order; they share an append with
     /// what others push at the same time. A repeat is Ok and gets no new position (G2), so that
@@ -98,6 +116,10 @@ impl Ledger {
     /// Writes as one of the names that instances share, all of `drafts` or nothing. `seen` says at
     /// which position the caller has seen files that it decided by: where one has changed since,
     /// nothing is written.
+    ///
+    /// A write of the API is known by the edit of its first draft for an hour at least: repeated,
+    /// by whatever instance, it is Ok with the same answer and writes nothing, also where others
+    /// have edited the file since. So an edit's id is given to one write and no other.
     ///
     /// # Errors
     ///
@@ -418,7 +440,7 @@ impl Shared {
                 // Others wrote: what was known of actors and content is not known any more.
                 unknown = picture.unknown(&needs);
             }
-            let (append, answers) = self.make(picture, waiting);
+            let Made { append, answers, requests } = self.make(picture, waiting);
             let Some(append) = append else {
                 // Nothing to write: what was said must have been said of the present head.
                 let revision = picture.revision;
@@ -429,7 +451,8 @@ impl Shared {
                 continue;
             };
             let (again, _) = needs.split(NEEDS_MAX);
-            let txn = self.txn(picture, &append, &again)?;
+            let lease = self.lease_of_answers(requests.len()).await?;
+            let txn = self.txn(picture, &append, &requests, lease, &again)?;
             let revision = picture.revision;
             picture.doubts.push(Doubt { revision, append, is_written: false });
             let reply = self.store.txn(txn).await;
@@ -448,6 +471,11 @@ impl Shared {
                         picture.doubts.pop();
                     }
                     unanswered += 1;
+                    if error.kind() == ErrorKind::LeaseLost && unanswered == 1 {
+                        // Of whoever ends leases; the next one is another.
+                        *self.answers.lock() = None;
+                        continue;
+                    }
                     if error.outcome() == Outcome::NotApplied || !error.is_transient() || unanswered == 2 {
                         return Err(error.into());
                     }
@@ -510,8 +538,28 @@ impl Shared {
         }
     }
 
-    /// The append of all that has room in it, and what is said to each.
-    fn make(&self, picture: &Picture, waiting: &[Waiting]) -> (Option<Append>, Vec<Answer>) {
+    /// A lease for so many more answers to writes of the API. Nobody renews it: it lasts from its
+    /// first answer to an hour after its last one.
+    async fn lease_of_answers(&self, more: usize) -> Result<Option<LeaseId>> {
+        if more == 0 {
+            return Ok(None);
+        }
+        let held = *self.answers.lock();
+        let held = held.filter(|held| held.since.elapsed() < ANSWERED && held.count < ANSWERS_OF_A_LEASE);
+        let held = match held {
+            Some(held) => held,
+            None => {
+                let since = Instant::now();
+                Answers { lease: self.store.grant_lease(ANSWERED * 2).await?.id, since, count: 0 }
+            }
+        };
+        *self.answers.lock() = Some(Answers { count: held.count + more, ..held });
+        Ok(Some(held.lease))
+    }
+
+    /// The append of all that has room in it.
+    fn make(&self, picture: &Picture, waiting: &[Waiting]) -> Made {
+        let mut requests: Vec<(EditId, Vec<u64>)> = Vec::new();
         let mut appending = Appending::new(picture, &picture.head, (self.clock)());
         let answers = waiting
             .iter()
@@ -548,9 +596,15 @@ impl Shared {
                     {
                         return Answer::Written(Written { positions });
                     }
+                    let request = request_of(*writer, drafts);
+                    if let Some(positions) = request.and_then(|edit| picture.answered(&edit)) {
+                        return Answer::Written(Written { positions: positions.clone() });
+                    }
                     let mut needs = Needs::default();
                     needs_of_write(&mut needs, picture, *writer, drafts, seen);
-                    if !picture.knows(&needs) {
+                    // One that is given twice at once is the same one: the second waits.
+                    let twice = requests.iter().any(|(edit, _)| Some(*edit) == request);
+                    if !picture.knows(&needs) || twice {
                         return Answer::Later;
                     }
                     let changed = seen.iter().find(|(id, position)| {
@@ -571,24 +625,41 @@ impl Shared {
                             }
                         }
                     }
+                    appending.beside(usize::from(request.is_some()));
                     if appending.is_over() {
                         let alone = before.is_empty();
                         appending = before;
                         // What is too much by itself will be at any time.
                         return if alone { Answer::Refused(too_much(drafts.len())) } else { Answer::Later };
                     }
+                    requests.extend(request.map(|edit| (edit, positions.clone())));
                     Answer::Written(Written { positions })
                 }
             })
             .collect();
-        (appending.finish(), answers)
+        Made { append: appending.finish(), answers, requests }
     }
 
-    fn txn(&self, picture: &Picture, append: &Append, needs: &Needs) -> Result<Txn> {
+    fn txn(
+        &self,
+        picture: &Picture,
+        append: &Append,
+        requests: &[(EditId, Vec<u64>)],
+        lease: Option<LeaseId>,
+        needs: &Needs,
+    ) -> Result<Txn> {
         let keys = &self.keys;
         let mut txn = Txn::new().when(Compare::Modified(keys.head(), picture.revision));
         for hash in &append.contents {
             txn = txn.when(Compare::Present(keys.content(hash)));
+        }
+        for (edit, positions) in requests {
+            let (key, value) = (keys.request(edit), json_value(positions)?);
+            txn = txn.when(Compare::Absent(key.clone()));
+            txn = txn.then(match lease {
+                Some(lease) => Op::put_leased(key, value, lease),
+                None => Op::put(key, value),
+            });
         }
         txn = txn.then(Op::put(keys.head(), json_value(&append.head)?));
         let entry = binary_value(&append.entry)?;
@@ -667,6 +738,11 @@ fn actor_of(writer: Writer, epoch: u32) -> Actor {
     }
 }
 
+/// By what a write of the API is known. What the leader writes is known by what it saw.
+fn request_of(writer: Writer, drafts: &[Draft]) -> Option<EditId> {
+    drafts.first().filter(|_| writer == Writer::Api).map(|draft| draft.edit)
+}
+
 /// Where an append has these drafts, if it has them.
 fn positions_of(append: &Append, drafts: &[Draft]) -> Option<Vec<u64>> {
     let at = |draft: &Draft| append.entry.events.iter().position(|event| event.event().edit == draft.edit);
@@ -688,6 +764,7 @@ fn needs_of_write(
     drafts: &[Draft],
     seen: &BTreeMap<NodeId, u64>,
 ) {
+    needs.requests.extend(request_of(writer, drafts));
     needs.actors.insert(actor_of(writer, picture.head.epoch));
     needs.nodes.extend(seen.keys().copied());
     for draft in drafts {

@@ -159,6 +159,11 @@ impl<'a, K: Known> Appending<'a, K> {
         self.append.head.position
     }
 
+    /// So many keys more are written beside it, in the same transaction.
+    pub const fn beside(&mut self, keys: usize) {
+        self.keys += keys;
+    }
+
     /// Whether nothing is in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -6,7 +6,7 @@ use super::Broken;
 use super::account::Account;
 use super::world::{World, blob};
 use crate::model::event::Body;
-use crate::model::id::{Dot, EditId, NodeId};
+use crate::model::id::{Actor, Dot, EditId, NodeId};
 use crate::model::path::Names;
 use crate::model::state::State;
 use crate::model::view::PathView;
@@ -116,6 +116,17 @@ impl World {
             // is restored once more.
             if !seen.insert(name(edit)) && self.made.contains_key(edit) && !self.copies.contains(edit) {
                 return Err(format!("edit {edit} was accepted twice"));
+            }
+        }
+        // What callers of the API asked for was written once, however often they asked.
+        let mut asked = BTreeSet::new();
+        for event in self.log.values().flat_map(|entry| &entry.events).map(|event| event.event()) {
+            if event.dot.actor.is_instance()
+                && matches!(event.body, Body::Write(_))
+                && event.dot.actor != Actor::lead(event.dot.actor.incarnation())
+                && !asked.insert(event.edit)
+            {
+                return Err(format!("a write of the API, {}, is there twice", event.edit));
             }
         }
         for (edit, why) in &self.made {

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use coord_api::store::Store;
+use coord_api::store::{Range, Store};
 use coord_global::ledger::{Ledger, LedgerError, Writer};
 use coord_global::model::append::{Accepted, Draft};
 use coord_global::model::leader;
-use coord_global::model::{EditId, Names, NodeId, PathView, Refusal, RegionId, Session, SpaceName, Strategy};
+use coord_global::model::{
+    Body, EditId, Names, Node, NodeId, PathView, Refusal, RegionId, Session, SpaceName, Strategy, Version,
+};
 use coord_global::sync::{Peer, SyncError, sync};
 use coord_memory::MemoryStore;
 
@@ -81,12 +84,8 @@ async fn an_append_is_one_request() {
     let id = *region.replica.base().nodes.keys().next().unwrap();
     let node = other.node(&id).await.unwrap().unwrap();
     let version = node.visible().unwrap().version;
-    let draft = Draft {
-        edit: EditId::from(next()),
-        node: id,
-        context: node.context,
-        body: coord_global::model::Body::Write(version),
-    };
+    let draft =
+        Draft { edit: EditId::from(next()), node: id, context: node.context, body: Body::Write(version) };
     other.write(Writer::Api, vec![draft], BTreeMap::new()).await.unwrap();
     store.requests();
     let pushed = update(ledger, &mut region, 3).await;
@@ -179,7 +178,7 @@ async fn what_is_in_doubt_is_written_once() {
         let id = *region.replica.base().nodes.keys().next().unwrap();
         let node = ledger.node(&id).await.unwrap().unwrap();
         let version = node.visible().unwrap().version;
-        let body = coord_global::model::Body::Write(version);
+        let body = Body::Write(version);
         let draft = Draft { edit: EditId::from(next()), node: id, context: node.context.clone(), body };
         store.set(once());
         let written = ledger.write(Writer::Api, vec![draft], [(id, node.position)].into()).await.unwrap();
@@ -188,6 +187,57 @@ async fn what_is_in_doubt_is_written_once() {
         assert_eq!(ledger.head().await.unwrap().position, 3, "{fate:?}");
         assert!(ledger.verify().await.unwrap().holds());
     }
+}
+
+/// A write of the API that is asked for again is the same one: also at another instance, and where
+/// somebody who saw it has edited the file since.
+#[tokio::test]
+async fn a_write_that_is_asked_for_again_does_nothing() {
+    let store = memory();
+    let (one, other) = (open(&store).await, open(&store).await);
+    let mut region = Region::new("a");
+    region.save("f", 1);
+    region.sync(&one).await.unwrap();
+    for content in 1..5 {
+        one.put_content(&blob(content).hash, "x").await.unwrap();
+    }
+    let (id, node) = state_of(&one).await.nodes.pop_first().unwrap();
+    let version = Version { content: Some(blob(2)), ..node.visible().unwrap().version };
+    let draft = |version: &Version, node: &Node| Draft {
+        edit: EditId::from(next()),
+        node: id,
+        context: node.context.clone(),
+        body: Body::Write(version.clone()),
+    };
+    let asked = vec![draft(&version, &node)];
+    let write = |ledger: Ledger, drafts: Vec<Draft>| async move {
+        ledger.write(Writer::Api, drafts, BTreeMap::new()).await.unwrap().positions
+    };
+    // Twice at once is once.
+    let both = tokio::join!(write(one.clone(), asked.clone()), write(one.clone(), asked.clone()));
+    assert_eq!(both, (vec![2], vec![2]));
+    assert_eq!(write(other.clone(), asked.clone()).await, [2]);
+    let node = one.node(&id).await.unwrap().unwrap();
+    let after = Version { content: Some(blob(3)), ..version };
+    assert_eq!(write(other.clone(), vec![draft(&after, &node)]).await, [3]);
+    for ledger in [&one, &other, &open(&store).await] {
+        assert_eq!(write(ledger.clone(), asked.clone()).await, [2], "it was answered before");
+    }
+    let node = one.node(&id).await.unwrap().unwrap();
+    assert_eq!((node.siblings.len(), node.visible().unwrap().version.content), (1, Some(blob(3))));
+    assert_eq!(one.head().await.unwrap().position, 3);
+
+    // What was answered hangs on a lease of its own, and where that was ended there is another.
+    let requests = store.range(Range::prefix("/global/s/main/req/")).await.unwrap().entries;
+    assert_eq!(requests.len(), 2);
+    for found in &requests {
+        let lease = found.lease.expect("it ends by itself");
+        assert!(store.lease(lease).await.unwrap().unwrap().remaining > Duration::from_secs(3600));
+        store.revoke_lease(lease).await.unwrap();
+    }
+    let node = one.node(&id).await.unwrap().unwrap();
+    assert_eq!(write(one.clone(), vec![draft(&after, &node)]).await, [4]);
+    assert!(one.verify().await.unwrap().holds());
 }
 
 /// A leader that decided by an older state writes nothing.
@@ -416,9 +466,9 @@ async fn who_goes_away_in_doubt_doubles_nothing() {
         region.save("f", 1);
         region.sync(&ledger).await.unwrap();
         let id = *region.replica.base().nodes.keys().next().unwrap();
-        let draft = |node: &coord_global::model::Node| {
+        let draft = |node: &Node| {
             let version = node.visible().unwrap().version;
-            let body = coord_global::model::Body::Write(version);
+            let body = Body::Write(version);
             Draft { edit: EditId::from(next()), node: id, context: node.context.clone(), body }
         };
         let node = ledger.node(&id).await.unwrap().unwrap();
@@ -461,7 +511,7 @@ async fn what_one_asks_for_holds_nobody_else_up() {
     let (id, node) = state_of(&ledger).await.nodes.pop_first().unwrap();
     let version = node.visible().unwrap().version;
     let draft = |n: u8| {
-        let body = coord_global::model::Body::Write(version.clone());
+        let body = Body::Write(version.clone());
         let node = NodeId::from([n; 16]);
         Draft { edit: EditId::from(next()), node, context: Default::default(), body }
     };
@@ -510,7 +560,7 @@ async fn content_that_is_swept_while_it_is_looked_for_is_missing() {
     one.put_content(&blob(2).hash, "x").await.unwrap();
     // An append of ours is on its way, so that what is said to be there is taken in behind it.
     let (id, node) = state_of(&one).await.nodes.pop_first().unwrap();
-    let body = coord_global::model::Body::Write(node.visible().unwrap().version);
+    let body = Body::Write(node.visible().unwrap().version);
     let draft = Draft { edit: EditId::from(next()), node: id, context: node.context, body };
     let mut append = Box::pin(one.write(Writer::Api, vec![draft], BTreeMap::new()));
     assert!(futures_util::poll!(&mut append).is_pending());

@@ -106,6 +106,9 @@ impl World {
     }
 
     pub(super) fn api(&mut self, instance: usize, node: u8, content: Option<u8>, all: bool, fate: Fate) {
+        if self.over.is_some() {
+            self.repeat_over(instance);
+        }
         let Some(id) = self.nth_node(instance, node) else { return };
         if let Some(content) = content {
             self.put_content(blob(content).hash);

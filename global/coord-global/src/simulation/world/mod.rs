@@ -292,6 +292,9 @@ impl World {
             self.arrive(0);
         }
         self.coordinator_clock = Y2026;
+        if self.over.is_some() {
+            self.repeat_over(0);
+        }
         // Of two copies of a disk one goes on.
         for agent in 3..self.agents.len() {
             let region = self.agents[agent].region.clone();

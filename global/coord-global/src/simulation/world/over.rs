@@ -47,6 +47,8 @@ pub(super) struct Over {
     clock: Arc<AtomicU64>,
     keys: Keys,
     backup: Vec<Stored>,
+    /// What callers of the API have heard nothing of, and ask for again.
+    unheard: Vec<Vec<Draft>>,
     /// The place of each agent's region.
     locals: BTreeMap<usize, Local>,
 }
@@ -69,6 +71,7 @@ impl Over {
             clock,
             keys,
             backup: Vec::new(),
+            unheard: Vec::new(),
             locals: BTreeMap::new(),
         };
         over.open_ledgers();
@@ -138,25 +141,40 @@ impl Over {
     }
 
     /// What the store holds.
-    fn look(&self) -> Result<Store, LedgerError> {
-        let mut store = Store::new();
+    fn look(&self) -> Result<Store, String> {
+        let (mut store, mut paths) = (Store::new(), BTreeMap::new());
         for found in self.all() {
             let key = &found.key;
             if *key == self.keys.head() {
-                (store.head, store.revision) = (head(&found)?, found.modified.get());
+                (store.head, store.revision) = (said(head(&found))?, found.modified.get());
             } else if self.keys.entry_in(key).is_some() {
-                let entry: Entry = binary(&found)?;
+                let entry: Entry = said(binary(&found))?;
                 store.log.insert(entry.last(), entry);
             } else if let Some(id) = self.keys.node_in(key) {
-                store.nodes.insert(id, binary(&found)?);
+                store.nodes.insert(id, said(binary(&found))?);
             } else if let Some(actor) = self.keys.actor_in(key) {
-                store.actors.insert(actor, json(&found)?);
+                store.actors.insert(actor, said(json(&found))?);
             } else if let Some(hash) = self.keys.content_in(key) {
-                store.contents.insert(hash, json(&found)?);
+                store.contents.insert(hash, said(json(&found))?);
+            } else if self.keys.in_path(key).is_some() {
+                paths.insert(found.key.clone(), String::from_utf8_lossy(&found.value).into_owned());
             }
+        }
+        let wanted = store.nodes.iter().filter_map(|(id, node)| {
+            let visible = node.visible().filter(|visible| !visible.is_deleted())?;
+            let folded = Names::Folded.fold(visible.version.path.as_str());
+            Some((self.keys.path(&folded, id), node.claimed.to_string()))
+        });
+        let wanted: BTreeMap<_, _> = wanted.collect();
+        if wanted != paths {
+            return Err(format!("the index has {paths:?} instead of {wanted:?}"));
         }
         Ok(store)
     }
+}
+
+fn said<T>(result: Result<T, LedgerError>) -> Result<T, String> {
+    result.map_err(|error| error.to_string())
 }
 
 /// What a call of a ledger came to, of which nobody hears if the answer got lost.
@@ -209,7 +227,7 @@ impl World {
         let (found, before) = (self.real().look(), self.store.head.position);
         let found = match found {
             Ok(found) => found,
-            Err(error) => return self.fail(error.to_string()),
+            Err(what) => return self.fail(what),
         };
         self.changed |= found.head.position != before;
         self.counted.losers += found.head.tally.listed.saturating_sub(self.store.head.tally.listed);
@@ -252,7 +270,12 @@ impl World {
         let (fresh, before) = (self.epochs, self.store.head.epoch);
         let alive = move |session: Option<Session>| session.is_some_and(|session| others.contains(&session));
         let hello = said.clone();
-        let answer = self.call(agent % INSTANCES, Fate::Arrives, |ledger| async move {
+        let fate = match (heard, fresh % 2) {
+            (true, _) => Fate::Arrives,
+            (false, 0) => Fate::AnswerLost,
+            (false, _) => Fate::Late,
+        };
+        let answer = self.call(agent % INSTANCES, fate, |ledger| async move {
             ledger.hello(&region, &hello, alive, fresh).await
         });
         match answer {
@@ -304,10 +327,19 @@ impl World {
         if drafts.is_empty() {
             return;
         }
-        match self.call(instance, fate, |ledger| async move { ledger.write(writer, drafts, seen).await }) {
+        let asked = drafts.clone();
+        match self.call(instance, fate, |ledger| async move { ledger.write(writer, asked, seen).await }) {
+            Ok(Answer::Unheard) if writer == Writer::Api => self.real().unheard.push(drafts),
             // It was decided by something older, or of another epoch.
             Ok(_) | Err(LedgerError::Refused(_)) => {}
             Err(error) => self.unexpected("write", &error),
+        }
+    }
+
+    /// A caller that heard nothing asks again, at whatever instance.
+    pub(super) fn repeat_over(&mut self, instance: usize) {
+        while let Some(drafts) = self.real().unheard.pop() {
+            self.write_over(instance, Fate::Arrives, Writer::Api, drafts, BTreeMap::new());
         }
     }
 
@@ -390,7 +422,8 @@ impl World {
     /// Whether it is forgotten.
     pub(super) fn forget_content_over(&mut self, hash: Hash) -> bool {
         let seen = self.store.head.position;
-        match self.call(1, Fate::Arrives, |ledger| async move { ledger.forget_content(&hash, seen).await }) {
+        let fate = if self.next_object % 3 == 0 { Fate::Late } else { Fate::Arrives };
+        match self.call(1, fate, |ledger| async move { ledger.forget_content(&hash, seen).await }) {
             Ok(Answer::Heard(forgotten)) => return forgotten.is_some(),
             Ok(Answer::Unheard) => {}
             Err(error) => self.unexpected("forget_content", &error),
@@ -417,6 +450,7 @@ impl World {
     pub(super) fn restore_over(&mut self, told: Option<u32>) {
         let over = self.real();
         over.faulty.forget_late();
+        over.unheard.clear();
         let content = |key: &[u8]| over.keys.content_in(key).is_some();
         let gone = over.all().into_iter().filter(|found| !content(&found.key));
         let gone = gone.map(|found| Op::delete(found.key)).collect();
@@ -431,7 +465,10 @@ impl World {
         }
         match over.look() {
             Ok(found) => self.store = found,
-            Err(error) => self.fail(error.to_string()),
+            Err(what) => self.fail(what),
+        }
+        if told.is_some_and(|fresh| fresh != self.store.head.epoch) {
+            self.fail("a store that was restored is in the epoch that it was in");
         }
     }
 
