@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use coord_api::store::{Compare, Op, Range, Store, Txn};
-use coord_global::ledger::{Ledger, Writer};
+use coord_global::ledger::{Given, Ledger, Writer};
 use coord_global::model::append::{Draft, Hello};
 use coord_global::model::{
     Actor, BlobRef, Body, Dot, EditId, Entry, Event, Fields, Hash, Hlc, Names, NodeId, PathView, RegionId,
@@ -127,7 +127,7 @@ fn append(criterion: &mut Criterion) {
                 context: context.clone(),
                 body: Body::Write(version),
             };
-            runtime.block_on(ledger.write(Writer::Api, vec![draft], BTreeMap::new())).unwrap();
+            runtime.block_on(ledger.write(Writer::Api, vec![draft], Given::default())).unwrap();
             context = [Dot::new(Actor::api(1), n)].into_iter().collect();
         });
     });

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod ledger;
+pub mod metadata;
 pub mod model;
 pub mod replica;
 #[cfg(any(test, feature = "simulation"))]

@@ -52,6 +52,24 @@ impl Keys {
         format!("{}path/{folded}//", self.root).into()
     }
 
+    /// All that wants a path, or lies below it where it is a directory.
+    pub(crate) fn at_or_below(&self, folded: &str) -> Bytes {
+        format!("{}path/{folded}/", self.root).into()
+    }
+
+    /// All that wants a path below a directory; of the whole space for none.
+    pub(crate) fn below(&self, folded: &str) -> Bytes {
+        let slash = if folded.is_empty() { "" } else { "/" };
+        format!("{}path/{folded}{slash}", self.root).into()
+    }
+
+    /// The folded path and the file in a key of the index.
+    pub(crate) fn claim_in<'a>(&self, key: &'a [u8]) -> Option<(&'a str, NodeId)> {
+        let key = std::str::from_utf8(key).ok()?;
+        let (path, id) = key.strip_prefix(&self.root)?.strip_prefix("path/")?.rsplit_once("//")?;
+        Some((path, id.parse().ok()?))
+    }
+
     pub(crate) fn path(&self, folded: &str, id: &NodeId) -> Bytes {
         format!("{}path/{folded}//{id}", self.root).into()
     }

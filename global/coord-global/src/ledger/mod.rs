@@ -39,7 +39,7 @@ use crate::model::{Head, Names, SpaceName};
 
 pub use self::error::{LedgerError, Result};
 pub use self::reading::{Listed, PAGE_MAX, Verified};
-pub use self::writing::{Pushed, Writer, Written};
+pub use self::writing::{Given, Pushed, Writer, Written};
 
 /// What the calls of this module are called in errors of the store.
 const OPERATION: &str = "global.ledger";
@@ -147,6 +147,11 @@ impl Ledger {
             answers: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The time of day, by the clock that it was opened with.
+    pub(crate) fn now_ms(&self) -> u64 {
+        (self.shared.clock)()
     }
 
     /// The space.

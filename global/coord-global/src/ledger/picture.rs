@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use coord_api::Revision;
 use coord_api::store::{Entry as Found, Op, OpReply, Range, RangeReply, Span};
 use serde::de::DeserializeOwned;
@@ -29,12 +30,15 @@ pub(super) struct Needs {
     /// Writes of the API, which may have been answered before. Mostly they were not: so they are
     /// compared, and read only when that fails.
     pub(super) requests: BTreeSet<EditId>,
+    /// What nothing in the index of paths must begin with.
+    pub(super) free: BTreeSet<Bytes>,
 }
 
 impl Needs {
     /// How many keys it takes to read all of it, with the head and the log.
     pub(super) fn keys(&self) -> usize {
-        2 + self.actors.len() + self.nodes.len() + self.contents.len() + self.requests.len()
+        let paths = self.requests.len() + self.free.len();
+        2 + self.actors.len() + self.nodes.len() + self.contents.len() + paths
     }
 
     /// As much of it as one read may ask for, and the rest. An edit may name more actors than that.
@@ -60,6 +64,10 @@ impl Needs {
         for edit in &self.requests {
             let part = if first().is_some() { &mut head } else { &mut rest };
             part.requests.insert(*edit);
+        }
+        for prefix in &self.free {
+            let part = if first().is_some() { &mut head } else { &mut rest };
+            part.free.insert(prefix.clone());
         }
         (head, rest)
     }
@@ -87,6 +95,8 @@ pub(super) struct Picture {
     contents: BTreeMap<Hash, bool>,
     /// What was answered to writes of the API.
     requests: BTreeMap<EditId, Vec<u64>>,
+    /// Whether nothing in the index of paths begins with that.
+    free: BTreeMap<Bytes, bool>,
     /// What was sent and not answered. Kept here, so that it outlives a caller who goes away.
     pub(super) doubts: Vec<Doubt>,
 }
@@ -141,6 +151,7 @@ impl Picture {
             nodes: BTreeMap::new(),
             contents: BTreeMap::new(),
             requests: BTreeMap::new(),
+            free: BTreeMap::new(),
             doubts: Vec::new(),
         }
     }
@@ -153,6 +164,7 @@ impl Picture {
             // That something was there does not mean that it is: an append compares it.
             contents: needs.contents.iter().filter(|hash| !self.has_content(hash)).copied().collect(),
             requests: BTreeSet::new(),
+            free: needs.free.iter().filter(|prefix| !self.free.contains_key(*prefix)).cloned().collect(),
         }
     }
 
@@ -161,6 +173,7 @@ impl Picture {
         needs.actors.iter().all(|actor| self.actors.contains_key(actor))
             && needs.nodes.iter().all(|node| self.nodes.contains_key(node))
             && needs.contents.iter().all(|hash| self.contents.contains_key(hash))
+            && needs.free.iter().all(|prefix| self.free.contains_key(prefix))
     }
 
     /// What reads the head, the log since, and `needs`, at one revision.
@@ -173,6 +186,8 @@ impl Picture {
         let exists = |hash| Range::new(Span::Key(keys.content(hash))).with_keys_only();
         ops.extend(needs.contents.iter().map(|hash| Op::Range(exists(hash))));
         ops.extend(needs.requests.iter().map(|edit| Op::Range(Range::key(keys.request(edit)))));
+        let first = |prefix: &Bytes| Range::prefix(prefix.clone()).with_limit(1).with_keys_only();
+        ops.extend(needs.free.iter().map(|prefix| Op::Range(first(prefix))));
         ops
     }
 
@@ -209,6 +224,9 @@ impl Picture {
                 self.requests.insert(*edit, json(found)?);
             }
         }
+        for prefix in &needs.free {
+            self.free.insert(prefix.clone(), next()?.entries.is_empty());
+        }
         if self.nodes.len() > NODES_KEPT {
             let needed = needs.nodes.iter().filter_map(|id| Some((*id, self.nodes.remove(id)?))).collect();
             self.nodes = needed;
@@ -222,6 +240,7 @@ impl Picture {
         // content is swept with the head.
         self.actors.clear();
         self.contents.clear();
+        self.free.clear();
         let mut position = self.head.position;
         for found in &log.entries {
             let entry: Entry = binary(found)?;
@@ -249,6 +268,7 @@ impl Picture {
     /// An append was written at that revision.
     pub(super) fn written(&mut self, append: Append, revision: Revision) {
         (self.head, self.revision) = (append.head, revision);
+        self.free.clear();
         self.nodes.extend(append.nodes);
         self.actors.extend(append.actors.into_iter().map(|(actor, record)| (actor, Some(record))));
     }
@@ -256,6 +276,11 @@ impl Picture {
     /// What was answered to a write of the API, if it was made before.
     pub(super) fn answered(&self, edit: &EditId) -> Option<&Vec<u64>> {
         self.requests.get(edit)
+    }
+
+    /// Whether nothing in the index of paths begins with that, as far as it is known.
+    pub(super) fn is_free(&self, prefix: &Bytes) -> bool {
+        self.free.get(prefix).copied().unwrap_or(false)
     }
 
     /// Content was uploaded.

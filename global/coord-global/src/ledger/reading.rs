@@ -1,13 +1,15 @@
 //! What is read of a ledger.
 
-use coord_api::store::{Entry as Stored, Op, Range, Txn};
+use std::collections::BTreeMap;
+
+use coord_api::store::{Entry as Stored, MAX_TXN_OPS, Op, Range, Txn};
 use coord_api::{Error, ErrorKind};
 
 use super::error::{LedgerError, Result};
 use super::picture::{binary, head as head_in, json};
 use super::{Ledger, OPERATION, Shared};
 use crate::model::replica::Paged;
-use crate::model::{Actor, ActorRecord, Dot, Entry, Head, Node, NodeId, Sibling};
+use crate::model::{Actor, ActorRecord, Dot, EditId, Entry, Head, Node, NodeId, Sibling};
 
 /// How many entries the first request for them asks for: 8 MiB at most.
 const FIRST_ENTRIES: usize = 16;
@@ -208,8 +210,8 @@ impl Ledger {
     ///
     /// Cancel safe.
     pub async fn at_path(&self, path: &str) -> Result<Vec<NodeId>> {
-        let Shared { store, keys, picture, .. } = &*self.shared;
-        let folded = picture.lock().await.head.names.fold(path);
+        let Shared { store, keys, .. } = &*self.shared;
+        let folded = self.folded(path).await;
         let found = store.range(Range::prefix(keys.at_path(&folded))).await?;
         let claim = |value: &[u8]| std::str::from_utf8(value).ok()?.parse::<u64>().ok();
         let mut claims: Vec<(Option<u64>, NodeId)> = found
@@ -219,6 +221,96 @@ impl Ledger {
             .collect();
         claims.sort_unstable();
         Ok(claims.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// Whether a write of the API with that edit was answered, in the last hour at least.
+    ///
+    /// # Errors
+    ///
+    /// As [`head`](Self::head).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn was_answered(&self, edit: &EditId) -> Result<bool> {
+        let Shared { store, keys, .. } = &*self.shared;
+        let found = store.range(Range::key(keys.request(edit)).with_keys_only()).await?;
+        Ok(!found.entries.is_empty())
+    }
+
+    /// How far an actor has come.
+    ///
+    /// # Errors
+    ///
+    /// As [`head`](Self::head).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn actor(&self, actor: &Actor) -> Result<Option<ActorRecord>> {
+        let Shared { store, keys, .. } = &*self.shared;
+        let found = store.range(Range::key(keys.actor(actor))).await?;
+        found.entries.first().map(json).transpose()
+    }
+
+    /// The files that want a path below a directory, at any depth, in the order of their folded
+    /// paths: at most `most`, and 1,000, of those behind `after`, which the one before returned as
+    /// its last. An empty directory is the whole space. Files are read with
+    /// [`read`](Self::read).
+    ///
+    /// # Errors
+    ///
+    /// As [`head`](Self::head).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn below(
+        &self,
+        directory: &str,
+        after: Option<&(String, NodeId)>,
+        most: usize,
+    ) -> Result<Vec<(String, NodeId)>> {
+        let Shared { store, keys, .. } = &*self.shared;
+        let folded = self.folded(directory).await;
+        let mut range =
+            Range::prefix(keys.below(&folded)).with_limit(most.clamp(1, PAGE_MAX)).with_keys_only();
+        if let Some((path, id)) = after {
+            range = range.with_after_key(keys.path(path, id));
+        }
+        let found = store.range(range).await?;
+        // What wants the path of the directory itself is not below it.
+        let claims = found.entries.iter().filter_map(|found| keys.claim_in(&found.key));
+        Ok(claims.filter(|(path, _)| *path != folded).map(|(path, id)| (path.to_owned(), id)).collect())
+    }
+
+    pub(crate) async fn folded(&self, path: &str) -> String {
+        self.shared.picture.lock().await.head.names.fold(path)
+    }
+
+    /// Several files, 128 of them at one moment, as they are now; deleted ones too. Those that are
+    /// not there are left out.
+    ///
+    /// # Errors
+    ///
+    /// As [`head`](Self::head).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn read(&self, ids: &[NodeId]) -> Result<BTreeMap<NodeId, Node>> {
+        let Shared { store, keys, .. } = &*self.shared;
+        let mut nodes = BTreeMap::new();
+        for ids in ids.chunks(MAX_TXN_OPS) {
+            let read = |txn: Txn, id| txn.then(Op::Range(Range::key(keys.node(id))));
+            let reply = store.txn(ids.iter().fold(Txn::new(), read)).await?;
+            for (index, id) in ids.iter().enumerate() {
+                if let Some(found) = reply.range(index).and_then(|range| range.entries.first()) {
+                    nodes.insert(*id, binary(found)?);
+                }
+            }
+        }
+        Ok(nodes)
     }
 
     /// What was listed by resolutions, the oldest first: at most `most`, and 1,000, of those behind

@@ -1,19 +1,23 @@
 //! Appends, and what else is written with the head.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use bytes::Bytes;
 use coord_api::store::{Compare, Op, Range, Txn};
 use coord_api::{Error, ErrorKind, LeaseId, Outcome};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::{LedgerError, Result};
+use super::keys::Keys;
 use super::picture::{Doubt, Needs, Picture, binary, head as head_in, json};
 use super::{Answers, Ledger, OPERATION, Shared, binary_value, json_value};
 use crate::model::append::{self, Accepted, Append, Appending, Draft, Hello, Welcome};
+use crate::model::path::directories;
 use crate::model::{
-    Actor, ActorRecord, Body, EditId, Entry, Hash, Head, Node, NodeId, Refusal, RegionId, Sealed, Session,
+    Actor, ActorRecord, Body, EditId, Entry, Hash, Head, Names, Node, NodeId, Refusal, RegionId, RelPath,
+    Sealed, Session,
 };
 
 /// How often an append is made anew after others wrote in between.
@@ -43,6 +47,28 @@ pub enum Writer {
     Lead,
 }
 
+/// What a write was decided by: where it is so no longer, nothing is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// Files, and the position at which each was seen; 0 for one that was not there.
+    pub seen: BTreeMap<NodeId, u64>,
+    /// Paths that are free: no file's and no directory's, and no file's that would have to be their
+    /// directory.
+    pub free: BTreeSet<RelPath>,
+}
+
+impl From<BTreeMap<NodeId, u64>> for Given {
+    fn from(seen: BTreeMap<NodeId, u64>) -> Self {
+        Self { seen, free: BTreeSet::new() }
+    }
+}
+
+impl<const N: usize> From<[(NodeId, u64); N]> for Given {
+    fn from(seen: [(NodeId, u64); N]) -> Self {
+        BTreeMap::from(seen).into()
+    }
+}
+
 /// What became of what a region pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pushed {
@@ -64,17 +90,8 @@ pub struct Written {
 
 /// What waits for an append.
 pub(super) enum Waiting {
-    Push {
-        session: Session,
-        events: Vec<Sealed>,
-        reply: oneshot::Sender<Result<Pushed>>,
-    },
-    Write {
-        writer: Writer,
-        drafts: Vec<Draft>,
-        seen: BTreeMap<NodeId, u64>,
-        reply: oneshot::Sender<Result<Written>>,
-    },
+    Push { session: Session, events: Vec<Sealed>, reply: oneshot::Sender<Result<Pushed>> },
+    Write { writer: Writer, drafts: Vec<Draft>, given: Given, reply: oneshot::Sender<Result<Written>> },
 }
 
 /// What an append in the making says to one who waits.
@@ -113,9 +130,8 @@ impl Ledger {
         self.append(|reply| Waiting::Push { session, events: events.clone(), reply }).await
     }
 
-    /// Writes as one of the names that instances share, all of `drafts` or nothing. `seen` says at
-    /// which position the caller has seen files that it decided by: where one has changed since,
-    /// nothing is written.
+    /// Writes as one of the names that instances share, all of `drafts` or nothing. `given` is what
+    /// the caller decided by: where it is so no longer, nothing is written.
     ///
     /// A write of the API is known by the edit of its first draft for an hour at least: repeated,
     /// by whatever instance, it is Ok with the same answer and writes nothing, also where others
@@ -123,19 +139,15 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Refused`], with [`Refusal::Changed`] where a file has changed and
-    /// [`Refusal::TooLarge`] for more than one append may write; else as [`push`](Self::push).
+    /// [`LedgerError::Refused`], with [`Refusal::Changed`] where a file has changed,
+    /// [`Refusal::Taken`] where a path is not free, and [`Refusal::TooLarge`] for more than one
+    /// append may write; else as [`push`](Self::push).
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: it may have been written, or may yet be.
-    pub async fn write(
-        &self,
-        writer: Writer,
-        drafts: Vec<Draft>,
-        seen: BTreeMap<NodeId, u64>,
-    ) -> Result<Written> {
-        self.append(|reply| Waiting::Write { writer, drafts: drafts.clone(), seen: seen.clone(), reply })
+    pub async fn write(&self, writer: Writer, drafts: Vec<Draft>, given: Given) -> Result<Written> {
+        self.append(|reply| Waiting::Write { writer, drafts: drafts.clone(), given: given.clone(), reply })
             .await
     }
 
@@ -430,7 +442,7 @@ impl Shared {
         let mut unanswered = 0;
         for _ in 0..TRIES {
             self.settle_doubts(picture).await?;
-            let needs = needs_of(picture, waiting);
+            let needs = needs_of(&self.keys, picture, waiting);
             let mut unknown = picture.unknown(&needs);
             while unknown.keys() > 2 {
                 self.look(picture, &unknown).await?;
@@ -589,7 +601,7 @@ impl Shared {
                     pushed.record = appending.actor(&first.dot().actor).unwrap_or_default();
                     Answer::Pushed(pushed)
                 }
-                Waiting::Write { writer, drafts, seen, .. } => {
+                Waiting::Write { writer, drafts, given, .. } => {
                     let written = picture.doubts.iter().filter(|doubt| doubt.is_written);
                     if let Some(positions) =
                         written.filter_map(|doubt| positions_of(&doubt.append, drafts)).next()
@@ -601,17 +613,27 @@ impl Shared {
                         return Answer::Written(Written { positions: positions.clone() });
                     }
                     let mut needs = Needs::default();
-                    needs_of_write(&mut needs, picture, *writer, drafts, seen);
+                    needs_of_write(&mut needs, &self.keys, picture, *writer, drafts, given);
                     // One that is given twice at once is the same one: the second waits.
                     let twice = requests.iter().any(|(edit, _)| Some(*edit) == request);
                     if !picture.knows(&needs) || twice {
                         return Answer::Later;
                     }
-                    let changed = seen.iter().find(|(id, position)| {
+                    let changed = given.seen.iter().find(|(id, position)| {
                         appending.node(id).map_or(0, |node| node.position) != **position
                     });
                     if let Some((id, _)) = changed {
                         return Answer::Refused(Refusal::Changed { node: *id });
+                    }
+                    for path in &given.free {
+                        let prefixes = prefixes_of(&self.keys, picture.head.names, path);
+                        if prefixes.iter().any(|prefix| !picture.is_free(prefix)) {
+                            return Answer::Refused(Refusal::Taken { path: path.as_str().to_owned() });
+                        }
+                        // What others take in this append is looked at in the next one.
+                        if appending.changed().any(|node| meets(picture.head.names, node, path)) {
+                            return Answer::Later;
+                        }
                     }
                     let actor = actor_of(*writer, picture.head.epoch);
                     let before = appending.clone();
@@ -738,6 +760,22 @@ fn actor_of(writer: Writer, epoch: u32) -> Actor {
     }
 }
 
+/// What nothing in the index may begin with where a path is free: itself, and its directories as
+/// files.
+fn prefixes_of(keys: &Keys, names: Names, path: &RelPath) -> Vec<Bytes> {
+    let folded = names.fold(path.as_str());
+    let above = directories(&folded).map(|directory| keys.at_path(directory));
+    above.chain([keys.at_or_below(&folded)]).collect()
+}
+
+/// Whether a file wants that path, or one that cannot be beside it.
+fn meets(names: Names, node: &Node, path: &RelPath) -> bool {
+    let Some(visible) = node.visible().filter(|visible| !visible.is_deleted()) else { return false };
+    let (here, there) = (names.fold(visible.version.path.as_str()), names.fold(path.as_str()));
+    let below = |inner: &str, outer: &str| directories(inner).any(|directory| directory == outer);
+    here == there || below(&here, &there) || below(&there, &here)
+}
+
 /// By what a write of the API is known. What the leader writes is known by what it saw.
 fn request_of(writer: Writer, drafts: &[Draft]) -> Option<EditId> {
     drafts.first().filter(|_| writer == Writer::Api).map(|draft| draft.edit)
@@ -759,14 +797,16 @@ fn needs_of_event(needs: &mut Needs, event: &Sealed) {
 
 fn needs_of_write(
     needs: &mut Needs,
+    keys: &Keys,
     picture: &Picture,
     writer: Writer,
     drafts: &[Draft],
-    seen: &BTreeMap<NodeId, u64>,
+    given: &Given,
 ) {
     needs.requests.extend(request_of(writer, drafts));
     needs.actors.insert(actor_of(writer, picture.head.epoch));
-    needs.nodes.extend(seen.keys().copied());
+    needs.nodes.extend(given.seen.keys().copied());
+    needs.free.extend(given.free.iter().flat_map(|path| prefixes_of(keys, picture.head.names, path)));
     for draft in drafts {
         needs.actors.extend(draft.context.iter().map(|(actor, _)| actor.clone()));
         needs.nodes.insert(draft.node);
@@ -782,7 +822,7 @@ fn needs_of_write(
 
 /// What it takes to make an append of what waits: as much as one read may ask for. The first one
 /// always is in it.
-fn needs_of(picture: &Picture, waiting: &[Waiting]) -> Needs {
+fn needs_of(keys: &Keys, picture: &Picture, waiting: &[Waiting]) -> Needs {
     let mut needs = Needs::default();
     for waiting in waiting {
         match waiting {
@@ -796,9 +836,9 @@ fn needs_of(picture: &Picture, waiting: &[Waiting]) -> Needs {
                     needs = more;
                 }
             }
-            Waiting::Write { writer, drafts, seen, .. } => {
+            Waiting::Write { writer, drafts, given, .. } => {
                 let mut more = needs.clone();
-                needs_of_write(&mut more, picture, *writer, drafts, seen);
+                needs_of_write(&mut more, keys, picture, *writer, drafts, given);
                 if more.keys() > NEEDS_MAX && needs.keys() > 2 {
                     return needs;
                 }

@@ -153,6 +153,11 @@ impl<'a, K: Known> Appending<'a, K> {
         self.append.nodes.get(id).cloned().unwrap_or_else(|| self.known.node(id))
     }
 
+    /// The files that are changed in here.
+    pub fn changed(&self) -> impl Iterator<Item = &Node> {
+        self.append.nodes.values().flatten()
+    }
+
     /// The position of the last event.
     #[must_use]
     pub const fn position(&self) -> u64 {

@@ -109,6 +109,12 @@ pub enum Refusal {
         /// The file.
         node: NodeId,
     },
+    /// The path is a file's already, or a directory's, or what should be its directory is a file's.
+    #[error("the path {path:?} is taken")]
+    Taken {
+        /// The path.
+        path: String,
+    },
     /// The log has gone on since it was looked at: look again, and decide again.
     #[error("the log has gone on to {position} since: look again")]
     Moved {

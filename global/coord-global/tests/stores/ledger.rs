@@ -1,11 +1,11 @@
 //! The ledger over a store: what one transaction writes, who races, what is in doubt.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coord_api::store::{Range, Store};
-use coord_global::ledger::{Ledger, LedgerError, Writer};
+use coord_global::ledger::{Given, Ledger, LedgerError, Writer};
 use coord_global::model::append::{Accepted, Draft};
 use coord_global::model::leader;
 use coord_global::model::{
@@ -86,7 +86,7 @@ async fn an_append_is_one_request() {
     let version = node.visible().unwrap().version;
     let draft =
         Draft { edit: EditId::from(next()), node: id, context: node.context, body: Body::Write(version) };
-    other.write(Writer::Api, vec![draft], BTreeMap::new()).await.unwrap();
+    other.write(Writer::Api, vec![draft], Given::default()).await.unwrap();
     store.requests();
     let pushed = update(ledger, &mut region, 3).await;
     assert!(matches!(pushed.taken[..], [Accepted::At(4)]));
@@ -211,7 +211,7 @@ async fn a_write_that_is_asked_for_again_does_nothing() {
     };
     let asked = vec![draft(&version, &node)];
     let write = |ledger: Ledger, drafts: Vec<Draft>| async move {
-        ledger.write(Writer::Api, drafts, BTreeMap::new()).await.unwrap().positions
+        ledger.write(Writer::Api, drafts, Given::default()).await.unwrap().positions
     };
     // Twice at once is once.
     let both = tokio::join!(write(one.clone(), asked.clone()), write(one.clone(), asked.clone()));
@@ -477,8 +477,8 @@ async fn who_goes_away_in_doubt_doubles_nothing() {
         let edits = [first.edit, second.edit];
         let mut fates = [fate, Fate::Arrives].into_iter();
         store.set(move || fates.next().unwrap_or(Fate::Arrives));
-        let mut one = Box::pin(ledger.write(Writer::Api, vec![first], BTreeMap::new()));
-        let mut other = Box::pin(ledger.write(Writer::Api, vec![second], BTreeMap::new()));
+        let mut one = Box::pin(ledger.write(Writer::Api, vec![first], Given::default()));
+        let mut other = Box::pin(ledger.write(Writer::Api, vec![second], Given::default()));
         // The other one is in the queue before the first one looks into it.
         let _ = futures_util::poll!(&mut one);
         let _ = futures_util::poll!(&mut other);
@@ -521,8 +521,8 @@ async fn what_one_asks_for_holds_nobody_else_up() {
     let mut wide = draft(201);
     wide.context = actors.iter().map(|actor| coord_global::model::Dot::new(actor.clone(), 1)).collect();
     let (too_much, future, fine) = tokio::join!(
-        ledger.write(Writer::Api, many, BTreeMap::new()),
-        ledger.write(Writer::Api, vec![wide], BTreeMap::new()),
+        ledger.write(Writer::Api, many, Given::default()),
+        ledger.write(Writer::Api, vec![wide], Given::default()),
         ledger.write(Writer::Api, vec![draft(202)], [(id, node.position)].into()),
     );
     assert!(matches!(too_much, Err(LedgerError::Refused(Refusal::TooLarge { .. }))), "{too_much:?}");
@@ -562,7 +562,7 @@ async fn content_that_is_swept_while_it_is_looked_for_is_missing() {
     let (id, node) = state_of(&one).await.nodes.pop_first().unwrap();
     let body = Body::Write(node.visible().unwrap().version);
     let draft = Draft { edit: EditId::from(next()), node: id, context: node.context, body };
-    let mut append = Box::pin(one.write(Writer::Api, vec![draft], BTreeMap::new()));
+    let mut append = Box::pin(one.write(Writer::Api, vec![draft], Given::default()));
     assert!(futures_util::poll!(&mut append).is_pending());
     let hash = blob(2).hash;
     let mut put = Box::pin(one.put_content(&hash, "y"));

@@ -10,6 +10,7 @@
 )]
 
 mod ledger;
+mod metadata;
 mod region;
 mod replica;
 mod schedules;

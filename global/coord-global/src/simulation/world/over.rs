@@ -328,7 +328,11 @@ impl World {
             return;
         }
         let asked = drafts.clone();
-        match self.call(instance, fate, |ledger| async move { ledger.write(writer, asked, seen).await }) {
+        match self.call(
+            instance,
+            fate,
+            |ledger| async move { ledger.write(writer, asked, seen.into()).await },
+        ) {
             Ok(Answer::Unheard) if writer == Writer::Api => self.real().unheard.push(drafts),
             // It was decided by something older, or of another epoch.
             Ok(_) | Err(LedgerError::Refused(_)) => {}
