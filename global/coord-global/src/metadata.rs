@@ -300,7 +300,7 @@ impl Metadata {
                 primary: new.primary.clone(),
             };
             let draft = Draft { edit, node: id, context: VersionVector::new(), body: Body::Write(version) };
-            let given = Given { seen: [(id, 0)].into(), free: [new.path.clone()].into() };
+            let given = Given { free: [new.path.clone()].into(), ..Given::from([(id, 0)]) };
             match self.ledger.write(Writer::Api, vec![draft], given).await {
                 Ok(_) => return self.get(id).await,
                 // One of the same content was there once: this is another file.
@@ -415,6 +415,7 @@ impl Metadata {
             let given = Given {
                 seen: if is_current { [(id, file.position)].into() } else { BTreeMap::new() },
                 free: if moves { [path.clone()].into() } else { Default::default() },
+                ..Given::default()
             };
             let draft = Draft { edit, node: id, context: seen.clone(), body: Body::Write(version) };
             match self.ledger.write(Writer::Api, vec![draft], given).await {

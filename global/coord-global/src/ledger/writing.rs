@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coord_api::store::{Compare, Op, Range, Txn};
-use coord_api::{Error, ErrorKind, LeaseId, Outcome};
+use coord_api::{Error, ErrorKind, Fence, LeaseId, Outcome};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -48,18 +48,21 @@ pub enum Writer {
 }
 
 /// What a write was decided by: where it is so no longer, nothing is written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Given {
     /// Files, and the position at which each was seen; 0 for one that was not there.
     pub seen: BTreeMap<NodeId, u64>,
     /// Paths that are free: no file's and no directory's, and no file's that would have to be their
     /// directory.
     pub free: BTreeSet<RelPath>,
+    /// Handles that are held: the leader's, whose work nobody does who was deposed (G13, G15). They
+    /// are of the store that the ledger is in.
+    pub fences: Vec<Fence>,
 }
 
 impl From<BTreeMap<NodeId, u64>> for Given {
     fn from(seen: BTreeMap<NodeId, u64>) -> Self {
-        Self { seen, free: BTreeSet::new() }
+        Self { seen, ..Self::default() }
     }
 }
 
@@ -111,6 +114,8 @@ struct Made {
     answers: Vec<Answer>,
     /// What is answered to which write of the API.
     requests: Vec<(EditId, Vec<u64>)>,
+    /// What must be held.
+    fences: Vec<Fence>,
 }
 
 impl Ledger {
@@ -139,14 +144,16 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Refused`], with [`Refusal::Changed`] where a file has changed,
-    /// [`Refusal::Taken`] where a path is not free, and [`Refusal::TooLarge`] for more than one
-    /// append may write; else as [`push`](Self::push).
+    /// [`LedgerError::Store`] with `LeaseLost` where a fence is not held any more, and
+    /// `InvalidArgument` for more than 128 of them; [`LedgerError::Refused`], with
+    /// [`Refusal::Changed`] where a file has changed, [`Refusal::Taken`] where a path is not free,
+    /// and [`Refusal::TooLarge`] for more than one append may write; else as [`push`](Self::push).
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: it may have been written, or may yet be.
     pub async fn write(&self, writer: Writer, drafts: Vec<Draft>, given: Given) -> Result<Written> {
+        Fence::check(OPERATION, &given.fences)?;
         self.append(|reply| Waiting::Write { writer, drafts: drafts.clone(), given: given.clone(), reply })
             .await
     }
@@ -452,7 +459,7 @@ impl Shared {
                 // Others wrote: what was known of actors and content is not known any more.
                 unknown = picture.unknown(&needs);
             }
-            let Made { append, answers, requests } = self.make(picture, waiting);
+            let Made { append, answers, requests, fences } = self.make(picture, waiting);
             let Some(append) = append else {
                 // Nothing to write: what was said must have been said of the present head.
                 let revision = picture.revision;
@@ -465,6 +472,7 @@ impl Shared {
             let (again, _) = needs.split(NEEDS_MAX);
             let lease = self.lease_of_answers(requests.len()).await?;
             let txn = self.txn(picture, &append, &requests, lease, &again)?;
+            let txn = fences.iter().flat_map(Fence::compares).fold(txn, Txn::when);
             let revision = picture.revision;
             picture.doubts.push(Doubt { revision, append, is_written: false });
             let reply = self.store.txn(txn).await;
@@ -477,6 +485,9 @@ impl Shared {
                     }
                     picture.forget_contents();
                     picture.read(&self.keys, &again, &reply.replies)?;
+                    if !fences.is_empty() && picture.revision == revision {
+                        self.are_held(&fences).await?;
+                    }
                 }
                 Err(error) => {
                     if error.outcome() == Outcome::NotApplied {
@@ -550,6 +561,12 @@ impl Shared {
         }
     }
 
+    /// Fails where one of them is not held any more.
+    async fn are_held(&self, fences: &[Fence]) -> Result<()> {
+        let txn = fences.iter().flat_map(Fence::compares).fold(Txn::new(), Txn::when);
+        if self.store.txn(txn).await?.succeeded { Ok(()) } else { Err(Fence::lost(OPERATION).into()) }
+    }
+
     /// A lease for so many more answers to writes of the API. Nobody renews it: it lasts from its
     /// first answer to an hour after its last one.
     async fn lease_of_answers(&self, more: usize) -> Result<Option<LeaseId>> {
@@ -572,6 +589,7 @@ impl Shared {
     /// The append of all that has room in it.
     fn make(&self, picture: &Picture, waiting: &[Waiting]) -> Made {
         let mut requests: Vec<(EditId, Vec<u64>)> = Vec::new();
+        let mut fences: Vec<Fence> = Vec::new();
         let mut appending = Appending::new(picture, &picture.head, (self.clock)());
         let answers = waiting
             .iter()
@@ -647,7 +665,7 @@ impl Shared {
                             }
                         }
                     }
-                    appending.beside(usize::from(request.is_some()));
+                    appending.beside(usize::from(request.is_some()) + 2 * given.fences.len());
                     if appending.is_over() {
                         let alone = before.is_empty();
                         appending = before;
@@ -655,11 +673,12 @@ impl Shared {
                         return if alone { Answer::Refused(too_much(drafts.len())) } else { Answer::Later };
                     }
                     requests.extend(request.map(|edit| (edit, positions.clone())));
+                    fences.extend(given.fences.iter().cloned());
                     Answer::Written(Written { positions })
                 }
             })
             .collect();
-        Made { append: appending.finish(), answers, requests }
+        Made { append: appending.finish(), answers, requests, fences }
     }
 
     fn txn(

@@ -98,6 +98,8 @@ pub struct Appending<'a, K> {
     bytes: usize,
     node_bytes: BTreeMap<NodeId, usize>,
     keys: usize,
+    /// Of the keys, those of others that are compared as well.
+    beside: usize,
 }
 
 /// How long a file is in the store.
@@ -113,6 +115,7 @@ impl<K> Clone for Appending<'_, K> {
             bytes: self.bytes,
             node_bytes: self.node_bytes.clone(),
             keys: self.keys,
+            beside: self.beside,
         }
     }
 }
@@ -132,7 +135,7 @@ impl<'a, K: Known> Appending<'a, K> {
             contents: BTreeSet::new(),
         };
         // The head and the entry.
-        Self { known, append, bytes: 0, node_bytes: BTreeMap::new(), keys: 2 }
+        Self { known, append, bytes: 0, node_bytes: BTreeMap::new(), keys: 2, beside: 0 }
     }
 
     /// What it is made of.
@@ -164,9 +167,10 @@ impl<'a, K: Known> Appending<'a, K> {
         self.append.head.position
     }
 
-    /// So many keys more are written beside it, in the same transaction.
+    /// So many keys more are compared and written beside it, in the same transaction.
     pub const fn beside(&mut self, keys: usize) {
         self.keys += keys;
+        self.beside += keys;
     }
 
     /// Whether nothing is in it.
@@ -182,6 +186,7 @@ impl<'a, K: Known> Appending<'a, K> {
             || self.bytes > ENTRY_BYTES_MAX
             || self.bytes + self.node_bytes.values().sum::<usize>() > APPEND_BYTES_MAX
             || self.keys > APPEND_KEYS_MAX
+            || self.append.contents.len() + self.beside > APPEND_KEYS_MAX
     }
 
     /// Whether no more goes in. One event always does.

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use coord_api::store::{Range, Store};
+use coord_api::store::{Op, Range, Store, Txn};
+use coord_api::{ErrorKind, Fence};
 use coord_global::ledger::{Given, Ledger, LedgerError, Writer};
 use coord_global::model::append::{Accepted, Draft};
 use coord_global::model::leader;
@@ -264,6 +266,57 @@ async fn who_decided_by_something_older_looks_again() {
     check(&ledger, &regions).await;
 }
 
+/// G13, G15: who leads works under the fence of its election. Who was deposed writes nothing more,
+/// not even what was on its way; and holds up nobody whose work shares its append.
+#[tokio::test]
+async fn who_was_deposed_writes_nothing() {
+    let store = memory();
+    let ledger = open(&store).await;
+    let mut region = Region::new("a");
+    region.save("f", 1);
+    region.sync(&ledger).await.unwrap();
+    let (id, node) = state_of(&ledger).await.nodes.pop_first().unwrap();
+    let draft = |node: &Node| {
+        let body = Body::Write(node.visible().unwrap().version);
+        vec![Draft { edit: EditId::from(next()), node: id, context: node.context.clone(), body }]
+    };
+    // An entry of a leader, as an election makes it.
+    let lease = store.grant_lease(Duration::from_secs(60)).await.unwrap().id;
+    let entry = Txn::new().then(Op::put_leased("/election/global/1", "a", lease));
+    let created = store.txn(entry).await.unwrap().revision;
+    let id_of_store = store.status().await.unwrap().store_id;
+    let leads = Arc::new(AtomicBool::new(true));
+    let held = Arc::clone(&leads);
+    let fence =
+        Fence::new(id_of_store, "/election/global/1", created, lease, move || held.load(Ordering::SeqCst));
+    let given = || Given { fences: vec![fence.clone()], ..Given::default() };
+    let written = ledger.write(Writer::Lead, draft(&node), given()).await.unwrap();
+    assert_eq!(written.positions, [2]);
+
+    // What was sent while it led arrives after it was deposed.
+    store.set(|| Fate::Late);
+    ledger.write(Writer::Lead, draft(&node), given()).await.unwrap_err();
+    store.set(|| Fate::Arrives);
+    store.revoke_lease(lease).await.unwrap();
+    assert_eq!(store.arrive().await.unwrap(), 0);
+    let (deposed, other) = tokio::join!(
+        ledger.write(Writer::Lead, draft(&node), given()),
+        ledger.write(Writer::Api, draft(&node), Given::default()),
+    );
+    let lost = |result: Result<_, LedgerError>| match result {
+        Err(LedgerError::Store(error)) => assert_eq!(error.kind(), ErrorKind::LeaseLost, "{error}"),
+        other => panic!("{other:?}"),
+    };
+    lost(deposed.map(drop));
+    assert_eq!(other.unwrap().positions, [3]);
+    // Who knows it does not ask.
+    leads.store(false, Ordering::SeqCst);
+    store.requests();
+    lost(ledger.write(Writer::Lead, draft(&node), given()).await.map(drop));
+    assert_eq!(store.requests(), 0);
+    assert!(ledger.verify().await.unwrap().holds());
+}
+
 /// G10, G17: a reader that is behind the floor is told, takes a snapshot while others write, and
 /// keeps its own edits.
 #[tokio::test]
@@ -345,7 +398,7 @@ async fn a_space_keeps_its_names() {
     let store: Arc<dyn Store> = memory();
     Ledger::open(Arc::clone(&store), space(), Names::Exact).await.unwrap();
     match Ledger::open(store, space(), Names::Folded).await {
-        Err(LedgerError::Store(error)) => assert_eq!(error.kind(), coord_api::ErrorKind::InvalidArgument),
+        Err(LedgerError::Store(error)) => assert_eq!(error.kind(), ErrorKind::InvalidArgument),
         other => panic!("{other:?}"),
     }
 }
@@ -614,7 +667,7 @@ async fn a_log_of_a_later_format_stops_its_reader() {
     region.save("f", 1);
     region.sync(&ledger).await.unwrap();
     let later = br#"{"format": 200, "anything": "else"}"#.to_vec();
-    let txn = coord_api::store::Txn::new().then(coord_api::store::Op::put("/global/s/main/head", later));
+    let txn = Txn::new().then(Op::put("/global/s/main/head", later));
     store.txn(txn).await.unwrap();
     let refused = |error: LedgerError| {
         assert!(matches!(error, LedgerError::Refused(Refusal::Format { found: 200, .. })), "{error}");

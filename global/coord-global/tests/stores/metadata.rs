@@ -172,6 +172,25 @@ async fn a_path_is_given_once() {
     assert_eq!(paths(&instances[0], "").await.len(), 20);
 }
 
+/// Also where those who ask share one append.
+#[tokio::test]
+async fn who_shares_an_append_shares_no_path() {
+    let files = files(&memory()).await;
+    // The first one is on its way while the others come.
+    let (first, one, other, below) = tokio::join!(
+        files.register(edit(), new("first", 1)),
+        files.register(edit(), new("p/x", 2)),
+        files.register(edit(), new("P/X", 3)),
+        files.register(edit(), new("p/x/below", 4)),
+    );
+    first.unwrap();
+    one.unwrap();
+    for refused in [other, below] {
+        assert!(matches!(refused, Err(MetadataError::AlreadyExists { .. })), "{refused:?}");
+    }
+    assert_eq!(paths(&files, "").await, ["first", "p/x"]);
+}
+
 #[tokio::test]
 async fn a_rename_takes_a_free_path_alone() {
     let files = files(&memory()).await;
