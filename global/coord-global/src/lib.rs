@@ -2,6 +2,7 @@
 
 pub mod ledger;
 pub mod model;
+pub mod regions;
 pub mod replica;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;

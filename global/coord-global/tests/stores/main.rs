@@ -11,5 +11,6 @@
 
 mod ledger;
 mod region;
+mod regions;
 mod replica;
 mod schedules;
