@@ -258,6 +258,15 @@ async fn what_is_late_changes_nothing() {
     regions.deregister(&id("a"), Asker::Operator).await.unwrap();
     assert_eq!(store.arrive().await.unwrap(), 0);
     assert!(regions.acks().await.unwrap().is_empty() && regions.statuses().await.unwrap().is_empty());
+    // Nor by the first that it ever sent, which finds no other one there.
+    regions.register(OWNER, &info("new")).await.unwrap();
+    late();
+    regions.heartbeat(&heartbeat("new", Some(ack(1, 6, 6)))).await.unwrap_err();
+    regions.ack(&id("new"), ack(1, 7, 7)).await.unwrap_err();
+    sound();
+    regions.deregister(&id("new"), Asker::Operator).await.unwrap();
+    assert_eq!(store.arrive().await.unwrap(), 0);
+    assert!(regions.acks().await.unwrap().is_empty() && regions.statuses().await.unwrap().is_empty());
     // Nor once it is registered anew.
     regions.register(OWNER, &info("a")).await.unwrap();
     assert_eq!(regions.heartbeat(&heartbeat("a", None)).await.unwrap().ack, None);
