@@ -3,6 +3,7 @@
 pub mod ledger;
 pub mod metadata;
 pub mod model;
+pub mod regions;
 pub mod replica;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;

@@ -12,5 +12,6 @@
 mod ledger;
 mod metadata;
 mod region;
+mod regions;
 mod replica;
 mod schedules;
