@@ -1,9 +1,9 @@
 //! Schedules: regions, instances and a store that do what such systems do to each other, in an
 //! order that a seed gives; and what must hold at the end of each.
 //!
-//! A schedule is a list of [`Op`]s, which the seed makes and which then runs without chance: so a
+//! A schedule is a list of `Op`s, which the seed makes and which then runs without chance: so a
 //! failing one is cut down to the steps that matter and printed. The code under test is the model
-//! itself; [`Broken`] changes one thing around it, and every such change must be found.
+//! itself; `Broken` changes one thing around it, and every such change must be found.
 
 #![allow(
     clippy::unwrap_used,
