@@ -13,3 +13,4 @@ mod ledger;
 mod region;
 mod replica;
 mod schedules;
+mod users;
