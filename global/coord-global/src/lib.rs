@@ -8,6 +8,7 @@ pub mod replica;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
 pub mod sync;
+pub mod users;
 
 #[doc = include_str!("../RULES.md")]
 pub mod rules {}

@@ -15,3 +15,4 @@ mod region;
 mod regions;
 mod replica;
 mod schedules;
+mod users;
