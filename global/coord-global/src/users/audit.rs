@@ -3,14 +3,11 @@
 //! A token is named by its label and by the first 8 digits of its hash. On whose behalf something
 //! was changed stands in the span that the caller opened around the call.
 
-use super::error::{Refused, UsersError};
+use super::error::{AUDIT, Refused, UsersError};
 use super::grant::Grant;
 use super::identity::Identity;
 use super::token::{Token, TokenId, TokenLabel};
 use super::user::UserId;
-
-/// The target of all events of the audit.
-pub const AUDIT: &str = "coord_global::audit";
 
 /// Somebody was let in, after a look at the users.
 pub(super) fn accepted(identity: &Identity) {

@@ -71,6 +71,9 @@ impl UsersError {
     }
 }
 
+/// The target of all events of the audit.
+pub const AUDIT: &str = "coord_global::audit";
+
 /// Why a token was not accepted: for the audit, never for a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -86,6 +89,11 @@ pub enum Refused {
 }
 
 impl Refused {
+    /// A text was shown that is no token: nothing more is known of it.
+    pub(super) fn tell(self) {
+        tracing::warn!(target: AUDIT, decision = "refused", why = self.as_str());
+    }
+
     /// The reason in snake case, for the audit.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -58,8 +58,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-pub use self::audit::AUDIT;
-pub use self::error::{Refused, Result, UsersError};
+pub use self::error::{AUDIT, Refused, Result, UsersError};
 pub use self::grant::{FoldedPath, Grant, Prefix, Role, Spaces};
 pub use self::identity::Identity;
 pub use self::known::{GRACE, Known, RECHECK};

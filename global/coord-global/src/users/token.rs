@@ -5,7 +5,6 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::audit;
 use super::error::{Refused, Result, UsersError};
 use super::user::UserId;
 use crate::model::{Hash, NameError};
@@ -41,7 +40,7 @@ impl Secret {
         if is_token(text) {
             return Ok(Self(text.to_owned()));
         }
-        audit::refused(Refused::Malformed, None, None);
+        Refused::Malformed.tell();
         Err(UsersError::unauthenticated(Refused::Malformed))
     }
 
