@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_api::store::{Range, RangeReply, Span, Store, StoreWatch, Txn, TxnReply};
+use coord_api::store::{Op, Range, RangeReply, Span, Store, StoreWatch, Txn, TxnReply};
 use coord_api::{Error, ErrorKind, Revision};
 use coord_core::Home;
 use coord_global::model::{Names, RelPath, SpaceName};
@@ -322,6 +322,14 @@ async fn what_is_late_does_not_come_after_what_was_taken_back() {
     assert_eq!(store.arrive().await.unwrap(), 0);
     assert_eq!(users.grants(&ada).await.unwrap(), []);
 
+    late();
+    users.revoke_grant(&writer(&ada, "docs")).await.unwrap_err();
+    sound();
+    users.grant(&writer(&ada, "docs")).await.unwrap();
+    assert_eq!(store.arrive().await.unwrap(), 0);
+    assert_eq!(users.grants(&ada).await.unwrap(), [writer(&ada, "docs")]);
+    users.revoke_grant(&writer(&ada, "docs")).await.unwrap();
+
     users.set_disabled(&ada, true).await.unwrap();
     late();
     users.set_disabled(&ada, false).await.unwrap_err();
@@ -505,7 +513,7 @@ async fn what_is_known_is_not_asked_for_again() {
 /// Whatever takes a right away is known within moments, by calls that go on for long too.
 #[tokio::test(start_paused = true)]
 async fn a_revocation_is_known_within_moments() {
-    for what in ["token", "user", "deleted", "grant", "granted"] {
+    for what in ["token", "user", "deleted", "grant", "grant by hand", "granted"] {
         let it = Instance::new().await;
         let before = it.ask().await.unwrap();
         let long = tokio::spawn(it.known.revoked(&before));
@@ -517,6 +525,11 @@ async fn a_revocation_is_known_within_moments() {
             "user" => drop(it.others.set_disabled(&it.ada, true).await.unwrap()),
             "deleted" => it.others.delete_user(&it.ada).await.unwrap(),
             "grant" => assert!(it.others.revoke_grant(&writer(&it.ada, "docs")).await.unwrap()),
+            "grant by hand" => {
+                let key = "/global/grant/ada/main/docs//writer";
+                let reply = it.link.store.txn(Txn::new().then(Op::delete(key))).await.unwrap();
+                assert!(reply.try_existed(0).unwrap());
+            }
             _ => it.others.grant(&writer(&it.ada, "more")).await.unwrap(),
         }
         long.await.unwrap();
