@@ -242,11 +242,17 @@ fn on_any_other_thread_what_is_the_users_runs_at_once() {
     aside(move || tell.send(std::thread::current().id()).unwrap());
     assert_eq!(told.try_recv().unwrap(), here);
     let home = Home::new("own");
-    let (tell, told) = channel();
-    wait_for(
-        home.spawn(async move { aside(move || tell.send(std::thread::current().id()).unwrap()) }).unwrap(),
-    );
-    let aside = told.recv_timeout(LONG).unwrap();
+    // Another test of this process fills the queue that all homes share: then a call is left out.
+    let begun = StdInstant::now();
+    let aside = loop {
+        let (tell, told) = channel();
+        let call = async move { aside(move || tell.send(std::thread::current().id()).unwrap()) };
+        wait_for(home.spawn(call).unwrap());
+        match told.recv_timeout(LONG) {
+            Ok(aside) => break aside,
+            Err(error) => assert!(begun.elapsed() < LONG, "{error}"),
+        }
+    };
     assert!(aside != here && aside != wait_for(home.spawn(async { std::thread::current().id() }).unwrap()));
 }
 
