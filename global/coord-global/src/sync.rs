@@ -87,7 +87,7 @@ pub async fn sync<K: Keep>(
             Need::Snapshot => snapshot(ledger, region, &mut synced).await?,
             Need::Pull | Need::Nothing => {
                 if pull(ledger, region, &mut synced).await? && region.replica().need() == Need::Nothing {
-                    while region.change(|region| region.seal(STEP, &has_content)).await? == STEP {}
+                    seal(region, &has_content).await?;
                     if !push(ledger, region, &mut synced).await? {
                         break;
                     }
@@ -96,6 +96,18 @@ pub async fn sync<K: Keep>(
         }
     }
     Ok(synced)
+}
+
+/// Seals all that can be, some in each change. What cannot be encoded is set aside, and holds up
+/// nothing behind it (G22).
+async fn seal<K: Keep>(region: &mut K, has_content: &(impl Fn(&Hash) -> bool + Sync + Send)) -> Result<()> {
+    loop {
+        let pending = region.replica().outbox().pending_count();
+        region.change(|region| region.seal(STEP, has_content)).await?;
+        if region.replica().outbox().pending_count() == pending {
+            return Ok(());
+        }
+    }
 }
 
 async fn greet<K: Keep>(

@@ -109,6 +109,15 @@ async fn three_instances_append_to_one_log() {
     come_to_the_same(cluster.endpoints(), replicas).await;
 }
 
+async fn killed_and_started(mut cluster: Cluster) -> Cluster {
+    let kill = move || {
+        cluster.servers_mut()[0].kill();
+        cluster.servers_mut()[0].restart();
+        cluster
+    };
+    tokio::task::spawn_blocking(kill).await.unwrap()
+}
+
 /// G1, G2: what was in doubt when the server was killed is written once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_loses_and_doubles_nothing() {
@@ -123,13 +132,7 @@ async fn a_server_that_is_killed_loses_and_doubles_nothing() {
             (position >= somewhere).then_some(())
         })
         .await;
-        cluster = tokio::task::spawn_blocking(move || {
-            cluster.servers_mut()[0].kill();
-            cluster.servers_mut()[0].restart();
-            cluster
-        })
-        .await
-        .unwrap();
+        cluster = killed_and_started(cluster).await;
     }
     let mut replicas = Vec::new();
     for work in works {
@@ -165,13 +168,7 @@ async fn the_schedules_of_the_model_hold_while_the_server_is_killed() {
     let mut kills = 0;
     while !run.is_finished() {
         tokio::time::sleep(Duration::from_millis(700)).await;
-        cluster = tokio::task::spawn_blocking(move || {
-            cluster.servers_mut()[0].kill();
-            cluster.servers_mut()[0].restart();
-            cluster
-        })
-        .await
-        .unwrap();
+        cluster = killed_and_started(cluster).await;
         kills += 1;
     }
     let account = run.await.unwrap();

@@ -21,6 +21,7 @@ mod error;
 pub(crate) mod keys;
 pub(crate) mod picture;
 mod reading;
+mod upkeep;
 mod writing;
 
 use std::fmt;

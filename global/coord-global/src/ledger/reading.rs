@@ -377,6 +377,6 @@ impl Ledger {
     }
 }
 
-fn no_head() -> LedgerError {
+pub(super) fn no_head() -> LedgerError {
     Error::new(ErrorKind::Internal, OPERATION, "the space has no head").into()
 }

@@ -99,6 +99,12 @@ impl Outbox {
         self.pending.iter().map(|(order, pending)| (*order, pending))
     }
 
+    /// How many pending edits there are.
+    #[must_use]
+    pub fn pending_count(&self) -> usize {
+        self.pending.len()
+    }
+
     /// The edits of a file: sealed ones first, which are older.
     pub fn of_node(
         &self,

@@ -56,7 +56,8 @@ impl Replica {
     }
 
     /// The file at `path` is no longer there. Tells which file it was; `None` if none was known
-    /// there.
+    /// there, or where one was [to be written](Self::will_write) and it is not known whether its
+    /// writer took it away or a user: then it comes back.
     pub fn vanished(&mut self, path: &str, wall_ms: u64, edit: EditId) -> Option<NodeId> {
         let id = self.disk.get(path).copied()?;
         if self.writing.contains_key(&id) {
