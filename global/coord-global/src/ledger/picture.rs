@@ -93,8 +93,8 @@ pub(super) struct Picture {
     actors: BTreeMap<Actor, Option<ActorRecord>>,
     nodes: BTreeMap<NodeId, Option<Node>>,
     contents: BTreeMap<Hash, bool>,
-    /// What was answered to writes of the API.
-    requests: BTreeMap<EditId, Vec<u64>>,
+    /// What was answered to writes of the API, as far as it was looked for.
+    requests: BTreeMap<EditId, Option<Vec<u64>>>,
     /// Whether nothing in the index of paths begins with that.
     free: BTreeMap<Bytes, bool>,
     /// What was sent and not answered. Kept here, so that it outlives a caller who goes away.
@@ -218,11 +218,9 @@ impl Picture {
         for hash in &needs.contents {
             self.contents.insert(*hash, !next()?.entries.is_empty());
         }
-        self.requests.clear();
         for edit in &needs.requests {
-            if let Some(found) = next()?.entries.first() {
-                self.requests.insert(*edit, json(found)?);
-            }
+            let answered = next()?.entries.first().map(json).transpose()?;
+            self.requests.insert(*edit, answered);
         }
         for prefix in &needs.free {
             self.free.insert(prefix.clone(), next()?.entries.is_empty());
@@ -240,6 +238,7 @@ impl Picture {
         // content is swept with the head.
         self.actors.clear();
         self.contents.clear();
+        self.requests.clear();
         self.free.clear();
         let mut position = self.head.position;
         for found in &log.entries {
@@ -268,6 +267,7 @@ impl Picture {
     /// An append was written at that revision.
     pub(super) fn written(&mut self, append: Append, revision: Revision) {
         (self.head, self.revision) = (append.head, revision);
+        self.requests.clear();
         self.free.clear();
         self.nodes.extend(append.nodes);
         self.actors.extend(append.actors.into_iter().map(|(actor, record)| (actor, Some(record))));
@@ -275,7 +275,12 @@ impl Picture {
 
     /// What was answered to a write of the API, if it was made before.
     pub(super) fn answered(&self, edit: &EditId) -> Option<&Vec<u64>> {
-        self.requests.get(edit)
+        self.requests.get(edit)?.as_ref()
+    }
+
+    /// Whether it was looked for what was answered to a write of the API.
+    pub(super) fn was_looked_for(&self, edit: &EditId) -> bool {
+        self.requests.contains_key(edit)
     }
 
     /// Whether nothing in the index of paths begins with that, as far as it is known.

@@ -101,6 +101,8 @@ enum Answer {
     Pushed(Pushed),
     Written(Written),
     Refused(Refusal),
+    /// It would be refused, unless it was made before under this edit.
+    LookFor(EditId),
     /// There was no room for it, or something about it is not known: it waits for the next one.
     Later,
 }
@@ -239,6 +241,15 @@ impl Shared {
                 unknown = picture.unknown(&needs);
             }
             let Made { append, answers, requests, fences } = self.make(picture, waiting);
+            let look_for = answers.iter().filter_map(|answer| match answer {
+                Answer::LookFor(edit) => Some(*edit),
+                _ => None,
+            });
+            let requests_made = Needs { requests: look_for.collect(), ..Needs::default() };
+            if requests_made.keys() > 2 {
+                self.look(picture, &requests_made).await?;
+                continue;
+            }
             let Some(append) = append else {
                 // Nothing to write: what was said must have been said of the present head.
                 let revision = picture.revision;
@@ -409,6 +420,11 @@ impl Shared {
                     if let Some(positions) = request.and_then(|edit| picture.answered(&edit)) {
                         return Answer::Written(Written { positions: positions.clone() });
                     }
+                    // Before it is refused it is looked for whether it was made before.
+                    let refuse = |refusal| match request {
+                        Some(edit) if !picture.was_looked_for(&edit) => Answer::LookFor(edit),
+                        _ => Answer::Refused(refusal),
+                    };
                     let mut needs = Needs::default();
                     needs_of_write(&mut needs, &self.keys, picture, *writer, drafts, given);
                     // One that is given twice at once is the same one: the second waits.
@@ -420,12 +436,12 @@ impl Shared {
                         appending.node(id).map_or(0, |node| node.position) != **position
                     });
                     if let Some((id, _)) = changed {
-                        return Answer::Refused(Refusal::Changed { node: *id });
+                        return refuse(Refusal::Changed { node: *id });
                     }
                     for path in &given.free {
                         let prefixes = prefixes_of(&self.keys, picture.head.names, path);
                         if prefixes.iter().any(|prefix| !picture.is_free(prefix)) {
-                            return Answer::Refused(Refusal::Taken { path: path.as_str().to_owned() });
+                            return refuse(Refusal::Taken { path: path.as_str().to_owned() });
                         }
                         // What others take in this append is looked at in the next one.
                         if appending.changed().any(|node| meets(picture.head.names, node, path)) {
@@ -440,7 +456,7 @@ impl Shared {
                             Ok(_) => positions.push(appending.position()),
                             Err(refusal) => {
                                 appending = before;
-                                return Answer::Refused(refusal);
+                                return refuse(refusal);
                             }
                         }
                     }
@@ -449,7 +465,7 @@ impl Shared {
                         let alone = before.is_empty();
                         appending = before;
                         // What is too much by itself will be at any time.
-                        return if alone { Answer::Refused(too_much(drafts.len())) } else { Answer::Later };
+                        return if alone { refuse(too_much(drafts.len())) } else { Answer::Later };
                     }
                     requests.extend(request.map(|edit| (edit, positions.clone())));
                     fences.extend(given.fences.iter().cloned());
@@ -522,7 +538,7 @@ fn tell(waiting: Waiting, error: &LedgerError) {
 /// Tells one who waits; returns whoever has to wait on.
 fn answer_to(waiting: Waiting, answer: Answer) -> Option<Waiting> {
     match (waiting, answer) {
-        (waiting, Answer::Later) => return Some(waiting),
+        (waiting, Answer::Later | Answer::LookFor(_)) => return Some(waiting),
         (Waiting::Push { reply, .. }, Answer::Pushed(pushed)) => drop(reply.send(Ok(pushed))),
         (Waiting::Write { reply, .. }, Answer::Written(written)) => drop(reply.send(Ok(written))),
         (Waiting::Push { reply, .. }, Answer::Refused(refusal)) => drop(reply.send(Err(refusal.into()))),

@@ -11,7 +11,8 @@ use coord_global::ledger::{Given, Ledger, LedgerError, Writer};
 use coord_global::model::append::{Accepted, Draft};
 use coord_global::model::leader;
 use coord_global::model::{
-    Body, EditId, Names, Node, NodeId, PathView, Refusal, RegionId, Session, SpaceName, Strategy, Version,
+    Body, EditId, Names, Node, NodeId, PathView, Refusal, RegionId, RelPath, Session, SpaceName, Strategy,
+    Version,
 };
 use coord_global::sync::{Peer, SyncError, sync};
 use coord_memory::MemoryStore;
@@ -191,6 +192,13 @@ async fn what_is_in_doubt_is_written_once() {
     }
 }
 
+fn ledger_refuses<T: std::fmt::Debug>(result: Result<T, LedgerError>) -> Refusal {
+    match result {
+        Err(LedgerError::Refused(refusal)) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// A write of the API that is asked for again is the same one: also at another instance, and where
 /// somebody who saw it has edited the file since.
 #[tokio::test]
@@ -225,6 +233,14 @@ async fn a_write_that_is_asked_for_again_does_nothing() {
     for ledger in [&one, &other, &open(&store).await] {
         assert_eq!(write(ledger.clone(), asked.clone()).await, [2], "it was answered before");
     }
+    // Also where what it was decided by is so no longer: it is not refused.
+    let given = || Given { free: [RelPath::new("f").unwrap()].into(), ..Given::from([(id, 1)]) };
+    for ledger in [&one, &other] {
+        let again = ledger.write(Writer::Api, asked.clone(), given()).await.unwrap();
+        assert_eq!(again.positions, [2]);
+    }
+    let new = ledger_refuses(one.write(Writer::Api, vec![draft(&after, &node)], given()).await);
+    assert!(matches!(new, Refusal::Changed { .. }), "{new}");
     let node = one.node(&id).await.unwrap().unwrap();
     assert_eq!((node.siblings.len(), node.visible().unwrap().version.content), (1, Some(blob(3))));
     assert_eq!(one.head().await.unwrap().position, 3);
